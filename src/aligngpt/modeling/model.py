@@ -1,0 +1,534 @@
+"""AlignGPT: any vision tower, a projector, the alignment embedding and any causal language model.
+
+The inputs hold two placeholder tokens: `<image>`, once for each image token, and `<align>`, once in a sample with an
+image. `forward` fills both, so lengths are known before the model runs and padding, caches and labels need nothing
+special. Shapes below: B rows, T positions, I images, P tokens of an image, S samples (S = B unless rows are packed),
+H hidden, N levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ModelOutput
+
+from aligngpt.modeling.alignment import (
+    AlignmentEmbeddings,
+    AlignmentGate,
+    alignment_weights,
+    image_text_dots,
+    needs_gate,
+    parse_alignment,
+    segment_mean,
+)
+from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.projector import MultiModalProjector
+
+
+@dataclass
+class AlignmentOutput(ModelOutput):
+    """What the alignment made of a batch.
+
+    Attributes:
+        embedding: (S, H), H_align of each sample (Eq. 3).
+        weights: (S, N), the weights over the table that made it.
+        gate_weights: (S, N - 1), Eq. 2; `None` where the setting needs no gate.
+        image_text_dots: (S, P), what the gate reads; `None` where the setting needs no gate.
+    """
+
+    embedding: Tensor | None = None
+    weights: Tensor | None = None
+    gate_weights: Tensor | None = None
+    image_text_dots: Tensor | None = None
+
+
+@dataclass
+class AlignGPTOutput(ModelOutput):
+    """The language model's output, and with `return_gate_weights` what the gate saw and said.
+
+    Attributes:
+        loss: Mean over all supervised tokens of the batch, or their sum over `num_items_in_batch`.
+        logits: (B, T or the kept positions, vocabulary); the two placeholders can never be chosen.
+        past_key_values, hidden_states, attentions: As the language model returns them.
+        gate_weights: (S, N - 1), each row sums to 1 (Eq. 2).
+        image_text_dots: (S, P), image tokens times mean text embedding, averaged over a sample's images.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    gate_weights: Tensor | None = None
+    image_text_dots: Tensor | None = None
+
+
+class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """The model of the paper over any backbones; `alignment="none"` is LLaVA-1.5 exactly."""
+
+    config_class = AlignGPTConfig
+    base_model_prefix = ""
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: AlignGPTConfig) -> None:
+        super().__init__(config)
+        hidden = config.text_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = MultiModalProjector(
+            config.vision_config.hidden_size, hidden, bias=config.projector_bias
+        )
+        self.alignment_embeddings = AlignmentEmbeddings(config.num_alignment_levels, hidden)
+        self.alignment_gate = AlignmentGate(
+            config.num_image_tokens, config.num_alignment_levels, config.gate_hidden_size
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Projector, table and gate start as the official code has them, not from the language model's range."""
+        if isinstance(module, MultiModalProjector | AlignmentEmbeddings | AlignmentGate):
+            _reset_unless_loaded(module)
+        elif not isinstance(module, torch.nn.Linear):
+            super()._init_weights(module)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        language_model: str | Path,
+        vision_tower: str | Path,
+        *,
+        template: str | Path = "vicuna_v1",
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        image_aspect_ratio: str = "pad",
+        **config: Any,
+    ) -> tuple[AlignGPTForConditionalGeneration, Any]:
+        """A new model from two checkpoint folders: backbones loaded, projector, table and gate drawn at random.
+
+        The two placeholder tokens are added to the tokenizer, and rows for them to the language model where it has
+        none to spare; they are never read as embeddings nor chosen as answers.
+
+        Args:
+            language_model: Folder or hub name of any `AutoModelForCausalLM`, with its tokenizer.
+            vision_tower: Folder or hub name of a CLIP or SigLIP model, or its vision part, with its image processor.
+            template: Name of a shipped template, or a path to a Jinja file.
+            dtype: Type of all weights.
+            attn_implementation: For example `"sdpa"`, `"eager"`, `"flex_attention"` or `"flash_attention_2"`.
+            image_aspect_ratio: `"pad"` to a square or `"square"`: resize and crop.
+            **config: Further fields of `AlignGPTConfig`.
+
+        Returns:
+            The model and its `AlignGPTProcessor`.
+
+        Raises:
+            FileNotFoundError: A folder does not exist.
+            ValueError: The vision folder holds no vision tower.
+        """
+        from aligngpt.modeling.processing import AlignGPTProcessor
+
+        vision_config = vision_config_of(vision_tower)
+        tower = AutoModel.from_pretrained(
+            vision_tower, config=vision_config, dtype=dtype, attn_implementation=attn_implementation
+        )
+        llm = AutoModelForCausalLM.from_pretrained(
+            require_checkpoint(language_model), dtype=dtype, attn_implementation=attn_implementation
+        )
+        processor = AlignGPTProcessor.from_backbones(
+            language_model, vision_tower, template=template, image_aspect_ratio=image_aspect_ratio
+        )
+        if len(processor.tokenizer) > llm.get_input_embeddings().num_embeddings:
+            llm.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+        aligngpt_config = AlignGPTConfig(
+            text_config=llm.config,
+            vision_config=tower.config,
+            image_token_id=processor.image_token_id,
+            align_token_id=processor.align_token_id,
+            dtype=dtype,
+            **config,
+        )
+        model = cls._around(aligngpt_config, tower, llm, dtype)
+        processor.num_image_tokens = aligngpt_config.num_image_tokens
+        return model, processor
+
+    @classmethod
+    def _around(
+        cls, config: AlignGPTConfig, tower: PreTrainedModel, llm: PreTrainedModel, dtype: torch.dtype | str
+    ) -> AlignGPTForConditionalGeneration:
+        """Build without weights, then put the loaded backbones in place: no second copy of a large model."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.vision_tower, model.language_model = tower, llm
+        for part in (model.multi_modal_projector, model.alignment_embeddings, model.alignment_gate):
+            part.to_empty(device="cpu").to(dtype=llm.dtype)
+            part.reset_parameters()
+        model.generation_config = llm.generation_config
+        model.config._attn_implementation_internal = llm.config._attn_implementation
+        return model.eval()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> torch.nn.Module | None:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        """The language model without its head."""
+        return self.language_model.get_decoder()
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+        """Pictures (I, channels, height, width) to projected image tokens (I, P, H), class token dropped."""
+        hidden_states = self.vision_tower(
+            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
+        ).hidden_states
+        features = hidden_states[self.config.vision_feature_layer]
+        return self.multi_modal_projector(features[:, features.shape[1] - self.config.num_image_tokens :])
+
+    def get_alignment(
+        self,
+        input_ids: Tensor,
+        image_features: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        alignment: Any = None,
+        with_gate: bool = False,
+    ) -> AlignmentOutput:
+        """The alignment embedding of each sample, and how it came about (Eq. 2 and 3).
+
+        Args:
+            input_ids: (B, T).
+            image_features: (I, P, H), from `get_image_features`, in the order of the pictures in the rows.
+            attention_mask: (B, T), zero at padding.
+            instruction_mask: (B, T), one at the users' own words; needed by the gate when it reads the instruction.
+            segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
+            alignment: A setting, see `parse_alignment`; the configuration's by default.
+            with_gate: Compute the gate even where the setting does not read it.
+
+        Raises:
+            ValueError: The gate is asked for and `instruction_mask` is missing.
+        """
+        setting = parse_alignment(self.config.alignment if alignment is None else alignment, self._num_levels)
+        segments, num_samples = _segments(input_ids, segment_ids)
+        gate_weights = dots = None
+        if needs_gate(setting) or with_gate:
+            mask = self._gate_text_mask(input_ids, attention_mask, instruction_mask, segments)
+            text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples)
+            image_segments = _first_of_runs(
+                input_ids == self.config.image_token_id, segments, image_features.shape[0], image_features.shape[1]
+            )
+            dots = image_text_dots(image_features, text_means, image_segments)
+            gate_weights = self.alignment_gate(dots)
+        weights = alignment_weights(setting, gate_weights, num_samples, self.alignment_embeddings.weight)
+        return AlignmentOutput(self.alignment_embeddings(weights), weights, gate_weights, dots)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        alignment: Any = None,
+        return_gate_weights: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> AlignGPTOutput:
+        """Fill the placeholders and run the language model.
+
+        Args:
+            input_ids: (B, T), with `<image>` P times for each picture and one `<align>` in each sample with any.
+            pixel_values: (I, channels, height, width), all pictures in the order of the rows.
+            attention_mask: (B, T), zero at padding, on either side.
+            labels: (B, T), -100 where there is nothing to learn.
+            instruction_mask: (B, T), one at the users' own words, from the processor.
+            segment_ids: (B, T), the sample of each position where rows are packed.
+            alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights for
+                each sample.
+            return_gate_weights: Also return `gate_weights` and `image_text_dots`.
+            logits_to_keep: Compute logits at the last n positions, or at the given columns, alone.
+            shift_labels: (B, kept), the labels of the kept positions, already shifted.
+            num_items_in_batch: Divide the summed loss by this, as gradient accumulation needs.
+
+        Raises:
+            ValueError: Placeholders and pictures do not fit each other, or the gate lacks its instruction mask.
+        """
+        aligned = AlignmentOutput()
+        if inputs_embeds is None:
+            if self._drops_align_token(alignment):
+                attention_mask, position_ids = self._without_align_token(input_ids, attention_mask, position_ids)
+            inputs_embeds, aligned = self._fill_placeholders(
+                input_ids,
+                pixel_values,
+                with_gate=return_gate_weights,
+                attention_mask=attention_mask,
+                instruction_mask=instruction_mask,
+                segment_ids=segment_ids,
+                alignment=alignment,
+            )
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        logits = self._without_placeholders(outputs.logits)
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
+            )
+        return AlignGPTOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            gate_weights=aligned.gate_weights if return_gate_weights else None,
+            image_text_dots=aligned.image_text_dots if return_gate_weights else None,
+        )
+
+    # ------------------------------------------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args: Any, alignment: Any = None, **kwargs: Any) -> Any:
+        """`GenerationMixin.generate`, with the pictures and the alignment setting among its inputs.
+
+        Args:
+            inputs: As `input_ids`.
+            alignment: Overrides `config.alignment` for this call, see `forward`.
+            **kwargs: The processor's outputs and anything `generate` takes.
+
+        Raises:
+            ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction.
+        """
+        generation_config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None)) is not None:
+            raise ValueError(
+                "prefill_chunk_size is set, but the alignment embedding depends on the whole prompt: leave it out"
+            )
+        input_ids = kwargs.pop("input_ids", inputs)
+        if alignment is not None:
+            kwargs["alignment"] = parse_alignment(alignment, self._num_levels)
+        if input_ids is not None and self._drops_align_token(alignment):
+            mask, _ = self._without_align_token(input_ids, kwargs.get("attention_mask"), None)
+            kwargs["attention_mask"] = mask
+        return super().generate(input_ids, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        is_first_iteration: bool = False,
+        pixel_values: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+        alignment: Any = None,
+        return_gate_weights: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Pictures and instruction go into the prefill alone; without a cache every step is one."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["pixel_values"] = pixel_values
+            inputs["alignment"] = alignment
+            if instruction_mask is not None:
+                written = input_ids.shape[1] - instruction_mask.shape[1]
+                inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat each row for beams; a row's pictures are repeated together, so that their order is kept."""
+        pixel_values = model_kwargs.pop("pixel_values", None)
+        if pixel_values is not None and input_ids is not None and expand_size > 1:
+            counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.num_image_tokens
+            images = pixel_values.split(counts.tolist())
+            pixel_values = torch.cat([row for row in images for _ in range(expand_size)])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if pixel_values is not None:
+            model_kwargs["pixel_values"] = pixel_values
+        return input_ids, model_kwargs
+
+    # ---------------------------------------------------------------------------------------------------- filling
+
+    @property
+    def _num_levels(self) -> int:
+        return self.config.num_alignment_levels
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        return self.get_input_embeddings()(input_ids)
+
+    def _fill_placeholders(
+        self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, **context: Any
+    ) -> tuple[Tensor, AlignmentOutput]:
+        """Token embeddings (B, T, H) with image tokens and alignment embeddings in their places."""
+        embeds = self._embed(input_ids)
+        image_mask = input_ids == self.config.image_token_id
+        self._check_image_tokens(image_mask, pixel_values)
+        if pixel_values is None:
+            return embeds, AlignmentOutput()
+        features = self.get_image_features(pixel_values).to(embeds.dtype)
+        embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), features)
+        if self._drops_align_token(context["alignment"]):
+            return embeds, AlignmentOutput()
+        aligned = self.get_alignment(input_ids, features, with_gate=with_gate, **context)
+        align_mask = input_ids == self.config.align_token_id
+        segments, num_samples = _segments(input_ids, context["segment_ids"])
+        with_align = _first_of_runs(align_mask, segments, num_samples, 1)
+        vectors = aligned.embedding[with_align].to(embeds.dtype)
+        return embeds.masked_scatter(align_mask.unsqueeze(-1), vectors), aligned
+
+    def _check_image_tokens(self, image_mask: Tensor, pixel_values: Tensor | None) -> None:
+        """Placeholders and image tokens must agree; skipped while one token is decoded or a graph is traced."""
+        if image_mask.shape[1] == 1 or torch.compiler.is_compiling():
+            return
+        placeholders = int(image_mask.sum())
+        images = 0 if pixel_values is None else pixel_values.shape[0]
+        if placeholders != images * self.config.num_image_tokens:
+            raise ValueError(
+                f"the prompts have {placeholders} <image> placeholders, but {images} images give "
+                f"{images * self.config.num_image_tokens} image tokens: pass every image, and tokenise with this "
+                "model's own processor"
+            )
+
+    def _gate_text_mask(
+        self, input_ids: Tensor, attention_mask: Tensor | None, instruction_mask: Tensor | None, segments: Tensor
+    ) -> Tensor:
+        """The tokens whose mean the gate reads, (B, T) bool."""
+        text = (input_ids != self.config.image_token_id) & (input_ids != self.config.align_token_id)
+        if self.config.gate_text == "instruction":
+            if instruction_mask is None:
+                raise ValueError(
+                    "the gate reads the instruction, but instruction_mask is missing: pass what the processor returns, "
+                    "or a setting without a gate, such as alignment='global'"
+                )
+            return text & instruction_mask.bool()
+        attended = torch.ones_like(text) if attention_mask is None else attention_mask.bool()
+        before = torch.nn.functional.pad(attended[:, :-1], (1, 0))
+        same_sample = torch.nn.functional.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
+        return text & attended & before & same_sample  # a sample's first token, BOS, is left out
+
+    def _drops_align_token(self, alignment: Any) -> bool:
+        return isinstance(alignment, str | None) and (alignment or self.config.alignment) == "none"
+
+    def _without_align_token(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Hide a prompt's `<align>` and close up the positions: the same as a prompt without it."""
+        aligns = input_ids == self.config.align_token_id
+        if input_ids.shape[1] == 1 or not bool(aligns.any()):
+            return attention_mask, position_ids
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = mask.masked_fill(aligns, 0)
+        return mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def _without_placeholders(self, logits: Tensor) -> Tensor:
+        """The placeholders are no words: they take no share of the softmax and are never chosen."""
+        ids = torch.tensor([self.config.image_token_id, self.config.align_token_id], device=logits.device)
+        return logits.index_fill(-1, ids, torch.finfo(logits.dtype).min)
+
+
+# --------------------------------------------------------------------------------------------------------- helpers
+
+
+def _segments(input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, int]:
+    """The sample of each position, and the number of samples."""
+    if segment_ids is not None:
+        return segment_ids, int(segment_ids.max()) + 1
+    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+    return rows.unsqueeze(-1).expand_as(input_ids), input_ids.shape[0]
+
+
+def _first_of_runs(mask: Tensor, segments: Tensor, runs: int, length: int) -> Tensor:
+    """The sample of each run of `length` marked positions, (runs,), zero beyond the last; static shapes throughout."""
+    marked = mask.reshape(-1)
+    run = torch.where(marked, (marked.long().cumsum(0) - 1) // length, runs)
+    found = torch.zeros(runs + 1, dtype=torch.long, device=mask.device)
+    return found.scatter(0, run, segments.reshape(-1).long())[:runs]
+
+
+def _reset_unless_loaded(module: torch.nn.Module) -> None:
+    """`from_pretrained` marks what it has read; anything else is drawn anew."""
+    parameters = list(module.parameters())
+    if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in parameters):
+        module.reset_parameters()  # type: ignore[operator]
+
+
+def require_checkpoint(name: str | Path) -> str | Path:
+    """Pass a folder or a hub name on; say so at once where a path does not exist, instead of asking the hub for it.
+
+    Raises:
+        FileNotFoundError: It looks like a path, and nothing is there.
+    """
+    path = Path(name).expanduser()
+    looks_like_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if not path.is_dir() and (looks_like_path or path.parent.is_dir()):
+        raise FileNotFoundError(f"no checkpoint folder at {name}: give a folder with config.json, or a hub name")
+    return path if path.is_dir() else name
+
+
+def vision_config_of(vision_tower: str | Path) -> Any:
+    """The configuration of the vision part of a checkpoint, be it a whole CLIP or its tower alone.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: The checkpoint holds no vision tower.
+    """
+    config = AutoConfig.from_pretrained(require_checkpoint(vision_tower))
+    config = getattr(config, "vision_config", config)
+    if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
+        raise ValueError(f"{vision_tower} is a {config.model_type} model: a CLIP or SigLIP vision tower is needed")
+    return config
+
+
+AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)
+AutoModel.register(AlignGPTConfig, AlignGPTForConditionalGeneration)
+AutoModelForImageTextToText.register(AlignGPTConfig, AlignGPTForConditionalGeneration)

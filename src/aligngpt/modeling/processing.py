@@ -1,0 +1,349 @@
+"""From conversations and pictures to model inputs, and which tokens are the users' and which the assistant's.
+
+A template marks the users' words and the assistant's answers itself, with the variables `instruction_start`,
+`instruction_end`, `answer_start` and `answer_end`. They render as nothing unless this processor sets them, so a
+template stays an ordinary chat template; when set, they are four characters that Unicode reserves for such inner use
+and that never reach the tokenizer. The label mask and the gate's mask therefore come from the template, not from
+searching its output for separators.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.model import require_checkpoint
+
+TEMPLATES = Path(__file__).parent / "templates"
+IMAGE_TOKEN = "<image>"
+ALIGN_TOKEN = "<align>"
+IMAGE_ASPECT_RATIOS = ("pad", "square")
+MARKS = {
+    "instruction_start": "\ufdd0",
+    "instruction_end": "\ufdd1",
+    "answer_start": "\ufdd2",
+    "answer_end": "\ufdd3",
+}
+_MARK = re.compile("[\ufdd0-\ufdd3]")
+_INSTRUCTION = "\ufdd0"
+_ANSWER = "\ufdd2"
+
+
+@dataclass
+class Encoding:
+    """One tokenised prompt or conversation; the masks are lists of bools as long as `input_ids`."""
+
+    input_ids: list[int]
+    instruction_mask: list[bool]
+    answer_mask: list[bool]
+
+
+class AlignGPTProcessor(ProcessorMixin):
+    """Tokenizer, image processor and template of an AlignGPT model, saved and loaded with it.
+
+    Args:
+        image_processor: Of the vision tower.
+        tokenizer: A fast tokenizer; `<image>` and `<align>` are added where it lacks them.
+        chat_template: A Jinja template; see the module's text for its marks.
+        num_image_tokens: P, the tokens one picture becomes.
+        image_aspect_ratio: `"pad"`: pad to a square with the mean colour first; `"square"`: resize and crop alone.
+        use_alignment: Put `<align>` into samples with an image; off for a model trained without alignment.
+
+    Raises:
+        ValueError: The tokenizer is a slow one, or `image_aspect_ratio` is not known.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 576,
+        image_aspect_ratio: str = "pad",
+        use_alignment: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
+            raise ValueError(
+                f"image_aspect_ratio is {image_aspect_ratio!r}; choose one of {', '.join(IMAGE_ASPECT_RATIOS)}"
+            )
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; a fast one is needed to place the masks")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [IMAGE_TOKEN, ALIGN_TOKEN]}, replace_extra_special_tokens=False
+        )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        self.num_image_tokens = num_image_tokens
+        self.image_aspect_ratio = image_aspect_ratio
+        self.use_alignment = use_alignment
+        self.image_token = IMAGE_TOKEN
+        self.align_token = ALIGN_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.align_token_id = tokenizer.convert_tokens_to_ids(ALIGN_TOKEN)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        language_model: str | Path,
+        vision_tower: str | Path,
+        *,
+        template: str | Path = "vicuna_v1",
+        image_aspect_ratio: str = "pad",
+    ) -> AlignGPTProcessor:
+        """The processor for two backbones; `num_image_tokens` is set with the model."""
+        tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(language_model))
+        image_processor = AutoImageProcessor.from_pretrained(require_checkpoint(vision_tower), backend="pil")
+        return cls(image_processor, tokenizer, load_template(template), image_aspect_ratio=image_aspect_ratio)
+
+    # ------------------------------------------------------------------------------------------------ conversations
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """As in transformers; with `tokenize=True` the masks come from the template's marks."""
+        if kwargs.get("tokenize"):
+            kwargs |= MARKS
+        return super().apply_chat_template(conversation, chat_template, **kwargs)
+
+    def render(self, messages: list[dict[str, Any]], template: str | None = None, **kwargs: Any) -> str:
+        """A conversation as marked text, ready for `encode`.
+
+        Args:
+            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`, `<image>` in the text.
+            template: Jinja text instead of the processor's own.
+
+        Raises:
+            ValueError: A message holds one of the four reserved characters, or there is no template.
+        """
+        if template is None and self.chat_template is None:
+            raise ValueError("the processor has no chat template: build it with a template, such as vicuna_v1")
+        for message in messages:
+            if isinstance(message["content"], str) and _MARK.search(message["content"]):
+                raise ValueError(f"the text of a {message['role']} turn holds a reserved character (U+FDD0 to U+FDD3)")
+        rendered, _ = render_jinja_template(
+            conversations=[messages],
+            chat_template=template or self.chat_template,
+            **self.tokenizer.special_tokens_map,
+            **MARKS,
+            **kwargs,
+        )
+        return rendered[0]
+
+    def encode(self, text: str, *, alignment: Any = None, has_image: bool | None = None) -> Encoding:
+        """Tokenise one rendered text, repeat `<image>` to its tokens and put `<align>` behind BOS.
+
+        Args:
+            text: From `render` or `apply_chat_template`, or written by hand in the template's form.
+            alignment: `"none"` leaves `<align>` out; so does `use_alignment=False`.
+            has_image: False keeps `<align>` out of a sample without pictures; by default the text tells.
+        """
+        if not _MARK.search(text):
+            text = self._mark_instructions(text)
+        plain, spans = _take_marks(text)
+        bos = self.tokenizer.bos_token
+        encoded = self.tokenizer(
+            plain,
+            add_special_tokens=not (bos and plain.startswith(bos)),
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        ids = encoded["input_ids"]
+        instruction = _covered(encoded["offset_mapping"], spans[_INSTRUCTION])
+        answer = _covered(encoded["offset_mapping"], spans[_ANSWER])
+        encoding = self._expand_images(Encoding(ids, instruction, answer))
+        has_image = self.image_token_id in ids if has_image is None else has_image
+        if has_image and self.use_alignment and not _is_none(alignment) and self.align_token_id not in ids:
+            self._insert_align(encoding)
+        return encoding
+
+    def _expand_images(self, encoding: Encoding) -> Encoding:
+        expanded = Encoding([], [], [])
+        columns = zip(encoding.input_ids, encoding.instruction_mask, encoding.answer_mask, strict=True)
+        for token, in_instruction, in_answer in columns:
+            is_image = token == self.image_token_id
+            times = self.num_image_tokens if is_image else 1
+            expanded.input_ids += [token] * times
+            expanded.instruction_mask += [in_instruction and not is_image] * times
+            expanded.answer_mask += [in_answer and not is_image] * times
+        return expanded
+
+    def _insert_align(self, encoding: Encoding) -> None:
+        """Directly after BOS, or first where the tokenizer has none."""
+        place = 1 if encoding.input_ids[:1] == [self.tokenizer.bos_token_id] else 0
+        encoding.input_ids.insert(place, self.align_token_id)
+        encoding.instruction_mask.insert(place, False)
+        encoding.answer_mask.insert(place, False)
+
+    def _mark_instructions(self, text: str) -> str:
+        """Mark the users' words in text that was rendered without marks, by what stands around them in the template."""
+        opening, closing = self._turn_borders
+        if not opening:
+            return text
+        pattern = re.compile(re.escape(opening) + "(.*?)(?=" + (re.escape(closing) if closing else r"\Z") + r"|\Z)", re.S)
+        return pattern.sub(lambda turn: f"{opening}{_INSTRUCTION}{turn[1]}\ufdd1", text)
+
+    @cached_property
+    def _turn_borders(self) -> tuple[str, str]:
+        """The template's text around a user's turn: `USER: ` and ` ASSISTANT:` for vicuna_v1."""
+        if self.chat_template is None:
+            return "", ""
+        turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+        text = self.render(turns)
+        parts = re.split("[\ufdd0\ufdd1]", text)
+        if len(parts) != 5:
+            return "", ""
+        before_first, before_second = _MARK.sub("", parts[0]), _MARK.sub("", parts[2].split("\ufdd3")[-1])
+        opening = _common_suffix(before_first, before_second)
+        return opening, _MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
+
+    # ------------------------------------------------------------------------------------------------------- call
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        alignment: Any = None,
+        return_tensors: str | None = None,
+        padding_side: str = "left",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prompts and their pictures as model inputs.
+
+        Args:
+            images: A picture, a list in the order of the `<image>` marks, or a list for each prompt.
+            text: A prompt or a list of prompts in the template's form.
+            alignment: `"none"` leaves `<align>` out; any other setting belongs to `forward` and `generate`.
+            return_tensors: `"pt"` for tensors; lists otherwise.
+            padding_side: Where shorter prompts are padded; left, as generation needs, unless told.
+            **kwargs: Accepted for compatibility with `ProcessorMixin` and not used.
+
+        Returns:
+            `input_ids`, `attention_mask`, `instruction_mask` (B, T), and with pictures `pixel_values` (I, 3, h, w).
+
+        Raises:
+            ValueError: The number of pictures is not the number of `<image>` marks.
+        """
+        data: dict[str, Any] = {}
+        flat = _flatten(images)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            marks = sum(prompt.count(IMAGE_TOKEN) for prompt in texts)
+            if images is not None and marks != len(flat):
+                raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks, but {len(flat)} images were given")
+            data |= self._pad([self.encode(prompt, alignment=alignment) for prompt in texts], padding_side)
+        if flat:
+            data["pixel_values"] = self.pixel_values(flat)
+        if return_tensors is None:
+            data = {key: value.tolist() for key, value in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
+        length = max(len(encoding.input_ids) for encoding in encodings)
+        rows = []
+        for encoding in encodings:
+            gap = [0] * (length - len(encoding.input_ids))
+            attended, padded = [1] * len(encoding.input_ids), [self.tokenizer.pad_token_id] * len(gap)
+            pieces = zip((padded, gap, gap), (encoding.input_ids, attended, encoding.instruction_mask), strict=True)
+            rows.append([pad + list(row) if side == "left" else list(row) + pad for pad, row in pieces])
+        ids, mask, instruction = (torch.tensor(column, dtype=torch.long) for column in zip(*rows, strict=True))
+        return {"input_ids": ids, "attention_mask": mask, "instruction_mask": instruction}
+
+    def pixel_values(self, images: Iterable[Image.Image]) -> Tensor:
+        """Pictures as the vision tower takes them, (I, 3, height, width)."""
+        pictures = [image.convert("RGB") for image in images]
+        if self.image_aspect_ratio == "pad":
+            pictures = [pad_to_square(picture, self.image_processor.image_mean) for picture in pictures]
+        return self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What `__call__` returns."""
+        return ["input_ids", "attention_mask", "instruction_mask", "pixel_values"]
+
+
+# ----------------------------------------------------------------------------------------------------------- helpers
+
+
+def load_template(template: str | Path) -> str:
+    """The text of a shipped template by name, or of a Jinja file.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    path = TEMPLATES / f"{template}.jinja"
+    if not path.is_file():
+        path = Path(template)
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
+        raise ValueError(f"template {str(template)!r} is not known: give a path to a Jinja file or one of {names}")
+    return path.read_text(encoding="utf-8")
+
+
+def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """Centre a picture on a square of its longer side, filled with the mean colour (0 to 1 a channel)."""
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
+
+
+def _take_marks(text: str) -> tuple[str, dict[str, list[tuple[int, int]]]]:
+    """Text without marks, and the character spans they enclosed."""
+    spans: dict[str, list[tuple[int, int]]] = {_INSTRUCTION: [], _ANSWER: []}
+    plain: list[str] = []
+    length = start = 0
+    for piece in re.split("([\ufdd0-\ufdd3])", text):
+        if piece in spans:
+            start = length
+        elif piece and _MARK.match(piece):
+            spans[_INSTRUCTION if piece == MARKS["instruction_end"] else _ANSWER].append((start, length))
+        else:
+            plain.append(piece)
+            length += len(piece)
+    return "".join(plain), spans
+
+
+def _covered(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[bool]:
+    """Which tokens share a character with one of the spans; both are in rising order."""
+    covered = []
+    waiting = iter(spans)
+    span = next(waiting, None)
+    for start, end in offsets:
+        while span is not None and span[1] <= start:
+            span = next(waiting, None)
+        covered.append(span is not None and start < end and span[0] < end)
+    return covered
+
+
+def _common_suffix(one: str, other: str) -> str:
+    length = 0
+    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
+        length += 1
+    return one[len(one) - length :]
+
+
+def _is_none(alignment: Any) -> bool:
+    return isinstance(alignment, str) and alignment == "none"
+
+
+def _flatten(images: Any) -> list[Image.Image]:
+    if images is None:
+        return []
+    if isinstance(images, Image.Image):
+        return [images]
+    return [image for item in images for image in _flatten(item)]
+
+
+AutoProcessor.register(AlignGPTConfig, AlignGPTProcessor)
