@@ -1,0 +1,166 @@
+"""Pairs and conversations as training samples: tokens, labels on answers only, pictures ready for the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from aligngpt.data.images import BadImage, load_image
+from aligngpt.data.pairs import Conversation, ImageTextPair
+from aligngpt.modeling.processing import IMAGE_TOKEN, AlignGPTProcessor, load_template
+
+IGNORED = -100  # the label of a token that is not to be learned
+
+Sample = dict[str, Any]
+
+
+class _SampleDataset(Dataset):
+    """What both stages share: a conversation and its pictures become one sample.
+
+    A sample holds `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
+    height, width) or `None`, `alignment_level` (1..N) or `None`, and `truncated`: whether the text was cut.
+    """
+
+    def __init__(self, image_folder: str | Path, processor: AlignGPTProcessor, max_length: int) -> None:
+        self.image_folder = Path(image_folder)
+        self.processor = processor
+        self.max_length = max_length
+
+    def _sample(
+        self,
+        sample_id: str,
+        messages: list[dict[str, Any]],
+        images: Sequence[str],
+        level: int | None = None,
+        template: str | None = None,
+    ) -> Sample:
+        encoding = self.processor.encode(self.processor.render(messages, template), has_image=bool(images))
+        ids = encoding.input_ids[: self.max_length]
+        answers = encoding.answer_mask[: self.max_length]
+        if not any(answers):
+            raise ValueError(
+                f"sample {sample_id}: nothing is left to learn, its {len(encoding.input_ids)} tokens have no answer "
+                f"within the maximum length of {self.max_length}: raise max_length or drop the sample"
+            )
+        self._check_images_whole(sample_id, ids, len(images))
+        return {
+            "id": sample_id,
+            "input_ids": ids,
+            "labels": [token if answer else IGNORED for token, answer in zip(ids, answers, strict=True)],
+            "instruction_mask": encoding.instruction_mask[: self.max_length],
+            "pixel_values": self._pixel_values(sample_id, images),
+            "alignment_level": level,
+            "truncated": len(ids) < len(encoding.input_ids),
+        }
+
+    def _check_images_whole(self, sample_id: str, ids: list[int], images: int) -> None:
+        kept, needed = ids.count(self.processor.image_token_id), images * self.processor.num_image_tokens
+        if kept != needed:
+            raise ValueError(
+                f"sample {sample_id}: {kept} of {needed} image tokens fit the maximum length of {self.max_length}: "
+                "raise max_length or drop the sample"
+            )
+
+    def _pixel_values(self, sample_id: str, images: Sequence[str]) -> torch.Tensor | None:
+        if not images:
+            return None
+        try:
+            return self.processor.pixel_values([load_image(self.image_folder / image) for image in images])
+        except BadImage as error:
+            raise ValueError(f"sample {sample_id}: {', '.join(images)}: {error}") from error
+
+
+class PretrainDataset(_SampleDataset):
+    """Stage 1: given the picture and the level of the pair, predict the caption.
+
+    A pair `{"image": "dog.jpg", "caption": "a dog"}` at level 6 becomes `<s><align><image>...<image>a dog\\n` with labels
+    on `a dog\\n` and `alignment_level` 6.
+
+    Args:
+        pairs: The pairs.
+        image_folder: Where their pictures lie.
+        processor: Its template is not used; stage 1 has the plain one.
+        levels: Level of each pair by its id, `None` to train without alignment. Pairs without a level are left out
+            and counted in `unlevelled`.
+        max_length: Longest sample in tokens, image tokens counted.
+
+    Raises:
+        ValueError: No pair has a level. On access: a sample whose answer is cut off, or a picture that cannot be read.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ImageTextPair],
+        image_folder: str | Path,
+        processor: AlignGPTProcessor,
+        levels: Mapping[str, int] | None,
+        max_length: int = 2048,
+    ) -> None:
+        super().__init__(image_folder, processor, max_length)
+        self.levels = levels
+        self.pairs = [pair for pair in pairs if levels is None or pair.id in levels]
+        self.unlevelled = len(pairs) - len(self.pairs)
+        if not self.pairs:
+            raise ValueError(f"none of the {len(pairs)} pairs has a level: were the levels made from these pairs?")
+        self._template = load_template("plain")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        messages = [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
+        level = None if self.levels is None else self.levels[pair.id]
+        return self._sample(pair.id, messages, (pair.image,), level, self._template)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words of each caption; every sample has a picture."""
+        return [max(1, len(pair.caption.split())) for pair in self.pairs]
+
+
+class InstructionDataset(_SampleDataset):
+    """Stage 2: conversations with one, several or no pictures, labels on the assistant's turns.
+
+    Args:
+        conversations: The conversations.
+        image_folder: Where their pictures lie.
+        processor: Tokenizer, template and image processor of the model.
+        max_length: Longest sample in tokens, image tokens counted.
+
+    Raises:
+        ValueError: There is no conversation. On access: as for `PretrainDataset`.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        image_folder: str | Path,
+        processor: AlignGPTProcessor,
+        max_length: int = 2048,
+    ) -> None:
+        super().__init__(image_folder, processor, max_length)
+        self.conversations = conversations
+        if not conversations:
+            raise ValueError("there is no conversation to learn from")
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, index: int) -> Sample:
+        conversation = self.conversations[index]
+        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        return self._sample(conversation.id, messages, conversation.images)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words of each conversation, negative without a picture, as the sampler wants them."""
+        words = (max(1, sum(len(turn.text.split()) for turn in one.turns)) for one in self.conversations)
+        return [
+            count if conversation.images else -count
+            for count, conversation in zip(words, self.conversations, strict=True)
+        ]
