@@ -1,0 +1,53 @@
+"""The command line: one verb per command, each of which parses, calls and prints.
+
+What a command calls is imported inside it, so that help and usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from aligngpt import __version__
+from aligngpt.cli.base import Program
+from aligngpt.cli.data import level, score
+from aligngpt.cli.models import chat, generate
+from aligngpt.cli.scenes import evaluate, report, run, scenes
+from aligngpt.cli.training import finetune, pretrain
+
+_EPILOG = """\b
+Exit codes:
+  0    done
+  1    failed: the data, the model or the machine
+  2    wrong usage: an option, a value or a path
+  3    bad records in the data, with --strict
+  130  interrupted; the same command run again goes on
+
+\b
+Example:
+  aligngpt run scenes --output runs/scenes
+"""
+
+
+@click.group(
+    cls=Program,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120},
+)
+@click.version_option(__version__, prog_name="aligngpt", help="Show the version.")
+def cli() -> None:
+    """Grade image-text pairs, train a model on the grades, measure it and talk to it."""
+
+
+for _command in (run, score, level, pretrain, finetune, generate, chat, evaluate, report, scenes):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: What follows the program's name; by default what the process was started with.
+    """
+    cli.main(args=arguments, prog_name="aligngpt")

@@ -1,0 +1,212 @@
+"""The embedded world: `run scenes`, `eval scenes`, `scenes make`, `make-bases` and `captions`; and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aligngpt.cli.arguments import FOLDER, MODEL, NEW_FILE, NEW_FOLDER, alignment_option, bundled_folder, json_option
+from aligngpt.cli.base import Command, Group, RecipeCommand
+from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
+from aligngpt.options import RecipeBook
+
+if TYPE_CHECKING:
+    from aligngpt.scenes.recipe import BasesRecipe
+    from aligngpt.training.recipes import ScenesRecipe
+
+RUN_EXAMPLE = """
+aligngpt run scenes --output runs/scenes
+aligngpt run scenes --output runs/quick --recipe quick --finetune.learning-rate 1e-4
+"""
+EVAL_EXAMPLE = """
+aligngpt eval scenes --model runs/scenes/finetune-adaptive --data runs/scenes/data --output runs/eval --limit 200
+"""
+REPORT_EXAMPLE = """
+aligngpt report runs/scenes
+"""
+MAKE_EXAMPLE = """
+aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
+"""
+BASES_EXAMPLE = """
+aligngpt scenes make-bases --output bases
+"""
+CAPTIONS_EXAMPLE = """
+aligngpt scenes captions --model runs/scenes/pretrain-adaptive --data runs/scenes/data --output runs/captions
+"""
+
+data_option = click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt scenes make.")
+batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Questions answered at once.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Take the first so many. [default: all]")
+
+
+def scenes_book() -> RecipeBook:
+    """Return the recipes of the whole way on the embedded world."""
+    from aligngpt.training.recipes import SCENES_RECIPES
+
+    return RecipeBook(SCENES_RECIPES, default="scenes")
+
+
+def bases_book() -> RecipeBook:
+    """Return the recipes of the base models."""
+    from aligngpt.scenes.recipe import BasesRecipe
+
+    return RecipeBook({"shipped": BasesRecipe}, default="shipped")
+
+
+@click.group(cls=Group)
+def run() -> None:
+    """Go the whole way, from pairs to a model and a page about it."""
+
+
+@click.group("eval", cls=Group)
+def evaluate() -> None:
+    """Measure a trained model."""
+
+
+@click.group(cls=Group)
+def scenes() -> None:
+    """Make the embedded world: its data, its base models."""
+
+
+@run.command("scenes", cls=RecipeCommand, book=scenes_book, example=RUN_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, default="runs/scenes", help="Folder of the run; what is done is kept.")
+@json_option
+def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
+    """Go the whole way on the embedded world.
+
+    Data, scores, levels, both stages with alignment and without, answers, and the page. What is finished is
+    skipped and what was cut off goes on, so that the same command can be run again.
+    """
+    from aligngpt import pipeline
+
+    with results_alone():
+        summary = pipeline.run_scenes(recipe, output)
+    if as_json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+        click.echo(f"Page: {output / 'report.html'}")
+
+
+@evaluate.command("scenes", example=EVAL_EXAMPLE)
+@click.option("--model", type=MODEL, required=True, help="Folder of a trained model.")
+@data_option
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
+@alignment_option
+@batch_option
+@limit_option
+@json_option
+def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
+    """Ask the test questions of the embedded world."""
+    from aligngpt.evaluation import scenes as benchmark
+
+    with results_alone():
+        result = benchmark.evaluate(model, data, output, **options)
+    if as_json:
+        print_json(result)
+        return
+    rows = [["all", result["count"], with_interval(result["accuracy"], result["interval"])]]
+    for kind, part in result["by_kind"].items():
+        rows.append([kind, part["count"], with_interval(part["accuracy"], part["interval"])])
+    print_table(f"Answers in {output}", ("question", "count", "accuracy"), rows)
+    described = result["description"]
+    for name in ("precision", "recall"):
+        click.echo(f"objects described, {name}: {with_interval(described[name], described[f'{name}_interval'])}")
+
+
+@click.command(cls=Command, example=REPORT_EXAMPLE)
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option("--output", type=NEW_FILE, help="The page. [default: RUN/report.html]")
+@json_option
+def report(run_folder: Path, output: Path | None, as_json: bool) -> None:
+    """Write the page about a run.
+
+    The page is one HTML file that needs nothing beside it; RUN is the folder of `aligngpt run scenes`.
+    """
+    from aligngpt import reporting
+
+    with results_alone():
+        page = reporting.report(run_folder, output or run_folder / "report.html")
+    if as_json:
+        print_json({"page": page})
+    else:
+        click.echo(f"Page: {page}")
+
+
+@scenes.command("make", example=MAKE_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the pictures and the LLaVA-format files.")
+@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Captioned pictures for stage 1.")
+@click.option("--conversations", type=click.IntRange(min=1), default=10_000, help="Conversations for stage 2.")
+@click.option("--questions", type=click.IntRange(min=1), default=1_400, help="Test questions, over all seven kinds.")
+@click.option("--seed", type=int, default=0, help="Fixes every picture and every word.")
+@json_option
+def make(output: Path, as_json: bool, **sizes: int) -> None:
+    """Draw the embedded world's pictures, captions and questions."""
+    from aligngpt.scenes import data
+
+    with results_alone():
+        counts = data.make(output, **sizes)
+    if as_json:
+        print_json(counts)
+    else:
+        print_table(f"Scenes in {output}", ("", ""), counts.items())
+
+
+@scenes.command("make-bases", cls=RecipeCommand, book=bases_book, example=BASES_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, help="Folder for clip/ and llm/. [default: the package's own folder]")
+@json_option
+def make_bases(output: Path | None, recipe: BasesRecipe, as_json: bool) -> None:
+    """Make the two base models that are shipped.
+
+    A small CLIP and a small language model, trained from nothing on the embedded world.
+    """
+    from aligngpt.scenes import bases
+
+    folder = output or bundled_folder("scenes-clip").parent
+    with results_alone():
+        result = bases.make_bases(recipe, folder)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"Base models: {folder}")
+
+
+@scenes.command("captions", example=CAPTIONS_EXAMPLE)
+@click.option("--model", type=FOLDER, required=True, help="Folder of a stage-1 checkpoint.")
+@data_option
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for captions.json.")
+@batch_option
+@limit_option
+@json_option
+def captions(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
+    """Let a stage-1 model caption pictures, told each level."""
+    from aligngpt.evaluation import scenes as benchmark
+
+    with results_alone():
+        result = benchmark.caption_by_level(model, data, output, **options)
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        [part["level"], part["precision"], with_interval(part["recall"], part["recall_interval"])]
+        for part in result["by_level"]
+    ]
+    print_table(f"Captions in {output}", ("level", "precision", "recall"), rows)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    settings = list(summary["accuracy"])
+    intervals = summary.get("accuracy_interval", {})
+    rows = [["all", *(with_interval(summary["accuracy"][name], intervals.get(name)) for name in settings)]]
+    by_kind = summary["accuracy_by_kind"]
+    for kind in by_kind[settings[0]]:
+        rows.append([kind, *(by_kind[name].get(kind) for name in settings)])
+    print_table("Accuracy", ("question", *(f"alignment {name}" for name in settings)), rows)
+    columns = ("stage1_loss_by_level", "caption_precision_by_level", "caption_recall_by_level")
+    levels = zip(*(summary[name] or [] for name in columns), strict=False)
+    heads = ("level", "stage-1 loss", "caption precision", "caption recall")
+    print_table("By level", heads, [[level, *values] for level, values in enumerate(levels, start=1)])
+    print_table("Seconds", ("step", "seconds"), summary["seconds"].items())
+    click.echo(f"Scores follow true coverage: Spearman correlation {summary['spearman_score_coverage']:.3f}")

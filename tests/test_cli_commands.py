@@ -1,0 +1,327 @@
+"""What each command hands to the code behind it, and what it prints of the result."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from aligngpt.cli import cli
+from aligngpt.training.recipes import paper_pretrain, scenes_finetune
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="aligngpt")
+
+
+def record(monkeypatch: pytest.MonkeyPatch, target: str, result: Any) -> list[dict[str, Any]]:
+    """Replace a function by one that takes the same arguments, keeps them, prints noise and returns `result`."""
+    module_name, name = target.rsplit(".", 1)
+    module = importlib.import_module(module_name)
+    signature = inspect.signature(getattr(module, name))
+    calls: list[dict[str, Any]] = []
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+        print("noise of the work")
+        return result
+
+    monkeypatch.setattr(module, name, replacement)
+    return calls
+
+
+class GreyScorer:
+    """Scores a picture by its mean grey value, from 0 to 1."""
+
+    def prepare(self, image: Image.Image) -> float:
+        return float(np.asarray(image).mean()) / 255
+
+    def score_prepared(self, prepared: Sequence[float], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(prepared, np.float32), np.array([len(caption) > 20 for caption in captions])
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "grey", "class": "GreyScorer", "weights_hash": "0", "dtype": "float32"}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Eight good pairs of growing brightness."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    records = []
+    for place in range(8):
+        Image.new("L", (8, 8), 30 * place + 10).save(folder / f"{place}.png")
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "Grey."}]
+        records.append({"id": str(place), "image": f"{place}.png", "conversations": turns})
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+@pytest.fixture
+def grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aligngpt.data.scores.ClipScorer.from_pretrained", lambda folder: GreyScorer())
+
+
+def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
+    folder = pairs.parent
+    return [
+        *("score", "--pairs", pairs, "--images", folder / "images", "--scorer", model, "--output", folder / "scores"),
+        *more,
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- score and level
+
+
+@pytest.mark.usefixtures("grey")
+def test_score_prints_json_alone(pairs: Path, model: Path) -> None:
+    done = invoke(*score_arguments(pairs, model, "--json"))
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["scored"], result["failed"], result["truncated"]) == (8, 0, 0)
+    assert "bad record" not in done.stderr
+
+
+def spoil(pairs: Path) -> None:
+    """Remove one picture, empty another, cut a third short behind its header."""
+    images = pairs.parent / "images"
+    (images / "1.png").unlink()
+    (images / "2.png").write_bytes(b"")
+    Image.effect_noise((64, 64), 90).save(images / "3.png")
+    content = (images / "3.png").read_bytes()
+    (images / "3.png").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.usefixtures("grey")
+def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> None:
+    spoil(pairs)
+    done = invoke(*score_arguments(pairs, model, "--json"))
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["scored"], result["failed"]) == (5, 3)
+    named = [line for line in done.stderr.splitlines() if ".png" in line]
+    assert [next(f"{n}.png" for n in range(8) if f"{n}.png" in line) for line in named] == ["1.png", "2.png", "3.png"]
+    again = invoke(*score_arguments(pairs, model))
+    assert again.exit_code == 0
+    assert [line for line in again.stderr.splitlines() if ".png" in line] == named, "a resumed run names them too"
+
+
+@pytest.mark.usefixtures("grey")
+def test_strict_is_exit_code_3_and_scores_nothing(pairs: Path, model: Path) -> None:
+    spoil(pairs)
+    done = invoke(*score_arguments(pairs, model, "--strict"))
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith("aligngpt: error: 3 of 8 records are bad")
+    assert not (pairs.parent / "scores").exists()
+
+
+@pytest.mark.usefixtures("grey")
+def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
+    folder = pairs.parent
+    assert invoke(*score_arguments(pairs, model)).exit_code == 0
+    leveled = folder / "leveled.json"
+    common = ["level", "--scores", folder / "scores", "--output", folder / "levels", "--num-levels", "4"]
+    done = invoke(*common, "--write-pairs", pairs, leveled, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["counts"] == [2, 2, 2, 2]
+    assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [1, 1, 2, 2, 3, 3, 4, 4]
+    fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--fitted"]
+    table = invoke(*fitted, folder / "levels" / "levels.json")
+    assert table.exit_code == 0, table.stderr
+    assert "from score" in table.stdout and "unscored" not in table.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+TRAINED = {
+    "stage": "pretrain",
+    "alignment": "levels",
+    "steps": 2,
+    "seconds": 1.0,
+    "samples": 8,
+    "truncated_samples": 0,
+    "final_loss": 0.5,
+    "loss_by_level": [0.75, 0.25],
+    "parameters": [{"part": "projector", "parameters": 1234567, "trains": True}],
+}
+
+
+def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.training.stages.pretrain", TRAINED)
+    folder = pairs.parent
+    arguments = ["pretrain", "--pairs", pairs, "--images", folder / "images", "--output", folder / "out", "--strict"]
+    done = invoke(*arguments, "--language-model", model, "--vision-tower", model, "--num-alignment-levels", "2")
+    assert done.exit_code == 0, done.stderr
+    recipe = calls[0].pop("recipe")
+    assert recipe == type(recipe)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
+    assert calls[0] == {
+        "pairs": pairs,
+        "images": folder / "images",
+        "levels": None,
+        "language_model": model,
+        "vision_tower": model,
+        "output": folder / "out",
+        "strict": True,
+    }
+    for text in ("1,234,567", "0.750", "truncated samples"):
+        assert text in done.stdout
+    assert "noise" not in done.stdout and "noise" in done.stderr
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.training.stages.finetune", TRAINED)
+    folder = pairs.parent
+    arguments = ["finetune", "--conversations", pairs, "--images", folder / "images", "--output", folder / "out"]
+    arguments += ["--recipe", "scenes", "--json", "--stage1", "random" if random else model]
+    done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == TRAINED
+    expected = {**vars(scenes_finetune()), "alignment_embeddings": "random" if random else "stage1"}
+    assert vars(calls[0]["recipe"]) == expected
+    assert calls[0]["stage1"] == (None if random else model)
+    assert calls[0]["language_model"] == (model if random else None)
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def test_generate_json(model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"text": "Two.", "alignment": 3, "gate_weights": None, "new_tokens": 2, "seconds": 0.1}
+    calls = record(monkeypatch, "aligngpt.serving.session.generate", answer)
+    pictures = [pairs.parent / "images" / name for name in ("0.png", "1.png")]
+    options = [item for picture in pictures for item in ("--image", picture)]
+    common = ["generate", "--model", model, *options, "--prompt", "How many?", "--alignment", "3"]
+    done = invoke(*common, "--max-new-tokens", "5", "--temperature", "0.5", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == answer
+    (call,) = calls
+    assert list(call["images"]) == pictures
+    assert (call["alignment"], call["max_new_tokens"], call["temperature"]) == (3, 5, 0.5)
+    assert (call["prompt"], call["stream"]) == ("How many?", None)
+
+
+def test_generate_streams_the_answer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*args: Any, stream: Any, **kwargs: Any) -> dict[str, Any]:
+        for piece in ("Two ", "circles."):
+            stream(piece)
+        return {}
+
+    importlib.import_module("aligngpt.serving.session")
+    monkeypatch.setattr("aligngpt.serving.session.generate", generate)
+    assert invoke("generate", "--model", model, "--prompt", "What?").stdout == "Two circles.\n"
+
+
+def test_an_empty_prompt_is_wrong_usage(model: Path) -> None:
+    done = invoke("generate", "--model", model, "--prompt", " ")
+    assert done.exit_code == 2
+    assert "the prompt is empty" in done.stderr
+
+
+def test_chat(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.serving.terminal.chat", None)
+    assert invoke("chat", "--model", model, "--alignment", "global").exit_code == 0
+    assert list(calls[0].values()) == [model, None, "global", 256, 0.0]
+
+
+# ------------------------------------------------------------------------------------------------------------- scenes
+
+RESULTS = {
+    "count": 20,
+    "accuracy": 0.75,
+    "interval": [0.5, 0.875],
+    "by_kind": {"place_of": {"accuracy": 0.25, "interval": [0.125, 0.375], "count": 8}},
+    "description": {
+        "precision": 0.5,
+        "recall": 0.625,
+        "precision_interval": [0.25, 0.75],
+        "recall_interval": [0.375, 0.875],
+    },
+}
+SUMMARY = {
+    "spearman_score_coverage": 0.8125,
+    "caption_recall_by_level": [0.125, 0.5],
+    "caption_precision_by_level": [0.25, 0.625],
+    "stage1_loss_by_level": [1.5, 0.75],
+    "accuracy": {"adaptive": 0.875, "none": 0.75},
+    "accuracy_interval": {"adaptive": [0.85, 0.9], "none": [0.7, 0.8]},
+    "accuracy_by_kind": {"adaptive": {"count": 1.0}, "none": {"count": 0.5}},
+    "seconds": {"score": 12.5},
+}
+
+
+def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.evaluation.scenes.evaluate", RESULTS)
+    common = ["eval", "scenes", "--model", model, "--data", tmp_path, "--output", tmp_path / "out"]
+    done = invoke(*common, "--alignment", "0.5,0.5", "--limit", "20")
+    assert done.exit_code == 0, done.stderr
+    assert calls[0] == {
+        "model_dir": model,
+        "data": tmp_path,
+        "output": tmp_path / "out",
+        "alignment": (0.5, 0.5),
+        "batch_size": 64,
+        "limit": 20,
+    }
+    for text in ("0.750 (0.500 to 0.875)", "place_of", "objects described, recall: 0.625 (0.375 to 0.875)"):
+        assert text in done.stdout
+
+
+def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"by_level": [{"level": 1, "precision": 0.5, "recall": 0.25, "recall_interval": [0.125, 0.375]}]}
+    calls = record(monkeypatch, "aligngpt.evaluation.scenes.caption_by_level", result)
+    done = invoke("scenes", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert calls[0]["batch_size"] == 64 and calls[0]["limit"] is None
+    assert "0.250 (0.125 to 0.375)" in done.stdout
+
+
+def test_run_scenes_ends_with_the_results_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.pipeline.run_scenes", SUMMARY)
+    done = invoke("run", "scenes", "--output", tmp_path / "run", "--finetune.learning-rate", "1e-5", "--pairs", "100")
+    assert done.exit_code == 0, done.stderr
+    assert (calls[0]["recipe"].finetune.learning_rate, calls[0]["recipe"].pairs) == (1e-5, 100)
+    assert calls[0]["output"] == tmp_path / "run"
+    for text in ("0.875 (0.850 to 0.900)", "1.500", "0.125", "12.500", "0.812"):
+        assert text in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Page: {tmp_path / 'run' / 'report.html'}"
+    assert json.loads(invoke("run", "scenes", "--output", tmp_path / "run", "--json").stdout) == SUMMARY
+
+
+def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.reporting.report", tmp_path / "report.html")
+    assert invoke("report", tmp_path).stdout == f"Page: {tmp_path / 'report.html'}\n"
+    assert list(calls[0].values()) == [tmp_path, tmp_path / "report.html"]
+    assert json.loads(invoke("report", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
+
+
+def test_make_writes_what_it_says(tmp_path: Path) -> None:
+    sizes = ["--pairs", "4", "--conversations", "3", "--questions", "7", "--seed", "5"]
+    done = invoke("scenes", "make", "--output", tmp_path / "data", *sizes, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {"pairs": 4, "conversations": 3, "questions": 7, "seed": 5}
+    assert len(json.loads((tmp_path / "data" / "pretrain.json").read_text())) == 4
+
+
+def test_make_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.scenes.bases.make_bases", {"clip": {}})
+    done = invoke("scenes", "make-bases", "--output", tmp_path, "--seed", "3")
+    assert done.stdout == f"Base models: {tmp_path}\n", done.stderr
+    assert (calls[0]["recipe"].seed, calls[0]["output"]) == (3, tmp_path)
