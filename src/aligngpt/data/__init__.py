@@ -1,0 +1,1 @@
+"""From files of image-text pairs to scores, alignment levels and batches."""

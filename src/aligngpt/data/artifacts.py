@@ -1,0 +1,160 @@
+"""What every step writes: files that appear whole or not at all, their hashes, and the versions that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_RECORDED_PACKAGES = ("aligngpt", "torch", "transformers")
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move what was written there over `path` when the block ends well.
+
+    Whoever reads `path` meanwhile sees the old content or the new one, never a part. When the block raises, what
+    it wrote is removed and `path` stays as it was. The temporary name keeps the suffix of `path`.
+
+    Args:
+        path: File or folder to be written; missing parent folders are made.
+
+    Raises:
+        FileNotFoundError: If the block ends without having written anything.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"{target}: nothing was written to the temporary path given for it")
+        _replace(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Move `temporary` over `target`; a folder's old content has to be moved aside first."""
+    if temporary.is_dir():
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.old")
+        if target.exists():
+            os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if aside.exists():
+                os.rename(aside, target)
+            raise
+        _remove(aside)
+        return
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())  # else a crash may leave the new name with no content
+    os.replace(temporary, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented UTF-8 JSON, atomically, keys in the order they stand.
+
+    Raises:
+        ValueError: If `obj` holds NaN or infinity, which JSON cannot express.
+    """
+    try:
+        text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be written as JSON ({error}); use null for what has no value") from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a UTF-8 JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the content is not JSON; the message names file, line and column.
+    """
+    return parse_json(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: If there is no such file, said in one line.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+
+
+def parse_json(content: bytes, source: str) -> Any:
+    """Parse UTF-8 JSON, with or without a byte order mark.
+
+    Args:
+        content: The bytes of the file.
+        source: The name to put into error messages.
+
+    Raises:
+        ValueError: If `content` is not UTF-8 or not JSON; the message is `source:line:column: what is wrong`.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{source}:{line}: not UTF-8 text (byte {error.start}); store the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}:{error.lineno}:{error.colno}: broken JSON: {error.msg}") from error
+    except RecursionError:
+        raise ValueError(f"{source}: JSON nested too deeply to be read") from None
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: str | os.PathLike[str], patterns: Iterable[str]) -> str:
+    """SHA-256 over the names and contents of the files of a folder that match any of the glob `patterns`.
+
+    The hash depends neither on where the folder lies nor on the order in which the system lists it.
+
+    Raises:
+        FileNotFoundError: If no file matches: an empty hash would call any two empty folders the same.
+    """
+    root, patterns = Path(folder), tuple(patterns)
+    names = sorted({p.relative_to(root).as_posix() for g in patterns for p in root.glob(g) if p.is_file()})
+    if not names:
+        raise FileNotFoundError(f"{root}: no file matches {' or '.join(patterns)}, so there is nothing to hash")
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that shape a result, for manifests; imports none of them."""
+    found = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,164 @@
+"""Pictures from untrusted files: refused from their header where possible, decoded whole, always RGB."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+MAX_PIXELS = 100_000_000
+MAX_ASPECT_RATIO = 200
+
+# What photographs come in. Others are left out on purpose: some, such as EPS, start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_HEADER_BYTES = 1 << 16
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_quiet_lock = threading.Lock()
+
+
+class BadImage(ValueError):
+    """A file that gives no picture; the message is the reason, one line, without the path."""
+
+
+def load_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture as upright 8-bit RGB.
+
+    The EXIF orientation is applied, an animation gives its first frame, 16-bit grey is scaled by 1/257, alpha is
+    dropped (not blended), CMYK and palettes are converted. Safe to call from several threads.
+
+    Args:
+        path: The file.
+        max_pixels: Most pixels a picture may declare; larger ones are refused before anything is decoded.
+
+    Returns:
+        A decoded picture of mode RGB that holds no open file.
+
+    Raises:
+        BadImage: If the file is missing, empty, no picture, too large, more than 200 times longer than wide (or
+            wider than long), or cut short.
+    """
+    with _opened(path, max_pixels) as image:
+        try:
+            with _without_bomb_warning(image):
+                image.load()
+            return _upright(_to_rgb(image), image)
+        except BadImage:
+            raise
+        except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
+            raise BadImage(f"truncated or damaged {image.format} picture: {_one_line(error)}") from error
+
+
+def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Read only a picture's header: quick, and finds all that `load_image` refuses except damaged content.
+
+    Returns:
+        (width, height) as stored, before the EXIF orientation.
+
+    Raises:
+        BadImage: As `load_image`.
+    """
+    with _opened(path, max_pixels) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """The picture with its header read and checked, its content not yet decoded."""
+    with _open_file(path) as file:
+        image = _identify(file, Path(path).suffix)
+        _check_size(image.size, max_pixels)
+        yield image
+
+
+def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size > 0:
+            return open(path, "rb", buffering=_HEADER_BYTES)
+    except FileNotFoundError:
+        raise BadImage("no such file") from None
+    except (OSError, ValueError) as error:  # no permission, a name too long, a name with a null character
+        raise BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    raise BadImage("empty file (0 bytes)" if stat.S_ISREG(found.st_mode) else "not a regular file")
+
+
+def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
+    """Read the header with the first format that knows the file's first bytes.
+
+    `Image.open` does the same, but warns of pictures above 89 megapixels; to silence a warning around every call is
+    neither safe between threads nor free: each change of the filters lets all once-only warnings appear again.
+    """
+    Image.init()  # at once done where PIL knows all its formats already
+    prefix = file.read(16)
+    for name in _FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(prefix) is not True):
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except Exception as error:  # as above: a header may hold anything
+            raise BadImage(f"not a readable {name} picture: {_one_line(error)}") from error
+    raise BadImage(f"not a picture, in spite of its name ending in {suffix}" if suffix else "not a picture")
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BadImage(f"declares {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {max_pixels:,}")
+    # A processor that first scales the short side to 224 would turn a strip of 1 x 20,000 into gigabytes.
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise BadImage(f"declares {width} x {height} pixels: one side is over {MAX_ASPECT_RATIO} times the other")
+
+
+@contextmanager
+def _without_bomb_warning(image: Image.Image) -> Iterator[None]:
+    """Silence PIL's warning for pictures between its limit and ours, the only ones for which it could appear."""
+    if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
+        yield
+        return
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImage(f"32-bit greyscale (mode {image.mode}) has no defined white: store it with 8 or 16 bits")
+    if image.mode == "P":
+        return image.convert("RGBA").convert("RGB")  # straight to RGB, PIL warns of transparent palettes
+    return image.convert("RGB")
+
+
+def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    try:
+        orientation = original.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing about the picture
+        return rgb
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

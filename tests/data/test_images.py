@@ -1,0 +1,187 @@
+"""Pictures are read upright, in RGB and with true brightness, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aligngpt.data.images import BadImage, check_header, load_image
+from tests.data.picture_files import picture, png_header
+
+BAD_HEADERS = [
+    ("missing.jpg", "no such file"),
+    ("empty.jpg", "empty file (0 bytes)"),
+    ("text.jpg", "not a picture, in spite of its name ending in .jpg"),
+    ("bomb.png", "decompression bomb: declares 30000 x 30000 pixels, more than 100,000,000"),
+    ("folder.png", "not a regular file"),
+    ("a\0b.png", "cannot be read: embedded null byte"),
+    ("x" * 300, "cannot be read: File name too long"),
+]
+
+
+@pytest.mark.parametrize(("name", "reason"), BAD_HEADERS)
+@pytest.mark.parametrize("read", [load_image, check_header])
+def test_bad_files_are_refused_from_their_header(images: Path, read, name: str, reason: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        read(images / name)
+    assert str(caught.value) == reason
+
+
+def test_a_truncated_picture_is_found_by_decoding_only(images: Path) -> None:
+    assert check_header(images / "truncated.jpg") == (200, 200)
+    with pytest.raises(BadImage, match="truncated or damaged JPEG picture: image file is truncated"):
+        load_image(images / "truncated.jpg")
+
+
+def test_a_png_cut_inside_its_data_is_refused(tmp_path: Path) -> None:
+    picture(0, (64, 64)).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    for length in (20, 40, 500, len(content) - 200):
+        (tmp_path / "x.png").write_bytes(content[:length])
+        with pytest.raises(BadImage, match="PNG"):
+            load_image(tmp_path / "x.png")
+
+
+def test_size_limits_are_inclusive(tmp_path: Path) -> None:
+    picture(0, (20, 10)).save(tmp_path / "x.png")
+    assert load_image(tmp_path / "x.png", max_pixels=200).size == (20, 10)
+    with pytest.raises(BadImage, match="declares 20 x 10 pixels, more than 199"):
+        load_image(tmp_path / "x.png", max_pixels=199)
+
+
+@pytest.mark.parametrize("size", [(201, 1), (1, 201)])
+def test_strips_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    picture(0, size).save(tmp_path / "x.png")
+    with pytest.raises(BadImage, match="one side is over 200 times the other"):
+        check_header(tmp_path / "x.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_of_large_pictures_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.png").write_bytes(png_header(9_900, 10_000))  # PIL warns above 89.5 megapixels
+    assert check_header(tmp_path / "large.png") == (9_900, 10_000)
+    (tmp_path / "larger.png").write_bytes(png_header(12_000, 10_000))
+    with pytest.raises(BadImage, match="bomb"):
+        load_image(tmp_path / "larger.png")
+    picture(0).save(tmp_path / "x.tiff")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # TIFF checks again while it decodes
+    filters = list(warnings.filters)
+    assert load_image(tmp_path / "x.tiff").size == (40, 30)
+    assert warnings.filters == filters
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff", "ppm"])
+def test_common_formats_become_rgb(tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (8, 6), (255, 0, 0)).save(tmp_path / f"x.{suffix}")
+    image = load_image(tmp_path / f"x.{suffix}")
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+    assert np.abs(np.asarray(image, int) - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("mode", "color", "suffix", "expected"),
+    [
+        ("1", 1, "png", (255, 255, 255)),
+        ("L", 100, "png", (100, 100, 100)),
+        ("LA", (100, 0), "png", (100, 100, 100)),
+        ("RGBA", (10, 20, 30, 0), "png", (10, 20, 30)),
+        ("CMYK", (0, 0, 0, 255), "tiff", (0, 0, 0)),
+    ],
+)
+def test_modes_become_rgb(tmp_path: Path, mode: str, color, suffix: str, expected: tuple[int, int, int]) -> None:
+    Image.new(mode, (4, 3), color).save(tmp_path / f"x.{suffix}")
+    assert load_image(tmp_path / f"x.{suffix}").getpixel((2, 1)) == expected
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_transparent_palette_becomes_rgb(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 3), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "x.png", transparency=b"\x00\x80")
+    assert load_image(tmp_path / "x.png").getpixel((0, 0)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str, mode: str) -> None:
+    grey = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
+    if suffix == "ppm":
+        (tmp_path / "x.ppm").write_bytes(b"P5 6 1 65535\n" + grey.astype(">u2").tobytes())
+    else:
+        content = grey.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+        Image.frombytes(mode, (6, 1), content).save(tmp_path / f"x.{suffix}")
+    assert np.asarray(load_image(tmp_path / f"x.{suffix}"))[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bit_grey_is_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (4, 3), 70_000).save(tmp_path / "x.tiff")
+    with pytest.raises(BadImage, match=f"mode {mode}"):
+        load_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture(0, (3, 2))
+    stored.save(tmp_path / "x.png", exif=exif)
+    pixels = np.asarray(stored)
+    upright = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: pixels[::-1].swapaxes(0, 1),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: pixels[:, ::-1].swapaxes(0, 1),
+    }.get(orientation, pixels)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), upright)
+
+
+def test_a_damaged_exif_block_is_ignored(tmp_path: Path) -> None:
+    picture(0, (16, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0nonsense")
+    assert load_image(tmp_path / "x.jpg").size == (16, 8)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_threads_read_what_one_reads(images: Path) -> None:
+    names = [f"{number % 6}.png" for number in range(120)]
+    alone = [np.asarray(load_image(images / name)).tobytes() for name in names]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: np.asarray(load_image(images / name)).tobytes(), names))
+    assert together == alone
+
+
+def test_photos_that_are_broken_are_told_from_those_that_are_odd(photos: Path) -> None:
+    known = json.loads((photos / "broken" / "broken.json").read_text())
+    reasons = {}
+    for entry in known:
+        try:
+            load_image(photos / "broken" / entry["image"])
+        except BadImage as error:
+            reasons[entry["image"]] = str(error)
+    assert sorted(reasons) == sorted(entry["image"] for entry in known if not entry["readable"])
+    for name, word in {"truncated": "truncated", "text": "not a picture", "empty": "0 bytes", "huge": "bomb"}.items():
+        assert next(reason for image, reason in reasons.items() if image.startswith(name)).find(word) >= 0
+    grey = np.asarray(load_image(photos / "broken" / "grey16.png"))
+    assert grey.shape == (141, 196, 3) and abs(grey.mean() - 118) < 1
+
+
+def test_all_photos_are_read(photos: Path) -> None:
+    names = sorted((photos / "images").iterdir())
+    assert len(names) == 48
+    assert {load_image(name).mode for name in names[::4]} == {"RGB"}
+    assert all(min(check_header(name)) >= 96 for name in names)
