@@ -272,14 +272,8 @@ def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     common = ["eval", "scenes", "--model", model, "--data", tmp_path, "--output", tmp_path / "out"]
     done = invoke(*common, "--alignment", "0.5,0.5", "--limit", "20")
     assert done.exit_code == 0, done.stderr
-    assert calls[0] == {
-        "model_dir": model,
-        "data": tmp_path,
-        "output": tmp_path / "out",
-        "alignment": (0.5, 0.5),
-        "batch_size": 64,
-        "limit": 20,
-    }
+    assert list(calls[0].values())[:3] == [model, tmp_path, tmp_path / "out"]
+    assert (calls[0]["alignment"], calls[0]["batch_size"], calls[0]["limit"]) == ((0.5, 0.5), 100, 20)
     for text in ("0.750 (0.500 to 0.875)", "place_of", "objects described, recall: 0.625 (0.375 to 0.875)"):
         assert text in done.stdout
 
@@ -289,7 +283,7 @@ def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.evaluation.scenes.caption_by_level", result)
     done = invoke("scenes", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
-    assert calls[0]["batch_size"] == 64 and calls[0]["limit"] is None
+    assert (calls[0]["batch_size"], calls[0]["limit"]) == (100, 200)
     assert "0.250 (0.125 to 0.375)" in done.stdout
 
 

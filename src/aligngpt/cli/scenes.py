@@ -37,8 +37,7 @@ aligngpt scenes captions --model runs/scenes/pretrain-adaptive --data runs/scene
 """
 
 data_option = click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt scenes make.")
-batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Questions answered at once.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Take the first so many. [default: all]")
+batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Prompts answered at once.")
 
 
 def scenes_book() -> RecipeBook:
@@ -96,7 +95,7 @@ def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
 @alignment_option
 @batch_option
-@limit_option
+@click.option("--limit", type=click.IntRange(min=1), help="Ask the first so many questions. [default: all]")
 @json_option
 def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
     """Ask the test questions of the embedded world."""
@@ -178,7 +177,7 @@ def make_bases(output: Path | None, recipe: BasesRecipe, as_json: bool) -> None:
 @data_option
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for captions.json.")
 @batch_option
-@limit_option
+@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption the first so many pictures.")
 @json_option
 def captions(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
     """Let a stage-1 model caption pictures, told each level."""
