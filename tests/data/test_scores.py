@@ -69,7 +69,8 @@ def run(pairs: ReadResult[ImageTextPair], images: Path, scorer: Any, output: Pat
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_scores_are_those_of_the_model_itself(kind: str, request: pytest.FixtureRequest) -> None:
     import torch
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     folder = request.getfixturevalue(f"{kind}_folder")
     model = AutoModel.from_pretrained(folder).eval()

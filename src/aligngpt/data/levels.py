@@ -102,8 +102,7 @@ class LevelBoundaries:
             places = (min(-(-k * known.size // num_levels), known.size - 1) for k in range(1, num_levels))
             boundaries = [float(known[place]) for place in places]
         else:
-            steps = (lowest + (highest - lowest) * k / num_levels for k in range(1, num_levels))
-            boundaries = [min(step, highest) for step in steps]  # rounding must not lift one above the highest score
+            boundaries = [lowest + (highest - lowest) * k / num_levels for k in range(1, num_levels)]
         return cls(num_levels, strategy, tuple(boundaries), lowest, highest)
 
     def apply(self, scores: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -102,7 +102,10 @@ class ClipScorer:
                 f"{folder}: expected the folder of a CLIP-like checkpoint, found no config.json there"
             )
         import torch
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer
+
+        # Release 5.17 gives `transformers.AutoImageProcessor` only beside torchvision, though the class needs none.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype or torch.float32)
         for tower, method in (("text", "get_text_features"), ("image", "get_image_features")):
@@ -148,8 +151,7 @@ class ClipScorer:
 
     def prepare(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """The image processor's tensors for one picture, each (1, ...): small, whatever the picture's size."""
-        inputs = self._image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
-        return dict(inputs)
+        return dict(self._image_processor(images=[image], return_tensors="pt"))
 
     def score_prepared(
         self, prepared: Sequence[Mapping[str, torch.Tensor]], captions: Sequence[str]
