@@ -45,7 +45,7 @@ def compared(adaptive: Result, none: Result) -> str:
 )
 def test_accuracy_says_which_model_is_ahead(adaptive: float, none: float, said: str) -> None:
     text = compared(result("adaptive", adaptive, 0.01), result("none", none, 0.01))
-    assert said in text and f"right, {said} the model trained without alignment ({100 * none:.1f} %)" in text
+    assert said in text and f"1,000 questions, {said} the model trained without alignment ({100 * none:.1f} %)" in text
 
 
 def test_overlapping_intervals_tell_nothing_apart_and_separate_ones_do() -> None:

@@ -117,6 +117,13 @@ def test_captions_stand_at_first_middle_and_last_level(whole: Page, made_once: P
     assert f"Truth {example['truth']} {few} All levels" in whole.text["captions"]
 
 
+@pytest.mark.parametrize(
+    ("number", "chosen"), [(2, [0, 1]), (5, [0, 1, 2, 3, 4]), (14, [1, 4, 7, 9, 12]), (1000, [100, 300, 500, 700, 900])]
+)
+def test_examples_are_evenly_spread(number: int, chosen: list[int]) -> None:
+    assert list(page._spread(range(number), 5)) == chosen
+
+
 def test_what_people_wrote_is_never_markup(run_folder: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
     records = json.loads((run_folder / "data" / "pretrain.json").read_text())

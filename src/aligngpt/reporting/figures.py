@@ -215,7 +215,7 @@ def coverage_by_level(coverage: Sequence[float], counts: Sequence[int]) -> Chart
 
 @_styled
 def loss_by_level(losses: Sequence[float]) -> Chart:
-    """Stage-1 training loss of each level's pairs, in nats a token."""
+    """Loss of each level's captions after stage 1, the model told that level, in nats a token."""
     alt = "Stage-1 loss by level: " + _spoken(losses)
     rows = tuple((str(level), decimal(loss, 3)) for level, loss in enumerate(losses, start=1))
     svg = _level_bars(losses, "lossbylevel", "Loss (nats a token)", alt)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from aligngpt.reporting.run_folder import Captions, Gates, Levels, Pair, Result, Training
+from aligngpt.reporting.run_folder import Captions, GateExample, Gates, Levels, Pair, Result, Training
 from aligngpt.reporting.text import (
     STAGE_NAMES,
     count_of,
@@ -50,8 +50,8 @@ def accuracy(results: dict[str, Result]) -> list[str]:
     """Adaptive alignment against none over all questions."""
     if len(results) < 2:
         return [
-            f"{'Adaptive alignment' if name == 'adaptive' else 'The model without alignment'} answers "
-            f"{percent(result.overall.accuracy)} of {count_of(result.overall.count, 'question')} right "
+            f"{'Adaptive alignment' if name == 'adaptive' else 'The model without alignment'} reaches an accuracy of "
+            f"{percent(result.overall.accuracy)} on {count_of(result.overall.count, 'question')} "
             f"(95 % interval {percent_range(result.overall.interval)}); there is nothing to compare it with."
             for name, result in results.items()
         ]
@@ -61,8 +61,8 @@ def accuracy(results: dict[str, Result]) -> list[str]:
     if abs(gap) < 0.0005:
         place = "level with"
     said = (
-        f"With adaptive alignment the model answers {percent(adaptive.overall.accuracy)} of "
-        f"{count_of(adaptive.overall.count, 'question')} right, {place} the model trained without alignment "
+        f"With adaptive alignment the model reaches an accuracy of {percent(adaptive.overall.accuracy)} on "
+        f"{count_of(adaptive.overall.count, 'question')}, {place} the model trained without alignment "
         f"({percent(none.overall.accuracy)})."
     )
     return [said, _verdict(adaptive, none)]
@@ -200,10 +200,10 @@ def gates(gate: Gates) -> list[str]:
     return [said, f"The weights are {nearly}: entropy is {percent(even, 0)} of its highest possible value."]
 
 
-def heat_maps(gate: Gates) -> str:
+def heat_maps(shown: Sequence[GateExample]) -> str:
     """How many of the shown questions were answered right."""
-    right = sum(one.prediction.strip() == one.answer.strip() for one in gate.examples)
-    return f"{right} of the {count_of(len(gate.examples), 'prediction')} shown match the answer word for word."
+    right = sum(one.prediction.strip() == one.answer.strip() for one in shown)
+    return f"{right} of the {count_of(len(shown), 'prediction')} shown match the answer word for word."
 
 
 def costs(seconds: dict[str, float], megabytes: dict[str, float]) -> list[str]:

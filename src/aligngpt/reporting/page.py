@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -18,7 +19,9 @@ from aligngpt.artifacts import atomic_path
 from aligngpt.reporting import figures, findings, text
 from aligngpt.reporting.figures import Chart, Table
 from aligngpt.reporting.pictures import heat_map, heat_scale, thumbnail
-from aligngpt.reporting.run_folder import ALIGNMENTS, STAGES, Pair, Run, load_run
+from aligngpt.reporting.run_folder import ALIGNMENTS, STAGES, Run, load_run
+
+_T = TypeVar("_T")
 
 _PAIRS_PER_LEVEL = 5
 _MORE_EXAMPLES = 4
@@ -193,7 +196,7 @@ def _examples(run: Run) -> Section:
     ends = [None, *run.levels.boundaries, None]
     for level in range(1, run.levels.num_levels + 1):
         pairs = sorted((pair for pair in with_image if pair.level == level), key=lambda pair: (pair.score, pair.id))
-        shown = [(pair, thumbnail(_image_path(run, pair.image or ""))) for pair in _spread(pairs)]
+        shown = [(pair, thumbnail(_image_path(run, pair.image or ""))) for pair in _spread(pairs, _PAIRS_PER_LEVEL)]
         section.extra.setdefault("levels", []).append(
             {"level": level, "of": run.levels.num_levels, "count": len(pairs), "shown": shown,
              "range": _score_range(ends[level - 1], ends[level])}
@@ -207,11 +210,11 @@ def _score_range(low: float | None, high: float | None) -> str:
     return f"{text.decimal(low, 3)} and more" if high is None else f"{text.decimal(low, 3)} to {text.decimal(high, 3)}"
 
 
-def _spread(pairs: list[Pair]) -> list[Pair]:
-    """A few pairs at even distances in the order given, ends left out."""
-    if len(pairs) <= _PAIRS_PER_LEVEL:
-        return pairs
-    return [pairs[(2 * place + 1) * len(pairs) // (2 * _PAIRS_PER_LEVEL)] for place in range(_PAIRS_PER_LEVEL)]
+def _spread(items: Sequence[_T], number: int) -> Sequence[_T]:
+    """So many of the items, at even distances in the order given; all of them if there are no more."""
+    if len(items) <= number:
+        return items
+    return [items[(2 * place + 1) * len(items) // (2 * number)] for place in range(number)]
 
 
 def _image_path(run: Run, image: str) -> Path:
@@ -332,7 +335,8 @@ def _answers(run: Run) -> Section:
         "Answers",
         "Both models answer the same questions about pictures they have not seen. The paper's 7B model is ahead of "
         "LLaVA-1.5 on all twelve of its benchmarks, by 0.1 to 5 points on those scored out of 100; "
-        "so a difference here may well be smaller than its interval.",
+        "so a difference here may well be smaller than its interval. "
+        "A description counts in part, by how well the objects it names match the truth.",
         found=findings.accuracy(run.results) + findings.accuracy_by_kind(run.results),
     )
     for name in ALIGNMENTS:
@@ -377,8 +381,9 @@ def _heat_maps(run: Run) -> Section:
     if run.gates is None or not run.gates.examples:
         section.missing.append(_not_run("Dot products", "eval-adaptive/gates.json with examples"))
         return section
-    section.found.append(findings.heat_maps(run.gates))
-    weights = [weight for example in run.gates.examples for weight in example.gate_weights]
+    shown = _spread(run.gates.examples, _HEAT_MAPS)
+    section.found.append(findings.heat_maps(shown))
+    weights = [weight for example in shown for weight in example.gate_weights]
     section.extra["most"] = max(weights, default=0.0) or 1.0
     section.extra["maps"] = [
         {
@@ -389,7 +394,7 @@ def _heat_maps(run: Run) -> Section:
             "high": text.decimal(max(example.dots)),
             "right": example.prediction.strip() == example.answer.strip(),
         }
-        for example in run.gates.examples[:_HEAT_MAPS]
+        for example in shown
     ]
     return section
 
