@@ -46,7 +46,7 @@ def _write_pairs(folder: Path, scenes: list[world.Scene], pairs: int, rng: rando
     boundaries = [ranked[math.ceil(k * pairs / LEVELS)] for k in range(1, LEVELS)]
     levels = [1 + sum(boundary <= score for boundary in boundaries) for score in scores]
     ids = [f"pair-{index:05d}" for index in range(pairs)]
-    images = [f"pictures/{index % len(scenes):04d}.png" for index in range(pairs)]
+    images = [f"{index % len(scenes):04d}.png" for index in range(pairs)]
     records = [
         {
             "id": id_,
@@ -115,7 +115,7 @@ def _write_captions(folder: Path, scenes: list[world.Scene], rng: random.Random)
         told = [world.describe(scene.things[: max(1, len(scene.things) * level // LEVELS)]) for level in range(3, 9)]
         other = [world.describe(world.sample_scene(rng).things[:1]) for _ in range(2)]
         truth = world.describe(scene.things)
-        examples.append({"image": f"pictures/{index:04d}.png", "truth": truth, "captions": other + told})
+        examples.append({"image": f"{index:04d}.png", "truth": truth, "captions": other + told})
     write_json(
         folder / "captions" / "captions.json", {"num_levels": LEVELS, "by_level": by_level, "examples": examples}
     )
@@ -137,7 +137,7 @@ def _write_answers(folder: Path, name: str, questions: int, rng: random.Random) 
         for index in range(count):
             answers.append(
                 {
-                    "question_id": f"{kind}-{index}", "image": "pictures/0001.png", "prompt": "What?", "text": "red",
+                    "question_id": f"{kind}-{index}", "image": "0001.png", "prompt": "What?", "text": "red",
                     "label": "red", "kind": kind, "score": float((index * 7 + rng.randint(0, 1)) % count < right),
                 }
             )  # fmt: skip
@@ -173,7 +173,7 @@ def _write_gates(folder: Path, scenes: list[world.Scene], rng: random.Random) ->
         ]
         examples.append(
             {
-                "image": f"pictures/{index:04d}.png", "question": question.text, "answer": question.answer,
+                "image": f"{index:04d}.png", "question": question.text, "answer": question.answer,
                 "prediction": question.answer if index % 3 else "two", "grid": [side, side], "dots": dots,
                 "gate_weights": weights,
             }

@@ -182,6 +182,7 @@ def test_mean_coverage_is_nan_where_nothing_is_known() -> None:
 
 def test_costs_name_the_longest_and_the_largest_step() -> None:
     assert findings.costs({"a": 61.0, "b": 5.0}, {"a": 100, "b": 2048}) == [
-        "The steps took 1 min 6 s in all, the longest of them, a, 1 min 1 s.",
+        "The steps add up to 1 min 6 s, the longest of them, a, to 1 min 1 s; "
+        "steps that ran side by side make the wait shorter than the sum.",
         "Memory peaked at 2.0 GB, in b.",
     ]

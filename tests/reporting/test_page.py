@@ -131,7 +131,7 @@ def test_what_people_wrote_is_never_markup(run_folder: Path) -> None:
         record["conversations"][1]["value"] = evil
     (run_folder / "data" / "pretrain.json").write_text(json.dumps(records))
     captions = json.loads((run_folder / "captions" / "captions.json").read_text())
-    captions["examples"] = [{"image": "pictures/0000.png", "truth": evil, "captions": [evil] * 8}]
+    captions["examples"] = [{"image": "0000.png", "truth": evil, "captions": [evil] * 8}]
     (run_folder / "captions" / "captions.json").write_text(json.dumps(captions))
     gates = json.loads((run_folder / "eval-adaptive" / "gates.json").read_text())
     gates["by_kind"][evil] = gates["by_kind"].pop("count")
@@ -192,8 +192,8 @@ def test_levels_alone_make_a_page(run_folder: Path) -> None:
 def test_missing_and_foreign_pictures_leave_a_note(run_folder: Path, tmp_path: Path) -> None:
     shutil.copy(run_folder / "data" / "pictures" / "0000.png", tmp_path / "outside.png")
     captions = json.loads((run_folder / "captions" / "captions.json").read_text())
-    captions["examples"][0]["image"] = "../../outside.png"
-    captions["examples"][1]["image"] = "pictures/absent.png"
+    captions["examples"][0]["image"] = "../../../outside.png"
+    captions["examples"][1]["image"] = "absent.png"
     (run_folder / "captions" / "captions.json").write_text(json.dumps(captions))
     assert Page(report(run_folder)).text["captions"].count("picture missing") == 2
 

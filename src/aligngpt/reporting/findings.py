@@ -212,8 +212,8 @@ def costs(seconds: dict[str, float], megabytes: dict[str, float]) -> list[str]:
     if seconds:
         longest = max(seconds, key=seconds.__getitem__)
         said.append(
-            f"The steps took {duration(sum(seconds.values()))} in all, the longest of them, {longest}, "
-            f"{duration(seconds[longest])}."
+            f"The steps add up to {duration(sum(seconds.values()))}, the longest of them, {longest}, to "
+            f"{duration(seconds[longest])}; steps that ran side by side make the wait shorter than the sum."
         )
     if megabytes:
         largest = max(megabytes, key=megabytes.__getitem__)

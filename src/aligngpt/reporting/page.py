@@ -89,7 +89,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["level_color"] = figures.level_color
+    environment.filters |= {"level_color": figures.level_color, "decimal": text.decimal, "integer": text.integer}
     sections = [make(run) for make in _SECTIONS]
     return environment.get_template("page.html.jinja").render(
         name=run.folder.resolve().name,
@@ -218,8 +218,8 @@ def _spread(items: Sequence[_T], number: int) -> Sequence[_T]:
 
 
 def _image_path(run: Run, image: str) -> Path:
-    """Where a picture lies; a name that leads out of the data folder leads nowhere."""
-    root = (run.folder / "data").resolve()
+    """Where a picture lies, by its name in the data files; a name that leads out of the folder leads nowhere."""
+    root = (run.folder / "data" / "pictures").resolve()
     path = (root / image).resolve()
     return path if path.is_relative_to(root) else root / "outside of the data folder"
 
@@ -418,8 +418,9 @@ def _costs(run: Run) -> Section:
 
 def _recipe(run: Run) -> Section:
     section = Section("recipe", "Recipe", "Recipe and versions", "All that is needed to run this again.")
-    recipes = {"run": run.summary["recipe"]} if run.summary.get("recipe") else {}
-    recipes.update(run.recipes)
+    recipes = dict(run.recipes)
+    if run.summary.get("recipe"):
+        recipes = recipes | {"run": run.summary["recipe"]}
     if not recipes:
         section.missing.append(_not_run("Recipe", "summary.json or recipe.json"))
     section.extra["recipes"] = {

@@ -404,5 +404,6 @@ def _gate_example(path: Path, example: dict[str, Any]) -> GateExample:
 
 
 def _recipes(folder: Path) -> dict[str, Any]:
-    """Every step's resolved recipe, by the step's name."""
-    return {path.parent.name: read_json(path) for path in sorted(folder.glob("*/recipe.json"))}
+    """The resolved recipe of the run and of each step, by the step's name."""
+    found = {"run": folder / "recipe.json"} | {path.parent.name: path for path in sorted(folder.glob("*/recipe.json"))}
+    return {name: read_json(path) for name, path in found.items() if path.is_file()}
