@@ -64,8 +64,13 @@ def save_language_model(folder: Path, kind: str = "llama", tied: bool = False) -
 def save_vision_tower(folder: Path, kind: str = "clip") -> Path:
     """A three-layer vision tower of 3 x 3 patches with its image processor."""
     torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    sizes |= {"num_attention_heads": 2, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     if kind == "clip":
         CLIPVisionModel(CLIPVisionConfig(**sizes)).save_pretrained(folder)
@@ -88,7 +93,11 @@ def build(
     )
     with torch.no_grad():  # large enough that a wrong alignment shows in every logit
         model.alignment_embeddings.weight.mul_(8)
-        for layer in (model.alignment_gate.linear_1, model.alignment_gate.linear_2, model.multi_modal_projector.linear_2):
+        for layer in (
+            model.alignment_gate.linear_1,
+            model.alignment_gate.linear_2,
+            model.multi_modal_projector.linear_2,
+        ):
             layer.weight.mul_(4)
     return model, processor
 

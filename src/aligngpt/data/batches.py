@@ -21,8 +21,8 @@ class Collator:
         logits_to_keep  [2, 3]                                  columns whose next token is learned in any row
         shift_labels    [[9, 3], [3, .]]
 
-    A batch also has `attention_mask`, `instruction_mask`, `pixel_values` (all pictures in row order) where there are any,
-    `alignment` (rows,) where samples have levels, and `truncated`, the number of samples that were cut.
+    A batch also has `attention_mask`, `instruction_mask`, `pixel_values` (all pictures in row order) where there are
+    any, `alignment` (rows,) where samples have levels, and `truncated`, the number of samples that were cut.
 
     Args:
         pad_token_id: Id that fills up the rows; it is masked, so any will do.

@@ -77,8 +77,8 @@ class _SampleDataset(Dataset):
 class PretrainDataset(_SampleDataset):
     """Stage 1: given the picture and the level of the pair, predict the caption.
 
-    A pair `{"image": "dog.jpg", "caption": "a dog"}` at level 6 becomes `<s><align><image>...<image>a dog\\n` with labels
-    on `a dog\\n` and `alignment_level` 6.
+    A pair `{"image": "dog.jpg", "caption": "a dog"}` at level 6 becomes `<s><align><image>...<image>a dog\\n` with
+    labels on `a dog\\n` and `alignment_level` 6.
 
     Args:
         pairs: The pairs.

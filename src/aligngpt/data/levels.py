@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.data.artifacts import atomic_path, hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.artifacts import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 from aligngpt.data.pairs import MAX_LEVELS, read_pairs
 from aligngpt.data.pairs import write_pairs as write_pairs_file
 from aligngpt.data.scores import read_manifest, read_scores

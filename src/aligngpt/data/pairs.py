@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from aligngpt.data.artifacts import atomic_path, parse_json, read_bytes
+from aligngpt.artifacts import atomic_path, parse_json, read_bytes
 from aligngpt.data.images import BadImage, check_header, load_image
 
 IMAGE_PLACEHOLDER = "<image>"

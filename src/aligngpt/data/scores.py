@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.data.artifacts import atomic_path, hash_folder, read_json, versions, write_json
+from aligngpt.artifacts import atomic_path, hash_folder, read_json, versions, write_json
 from aligngpt.data.images import BadImage, load_image
 from aligngpt.data.pairs import BadRecord, ImageTextPair, ReadResult
 

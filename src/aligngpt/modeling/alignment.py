@@ -136,7 +136,7 @@ def alignment_weights(alignment: Any, gate_weights: Tensor | None, num_samples: 
         (samples, N) of the table's type.
 
     Raises:
-        ValueError: A tensor of levels or weights has the wrong shape.
+        ValueError: A tensor of levels or weights has the wrong shape, or the gate's weights are missing.
     """
     levels = table.shape[0]
     if isinstance(alignment, Tensor):
@@ -149,9 +149,11 @@ def alignment_weights(alignment: Any, gate_weights: Tensor | None, num_samples: 
         row = F.one_hot(torch.tensor(levels - 1), levels)
     elif alignment == "average":
         row = torch.tensor([1 / (levels - 1)] * (levels - 1) + [1.0])
-    else:
+    elif gate_weights is not None:
         last = gate_weights.new_full((num_samples, 1), 1.0 if alignment == "adaptive" else 0.0)
         return torch.cat([gate_weights, last], dim=-1)
+    else:
+        raise ValueError(f"alignment {alignment!r} needs gate weights")
     return row.to(table).expand(num_samples, levels)
 
 

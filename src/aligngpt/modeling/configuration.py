@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
@@ -33,7 +33,7 @@ class AlignGPTConfig(PreTrainedConfig):
     """
 
     model_type = "aligngpt"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "vision_config": AutoConfig}
 
     text_config: Any = None
     vision_config: Any = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +37,7 @@ from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.projector import MultiModalProjector
 
 
-@dataclass
-class AlignmentOutput(ModelOutput):
+class AlignmentOutput(NamedTuple):
     """What the alignment made of a batch.
 
     Attributes:
@@ -48,10 +47,10 @@ class AlignmentOutput(ModelOutput):
         image_text_dots: (S, P), what the gate reads; `None` where the setting needs no gate.
     """
 
-    embedding: Tensor | None = None
-    weights: Tensor | None = None
-    gate_weights: Tensor | None = None
-    image_text_dots: Tensor | None = None
+    embedding: Tensor
+    weights: Tensor
+    gate_weights: Tensor | None
+    image_text_dots: Tensor | None
 
 
 @dataclass
@@ -82,7 +81,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -289,8 +288,10 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: Placeholders and pictures do not fit each other, or the gate lacks its instruction mask.
         """
-        aligned = AlignmentOutput()
+        aligned: AlignmentOutput | None = None
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("neither input_ids nor inputs_embeds is given: pass the processor's output")
             if self._drops_align_token(alignment):
                 attention_mask, position_ids = self._without_align_token(input_ids, attention_mask, position_ids)
             inputs_embeds, aligned = self._fill_placeholders(
@@ -326,8 +327,8 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            gate_weights=aligned.gate_weights if return_gate_weights else None,
-            image_text_dots=aligned.image_text_dots if return_gate_weights else None,
+            gate_weights=aligned.gate_weights if aligned and return_gate_weights else None,
+            image_text_dots=aligned.image_text_dots if aligned and return_gate_weights else None,
         )
 
     # ------------------------------------------------------------------------------------------------- generation
@@ -408,17 +409,17 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _fill_placeholders(
         self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, **context: Any
-    ) -> tuple[Tensor, AlignmentOutput]:
+    ) -> tuple[Tensor, AlignmentOutput | None]:
         """Token embeddings (B, T, H) with image tokens and alignment embeddings in their places."""
         embeds = self._embed(input_ids)
         image_mask = input_ids == self.config.image_token_id
         self._check_image_tokens(image_mask, pixel_values)
         if pixel_values is None:
-            return embeds, AlignmentOutput()
+            return embeds, None
         features = self.get_image_features(pixel_values).to(embeds.dtype)
         embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), features)
         if self._drops_align_token(context["alignment"]):
-            return embeds, AlignmentOutput()
+            return embeds, None
         aligned = self.get_alignment(input_ids, features, with_gate=with_gate, **context)
         align_mask = input_ids == self.config.align_token_id
         segments, num_samples = _segments(input_ids, context["segment_ids"])

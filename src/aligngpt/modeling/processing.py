@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from aligngpt.modeling.configuration import AlignGPTConfig
@@ -190,7 +191,9 @@ class AlignGPTProcessor(ProcessorMixin):
         opening, closing = self._turn_borders
         if not opening:
             return text
-        pattern = re.compile(re.escape(opening) + "(.*?)(?=" + (re.escape(closing) if closing else r"\Z") + r"|\Z)", re.S)
+        pattern = re.compile(
+            re.escape(opening) + "(.*?)(?=" + (re.escape(closing) if closing else r"\Z") + r"|\Z)", re.S
+        )
         return pattern.sub(lambda turn: f"{opening}{_INSTRUCTION}{turn[1]}\ufdd1", text)
 
     @cached_property
@@ -251,14 +254,17 @@ class AlignGPTProcessor(ProcessorMixin):
 
     def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
         length = max(len(encoding.input_ids) for encoding in encodings)
-        rows = []
-        for encoding in encodings:
-            gap = [0] * (length - len(encoding.input_ids))
-            attended, padded = [1] * len(encoding.input_ids), [self.tokenizer.pad_token_id] * len(gap)
-            pieces = zip((padded, gap, gap), (encoding.input_ids, attended, encoding.instruction_mask), strict=True)
-            rows.append([pad + list(row) if side == "left" else list(row) + pad for pad, row in pieces])
-        ids, mask, instruction = (torch.tensor(column, dtype=torch.long) for column in zip(*rows, strict=True))
-        return {"input_ids": ids, "attention_mask": mask, "instruction_mask": instruction}
+
+        def padded(rows: list[Any], value: int) -> Tensor:
+            gaps = [[value] * (length - len(row)) for row in rows]
+            whole = [gap + row if side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
+            return torch.tensor(whole, dtype=torch.long)
+
+        return {
+            "input_ids": padded([encoding.input_ids for encoding in encodings], self.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(encoding.input_ids) for encoding in encodings], 0),
+            "instruction_mask": padded([encoding.instruction_mask for encoding in encodings], 0),
+        }
 
     def pixel_values(self, images: Iterable[Image.Image]) -> Tensor:
         """Pictures as the vision tower takes them, (I, 3, height, width)."""

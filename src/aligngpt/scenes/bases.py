@@ -1,9 +1,9 @@
 """Make the world's two base models: a small CLIP and a small causal language model, as ordinary checkpoint folders.
 
-Both read scenes of the train split alone. The CLIP learns from captions of mixed coverage. The language model learns to
-read *soft* tokens: vectors that are sums of word embeddings, in any order, spread and repeated, between fillers. A model
-that has read only well-formed text cannot be steered by a projector while it is frozen, because nothing a projector
-emits looks like anything it has met; one that has read soft tokens can, as a large model can.
+Both read scenes of the train split alone. The CLIP learns from captions of mixed coverage. The language model learns
+to read *soft* tokens: vectors that are sums of word embeddings, in any order, spread and repeated, between fillers. A
+model that has read only well-formed text cannot be steered by a projector while it is frozen, because nothing a
+projector emits looks like anything it has met; one that has read soft tokens can, as a large model can.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -27,6 +29,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from aligngpt.artifacts import atomic_path, read_json, versions, write_json
+from aligngpt.scenes.recipe import BasesRecipe
 from aligngpt.scenes.world import Scene, describe, draw_scene, sample_questions, sample_scene, web_caption
 
 BASES = Path(__file__).parent / "bases"
@@ -35,25 +39,40 @@ PAD, UNK, BOS, EOS = range(len(SPECIAL_TOKENS))
 _FILLERS = (" a", " at", " the", " and", ",", ".", "\n")
 
 
-@dataclass(frozen=True)
-class BasesRecipe:
-    """How the two base models are made.
+def make_bases(recipe: BasesRecipe, output: str | Path) -> dict[str, Any]:
+    """Make both base models side by side, in one process each; what is already there is kept.
 
-    Attributes:
-        clip_steps: Optimiser steps of the CLIP, `clip_batch` pairs each.
-        llm_steps: Optimiser steps of the language model, `llm_batch` documents each.
-        seed: Fixes weights, scenes and words.
+    Args:
+        recipe: Sizes, steps and seed.
+        output: Folder for `clip/`, `llm/` and `bases.json`, which tells how and how long they were made.
+
+    Returns:
+        What `bases.json` holds.
     """
+    folder = Path(output)
+    started = time.monotonic()
+    context = torch.multiprocessing.get_context("spawn")
+    makers = {"clip": _make_clip_folder, "llm": _make_llm_folder}
+    missing = [name for name in makers if not (folder / name / "config.json").is_file()]
+    with ProcessPoolExecutor(max_workers=max(1, len(missing)), mp_context=context) as pool:
+        for done in [pool.submit(makers[name], recipe, folder / name) for name in missing]:
+            done.result()
+    result = {"recipe": asdict(recipe), "seconds": round(time.monotonic() - started), "versions": versions()}
+    if missing:
+        write_json(folder / "bases.json", result)
+    return read_json(folder / "bases.json")
 
-    clip_steps: int = 2000
-    clip_batch: int = 256
-    clip_learning_rate: float = 1.5e-3
-    llm_steps: int = 6000
-    llm_batch: int = 64
-    llm_learning_rate: float = 2e-3
-    image_size: int = 48
-    patch_size: int = 8
-    seed: int = 0
+
+def _make_clip_folder(recipe: BasesRecipe, output: Path) -> None:
+    torch.set_num_threads(recipe.threads)
+    with atomic_path(output) as folder:
+        make_clip(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
+
+
+def _make_llm_folder(recipe: BasesRecipe, output: Path) -> None:
+    torch.set_num_threads(recipe.threads)
+    with atomic_path(output) as folder:
+        make_language_model(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizer
@@ -65,9 +84,10 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     for _ in range(3000):
         scene = sample_scene(rng, "train")
         corpus += [describe(scene.things), web_caption(scene, rng).text]
-        corpus += [f"USER: {q.text} ASSISTANT: {q.answer}" for q in sample_questions(scene, 7, rng)]
+        questions = sample_questions(scene, 7, rng)
+        corpus += [f"{opening}{q.text} ASSISTANT: {q.answer}" for q in questions for opening in ("USER: ", "\n")]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -88,7 +108,7 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
 # ------------------------------------------------------------------------------------------------------------- CLIP
 
 
-def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path, log: Callable[[str], None]) -> None:
+def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path) -> None:
     """Train the CLIP and write it with its image processor and tokenizer to `output`."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed + 1)
@@ -109,7 +129,7 @@ def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: P
         words = clip_tokenizer([_true_caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
         return clip(**words, pixel_values=pixels, return_loss=True).loss
 
-    _train(clip, loss_of_batch, recipe.clip_steps, recipe.clip_learning_rate, weight_decay=0.05, log=log)
+    _train(clip, loss_of_batch, recipe.clip_steps, recipe.clip_learning_rate, weight_decay=0.05)
     clip.save_pretrained(output)
     image_processor.save_pretrained(output)
     clip_tokenizer.save_pretrained(output)
@@ -137,9 +157,7 @@ def _with_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
 # --------------------------------------------------------------------------------------------------- language model
 
 
-def make_language_model(
-    tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path, log: Callable[[str], None]
-) -> None:
+def make_language_model(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path) -> None:
     """Train the language model on documents with soft tokens and write it with its tokenizer to `output`."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -150,6 +168,7 @@ def make_language_model(
         num_attention_heads=4,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
+        initializer_range=0.08,  # about 1 / sqrt(hidden_size); the library's 0.02 is meant for wide models
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=PAD,
@@ -163,7 +182,7 @@ def make_language_model(
         embeds, attention_mask, labels = embed_documents(next(batches), model.get_input_embeddings())
         return model(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels, use_cache=False).loss
 
-    _train(model, loss_of_batch, recipe.llm_steps, recipe.llm_learning_rate, weight_decay=0.01, log=log)
+    _train(model, loss_of_batch, recipe.llm_steps, recipe.llm_learning_rate, weight_decay=0.01)
     model.generation_config.update(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
@@ -190,27 +209,27 @@ class DocumentReader:
         self._fillers = [self._encode(word)[-1] for word in _FILLERS]
 
     def draw(self) -> Document:
-        """One document about a scene of the train split."""
+        """One document about a scene of the train split, in the words of the templates `plain` and `bare`."""
         rng = self.rng
         scene = sample_scene(rng, "train")
         document = Document([[BOS]], [-100])
         as_caption = rng.random() < 0.45
         if not as_caption:
-            self._append(document, "USER:")
-        if rng.random() < 0.8:
+            self._append(document, "USER: ")
+        if rng.random() < 0.75:
             soft = self._soft_context(scene)
             document.tokens += soft
             document.labels += [-100] * len(soft)
         else:
             self._append(document, describe(scene.things))
         if as_caption:
-            caption = describe(scene.things) if rng.random() < 0.5 else web_caption(scene, rng).text
+            caption = describe(scene.things) if rng.random() < 0.6 else web_caption(scene, rng).text
             self._append(document, caption + "\n", learn=True)
             return document
         for turn, question in enumerate(sample_questions(scene, rng.randint(2, 3), rng)):
-            opening = "\n" if turn == 0 else "USER:"
-            self._append(document, f"{opening} {question.text} ASSISTANT:")
-            self._append(document, question.answer, learn=True)
+            opening = "\n" if turn == 0 else "USER: "
+            self._append(document, f"{opening}{question.text} ASSISTANT:")
+            self._append(document, f" {question.answer}", learn=True)
             document.tokens.append([EOS])
             document.labels.append(EOS)
         return document
@@ -243,17 +262,16 @@ class DocumentReader:
         things = list(scene.things)
         if rng.random() < 0.3:
             rng.shuffle(things)
+        repeat = rng.choice((0.0, 0.3, 1.0))
         for thing in things:
-            words = self._encode(f"{thing.size} {thing.color} {thing.shape} {thing.place}")
             positions: list[SoftToken] = [[] for _ in range(rng.randint(1, 4))]
-            repeat = rng.choice((0.0, 0.3, 1.0))
-            for word in words:
+            for word in self._encode(f" {thing.size} {thing.color} {thing.shape} {thing.place}"):
                 everywhere = rng.random() < repeat
                 for position in positions if everywhere else [rng.choice(positions)]:
                     position.append(word)
             told += [position for position in positions if position]
-        if rng.random() < 0.3:
-            rng.shuffle(told)
+        if repeat == 1.0 and rng.random() < 0.5:
+            rng.shuffle(told)  # every position tells its thing whole, so their order does not matter
         for _ in range(rng.randint(0, 28)):
             told.insert(rng.randint(0, len(told)), [rng.choice(self._fillers)])
         return told
@@ -291,25 +309,23 @@ def _train(
     steps: int,
     learning_rate: float,
     weight_decay: float,
-    log: Callable[[str], None],
 ) -> None:
     """AdamW with a short warm-up and a cosine, logging every hundredth step."""
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps, warmup=100))
     started = time.monotonic()
-    for step, loss in _steps(loss_of_batch, steps):
+    for step in range(1, steps + 1):
+        loss = loss_of_batch()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 100 == 0:
-            log(f"{type(model).__name__}: step {step} of {steps}, loss {loss.item():.4f}, {time.monotonic() - started:.0f} s")
-
-
-def _steps(loss_of_batch: Callable[[], Tensor], steps: int) -> Iterator[tuple[int, Tensor]]:
-    for step in range(1, steps + 1):
-        yield step, loss_of_batch()
+            seconds = time.monotonic() - started
+            print(
+                f"{type(model).__name__}: step {step} of {steps}, loss {loss.item():.4f}, {seconds:.0f} s", flush=True
+            )
 
 
 def _cosine(step: int, steps: int, warmup: int) -> float:

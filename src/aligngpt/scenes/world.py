@@ -38,20 +38,20 @@ _SUPERSAMPLING = 3
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape of a scene. In a caption an attribute may be `None`: not told."""
+    """One shape of a scene. In a caption an attribute may be empty: not told."""
 
-    size: str | None
-    color: str | None
-    shape: str | None
-    place: str | None
+    size: str
+    color: str
+    shape: str
+    place: str
 
     def facts(self) -> int:
         """Number of attributes told, 0 to 4."""
-        return sum(getattr(self, name) is not None for name in ATTRIBUTES)
+        return sum(getattr(self, name) != "" for name in ATTRIBUTES)
 
     def holds_for(self, other: Thing) -> bool:
         """Whether every attribute told here is true of `other`."""
-        return all(getattr(self, name) in (None, getattr(other, name)) for name in ATTRIBUTES)
+        return all(getattr(self, name) in ("", getattr(other, name)) for name in ATTRIBUTES)
 
     def phrase(self) -> str:
         """The thing in words, such as `a large red circle at the top left`."""
@@ -218,7 +218,7 @@ def _some(things: list[Thing], number: int, rng: random.Random) -> list[Thing]:
 def _drop_attributes(things: list[Thing], rng: random.Random) -> list[Thing]:
     keep_size, keep_place = rng.choice(((False, False), (False, False), (True, False), (False, True)))
     return [
-        Thing(thing.size if keep_size else None, thing.color, thing.shape, thing.place if keep_place else None)
+        Thing(thing.size if keep_size else "", thing.color, thing.shape, thing.place if keep_place else "")
         for thing in things
     ]
 
@@ -233,10 +233,8 @@ def parse_things(text: str) -> list[Thing]:
     for phrase in sentence.split(","):
         words = phrase.replace(" at the ", " | ").split(" | ")
         head = words[0].split()
-        place = words[1].strip() if len(words) > 1 and words[1].strip() in PLACES else None
-        size, color, shape = (
-            next((word for word in head if word in known), None) for known in (SIZES, COLORS, SHAPES)
-        )
+        place = words[1].strip() if len(words) > 1 and words[1].strip() in PLACES else ""
+        size, color, shape = (next((word for word in head if word in known), "") for known in (SIZES, COLORS, SHAPES))
         if color or shape:
             things.append(Thing(size, color, shape, place))
     return things

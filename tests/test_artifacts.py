@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.data.artifacts import atomic_path, hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.artifacts import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 
 def test_atomic_file_replaces_the_old_one_only_at_the_end(tmp_path: Path) -> None:

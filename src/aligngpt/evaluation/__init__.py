@@ -1,0 +1,1 @@
+"""Evaluation: answering benchmarks in batches, and the measures with their intervals."""

@@ -1,0 +1,61 @@
+"""A conversation at the terminal, with the alignment level as a dial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aligngpt.serving.session import Session
+
+HELP = "/level N|adaptive|global|...: turn the dial   /reset: start over   /help   /exit"
+
+
+def chat(model: str | Path, image: str | Path | None, alignment: Any, max_new_tokens: int, temperature: float) -> None:
+    """Talk with a model until `/exit` or the end of the input.
+
+    Args:
+        model: Model folder.
+        image: The picture to talk about, or none.
+        alignment: The setting to begin with, the model's own by default.
+        max_new_tokens: Longest answer.
+        temperature: 0 takes the likeliest token.
+    """
+    console = Console(highlight=False)
+    session = Session(model, [image] if image else [], alignment)
+    console.print(HELP, style="dim", markup=False)
+    while True:
+        try:
+            said = console.input("[bold]you:[/bold] ").strip()
+        except EOFError:
+            console.print()
+            return
+        if said == "/exit":
+            return
+        if said.startswith("/"):
+            _command(session, said, console)
+        elif said:
+            console.print("model: ", style="bold", end="")
+            session.ask(
+                said,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                stream=lambda text: console.print(text, end="", markup=False),
+            )
+            console.print()
+
+
+def _command(session: Session, said: str, console: Console) -> None:
+    name, _, value = said.partition(" ")
+    if name == "/reset":
+        session.reset()
+        console.print("forgotten", style="dim")
+    elif name == "/level":
+        try:
+            session.set_alignment(value.strip() or None)
+            console.print(f"alignment: {value.strip() or session.model.config.alignment}", style="dim", markup=False)
+        except ValueError as error:
+            console.print(str(error), style="red", markup=False)
+    else:
+        console.print(HELP, style="dim", markup=False)

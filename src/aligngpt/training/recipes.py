@@ -1,0 +1,154 @@
+"""Recipes: every number of a run, as functions that return frozen dataclasses. Imports nothing heavy.
+
+A recipe is changed with `dataclasses.replace`, on the command line, or by starting from the `recipe.json` of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+
+def _field(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """What both stages have in common. Defaults are the paper's (Section 5 of its recipe table)."""
+
+    learning_rate: float = _field(1e-3, "Peak learning rate.")
+    batch_size: int = _field(256, "Samples of one optimiser step, over all devices.")
+    device_batch_size: int = _field(32, "Samples that one device takes at a time; the rest is accumulated.")
+    epochs: float = _field(1.0, "Passes over the data, unless max_steps is given.")
+    max_steps: int | None = _field(None, "Optimiser steps instead of epochs.")
+    warmup_ratio: float = _field(0.03, "Share of the steps in which the learning rate rises.")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = _field("cosine", "Shape of the learning rate.")
+    weight_decay: float = _field(0.0, "AdamW's weight decay.")
+    max_grad_norm: float = _field(1.0, "Gradients are cut to this norm.")
+    max_length: int = _field(2048, "Longest sample in tokens, image tokens and <align> counted.")
+    precision: Literal["bf16", "float32"] = _field("bf16", "bf16: mixed precision; float32: none.")
+    gradient_checkpointing: bool = _field(True, "Compute activations again in the backward pass to save memory.")
+    attention: str = _field("sdpa", "Attention implementation: sdpa, eager, flex_attention or flash_attention_2.")
+    workers: int = _field(4, "Processes that read and prepare samples.")
+    check_images: Literal["none", "header", "decode"] = _field("header", "How far pictures are checked beforehand.")
+    logging_steps: int = _field(10, "Steps between two entries of the loss curve.")
+    save_steps: int = _field(500, "Steps between two checkpoints to resume from.")
+    seed: int = _field(0, "Fixes new weights, the order of samples and dropout.")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "max_length", "logging_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above zero")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1")
+        if self.max_steps is not None and self.max_steps <= 0:
+            raise ValueError(f"max_steps is {self.max_steps}; give a number above zero, or leave it out")
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(StageRecipe):
+    """Stage 1, alignment-level-aware pre-training: projector and alignment table learn, everything else is frozen."""
+
+    alignment: Literal["levels", "none"] = _field("levels", "levels: each pair's own level; none: LLaVA's stage 1.")
+    num_alignment_levels: int = _field(8, "N, the rows of the alignment table.")
+    image_aspect_ratio: Literal["pad", "square"] = _field("square", "square: resize and crop; pad: to a square first.")
+    template: str = _field("vicuna_v1", "Chat template of the model to come: a shipped name or a Jinja file.")
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(StageRecipe):
+    """Stage 2, adaptive alignment-based instruction tuning: language model, projector and gate learn."""
+
+    alignment: Literal["adaptive", "local", "global", "average", "none"] = _field(
+        "adaptive", "How the alignment embedding is made (Table 4); none: LLaVA-1.5."
+    )
+    alignment_embeddings: Literal["stage1", "random"] = _field(
+        "stage1", "random: forget what stage 1 learned, the control of Figure 5."
+    )
+    gate_text: Literal["instruction", "all"] = _field("instruction", "What the gate reads; all is the official code's.")
+    image_aspect_ratio: Literal["pad", "square"] = _field("pad", "pad: to a square first; square: resize and crop.")
+    template: str | None = _field(None, "Chat template, a shipped name or a Jinja file; stage 1's unless given.")
+
+
+@dataclass(frozen=True)
+class ScenesRecipe:
+    """The main job on the drawn world."""
+
+    pairs: int = _field(16_000, "Image-text pairs of stage 1.")
+    conversations: int = _field(10_000, "Conversations of stage 2.")
+    questions: int = _field(1_400, "Questions of the benchmark, evenly over its seven kinds.")
+    captioned: int = _field(200, "Test scenes that the stage-1 model captions at each level.")
+    num_levels: int = _field(8, "N, the alignment levels.")
+    strategy: Literal["quantile", "uniform"] = _field("quantile", "How scores are divided into levels (Eq. 1).")
+    seed: int = _field(0, "Fixes pictures, words and questions.")
+    threads: int | None = _field(None, "Processor threads of each of the two arms; half of the cores unless given.")
+    pretrain: PretrainRecipe = field(default_factory=lambda: scenes_pretrain())
+    finetune: FinetuneRecipe = field(default_factory=lambda: scenes_finetune())
+
+
+def paper_pretrain() -> PretrainRecipe:
+    """Stage 1 of the paper: 558K pairs, batch 256, learning rate 1e-3."""
+    return PretrainRecipe()
+
+
+def paper_finetune() -> FinetuneRecipe:
+    """Stage 2 of the paper: 665K conversations, batch 128, learning rate 2e-5."""
+    return FinetuneRecipe(learning_rate=2e-5, batch_size=128, device_batch_size=16)
+
+
+def scenes_pretrain() -> PretrainRecipe:
+    """Stage 1 on the drawn world, minutes on two cores."""
+    return PretrainRecipe(
+        learning_rate=2e-3,
+        batch_size=64,
+        device_batch_size=64,
+        max_steps=600,
+        max_length=256,
+        precision="float32",
+        gradient_checkpointing=False,
+        workers=0,
+        check_images="none",
+        save_steps=200,
+        template="bare",
+    )
+
+
+def scenes_finetune() -> FinetuneRecipe:
+    """Stage 2 on the drawn world, minutes on two cores."""
+    shared = scenes_pretrain()
+    return FinetuneRecipe(
+        learning_rate=1e-3,
+        batch_size=shared.batch_size,
+        device_batch_size=shared.device_batch_size,
+        max_steps=500,
+        max_length=shared.max_length,
+        precision=shared.precision,
+        gradient_checkpointing=False,
+        workers=0,
+        check_images="none",
+        save_steps=200,
+        image_aspect_ratio="square",
+    )
+
+
+def scenes() -> ScenesRecipe:
+    """The whole job on the drawn world, as `make demo` runs it."""
+    return ScenesRecipe()
+
+
+def quick_scenes() -> ScenesRecipe:
+    """The same way with next to no training: for tests and a first look, its figures mean nothing."""
+    return ScenesRecipe(
+        pairs=96,
+        conversations=96,
+        questions=28,
+        captioned=8,
+        pretrain=replace(scenes_pretrain(), max_steps=6, batch_size=16, device_batch_size=16, logging_steps=2),
+        finetune=replace(scenes_finetune(), max_steps=6, batch_size=16, device_batch_size=16, logging_steps=2),
+    )
+
+
+PRETRAIN_RECIPES = {"paper": paper_pretrain, "scenes": scenes_pretrain}
+FINETUNE_RECIPES = {"paper": paper_finetune, "scenes": scenes_finetune}
+SCENES_RECIPES = {"scenes": scenes, "quick": quick_scenes}

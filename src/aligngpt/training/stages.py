@@ -1,0 +1,392 @@
+"""The two stages: what trains in each, and how each is run from files to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from aligngpt.artifacts import hash_file, read_json, versions, write_json
+from aligngpt.data.batches import Collator
+from aligngpt.data.datasets import InstructionDataset, PretrainDataset
+from aligngpt.data.levels import read_levels
+from aligngpt.data.pairs import ReadResult, read_conversations, read_pairs
+from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt.modeling.alignment import needs_gate
+from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, save_stage1
+from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, StageRecipe
+from aligngpt.training.trainer import AlignGPTTrainer
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["pretrain", "finetune"]
+
+# What trains in each stage; everything else is frozen.
+TRAINS: dict[Stage, dict[str, bool]] = {
+    "pretrain": {
+        "vision_tower": False,
+        "multi_modal_projector": True,
+        "alignment_embeddings": True,
+        "alignment_gate": False,
+        "language_model": False,
+    },
+    "finetune": {
+        "vision_tower": False,
+        "multi_modal_projector": True,
+        "alignment_embeddings": False,
+        "alignment_gate": True,
+        "language_model": True,
+    },
+}
+RECIPE_FILE = "recipe.json"
+RESULT_FILE = "training.json"
+_HISTORY = ("step", "loss", "learning_rate", "grad_norm")
+_LOSS_SAMPLES_PER_LEVEL = 128
+
+
+def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[dict[str, Any]]:
+    """Freeze and unfreeze the model's parts as `TRAINS` says, and log the table.
+
+    Parts that the model's alignment setting does not use do not train: table and gate under `"none"`, the gate
+    wherever the setting reads no gate.
+
+    Returns:
+        A row for each part: `part`, `parameters`, `trains`.
+    """
+    alignment = model.config.alignment
+    unused = {"alignment_gate"} if stage == "finetune" and not needs_gate(alignment) else set()
+    if alignment == "none":
+        unused |= {"alignment_embeddings", "alignment_gate"}
+    rows = []
+    for part, trains in TRAINS[stage].items():
+        module = getattr(model, part)
+        module.requires_grad_(trains and part not in unused)
+        count = sum(parameter.numel() for parameter in module.parameters())
+        rows.append({"part": part, "parameters": count, "trains": trains and part not in unused})
+        logger.info("%s: %-22s %14s %s", stage, part, f"{count:,}", "trains" if rows[-1]["trains"] else "frozen")
+    return rows
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    *,
+    pairs: str | Path,
+    images: str | Path,
+    language_model: str | Path,
+    vision_tower: str | Path,
+    output: str | Path,
+    levels: str | Path | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Run stage 1 and write a stage-1 checkpoint; done work is returned, interrupted work resumed.
+
+    Args:
+        recipe: Every number of the run.
+        pairs: LLaVA JSON or JSON Lines.
+        images: Folder of the pictures.
+        language_model, vision_tower: Checkpoint folders or hub names.
+        output: Folder of the checkpoint; also gets `recipe.json` and `training.json`.
+        levels: `levels.parquet`, or its folder; the levels in the pairs themselves are used without it.
+        strict: A bad record is an error.
+
+    Returns:
+        What `training.json` holds: losses, counts, seconds.
+
+    Raises:
+        ValueError: Levels are missing, or `output` holds a run of another recipe or other data.
+        StrictDataError: Bad records with `strict`.
+    """
+    read = read_pairs(pairs, images, check_images=recipe.check_images)
+    _report_bad(read, strict)
+    known_levels = _levels_of(recipe, read, levels)
+    base = Base.of(language_model, vision_tower)
+    inputs = {"pairs": read.source_hash, "levels": _hash_levels(levels), **vars(base)}
+    run = _Run(Path(output), "pretrain", recipe, inputs)
+    if run.done:
+        return run.result()
+
+    set_seed(recipe.seed)
+    settings: dict[str, Any] = {
+        "template": recipe.template,
+        "num_alignment_levels": recipe.num_alignment_levels,
+        "image_aspect_ratio": recipe.image_aspect_ratio,
+        "alignment": "none" if recipe.alignment == "none" else "adaptive",
+    }
+    model, processor = AlignGPTForConditionalGeneration.from_backbones(
+        language_model, vision_tower, attn_implementation=recipe.attention, **settings
+    )
+    processor.use_alignment = recipe.alignment != "none"
+    dataset = PretrainDataset(read.records, images, processor, known_levels, recipe.max_length)
+    result = run.train(model, processor, dataset)
+    if known_levels is not None:
+        result["loss_by_level"] = loss_by_level(model, processor, dataset, recipe.num_alignment_levels)
+    save_stage1(model, run.output, base, settings)
+    return run.finish(result | {"alignment": recipe.alignment, "unlevelled": dataset.unlevelled, "bad": len(read.bad)})
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    *,
+    conversations: str | Path,
+    images: str | Path,
+    output: str | Path,
+    stage1: str | Path | None = None,
+    language_model: str | Path | None = None,
+    vision_tower: str | Path | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Run stage 2 and write a complete model folder; done work is returned, interrupted work resumed.
+
+    Args:
+        recipe: Every number of the run.
+        conversations: LLaVA JSON or JSON Lines.
+        images: Folder of the pictures.
+        output: The model folder; also gets `recipe.json` and `training.json`.
+        stage1: Stage-1 checkpoint. It can be left out only with `alignment_embeddings="random"` and both backbones.
+        language_model, vision_tower: Where the backbones lie, if not where stage 1 found them.
+        strict: A bad record is an error.
+
+    Returns:
+        What `training.json` holds: losses, counts, seconds.
+
+    Raises:
+        ValueError: There is no stage-1 checkpoint and random embeddings were not asked for, or `output` holds another
+            run.
+        StrictDataError: Bad records with `strict`.
+    """
+    if stage1 is None and (recipe.alignment_embeddings != "random" or not language_model or not vision_tower):
+        raise ValueError(
+            "stage 2 needs a stage-1 checkpoint: give one, or ask for alignment_embeddings='random' by name and give "
+            "the language model and the vision tower"
+        )
+    read = read_conversations(conversations, images, check_images=recipe.check_images)
+    _report_bad(read, strict)
+    set_seed(recipe.seed)
+    model, processor, base = _stage2_model(recipe, stage1, language_model, vision_tower)
+    stage1_hash = hash_file(Path(stage1) / WEIGHTS_FILE) if stage1 else ""
+    inputs = {"conversations": read.source_hash, "stage1": stage1_hash, **vars(base)}
+    run = _Run(Path(output), "finetune", recipe, inputs)
+    if run.done:
+        return run.result()
+    dataset = InstructionDataset(read.records, images, processor, recipe.max_length)
+    result = run.train(model, processor, dataset)
+    model.save_pretrained(run.output)
+    processor.save_pretrained(run.output)
+    return run.finish(result | {"alignment": recipe.alignment, "bad": len(read.bad)})
+
+
+def _stage2_model(
+    recipe: FinetuneRecipe,
+    stage1: str | Path | None,
+    language_model: str | Path | None,
+    vision_tower: str | Path | None,
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor, Base]:
+    overrides: dict[str, Any] = {
+        "alignment": recipe.alignment,
+        "gate_text": recipe.gate_text,
+        "image_aspect_ratio": recipe.image_aspect_ratio,
+    }
+    if recipe.template is not None:
+        overrides["template"] = recipe.template
+    if stage1 is not None:
+        model, processor, base = load_stage1(
+            stage1,
+            language_model=language_model,
+            vision_tower=vision_tower,
+            attn_implementation=recipe.attention,
+            **overrides,
+        )
+    else:
+        assert language_model and vision_tower  # finetune has checked it
+        base = Base.of(language_model, vision_tower)
+        model, processor = AlignGPTForConditionalGeneration.from_backbones(
+            language_model, vision_tower, attn_implementation=recipe.attention, **overrides
+        )
+    if recipe.alignment_embeddings == "random":
+        model.alignment_embeddings.reset_parameters()
+    processor.use_alignment = recipe.alignment != "none"
+    return model, processor, base
+
+
+# ----------------------------------------------------------------------------------------------------------- one run
+
+
+class _Run:
+    """The output folder of one stage: what it is a run of, whether it is done, where it can resume."""
+
+    def __init__(self, output: Path, stage: Stage, recipe: StageRecipe, inputs: Mapping[str, str]) -> None:
+        self.output = output
+        self.stage = stage
+        self.recipe = recipe
+        resolved = json.loads(json.dumps({"stage": stage, "recipe": asdict(recipe), "inputs": dict(inputs)}))
+        path = output / RECIPE_FILE
+        if path.is_file():
+            known = read_json(path)
+            changed = sorted(key for key in ("stage", "recipe", "inputs") if known.get(key) != resolved[key])
+            if changed:
+                raise ValueError(
+                    f"{output} holds a run with another {' and other '.join(changed)}: choose another output folder, "
+                    "or remove this one"
+                )
+        else:
+            write_json(path, resolved | {"versions": versions()})
+        self.done = (output / RESULT_FILE).is_file()
+
+    def result(self) -> dict[str, Any]:
+        """What a finished run left."""
+        return read_json(self.output / RESULT_FILE)
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result last, which marks the run as done."""
+        write_json(self.output / RESULT_FILE, result)
+        return result
+
+    def train(
+        self, model: AlignGPTForConditionalGeneration, processor: AlignGPTProcessor, dataset: Dataset
+    ) -> dict[str, Any]:
+        """Train, from the last checkpoint if there is one."""
+        parameters = apply_stage(model, self.stage)
+        if self.stage == "pretrain":  # a checkpoint holds what trains, alone
+            model._keys_to_ignore_on_save = [
+                name for name, value in model.named_parameters() if not value.requires_grad
+            ]
+        trainer = AlignGPTTrainer(
+            model=model,
+            args=training_arguments(self.recipe, self.output, len(dataset)),  # type: ignore[arg-type]
+            train_dataset=dataset,
+            data_collator=Collator(processor.tokenizer.pad_token_id),
+            group_by_modality=self.stage == "finetune",
+        )
+        self.output.mkdir(parents=True, exist_ok=True)
+        outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(self.output)))
+        model._keys_to_ignore_on_save = None
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return {
+            "stage": self.stage,
+            "steps": trainer.state.global_step,
+            "samples": len(dataset),  # type: ignore[arg-type]
+            "seconds": round(outcome.metrics["train_runtime"], 2),
+            "truncated_samples": trainer.truncated_samples,
+            "final_loss": round(sum(entry["loss"] for entry in history[-5:]) / max(1, len(history[-5:])), 4),
+            "history": [{key: entry.get(key) for key in _HISTORY} for entry in history],
+            "loss_by_level": None,
+            "parameters": parameters,
+        }
+
+
+def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> TrainingArguments:
+    """A recipe as `transformers.TrainingArguments`.
+
+    Raises:
+        ValueError: The global batch is not a whole number of device batches.
+    """
+    devices = max(1, torch.cuda.device_count() if torch.distributed.is_initialized() else 1)
+    accumulation, rest = divmod(recipe.batch_size, recipe.device_batch_size * devices)
+    if rest or not accumulation:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is no multiple of device_batch_size {recipe.device_batch_size} times "
+            f"{devices} devices"
+        )
+    steps = recipe.max_steps or max(1, math.ceil(recipe.epochs * math.ceil(samples / recipe.batch_size)))
+    has_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.device_batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        dataloader_num_workers=recipe.workers,
+        logging_steps=recipe.logging_steps,
+        save_steps=recipe.save_steps,
+        save_total_limit=1,
+        seed=recipe.seed,
+        use_cpu=not has_gpu,
+        remove_unused_columns=False,
+        report_to="none",
+    )
+
+
+@torch.no_grad()
+def loss_by_level(
+    model: AlignGPTForConditionalGeneration, processor: AlignGPTProcessor, dataset: PretrainDataset, num_levels: int
+) -> list[float | None]:
+    """Mean caption loss of the pairs of each level, 1 to N, told that level; `None` where a level has no pair.
+
+    Over at most 128 pairs of each level, the same ones whenever the data are the same.
+    """
+    by_level: dict[int, list[int]] = {level: [] for level in range(1, num_levels + 1)}
+    for index, pair in enumerate(dataset.pairs):
+        members = by_level[dataset.levels[pair.id]]  # type: ignore[index]
+        if len(members) < _LOSS_SAMPLES_PER_LEVEL:
+            members.append(index)
+    collate = Collator(processor.tokenizer.pad_token_id)
+    was_training = model.training
+    model.eval()
+    losses: list[float | None] = []
+    for members in by_level.values():
+        total, tokens = 0.0, 0
+        for start in range(0, len(members), 32):
+            batch = collate([dataset[index] for index in members[start : start + 32]])
+            batch.pop("truncated")
+            batch = {key: value.to(model.device) for key, value in batch.items()}
+            count = int((batch["labels"] != -100).sum())
+            total += float(model(**batch, use_cache=False).loss) * count
+            tokens += count
+        losses.append(round(total / tokens, 4) if tokens else None)
+    model.train(was_training)
+    return losses
+
+
+# ------------------------------------------------------------------------------------------------------------ inputs
+
+
+def _report_bad(read: ReadResult, strict: bool) -> None:
+    if strict:
+        read.raise_if_bad()
+    for record in read.bad:
+        logger.warning("left out: %s", record)
+
+
+def _hash_levels(levels: str | Path | None) -> str:
+    if levels is None:
+        return ""
+    path = Path(levels)
+    return hash_file(path / "levels.parquet" if path.is_dir() else path)
+
+
+def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
+    """Level of each pair by id, from the levels file or the pairs themselves; `None` without alignment.
+
+    Raises:
+        ValueError: There are no levels, or one lies outside 1..N.
+    """
+    if recipe.alignment == "none":
+        return None
+    if levels is not None:
+        known = read_levels(levels)
+    else:
+        known = {pair.id: pair.alignment_level for pair in read.records if pair.alignment_level is not None}
+    if not known:
+        raise ValueError("the pairs carry no levels: run aligngpt level and give its output, or alignment='none'")
+    highest = max(known.values())
+    if highest > recipe.num_alignment_levels:
+        raise ValueError(
+            f"a pair has level {highest}, but num_alignment_levels is {recipe.num_alignment_levels}: "
+            "give the number of levels that the pairs were divided into"
+        )
+    return known

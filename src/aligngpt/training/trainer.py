@@ -1,0 +1,46 @@
+"""A thin `transformers.Trainer`: the order of samples, the model's own inputs, and the count of what was cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from aligngpt.data.batches import ModalityGroupedSampler
+
+
+class AlignGPTTrainer(Trainer):
+    """Trains either stage.
+
+    Args:
+        group_by_modality: Order samples with `ModalityGroupedSampler` (stage 2); shuffle them otherwise.
+        **kwargs: Of `Trainer`.
+
+    Attributes:
+        truncated_samples: Samples seen so far, by this process, whose text was cut at the maximum length.
+    """
+
+    def __init__(self, *, group_by_modality: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group_by_modality = group_by_modality
+        self.truncated_samples = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not self.group_by_modality:
+            return super()._get_train_sampler(train_dataset)
+        return ModalityGroupedSampler(
+            dataset.modality_lengths,
+            self.args.per_device_train_batch_size,
+            self.args.world_size * self.args.gradient_accumulation_steps,
+            seed=self.args.seed,
+        )
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's loss; counters that the collator adds to a batch are taken out first."""
+        truncated = inputs.pop("truncated", 0)
+        if model.training:
+            self.truncated_samples += int(truncated)
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
