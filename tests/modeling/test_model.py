@@ -1,0 +1,392 @@
+"""The model on tiny random backbones: what fills the placeholders, and that nothing else about a batch matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+
+from aligngpt.modeling import AlignGPTForConditionalGeneration
+from tests import oracle, tiny
+from tests.modeling.conftest import Built
+
+ONE, TEXT, TWO = 0, 1, 2  # samples of `batch_of` with one picture, none and two
+TURNS: dict[int, list[dict[str, str]]] = {
+    ONE: [{"role": "user", "content": "<image>\nHow many shapes?"}],
+    TEXT: [{"role": "user", "content": "Good morning. Who are you?"}],
+    TWO: [
+        {"role": "user", "content": "<image>\nIs this <image> the same?"},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Why?"},
+    ],
+}
+PICTURES = {ONE: [tiny.picture(0)], TEXT: [], TWO: [tiny.picture(1), tiny.picture(2, (9, 40))]}
+
+
+def batch_of(built: Built, *samples: int, alignment: Any = None, padding_side: str = "left") -> dict[str, torch.Tensor]:
+    processor = built[1]
+    texts = [processor.render(TURNS[sample], add_generation_prompt=True) for sample in samples]
+    pictures = [picture for sample in samples for picture in PICTURES[sample]]
+    return dict(
+        processor(pictures or None, texts, alignment=alignment, return_tensors="pt", padding_side=padding_side)
+    )
+
+
+def last_logits(model: AlignGPTForConditionalGeneration, **inputs: Any) -> torch.Tensor:
+    """Logits of each row's last real position."""
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    ends = inputs["attention_mask"].shape[1] - 1 - inputs["attention_mask"].flip(-1).argmax(-1)
+    return logits[torch.arange(len(ends)), ends]
+
+
+# -------------------------------------------------------------------------------------------------- every backbone
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("tower", tiny.VISION_TOWERS)
+@pytest.mark.parametrize("llm", tiny.LANGUAGE_MODELS)
+def test_every_backbone_generates_the_same_however_it_is_run(tmp_path: Path, llm: str, tower: str, tied: bool):
+    model, processor = built = tiny.build(tmp_path, llm, tower, tied)
+    assert model.config.num_image_tokens == processor.num_image_tokens == 9
+    inputs = batch_of(built, ONE, TEXT, TWO)
+    options = {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
+    cached = model.generate(**inputs, **options)
+    assert torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
+    new = cached[:, inputs["input_ids"].shape[1] :]
+    for row, sample in enumerate((ONE, TEXT, TWO)):
+        alone = batch_of(built, sample)
+        assert torch.equal(model.generate(**alone, **options)[0, alone["input_ids"].shape[1] :], new[row])
+
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved")
+    words = AutoProcessor.from_pretrained(tmp_path / "saved")
+    assert words.chat_template == processor.chat_template
+    assert words.to_dict() == processor.to_dict()
+    reread = batch_of((again, words), ONE, TEXT, TWO)
+    assert all(torch.equal(inputs[name], reread[name]) for name in inputs)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, again(**reread).logits)
+
+
+# ------------------------------------------------------------------------------------------- batches change nothing
+
+
+def test_left_and_right_padding_give_the_same_logits(built: Built):
+    left = last_logits(built[0], **batch_of(built, TWO, TEXT, ONE))
+    right = last_logits(built[0], **batch_of(built, TWO, TEXT, ONE, padding_side="right"))
+    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+
+
+def test_a_row_is_untouched_by_its_neighbours(built: Built):
+    model = built[0]
+    mixed = last_logits(model, **batch_of(built, TEXT, TWO, ONE))
+    for row, sample in enumerate((TEXT, TWO, ONE)):
+        torch.testing.assert_close(mixed[row], last_logits(model, **batch_of(built, sample))[0], atol=1e-5, rtol=0)
+
+
+def test_packed_rows_equal_separate_ones(built: Built):
+    model = built[0]
+    separate = [batch_of(built, sample) for sample in (ONE, TEXT, TWO)]
+    lengths = [one["input_ids"].shape[1] for one in separate]
+    packed = {name: torch.cat([one[name] for one in separate], dim=1) for name in ("input_ids", "instruction_mask")}
+    packed["pixel_values"] = torch.cat([one["pixel_values"] for one in separate if "pixel_values" in one])
+    packed["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+    packed["segment_ids"] = torch.cat([torch.full((length,), i) for i, length in enumerate(lengths)])[None]
+    with torch.no_grad():
+        logits = model(**packed, use_cache=False).logits[0].split(lengths)
+        for one, found in zip(separate, logits, strict=True):
+            torch.testing.assert_close(found, model(**one).logits[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_attention_implementations_agree(tmp_path: Path, attention: str):
+    """Flex attention is asked for with heads of 16, the least it takes."""
+    built = tiny.build(tmp_path)
+    inputs = batch_of(built, ONE, TEXT, TWO)
+    expected = last_logits(built[0], **inputs)
+    built[0].set_attn_implementation(attention)
+    torch.testing.assert_close(last_logits(built[0], **inputs), expected, atol=1e-4, rtol=0)
+
+
+def test_beams_sampling_and_several_answers_keep_rows_and_pictures_together(built: Built):
+    model = built[0]
+    inputs = batch_of(built, TEXT, TWO, ONE)
+    start = inputs["input_ids"].shape[1]
+    beams = model.generate(**inputs, num_beams=3, num_return_sequences=2, do_sample=False, max_new_tokens=4)
+    for row, sample in enumerate((TEXT, TWO, ONE)):
+        alone = batch_of(built, sample)
+        expected = model.generate(**alone, num_beams=3, num_return_sequences=2, do_sample=False, max_new_tokens=4)
+        assert torch.equal(beams[2 * row : 2 * row + 2, start:], expected[:, alone["input_ids"].shape[1] :])
+    torch.manual_seed(3)
+    first = model.generate(**inputs, do_sample=True, top_k=20, max_new_tokens=4)
+    torch.manual_seed(3)
+    assert torch.equal(first, model.generate(**inputs, do_sample=True, top_k=20, max_new_tokens=4))
+
+
+def test_placeholders_can_never_be_chosen(built: Built):
+    model = built[0]
+    logits = last_logits(model, **batch_of(built, ONE))[0]
+    placeholders = [model.config.image_token_id, model.config.align_token_id]
+    assert (logits.softmax(-1)[placeholders] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------------- the alignment
+
+
+def test_gate_and_embedding_equal_the_slow_loops(built: Built):
+    model, processor = built
+    inputs = batch_of(built, TWO)
+    with torch.no_grad():
+        features = model.get_image_features(inputs["pixel_values"])
+        aligned = model.get_alignment(inputs["input_ids"], features, instruction_mask=inputs["instruction_mask"])
+        words = model.get_input_embeddings()(inputs["input_ids"])[0]
+    read = words[inputs["instruction_mask"][0].bool()].tolist()
+    gate = model.alignment_gate
+    layers = [(layer.weight.tolist(), layer.bias.tolist()) for layer in (gate.linear_1, gate.linear_2)]
+    alpha = oracle.gate_weights(features.tolist(), read, *layers)
+    assert aligned.gate_weights is not None
+    assert aligned.gate_weights[0].tolist() == pytest.approx(alpha, abs=1e-4)
+    expected = oracle.alignment_embedding(model.alignment_embeddings.weight.tolist(), "adaptive", alpha)
+    assert aligned.embedding[0].tolist() == pytest.approx(expected, abs=1e-4)
+    told = processor.tokenizer.decode(inputs["input_ids"][0][inputs["instruction_mask"][0].bool()])
+    assert told == "\nIs this  the same?Why?"
+
+
+def test_the_filled_embeddings_stand_where_the_placeholders_stood(built: Built):
+    model = built[0]
+    inputs = batch_of(built, TEXT, ONE)
+    seen: dict[str, torch.Tensor] = {}
+    handle = model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(embeds=kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(**inputs, alignment=3)
+        features = model.get_image_features(inputs["pixel_values"])
+    handle.remove()
+    ids, embeds = inputs["input_ids"], seen["embeds"]
+    assert torch.equal(embeds[ids == model.config.image_token_id], features[0])
+    assert torch.equal(embeds[ids == model.config.align_token_id], model.alignment_embeddings.weight[2:3])
+    words = (ids != model.config.image_token_id) & (ids != model.config.align_token_id)
+    assert torch.equal(embeds[words], model.get_input_embeddings()(ids)[words])
+    assert (ids[1] == model.config.align_token_id).nonzero().item() == (ids[1] == 2).nonzero()[0].item() + 1
+    assert model.config.align_token_id not in ids[0]
+
+
+@pytest.mark.parametrize(
+    "setting, weights",
+    [
+        ("global", [0, 0, 0, 0, 0, 0, 0, 1]),
+        ("average", [1 / 7] * 7 + [1]),
+        (3, [0, 0, 1, 0, 0, 0, 0, 0]),
+        ("3", [0, 0, 1, 0, 0, 0, 0, 0]),
+        (torch.tensor([3]), [0, 0, 1, 0, 0, 0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_a_setting_is_its_weights_in_forward_and_generate(built: Built, setting: Any, weights: list[float]):
+    model = built[0]
+    inputs = batch_of(built, ONE)
+    assert torch.equal(
+        last_logits(model, **inputs, alignment=setting), last_logits(model, **inputs, alignment=weights)
+    )
+    assert not torch.equal(last_logits(model, **inputs, alignment=setting), last_logits(model, **inputs))
+    one, other = (
+        model.generate(**inputs, alignment=asked, do_sample=False, max_new_tokens=6) for asked in (setting, weights)
+    )
+    assert torch.equal(one, other)
+
+
+def test_adaptive_is_local_plus_global(built: Built):
+    model = built[0]
+    inputs = batch_of(built, ONE)
+    with torch.no_grad():
+        alpha = model(**inputs, return_gate_weights=True).gate_weights[0].tolist()
+    for setting, last in (("adaptive", 1.0), ("local", 0.0)):
+        explicit = last_logits(model, **inputs, alignment=[*alpha, last])
+        torch.testing.assert_close(last_logits(model, **inputs, alignment=setting), explicit, atol=1e-5, rtol=0)
+
+
+def test_the_configuration_sets_what_a_call_does_not(fresh: Built):
+    model = fresh[0]
+    inputs = batch_of(fresh, ONE)
+    expected = last_logits(model, **inputs, alignment=5)
+    model.config.alignment = 5
+    assert torch.equal(last_logits(model, **inputs), expected)
+
+
+def test_gate_is_unchanged_when_only_the_answer_changes(built: Built):
+    model, processor = built
+
+    def gate(answer: str, gate_text: str) -> torch.Tensor:
+        turns = [TURNS[ONE][0], {"role": "assistant", "content": answer}]
+        inputs = processor(PICTURES[ONE], processor.render(turns), return_tensors="pt")
+        model.config.gate_text = gate_text
+        with torch.no_grad():
+            found = model(**inputs, return_gate_weights=True).gate_weights
+        model.config.gate_text = "instruction"
+        return found
+
+    assert torch.equal(gate("Three.", "instruction"), gate("There are none at all.", "instruction"))
+    assert not torch.allclose(gate("Three.", "all"), gate("There are none at all.", "all"))
+
+
+def test_gate_text_all_reads_every_token_but_the_first(fresh: Built):
+    model = fresh[0]
+    inputs = batch_of(fresh, ONE, TEXT)
+    every = inputs["attention_mask"].clone()
+    every[0, every[0].argmax()] = 0
+    model.config.gate_text = "all"
+    whole = last_logits(model, **inputs)
+    model.config.gate_text = "instruction"
+    assert torch.equal(whole[0], last_logits(model, **{**inputs, "instruction_mask": every})[0])
+
+
+def test_gate_weights_and_dots_are_returned_on_request(built: Built):
+    model = built[0]
+    inputs = batch_of(built, ONE, TEXT, TWO)
+    with torch.no_grad():
+        output = model(**inputs, return_gate_weights=True)
+        assert output.gate_weights.shape == (3, 7)
+        assert output.image_text_dots.shape == (3, 9)
+        torch.testing.assert_close(output.gate_weights.sum(-1), torch.ones(3))
+        assert torch.equal(output.image_text_dots[1], torch.zeros(9))
+        silent = model(**inputs)
+        assert silent.gate_weights is None and silent.image_text_dots is None
+        assert model(**inputs, alignment=2, return_gate_weights=True).gate_weights.shape == (3, 7)
+
+
+# ---------------------------------------------------------------------------------------------------------- LLaVA
+
+
+def test_none_equals_llava_with_the_same_weights(built: Built):
+    model, processor = built
+    config = LlavaConfig(
+        text_config=model.config.text_config,
+        vision_config=model.config.vision_config,
+        image_token_index=model.config.image_token_id,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=9,
+    )
+    llava = LlavaForConditionalGeneration(config).eval()
+    llava.model.vision_tower.load_state_dict(model.vision_tower.state_dict())
+    llava.model.multi_modal_projector.load_state_dict(model.multi_modal_projector.state_dict())
+    llava.model.language_model.load_state_dict(model.language_model.model.state_dict())
+    llava.lm_head.load_state_dict(model.language_model.lm_head.state_dict())
+    inputs = batch_of(built, ONE, TEXT, TWO, alignment="none")
+    assert model.config.align_token_id not in inputs["input_ids"]
+    theirs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    words = [i for i in range(len(processor.tokenizer)) if i not in (processor.image_token_id, processor.align_token_id)]
+    with torch.no_grad():
+        expected = llava(**theirs).logits[..., words]
+        found = model(**inputs, alignment="none").logits[..., words]
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+    llava.generation_config.suppress_tokens = [processor.image_token_id, processor.align_token_id]
+    options = {"do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6, "pad_token_id": 0}
+    assert torch.equal(model.generate(**inputs, alignment="none", **options), llava.generate(**theirs, **options))
+
+
+def test_none_hides_the_align_token_of_a_prompt_that_has_it(built: Built):
+    model = built[0]
+    bare, aligned = (batch_of(built, ONE, TWO, alignment=setting) for setting in ("none", "adaptive"))
+    assert bare["input_ids"].shape[1] + 1 == aligned["input_ids"].shape[1]
+    expected = last_logits(model, **bare, alignment="none")
+    torch.testing.assert_close(last_logits(model, **aligned, alignment="none"), expected, atol=1e-5, rtol=0)
+    options = {"alignment": "none", "do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6}
+    new = [model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :] for inputs in (bare, aligned)]
+    assert torch.equal(*new)
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def test_loss_at_kept_positions_equals_the_loss_over_all(built: Built):
+    model = built[0]
+    inputs = batch_of(built, ONE, TWO, padding_side="right")
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[0, 20:24], labels[1, 30:33] = inputs["input_ids"][0, 20:24], inputs["input_ids"][1, 30:33]
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    kept = (shifted != -100).any(0).nonzero().squeeze(-1)
+    with torch.no_grad():
+        whole = model(**inputs, labels=labels)
+        part = model(**inputs, labels=labels, logits_to_keep=kept, shift_labels=shifted[:, kept])
+    assert part.logits.shape[1] == len(kept) == 7
+    torch.testing.assert_close(part.loss, whole.loss, atol=1e-6, rtol=0)
+    halves = model(**inputs, labels=labels, num_items_in_batch=14).loss
+    torch.testing.assert_close(2 * halves, whole.loss, atol=1e-6, rtol=0)
+
+
+def gradients(model: AlignGPTForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(**inputs, labels=inputs["input_ids"], use_cache=False).loss.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def test_gradient_checkpointing_changes_no_gradient(fresh: Built):
+    model = fresh[0].train()
+    model.vision_tower.requires_grad_(False)
+    inputs = batch_of(fresh, ONE, TEXT, TWO)
+    expected = gradients(model, inputs)
+    assert any(name.startswith("alignment_gate") for name in expected)
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    found = gradients(model, inputs)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_bfloat16_stays_close_to_float32(fresh: Built):
+    model = fresh[0]
+    inputs = batch_of(fresh, ONE, TEXT)
+    expected = last_logits(model, **inputs).softmax(-1)
+    half = last_logits(model.to(torch.bfloat16), **inputs)
+    assert half.dtype == torch.bfloat16
+    assert (half.float().softmax(-1) - expected).abs().sum(-1).max() < 0.15
+    assert model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+# ------------------------------------------------------------------------------------------------------- bad inputs
+
+
+def test_pictures_that_do_not_fit_the_placeholders_are_refused(built: Built):
+    model, processor = built
+    inputs = batch_of(built, TWO)
+    with pytest.raises(ValueError, match="18 <image> placeholders, but 1 images give 9 image tokens"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+    with pytest.raises(ValueError, match="18 <image> placeholders, but 0 images"):
+        model(input_ids=inputs["input_ids"])
+    with pytest.raises(ValueError, match="the prompts have 1 <image> marks, but 2 images were given"):
+        processor(PICTURES[TWO], "<s>USER: <image>\nhi ASSISTANT:")
+
+
+def test_a_gate_without_an_instruction_mask_says_what_to_pass(built: Built):
+    inputs = batch_of(built, ONE)
+    inputs.pop("instruction_mask")
+    with pytest.raises(ValueError, match="instruction_mask is missing"):
+        built[0](**inputs)
+    assert built[0](**inputs, alignment="global").logits.shape[0] == 1
+
+
+def test_chunked_prefill_is_refused(built: Built):
+    with pytest.raises(ValueError, match="prefill_chunk_size"):
+        built[0].generate(**batch_of(built, ONE), prefill_chunk_size=4, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "./nowhere", "/nowhere", "nowhere"])
+def test_a_missing_backbone_is_found_before_the_hub_is_asked(tmp_path: Path, name: str):
+    tower = tiny.save_vision_tower(tmp_path / "clip")
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder at"):
+        AlignGPTForConditionalGeneration.from_backbones(name, tower)
+
+
+def test_a_language_model_is_no_vision_tower(tmp_path: Path):
+    llm = tiny.save_language_model(tmp_path / "llm")
+    with pytest.raises(ValueError, match="is a llama model: a CLIP or SigLIP vision tower is needed"):
+        AlignGPTForConditionalGeneration.from_backbones(llm, llm)
