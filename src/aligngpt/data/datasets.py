@@ -89,7 +89,8 @@ class PretrainDataset(_SampleDataset):
         max_length: Longest sample in tokens, image tokens counted.
 
     Raises:
-        ValueError: No pair has a level. On access: a sample whose answer is cut off, or a picture that cannot be read.
+        ValueError: There is no pair, or none has a level. On access: a sample whose answer is cut off, or a picture
+            that cannot be read.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class PretrainDataset(_SampleDataset):
         max_length: int = 2048,
     ) -> None:
         super().__init__(image_folder, processor, max_length)
+        if not pairs:
+            raise ValueError("there is no pair to learn from")
         self.levels = levels
         self.pairs = [pair for pair in pairs if levels is None or pair.id in levels]
         self.unlevelled = len(pairs) - len(self.pairs)
