@@ -31,7 +31,16 @@ from transformers import (
 
 from aligngpt.artifacts import atomic_path, read_json, versions, write_json
 from aligngpt.scenes.recipe import BasesRecipe
-from aligngpt.scenes.world import Scene, describe, draw_scene, sample_questions, sample_scene, web_caption
+from aligngpt.scenes.world import (
+    NUMBERS,
+    Caption,
+    Scene,
+    describe,
+    draw_scene,
+    sample_questions,
+    sample_scene,
+    web_caption,
+)
 
 BASES = Path(__file__).parent / "bases"
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -214,7 +223,10 @@ class DocumentReader:
         scene = sample_scene(rng, "train")
         document = Document([[BOS]], [-100])
         as_caption = rng.random() < 0.45
-        if not as_caption:
+        if as_caption:
+            caption, heading = self._caption(scene)
+            self._append(document, heading)
+        else:
             self._append(document, "USER: ")
         if rng.random() < 0.75:
             soft = self._soft_context(scene)
@@ -223,7 +235,6 @@ class DocumentReader:
         else:
             self._append(document, describe(scene.things))
         if as_caption:
-            caption = describe(scene.things) if rng.random() < 0.6 else web_caption(scene, rng).text
             self._append(document, caption + "\n", learn=True)
             return document
         for turn, question in enumerate(sample_questions(scene, rng.randint(2, 3), rng)):
@@ -233,6 +244,17 @@ class DocumentReader:
             document.tokens.append([EOS])
             document.labels.append(EOS)
         return document
+
+    def _caption(self, scene: Scene) -> tuple[str, str]:
+        """A caption of the scene, and half of the time a heading: how many quarters of the scene it will tell.
+
+        A large model has met titles and orders that say how much will be told; this one is to have met them too.
+        """
+        told = Caption(describe(scene.things), "whole", 1.0)
+        if self.rng.random() < 0.6:
+            told = web_caption(scene, self.rng)
+        heading = f" {NUMBERS[round(4 * told.coverage)]}" if self.rng.random() < 0.5 else ""
+        return told.text, heading
 
     def batches(self, size: int) -> Iterator[list[Document]]:
         """Batches of documents of about one length, which saves half the padding."""
