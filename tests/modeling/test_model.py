@@ -30,9 +30,7 @@ def batch_of(built: Built, *samples: int, alignment: Any = None, padding_side: s
     processor = built[1]
     texts = [processor.render(TURNS[sample], add_generation_prompt=True) for sample in samples]
     pictures = [picture for sample in samples for picture in PICTURES[sample]]
-    return dict(
-        processor(pictures or None, texts, alignment=alignment, return_tensors="pt", padding_side=padding_side)
-    )
+    return dict(processor(pictures or None, texts, alignment=alignment, return_tensors="pt", padding_side=padding_side))
 
 
 def last_logits(model: AlignGPTForConditionalGeneration, **inputs: Any) -> torch.Tensor:
@@ -191,9 +189,7 @@ def test_the_filled_embeddings_stand_where_the_placeholders_stood(built: Built):
 def test_a_setting_is_its_weights_in_forward_and_generate(built: Built, setting: Any, weights: list[float]):
     model = built[0]
     inputs = batch_of(built, ONE)
-    assert torch.equal(
-        last_logits(model, **inputs, alignment=setting), last_logits(model, **inputs, alignment=weights)
-    )
+    assert torch.equal(last_logits(model, **inputs, alignment=setting), last_logits(model, **inputs, alignment=weights))
     assert not torch.equal(last_logits(model, **inputs, alignment=setting), last_logits(model, **inputs))
     one, other = (
         model.generate(**inputs, alignment=asked, do_sample=False, max_new_tokens=6) for asked in (setting, weights)
@@ -281,13 +277,15 @@ def test_none_equals_llava_with_the_same_weights(built: Built):
     inputs = batch_of(built, ONE, TEXT, TWO, alignment="none")
     assert model.config.align_token_id not in inputs["input_ids"]
     theirs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
-    words = [i for i in range(len(processor.tokenizer)) if i not in (processor.image_token_id, processor.align_token_id)]
+    words = [
+        i for i in range(len(processor.tokenizer)) if i not in (processor.image_token_id, processor.align_token_id)
+    ]
     with torch.no_grad():
         expected = llava(**theirs).logits[..., words]
         found = model(**inputs, alignment="none").logits[..., words]
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
-    llava.generation_config.suppress_tokens = [processor.image_token_id, processor.align_token_id]
+    llava.generation_config.suppress_tokens = list(placeholders)
     options = {"do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6, "pad_token_id": 0}
     assert torch.equal(model.generate(**inputs, alignment="none", **options), llava.generate(**theirs, **options))
 
