@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from aligngpt.artifacts import hash_file, read_json, versions, write_json
 from aligngpt.data.batches import Collator
@@ -227,18 +227,15 @@ class _Run:
         self.output = output
         self.stage = stage
         self.recipe = recipe
-        resolved = json.loads(json.dumps({"stage": stage, "recipe": asdict(recipe), "inputs": dict(inputs)}))
-        path = output / RECIPE_FILE
-        if path.is_file():
-            known = read_json(path)
-            changed = sorted(key for key in ("stage", "recipe", "inputs") if known.get(key) != resolved[key])
+        self._resolved = json.loads(json.dumps({"stage": stage, "recipe": asdict(recipe), "inputs": dict(inputs)}))
+        if (output / RECIPE_FILE).is_file():
+            known = read_json(output / RECIPE_FILE)
+            changed = sorted(key for key, value in self._resolved.items() if known.get(key) != value)
             if changed:
                 raise ValueError(
                     f"{output} holds a run with another {' and other '.join(changed)}: choose another output folder, "
                     "or remove this one"
                 )
-        else:
-            write_json(path, resolved | {"versions": versions()})
         self.done = (output / RESULT_FILE).is_file()
 
     def result(self) -> dict[str, Any]:
@@ -266,8 +263,9 @@ class _Run:
             data_collator=Collator(processor.tokenizer.pad_token_id),
             group_by_modality=self.stage == "finetune",
         )
-        self.output.mkdir(parents=True, exist_ok=True)
-        outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(self.output)))
+        if not (self.output / RECIPE_FILE).is_file():  # only now: what cannot start leaves no claim on the folder
+            write_json(self.output / RECIPE_FILE, self._resolved | {"versions": versions()})
+        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(self.output))
         model._keys_to_ignore_on_save = None
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         return {
@@ -281,6 +279,12 @@ class _Run:
             "loss_by_level": None,
             "parameters": parameters,
         }
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The last checkpoint that was written whole; the trainer's state is the last of its files."""
+    whole = [path.parent for path in output.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> TrainingArguments:
@@ -383,10 +387,10 @@ def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | No
         known = {pair.id: pair.alignment_level for pair in read.records if pair.alignment_level is not None}
     if not known:
         raise ValueError("the pairs carry no levels: run aligngpt level and give its output, or alignment='none'")
-    highest = max(known.values())
-    if highest > recipe.num_alignment_levels:
+    strange = {min(known.values()), max(known.values())} - set(range(1, recipe.num_alignment_levels + 1))
+    if strange:
         raise ValueError(
-            f"a pair has level {highest}, but num_alignment_levels is {recipe.num_alignment_levels}: "
-            "give the number of levels that the pairs were divided into"
+            f"a pair has level {max(strange)}, but num_alignment_levels is {recipe.num_alignment_levels}, counted from "
+            "1: give the number of levels that the pairs were divided into"
         )
     return known

@@ -6,9 +6,25 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from aligngpt.data.batches import ModalityGroupedSampler
+
+
+class _TruncatedSamples(TrainerCallback, ExportableState):
+    """The count of samples that were cut, kept in every checkpoint, so that a resumed run goes on counting."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"args": {"count": self.count}, "attributes": {}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on from the checkpoint's count; from zero in a new run."""
+        self.count = state.stateful_callbacks[type(self).__name__]["args"]["count"]
 
 
 class AlignGPTTrainer(Trainer):
@@ -17,15 +33,18 @@ class AlignGPTTrainer(Trainer):
     Args:
         group_by_modality: Order samples with `ModalityGroupedSampler` (stage 2); shuffle them otherwise.
         **kwargs: Of `Trainer`.
-
-    Attributes:
-        truncated_samples: Samples seen so far, by this process, whose text was cut at the maximum length.
     """
 
     def __init__(self, *, group_by_modality: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group_by_modality = group_by_modality
-        self.truncated_samples = 0
+        self._truncated = _TruncatedSamples()
+        self.add_callback(self._truncated)
+
+    @property
+    def truncated_samples(self) -> int:
+        """Samples seen so far, by this process, whose text was cut at the maximum length."""
+        return self._truncated.count
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -42,5 +61,5 @@ class AlignGPTTrainer(Trainer):
         """The model's loss; counters that the collator adds to a batch are taken out first."""
         truncated = inputs.pop("truncated", 0)
         if model.training:
-            self.truncated_samples += int(truncated)
+            self._truncated.count += int(truncated)
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
