@@ -1,0 +1,141 @@
+"""Two tiny backbones, and a few pairs and conversations about pictures of noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, scenes_finetune, scenes_pretrain
+from aligngpt.training.stages import finetune, pretrain
+from aligngpt.training.trainer import AlignGPTTrainer
+from tests import tiny
+
+LEVELS = 3
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the tests' files lie."""
+
+    folder: Path
+
+    @property
+    def backbones(self) -> dict[str, Any]:
+        return {"language_model": self.folder / "llm", "vision_tower": self.folder / "tower"}
+
+    @property
+    def stage1_inputs(self) -> dict[str, Any]:
+        return {"pairs": self.folder / "pairs.json", "images": self.folder / "images", **self.backbones}
+
+    @property
+    def stage2_inputs(self) -> dict[str, Any]:
+        return {"conversations": self.folder / "finetune.json", "images": self.folder / "images"}
+
+    def rewrite(self, name: str, target: Path, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
+        """A data file with its records changed in place."""
+        records = json.loads((self.folder / name).read_text())
+        change(records)
+        target.write_text(json.dumps(records))
+        return target
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    tiny.save_language_model(folder / "llm")
+    tiny.save_vision_tower(folder / "tower")
+    (folder / "images").mkdir()
+    pairs, conversations = [], []
+    for place in range(8):
+        tiny.picture(place).save(folder / "images" / f"{place}.png")
+        words = turns("<image>", f"noise {'x' * place}")
+        pairs.append(
+            {"id": f"p{place}", "image": f"{place}.png", "alignment_level": place % 2 + 1, "conversations": words}
+        )
+        words = turns("<image>\nWhat?", f"noise {place}", "Why?", "so")
+        conversations.append({"id": f"c{place}", "image": f"{place}.png", "conversations": words})
+    conversations[5:6] = [
+        {"id": f"t{place}", "conversations": turns(f"Say {place}.", str(place))} for place in range(3)
+    ]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    (folder / "finetune.json").write_text(json.dumps(conversations))
+    return World(folder)
+
+
+def stage1_recipe(**changes: Any) -> PretrainRecipe:
+    small = {
+        "max_steps": 2,
+        "batch_size": 4,
+        "device_batch_size": 4,
+        "logging_steps": 1,
+        "num_alignment_levels": LEVELS,
+    }
+    return replace(scenes_pretrain(), **(small | changes))
+
+
+def stage2_recipe(**changes: Any) -> FinetuneRecipe:
+    small = {"max_steps": 2, "batch_size": 4, "device_batch_size": 4, "logging_steps": 1}
+    return replace(scenes_finetune(), **(small | changes))
+
+
+@pytest.fixture(scope="session")
+def stage1(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage-1 checkpoint of two steps."""
+    output = tmp_path_factory.mktemp("stage1")
+    pretrain(stage1_recipe(), **world.stage1_inputs, output=output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def stage2(world: World, stage1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of two steps on top of it."""
+    output = tmp_path_factory.mktemp("stage2")
+    finetune(stage2_recipe(), **world.stage2_inputs, stage1=stage1, output=output)
+    return output
+
+
+class CutOff(BaseException):
+    """What ends a run in the middle."""
+
+
+@pytest.fixture
+def cut_off_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """`with cut_off_after(3):` ends a training in its fourth step."""
+
+    @contextmanager
+    def cut(steps: int) -> Iterator[None]:
+        original = AlignGPTTrainer.training_step
+        taken = 0
+
+        def training_step(self: AlignGPTTrainer, *args: Any, **kwargs: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            if taken > steps:
+                raise CutOff
+            return original(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(CutOff):
+            patch.setattr(AlignGPTTrainer, "training_step", training_step)
+            yield
+
+    return cut
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails whatever trains."""
+
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("this was to be done already")
+
+    monkeypatch.setattr(AlignGPTTrainer, "training_step", training_step)

@@ -1,0 +1,360 @@
+"""What trains in each stage, what a run leaves, and that a run cut off goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aligngpt.data.pairs import StrictDataError
+from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt.modeling.checkpoints import load_model, load_stage1
+from aligngpt.training.stages import TRAINS, apply_stage, finetune, pretrain, training_arguments
+from tests import tiny
+from tests.training.conftest import LEVELS, World, stage1_recipe, stage2_recipe
+
+PARTS = ("vision_tower", "multi_modal_projector", "alignment_embeddings", "alignment_gate", "language_model")
+
+
+def tensors(model: AlignGPTForConditionalGeneration) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def changed_parts(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Parts of which any parameter differs in any bit."""
+    assert before.keys() == after.keys()
+    return {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+# ------------------------------------------------------------------------------------------------------ what trains
+
+
+@pytest.mark.parametrize(
+    ("stage", "alignment", "training"),
+    [
+        ("pretrain", "adaptive", {"multi_modal_projector", "alignment_embeddings"}),
+        ("pretrain", "none", {"multi_modal_projector"}),
+        ("finetune", "adaptive", {"multi_modal_projector", "alignment_gate", "language_model"}),
+        ("finetune", "local", {"multi_modal_projector", "alignment_gate", "language_model"}),
+        ("finetune", "global", {"multi_modal_projector", "language_model"}),
+        ("finetune", "average", {"multi_modal_projector", "language_model"}),
+        ("finetune", "none", {"multi_modal_projector", "language_model"}),
+    ],
+)
+def test_the_table_is_applied_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: Any, alignment: str, training: set[str]
+) -> None:
+    model, _ = tiny.build(tmp_path, alignment=alignment)
+    model.requires_grad_(True)
+    model.alignment_gate.requires_grad_(False)  # whatever was set before does not matter
+    with caplog.at_level(logging.INFO, "aligngpt.training.stages"):
+        rows = apply_stage(model, stage)
+    assert tuple(row["part"] for row in rows) == PARTS
+    assert {row["part"] for row in rows if row["trains"]} == training
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (name.split(".")[0] in training), name
+    lines = [record.getMessage() for record in caplog.records]
+    for row, line in zip(rows, lines, strict=True):
+        count = sum(value.numel() for name, value in tensors(model).items() if name.startswith(f"{row['part']}."))
+        assert row["parameters"] == count > 0
+        assert line.split() == [f"{stage}:", row["part"], f"{count:,}", "trains" if row["trains"] else "frozen"]
+
+
+def test_the_table_is_the_papers() -> None:
+    training = {stage: {part for part, trains in table.items() if trains} for stage, table in TRAINS.items()}
+    assert training == {
+        "pretrain": {"multi_modal_projector", "alignment_embeddings"},
+        "finetune": {"multi_modal_projector", "alignment_gate", "language_model"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("alignment", "changing"),
+    [("levels", {"multi_modal_projector", "alignment_embeddings"}), ("none", {"multi_modal_projector"})],
+)
+def test_stage_1_changes_projector_and_table_alone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alignment: Any, changing: set[str]
+) -> None:
+    built: list[tuple[AlignGPTForConditionalGeneration, dict[str, torch.Tensor]]] = []
+    original = AlignGPTForConditionalGeneration.from_backbones
+
+    def from_backbones(*args: Any, **kwargs: Any) -> Any:
+        model, processor = original(*args, **kwargs)
+        built.append((model, tensors(model)))
+        return model, processor
+
+    monkeypatch.setattr(AlignGPTForConditionalGeneration, "from_backbones", from_backbones)
+    result = pretrain(stage1_recipe(alignment=alignment), **world.stage1_inputs, output=tmp_path / "out")
+    [(model, before)] = built
+    assert changed_parts(before, tensors(model)) == changing
+    assert {row["part"] for row in result["parameters"] if row["trains"]} == changing
+    assert result["alignment"] == alignment
+
+
+@pytest.mark.parametrize(
+    ("alignment", "changing"),
+    [
+        ("adaptive", {"multi_modal_projector", "alignment_gate", "language_model"}),
+        ("global", {"multi_modal_projector", "language_model"}),
+        ("none", {"multi_modal_projector", "language_model"}),
+    ],
+)
+def test_stage_2_changes_neither_table_nor_tower(
+    world: World, stage1: Path, tmp_path: Path, alignment: Any, changing: set[str]
+) -> None:
+    before, _, _ = load_stage1(stage1)
+    result = finetune(stage2_recipe(alignment=alignment), **world.stage2_inputs, stage1=stage1, output=tmp_path / "out")
+    after, processor = load_model(tmp_path / "out")
+    # The gate of the checkpoint is drawn anew each time, so it is looked at through what the run says it trained.
+    parts = changed_parts(tensors(before), tensors(after)) - {"alignment_gate"}
+    assert parts == changing - {"alignment_gate"}
+    assert {row["part"] for row in result["parameters"] if row["trains"]} == changing
+    assert after.config.alignment == alignment
+    assert processor.use_alignment == (alignment != "none")
+
+
+def test_the_gate_learns_where_it_is_read(world: World, stage1: Path, tmp_path: Path) -> None:
+    gates = []
+    for steps in (1, 3):
+        output = tmp_path / str(steps)
+        recipe = stage2_recipe(max_steps=steps, warmup_ratio=0)
+        finetune(recipe, **world.stage2_inputs, stage1=stage1, output=output)
+        gates.append({k: v for k, v in load_file(output / "model.safetensors").items() if "alignment_gate" in k})
+    assert len(gates[0]) == 4
+    assert all(not torch.equal(value, gates[1][name]) for name, value in gates[0].items())
+
+
+# ------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_tells_what_it_did(world: World, stage1: Path) -> None:
+    result = json.loads((stage1 / "training.json").read_text())
+    assert (result["stage"], result["steps"], result["samples"]) == ("pretrain", 2, 8)
+    assert (result["bad"], result["unlevelled"], result["truncated_samples"]) == (0, 0, 0)
+    assert [entry["step"] for entry in result["history"]] == [1, 2]
+    assert all(entry["loss"] > 0 and entry["grad_norm"] > 0 for entry in result["history"])
+    assert result["final_loss"] == pytest.approx(sum(e["loss"] for e in result["history"]) / 2, abs=1e-4)
+    recipe = json.loads((stage1 / "recipe.json").read_text())
+    assert recipe["recipe"] == asdict(stage1_recipe())
+    assert recipe["stage"] == "pretrain"
+    assert recipe["inputs"]["language_model"] == str(world.folder / "llm")
+    assert len(recipe["inputs"]["language_model_hash"]) == len(recipe["inputs"]["pairs"]) == 64
+    assert set(recipe["versions"]) == {"python", "aligngpt", "torch", "transformers"}
+
+
+def test_loss_by_level_has_a_gap_where_a_level_has_no_pair(world: World, stage1: Path) -> None:
+    losses = json.loads((stage1 / "training.json").read_text())["loss_by_level"]
+    assert len(losses) == LEVELS and losses[2] is None
+    model, processor = load_model(stage1)
+    records = json.loads((world.folder / "pairs.json").read_text())
+    for level in (1, 2):
+        total = tokens = 0.0
+        for record in (record for record in records if record["alignment_level"] == level):
+            caption = record["conversations"][1]["value"].strip() + "\n"
+            ids = processor.tokenizer.encode(caption, add_special_tokens=False)
+            head = [2, processor.align_token_id, *[processor.image_token_id] * processor.num_image_tokens]
+            picture = tiny.Image.open(world.folder / "images" / record["image"])
+            pixels = processor.pixel_values([picture])
+            with torch.no_grad():
+                logits = model(torch.tensor([head + ids]), pixels, alignment=level).logits[0]
+            said = logits.log_softmax(-1)[range(len(head) - 1, len(head) + len(ids) - 1), ids]
+            total -= float(said.sum())
+            tokens += len(ids)
+        assert losses[level - 1] == pytest.approx(total / tokens, abs=2e-4)
+
+
+def test_the_model_folder_answers(stage2: Path) -> None:
+    model, processor = load_model(stage2)
+    text = processor.render([{"role": "user", "content": "<image>\nWhat?"}], add_generation_prompt=True)
+    inputs = processor(tiny.picture(0), text, return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[1] == inputs["input_ids"].shape[1] + 2
+    assert processor.image_aspect_ratio == "square" and processor.chat_template.count("USER: ") == 1
+
+
+@pytest.mark.usefixtures("no_training")
+def test_done_work_is_returned(world: World, stage1: Path, stage2: Path) -> None:
+    first = pretrain(stage1_recipe(), **world.stage1_inputs, output=stage1)
+    assert first == json.loads((stage1 / "training.json").read_text())
+    second = finetune(stage2_recipe(), **world.stage2_inputs, stage1=stage1, output=stage2)
+    assert second == json.loads((stage2 / "training.json").read_text())
+
+
+def test_truncated_samples_are_counted(world: World, tmp_path: Path) -> None:
+    # The head has 11 tokens; of the captions "noise" to "noise xxxxxxx" with their newlines, those of p5 to p7 are cut.
+    recipe = stage1_recipe(max_length=11 + 11, max_steps=2)
+    result = pretrain(recipe, **world.stage1_inputs, output=tmp_path / "out")
+    assert result["truncated_samples"] == 3
+
+
+# ------------------------------------------------------------------------------------------------ the same numbers
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "seconds"}
+
+
+def test_the_same_recipe_gives_the_same_run(world: World, stage1: Path, tmp_path: Path) -> None:
+    again = pretrain(stage1_recipe(), **world.stage1_inputs, output=tmp_path / "again")
+    assert comparable(again) == comparable(json.loads((stage1 / "training.json").read_text()))
+    name = "stage1.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (stage1 / name).read_bytes()
+    other = pretrain(stage1_recipe(seed=1), **world.stage1_inputs, output=tmp_path / "other")
+    assert other["history"] != again["history"]
+
+
+def test_stage_1_resumed_equals_uninterrupted(
+    world: World, tmp_path: Path, cut_off_after: Callable[[int], Any]
+) -> None:
+    recipe = stage1_recipe(max_steps=7, save_steps=2, max_length=11 + 11)  # three and a half passes, some samples cut
+    whole = pretrain(recipe, **world.stage1_inputs, output=tmp_path / "whole")
+    with cut_off_after(5):
+        pretrain(recipe, **world.stage1_inputs, output=tmp_path / "cut")
+    assert not (tmp_path / "cut" / "training.json").exists()
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-4"]
+    shutil.copytree(tmp_path / "cut", tmp_path / "torn")
+    resumed = pretrain(recipe, **world.stage1_inputs, output=tmp_path / "cut")
+    assert comparable(resumed) == comparable(whole)
+    name = "stage1.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    (tmp_path / "torn" / "checkpoint-6").mkdir()  # cut off while it was written: the one before counts
+    (tmp_path / "torn" / "checkpoint-6" / "model.safetensors").write_bytes(b"half")
+    assert comparable(pretrain(recipe, **world.stage1_inputs, output=tmp_path / "torn")) == comparable(whole)
+
+
+def test_stage_2_resumed_equals_uninterrupted(
+    world: World, stage1: Path, tmp_path: Path, cut_off_after: Callable[[int], Any]
+) -> None:
+    recipe = stage2_recipe(
+        max_steps=6, save_steps=2, batch_size=4, device_batch_size=2
+    )  # two passes of 2 + 2 + 1 batches
+    inputs = world.stage2_inputs | {"stage1": stage1}
+    whole = finetune(recipe, **inputs, output=tmp_path / "whole")
+    with cut_off_after(8):
+        finetune(recipe, **inputs, output=tmp_path / "cut")
+    resumed = finetune(recipe, **inputs, output=tmp_path / "cut")
+    assert comparable(resumed) == comparable(whole)
+    name = "model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_device_batch_does_not_matter(world: World, tmp_path: Path) -> None:
+    losses, weights = [], []
+    for size in (4, 1):
+        recipe = stage1_recipe(device_batch_size=size, max_steps=3)
+        result = pretrain(recipe, **world.stage1_inputs, output=tmp_path / str(size))
+        losses.append([entry["loss"] for entry in result["history"]])
+        weights.append(load_file(tmp_path / str(size) / "stage1.safetensors"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=2e-5), name
+
+
+# ---------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.usefixtures("no_training")
+def test_another_run_in_the_folder_is_refused(world: World, stage1: Path, stage2: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another recipe: choose another output folder"):
+        pretrain(stage1_recipe(learning_rate=1e-4), **world.stage1_inputs, output=stage1)
+    with pytest.raises(ValueError, match="another recipe"):
+        finetune(stage2_recipe(seed=3), **world.stage2_inputs, stage1=stage1, output=stage2)
+
+    def caption(records: list[dict[str, Any]]) -> None:
+        records[0]["conversations"][1]["value"] = "another caption"
+
+    changed = world.rewrite("pairs.json", tmp_path / "pairs.json", caption)
+    with pytest.raises(ValueError, match="another inputs"):
+        pretrain(stage1_recipe(), **world.stage1_inputs | {"pairs": changed}, output=stage1)
+    with pytest.raises(ValueError, match="another inputs and other recipe and other stage"):
+        finetune(stage2_recipe(), **world.stage2_inputs, stage1=stage1, output=stage1)
+
+
+def test_what_cannot_start_leaves_the_folder_free(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 4 is no multiple of device_batch_size 3 times 1 devices"):
+        pretrain(stage1_recipe(device_batch_size=3), **world.stage1_inputs, output=tmp_path / "out")
+    assert pretrain(stage1_recipe(max_steps=1), **world.stage1_inputs, output=tmp_path / "out")["steps"] == 1
+
+
+def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
+    def without(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            del record["alignment_level"]
+
+    plain = {**world.stage1_inputs, "pairs": world.rewrite("pairs.json", tmp_path / "plain.json", without)}
+    with pytest.raises(ValueError, match="the pairs carry no levels: run aligngpt level"):
+        pretrain(stage1_recipe(), **plain, output=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"levels\.parquet: no such file"):
+        pretrain(stage1_recipe(), **plain, levels=tmp_path, output=tmp_path / "out")
+
+    def high(records: list[dict[str, Any]]) -> None:
+        records[3]["alignment_level"] = LEVELS + 1
+
+    levels = {**world.stage1_inputs, "pairs": world.rewrite("pairs.json", tmp_path / "high.json", high)}
+    with pytest.raises(ValueError, match=f"level {LEVELS + 1}, but num_alignment_levels is {LEVELS}"):
+        pretrain(stage1_recipe(), **levels, output=tmp_path / "out")
+    result = pretrain(stage1_recipe(alignment="none", max_steps=1), **plain, output=tmp_path / "out")
+    assert result["loss_by_level"] is None
+
+
+@pytest.mark.parametrize("level", [0, LEVELS + 1])
+def test_levels_of_a_file_must_fit(world: World, tmp_path: Path, level: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": ["p0", "p1"], "clip_score": [0.1, 0.2], "alignment_level": [1, level]}
+    pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
+    with pytest.raises(ValueError, match=rf"level {level}, but num_alignment_levels is {LEVELS}"):
+        pretrain(stage1_recipe(), **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
+
+
+def test_levels_of_a_file_come_before_those_of_the_pairs(world: World, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": ["p0", "p1", "p2"], "clip_score": [0.1, 0.2, math.nan], "alignment_level": [3, 3, None]}
+    pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
+    recipe = stage1_recipe(max_steps=1, batch_size=2, device_batch_size=2)
+    result = pretrain(recipe, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
+    assert (result["samples"], result["unlevelled"]) == (2, 6)
+    assert [loss is None for loss in result["loss_by_level"]] == [True, True, False]
+
+
+def test_bad_records_are_left_out_or_fatal(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def spoil(records: list[dict[str, Any]]) -> None:
+        records[0]["image"] = "gone.png"
+        records[2]["conversations"][1]["value"] = "  "
+
+    pairs = world.rewrite("pairs.json", tmp_path / "pairs.json", spoil)
+    recipe = stage1_recipe(max_steps=1, check_images="header")
+    arguments = {**world.stage1_inputs, "pairs": pairs, "output": tmp_path / "out"}
+    with pytest.raises(StrictDataError, match=r"gone\.png"):
+        pretrain(recipe, **arguments, strict=True)
+    with caplog.at_level(logging.WARNING, "aligngpt.training.stages"):
+        result = pretrain(recipe, **arguments)
+    assert (result["samples"], result["bad"]) == (6, 2)
+    left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(left_out) == 2 and "gone.png" in left_out[0] and "p2" in left_out[1]
+
+
+# ------------------------------------------------------------------------------------------------ recipe to arguments
+
+
+def test_a_recipe_becomes_training_arguments(tmp_path: Path) -> None:
+    recipe = stage1_recipe(max_steps=None, epochs=2.0, batch_size=8, device_batch_size=2, warmup_ratio=0.1)
+    arguments = training_arguments(recipe, tmp_path, samples=81)  # 11 steps a pass
+    assert (arguments.max_steps, arguments.gradient_accumulation_steps) == (22, 4)
+    assert (arguments.per_device_train_batch_size, arguments.warmup_steps) == (2, 3)
+    assert training_arguments(stage1_recipe(), tmp_path, samples=81).max_steps == 2
+    assert not arguments.bf16 and arguments.seed == 0
+    with pytest.raises(ValueError, match="batch_size 4 is no multiple of device_batch_size 8"):
+        training_arguments(stage1_recipe(device_batch_size=8), tmp_path, samples=8)
