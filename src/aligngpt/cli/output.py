@@ -29,6 +29,10 @@ def results_alone() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("aligngpt: %(message)s"))
     logger = logging.getLogger("aligngpt")
     level = logger.level
+    if "transformers" in sys.modules:  # its bars for loading weights say nothing that a result does not
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

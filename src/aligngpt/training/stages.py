@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,9 @@ TRAINS: dict[Stage, dict[str, bool]] = {
 }
 RECIPE_FILE = "recipe.json"
 RESULT_FILE = "training.json"
+_CHECKPOINTING = (  # the name changed with transformers 5.2x
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 _HISTORY = ("step", "loss", "learning_rate", "grad_norm")
 _LOSS_SAMPLES_PER_LEVEL = 128
 
@@ -293,7 +297,7 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
     Raises:
         ValueError: The global batch is not a whole number of device batches.
     """
-    devices = max(1, torch.cuda.device_count() if torch.distributed.is_initialized() else 1)
+    devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate launch
     accumulation, rest = divmod(recipe.batch_size, recipe.device_batch_size * devices)
     if rest or not accumulation:
         raise ValueError(
@@ -301,8 +305,8 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
             f"{devices} devices"
         )
     steps = recipe.max_steps or max(1, math.ceil(recipe.epochs * math.ceil(samples / recipe.batch_size)))
-    has_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    checkpointing = {_CHECKPOINTING: True} if recipe.gradient_checkpointing else {}
+    arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=recipe.device_batch_size,
@@ -313,16 +317,18 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=recipe.precision == "bf16",
-        gradient_checkpointing=recipe.gradient_checkpointing,
         dataloader_num_workers=recipe.workers,
         logging_steps=recipe.logging_steps,
         save_steps=recipe.save_steps,
         save_total_limit=1,
         seed=recipe.seed,
-        use_cpu=not has_gpu,
+        use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to="none",
+        **checkpointing,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one GPU: more of them want torchrun, not DataParallel
+    return arguments
 
 
 @torch.no_grad()
