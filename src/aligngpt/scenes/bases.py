@@ -56,9 +56,15 @@ def make_bases(recipe: BasesRecipe, output: str | Path) -> dict[str, Any]:
         output: Folder for `clip/`, `llm/` and `bases.json`, which tells how and how long they were made.
 
     Returns:
-        What `bases.json` holds.
+        What `bases.json` holds; `seconds` is `None` where both lay there and nothing told how they were made.
+
+    Raises:
+        ValueError: The folder's models were made with another recipe.
     """
     folder = Path(output)
+    told = folder / "bases.json"
+    if told.is_file() and read_json(told)["recipe"] != asdict(recipe):
+        raise ValueError(f"{folder} holds models of another recipe: choose another folder, or remove this one")
     started = time.monotonic()
     context = torch.multiprocessing.get_context("spawn")
     makers = {"clip": _make_clip_folder, "llm": _make_llm_folder}
@@ -66,10 +72,10 @@ def make_bases(recipe: BasesRecipe, output: str | Path) -> dict[str, Any]:
     with ProcessPoolExecutor(max_workers=max(1, len(missing)), mp_context=context) as pool:
         for done in [pool.submit(makers[name], recipe, folder / name) for name in missing]:
             done.result()
-    result = {"recipe": asdict(recipe), "seconds": round(time.monotonic() - started), "versions": versions()}
-    if missing:
-        write_json(folder / "bases.json", result)
-    return read_json(folder / "bases.json")
+    if missing or not told.is_file():
+        seconds = round(time.monotonic() - started) if missing else None
+        write_json(told, {"recipe": asdict(recipe), "seconds": seconds, "versions": versions()})
+    return read_json(told)
 
 
 def _make_clip_folder(recipe: BasesRecipe, output: Path) -> None:

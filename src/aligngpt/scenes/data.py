@@ -49,7 +49,7 @@ def make(
         The settings and counts, as in `scenes.json`.
 
     Raises:
-        ValueError: A number is not above zero, or the folder was made with other settings.
+        ValueError: A number is not above zero, or the folder was made with other settings or holds something else.
     """
     folder = Path(output)
     settings = {"pairs": pairs, "conversations": conversations, "questions": questions, "seed": seed}
@@ -64,6 +64,8 @@ def make(
                 f"{folder} was made with {known}, not {settings}: choose another folder or remove this one"
             )
         return settings
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something else, which would be replaced: choose a new or an empty folder")
     with atomic_path(folder) as temporary:
         (temporary / "pictures").mkdir(parents=True)
         train = _write_pairs(temporary, pairs, random.Random(f"pairs {seed}"))
