@@ -33,7 +33,7 @@ class Session:
     Raises:
         FileNotFoundError: The model folder does not exist.
         BadImage: A picture cannot be read.
-        ValueError: The alignment setting is not known.
+        ValueError: The alignment setting is not known, or the model was trained without alignment.
     """
 
     def __init__(self, model: str | Path, images: Sequence[str | Path] = (), alignment: Any = None) -> None:
@@ -47,10 +47,13 @@ class Session:
         """Change the setting from the next turn on; `None` is the model's own.
 
         Raises:
-            ValueError: The setting is not known.
+            ValueError: The setting is not known, or the model was trained without alignment and has nothing to set.
         """
-        levels = self.model.config.num_alignment_levels
-        self.alignment = None if alignment is None else parse_alignment(alignment, levels)
+        if alignment is not None:
+            alignment = parse_alignment(alignment, self.model.config.num_alignment_levels)
+            if not self.processor.use_alignment and alignment != "none":
+                raise ValueError(f"the model was trained without alignment: leave out the setting {alignment!r}")
+        self.alignment = alignment
 
     def ask(
         self,
@@ -66,15 +69,18 @@ class Session:
             prompt: What the user says.
             max_new_tokens: Longest answer.
             temperature: 0 takes the likeliest token, more samples.
-            stream: Called with each piece of text as it is written.
+            stream: Called with each piece of text as it is written; together they are the answer's text.
 
         Returns:
             `text`, `alignment`, `gate_weights` (N - 1, or `None` where no gate is read), `new_tokens`, `seconds`.
+
+        Raises:
+            ValueError: The prompt cannot be asked; the conversation is as it was.
         """
         started = time.monotonic()
         marks = "<image>\n" * len(self.images) if not self.messages else ""
-        self.messages.append({"role": "user", "content": marks + prompt})
-        text = self.processor.render(self.messages, add_generation_prompt=True)
+        asked: Message = {"role": "user", "content": marks + prompt}
+        text = self.processor.render([*self.messages, asked], add_generation_prompt=True)
         inputs = self.processor(
             images=self.images or None, text=text, alignment=self.alignment, return_tensors="pt"
         ).to(self.model.device)
@@ -88,7 +94,7 @@ class Session:
             streamer=_Streamer(self.processor.tokenizer, stream) if stream else None,
         )[0, inputs["input_ids"].shape[1] :]
         answer = self.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-        self.messages.append({"role": "assistant", "content": answer})
+        self.messages += [asked, {"role": "assistant", "content": answer}]
         return {
             "text": answer,
             "alignment": self.model.config.alignment if self.alignment is None else self.alignment,
@@ -116,14 +122,21 @@ class Session:
 
 
 class _Streamer(TextStreamer):
-    """Hands each piece of the answer to a function instead of printing it."""
+    """Hands each piece of the answer to a function instead of printing it, without the space around the answer."""
 
     def __init__(self, tokenizer: Any, stream: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._stream = stream
+        self._begun = False
+        self._space = ""  # held back until more text follows
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._stream(text)
+        text = self._space + text if self._begun else text.lstrip()
+        written = text.rstrip()
+        self._space = text[len(written) :]
+        if written:
+            self._begun = True
+            self._stream(written)
 
 
 def generate(

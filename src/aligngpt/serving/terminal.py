@@ -37,13 +37,16 @@ def chat(model: str | Path, image: str | Path | None, alignment: Any, max_new_to
             _command(session, said, console)
         elif said:
             console.print("model: ", style="bold", end="")
-            session.ask(
-                said,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                stream=lambda text: console.print(text, end="", markup=False),
-            )
-            console.print()
+            try:
+                session.ask(
+                    said,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    stream=lambda text: console.print(text, end="", markup=False),
+                )
+                console.print()
+            except ValueError as error:
+                console.print(str(error), style="red", markup=False)
 
 
 def _command(session: Session, said: str, console: Console) -> None:
