@@ -111,7 +111,7 @@ def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options:
         rows.append([kind, part["count"], with_interval(part["accuracy"], part["interval"])])
     print_table(f"Answers in {output}", ("question", "count", "accuracy"), rows)
     described = result["description"]
-    for name in ("precision", "recall"):
+    for name in ("precision", "recall") if described else ():
         click.echo(f"objects described, {name}: {with_interval(described[name], described[f'{name}_interval'])}")
 
 

@@ -113,7 +113,7 @@ def _results(questions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
         "accuracy": round(float(np.mean(scores)), 4),
         "interval": bootstrap_interval(scores),
         "by_kind": by_kind,
-        "description": named_things([text for text, _ in described], [things for _, things in described]),
+        "description": named_things([text for text, _ in described], [t for _, t in described]) if described else None,
     }
 
 
