@@ -1,0 +1,73 @@
+"""Measures worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from aligngpt.evaluation.metrics import RESAMPLES, bootstrap_interval, entropy, matches
+
+
+def test_an_interval_lies_around_the_mean_and_shrinks_with_the_number() -> None:
+    few, many = [1.0, 0.0, 0.0, 1.0] * 5, [1.0, 0.0, 0.0, 1.0] * 500
+    low, high = bootstrap_interval(few)
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(20), rel=0.2)
+    assert high - low > 5 * np.diff(bootstrap_interval(many))[0]
+    narrow = bootstrap_interval(few, confidence=0.5)
+    assert low < narrow[0] < 0.5 < narrow[1] < high
+
+
+def test_an_interval_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(100):
+        low, high = bootstrap_interval((rng.random(80) < 0.3).astype(float).tolist())
+        hits += low <= 0.3 <= high
+    assert 88 <= hits <= 100
+
+
+def test_an_interval_of_a_ratio_resamples_pairs() -> None:
+    right, wanted = [4, 0, 1, 1], [4, 4, 1, 1]
+    draws = np.random.default_rng(0).integers(0, 4, size=(RESAMPLES, 4))
+    ratios = sorted(sum(right[i] for i in row) / sum(wanted[i] for i in row) for row in draws.tolist())
+    low, high = bootstrap_interval(right, wanted)
+    assert low == pytest.approx(np.quantile(ratios, 0.025), abs=1e-4)
+    assert high == pytest.approx(np.quantile(ratios, 0.975), abs=1e-4)
+    assert low < 6 / 10 < high
+    assert bootstrap_interval([2, 4, 6], [4, 8, 12]) == [0.5, 0.5]  # the same ratio whatever is drawn
+    assert bootstrap_interval([0, 0], [0, 0]) == [0.0, 0.0]
+
+
+def test_the_seed_fixes_the_interval() -> None:
+    values = [0.1, 0.9, 0.4, 0.3, 0.8]
+    assert bootstrap_interval(values) == bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
+
+
+def test_one_value_and_none() -> None:
+    assert bootstrap_interval([0.25]) == [0.25, 0.25]
+    assert all(math.isnan(bound) for bound in bootstrap_interval([]))
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "number"),
+    [
+        ("abc", "bcd", 2),
+        ("aab", "abb", 2),
+        ("aaa", "a", 1),
+        ("a", "aaa", 1),
+        ("", "abc", 0),
+        ("abc", "", 0),
+        ([("red", "star")] * 2, [("red", "star")] * 3, 2),
+    ],
+)
+def test_matches_count_each_as_often_as_it_is_wanted(found: str, wanted: str, number: int) -> None:
+    assert matches(found, wanted) == number
+
+
+def test_entropy() -> None:
+    assert entropy([0.25] * 4) == pytest.approx(math.log(4))
+    assert entropy([1.0, 0.0, 0.0]) == 0
+    assert entropy([0.5, 0.25, 0.25]) == pytest.approx(1.5 * math.log(2))
