@@ -24,6 +24,7 @@ from rich.console import Console
 from aligngpt.artifacts import read_json, versions, write_json
 from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, ScenesRecipe
 
+_PROGRAM = (sys.executable, "-m", "aligngpt")
 _LANES = 2
 _POLL_SECONDS = 0.2
 
@@ -177,6 +178,7 @@ def run_steps(steps: Sequence[Step], folder: Path, threads: int | None = None) -
 
     Raises:
         RuntimeError: A step failed; the others are stopped, and go on at the next call.
+        ValueError: Steps wait for each other, or for one that is not there.
     """
     console = Console(stderr=True, highlight=False)
     costs: dict[str, dict[str, float]] = read_json(folder / "steps.json") if (folder / "steps.json").is_file() else {}
@@ -190,6 +192,9 @@ def run_steps(steps: Sequence[Step], folder: Path, threads: int | None = None) -
         while len(done) < len(steps):
             busy = {process.step.name for process in running}
             ready = [step for step in steps if step.name not in done | busy and done.issuperset(step.after)]
+            if not ready and not running:
+                stuck = sorted(step.name for step in steps if step.name not in done)
+                raise ValueError(f"steps {', '.join(stuck)} wait for steps that never come: mend their `after`")
             for step in ready[: max(0, min(_LANES, cores) - len(running))]:
                 console.print(f"  {step.name} ...")
                 running.append(_Process(step, folder, environment))
@@ -218,7 +223,7 @@ class _Process:
         self._peak = 0
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aligngpt", *step.command],
+                [*_PROGRAM, *step.command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -235,6 +240,9 @@ class _Process:
 
     def cost(self) -> dict[str, float]:
         """Seconds and peak memory in MB, once it has ended.
+
+        The system counts into the peak what the calling process held when it started the step: little from the command
+        line, which imports nothing heavy.
 
         Raises:
             RuntimeError: It failed.
