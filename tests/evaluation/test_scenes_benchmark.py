@@ -36,7 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         processor.save_pretrained(folder / name)
         if setting == "adaptive":
             base = Base.of(folder / "backbones" / "llama-False", folder / "backbones" / "clip")
-            save_stage1(model, folder / "stage1", base, {"template": "bare", "num_alignment_levels": LEVELS})
+            save_stage1(
+                model,
+                folder / "stage1",
+                base,
+                {"template": "bare", "num_alignment_levels": LEVELS, "alignment": "global"},
+            )
     return folder
 
 

@@ -277,9 +277,8 @@ def test_none_equals_llava_with_the_same_weights(built: Built):
     inputs = batch_of(built, ONE, TEXT, TWO, alignment="none")
     assert model.config.align_token_id not in inputs["input_ids"]
     theirs = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
-    words = [
-        i for i in range(len(processor.tokenizer)) if i not in (processor.image_token_id, processor.align_token_id)
-    ]
+    placeholders = (processor.image_token_id, processor.align_token_id)
+    words = [index for index in range(len(processor.tokenizer)) if index not in placeholders]
     with torch.no_grad():
         expected = llava(**theirs).logits[..., words]
         found = model(**inputs, alignment="none").logits[..., words]

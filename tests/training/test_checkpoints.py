@@ -45,7 +45,7 @@ def test_it_holds_projector_and_table_and_names_its_base(world: World, stage1: P
         "template": "bare",
         "num_alignment_levels": LEVELS,
         "image_aspect_ratio": "square",
-        "alignment": "adaptive",
+        "alignment": "global",  # there is no gate yet
     }
 
 
@@ -59,7 +59,7 @@ def test_it_goes_back_onto_its_base(world: World, stage1: Path) -> None:
     original = AutoModelForCausalLM.from_pretrained(world.folder / "llm").state_dict()
     rows = len(original["model.embed_tokens.weight"])
     assert torch.equal(state["language_model.model.embed_tokens.weight"][:rows], original["model.embed_tokens.weight"])
-    assert (model.config.num_alignment_levels, model.config.alignment) == (LEVELS, "adaptive")
+    assert (model.config.num_alignment_levels, model.config.alignment) == (LEVELS, "global")
     assert processor.image_aspect_ratio == "square"
     assert base == Base.of(world.folder / "llm", world.folder / "tower")
 
@@ -161,9 +161,20 @@ def test_random_draws_the_table_again_and_keeps_the_projector(world: World, stag
     assert 0.8 * bound < states["random"][TABLE].abs().max() <= bound
 
 
+def test_a_stage_1_without_alignment_leads_to_none_or_random(world: World, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    pretrain(stage1_recipe(alignment="none", max_steps=1), **world.stage1_inputs, output=plain)
+    inputs = {**world.stage2_inputs, "stage1": plain}
+    with pytest.raises(ValueError, match="was trained without alignment, so its table is still random"):
+        finetune(stage2_recipe(), **inputs, output=tmp_path / "out")
+    recipe = stage2_recipe(alignment_embeddings="random", max_steps=1)
+    assert finetune(recipe, **inputs, output=tmp_path / "random")["alignment"] == "adaptive"
+    assert finetune(stage2_recipe(alignment="none", max_steps=1), **inputs, output=tmp_path / "none")["steps"] == 1
+
+
 def test_a_stage_1_checkpoint_can_be_used_as_it_is(stage1: Path) -> None:
     model, processor = load_model(stage1)
     assert not model.training
-    assert processor.use_alignment and model.config.alignment == "adaptive"
+    assert processor.use_alignment and model.config.alignment == "global"
     with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
         load_model(stage1 / "gone")

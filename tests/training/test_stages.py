@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aligngpt.artifacts import hash_file
 from aligngpt.data.pairs import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
-from aligngpt.modeling.checkpoints import load_model, load_stage1
+from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
 from aligngpt.training.stages import TRAINS, apply_stage, finetune, pretrain, training_arguments
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_recipe, stage2_recipe
@@ -146,8 +147,14 @@ def test_a_run_tells_what_it_did(world: World, stage1: Path) -> None:
     recipe = json.loads((stage1 / "recipe.json").read_text())
     assert recipe["recipe"] == asdict(stage1_recipe())
     assert recipe["stage"] == "pretrain"
-    assert recipe["inputs"]["language_model"] == str(world.folder / "llm")
-    assert len(recipe["inputs"]["language_model_hash"]) == len(recipe["inputs"]["pairs"]) == 64
+    base = Base.of(world.folder / "llm", world.folder / "tower")
+    assert recipe["inputs"] == {
+        "pairs": hash_file(world.folder / "pairs.json"),
+        "levels": "",
+        "language_model": base.language_model_hash,
+        "vision_tower": base.vision_tower_hash,
+    }
+    assert len({*recipe["inputs"].values()}) == 4
     assert set(recipe["versions"]) == {"python", "aligngpt", "torch", "transformers"}
 
 
@@ -260,6 +267,13 @@ def test_the_device_batch_does_not_matter(world: World, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_same_bases_elsewhere_make_the_same_run(world: World, stage1: Path, tmp_path: Path) -> None:
+    moved = {name: shutil.copytree(path, tmp_path / name) for name, path in world.backbones.items()}
+    result = pretrain(stage1_recipe(), **world.stage1_inputs | moved, output=stage1)
+    assert result == json.loads((stage1 / "training.json").read_text())
 
 
 @pytest.mark.usefixtures("no_training")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from aligngpt.data.pairs import BadRecord, ImageTextPair, ReadResult
 
 SCORE_EXAMPLE = """
-aligngpt score --pairs runs/scenes/data/pretrain.json --images runs/scenes/data --scorer scenes-clip --output scores
+aligngpt score --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/pictures \\
+    --scorer scenes-clip --output scores
 """
 LEVEL_EXAMPLE = """
 aligngpt level --scores scores --output levels

@@ -14,11 +14,12 @@ from aligngpt.cli.output import print_json, print_table, results_alone
 from aligngpt.options import RecipeBook
 
 PRETRAIN_EXAMPLE = """
-aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data --levels runs/scenes/levels \\
-    --language-model scenes-llm --vision-tower scenes-clip --output stage1 --recipe scenes --max-steps 10
+aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/pictures \\
+    --levels runs/scenes/levels --language-model scenes-llm --vision-tower scenes-clip --output stage1 \\
+    --recipe scenes --max-steps 10
 """
 FINETUNE_EXAMPLE = """
-aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data --stage1 stage1 \\
+aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data/pictures --stage1 stage1 \\
     --output model --recipe scenes --max-steps 10
 """
 

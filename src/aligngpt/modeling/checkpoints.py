@@ -37,7 +37,19 @@ class Base:
     @classmethod
     def of(cls, language_model: str | Path, vision_tower: str | Path) -> Base:
         """Read the hashes of two checkpoint folders."""
-        return cls(str(language_model), str(vision_tower), _hash(language_model), _hash(vision_tower))
+        return cls(_absolute(language_model), _absolute(vision_tower), _hash(language_model), _hash(vision_tower))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells two bases apart, wherever they lie: the hashes, or the names of hub models."""
+        return {
+            "language_model": self.language_model_hash or self.language_model,
+            "vision_tower": self.vision_tower_hash or self.vision_tower,
+        }
+
+
+def _absolute(checkpoint: str | Path) -> str:
+    return str(Path(checkpoint).resolve() if Path(checkpoint).is_dir() else checkpoint)
 
 
 def _hash(checkpoint: str | Path) -> str:
@@ -69,6 +81,7 @@ def load_stage1(
     *,
     language_model: str | Path | None = None,
     vision_tower: str | Path | None = None,
+    random_embeddings: bool = False,
     attn_implementation: str | None = None,
     **overrides: Any,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor, Base]:
@@ -78,12 +91,14 @@ def load_stage1(
         checkpoint: Folder that `save_stage1` wrote.
         language_model: Where the language model lies now, if it has moved.
         vision_tower: Where the vision tower lies now, if it has moved.
+        random_embeddings: Draw the alignment table anew and keep the projector (the control of Figure 5).
         attn_implementation: Of the backbones.
         **overrides: Further arguments of `from_backbones`.
 
     Raises:
         FileNotFoundError: It is no stage-1 checkpoint, or a backbone is not where it was.
-        ValueError: A backbone is not the one that stage 1 was trained on, or the tensors do not fit it.
+        ValueError: A backbone is not the one that stage 1 was trained on, the tensors do not fit it, or alignment is
+            asked for and stage 1 was trained without.
     """
     folder = Path(checkpoint)
     if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
@@ -94,13 +109,21 @@ def load_stage1(
     trained_on = Base(**info["base"])
     base = Base.of(language_model or trained_on.language_model, vision_tower or trained_on.vision_tower)
     _check_base(folder, trained_on, base)
+    settings = {**info["settings"], **overrides}
+    if info["settings"]["alignment"] == "none" != settings["alignment"] and not random_embeddings:
+        raise ValueError(
+            f"{folder} was trained without alignment, so its table is still random: use alignment 'none', a checkpoint "
+            "that was trained with levels, or ask for random embeddings by name"
+        )
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
         base.language_model,
         base.vision_tower,
         attn_implementation=attn_implementation,
-        **{**info["settings"], **overrides},
+        **settings,
     )
     _load_weights(model, folder / WEIGHTS_FILE)
+    if random_embeddings:
+        model.alignment_embeddings.reset_parameters()
     processor.use_alignment = model.config.alignment != "none"
     return model, processor, base
 

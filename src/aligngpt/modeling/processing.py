@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image as hub_load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -225,7 +226,8 @@ class AlignGPTProcessor(ProcessorMixin):
         """Prompts and their pictures as model inputs.
 
         Args:
-            images: A picture, a list in the order of the `<image>` marks, or a list for each prompt.
+            images: A picture, its path or its URL; a list in the order of the `<image>` marks; or a list of such
+                lists, one for each prompt.
             text: A prompt or a list of prompts in the template's form.
             alignment: `"none"` leaves `<align>` out; any other setting belongs to `forward` and `generate`.
             return_tensors: `"pt"` for tensors; lists otherwise.
@@ -349,6 +351,8 @@ def _flatten(images: Any) -> list[Image.Image]:
         return []
     if isinstance(images, Image.Image):
         return [images]
+    if isinstance(images, str | Path):
+        return [hub_load_image(str(images))]
     return [image for item in images for image in _flatten(item)]
 
 

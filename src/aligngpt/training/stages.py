@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +114,7 @@ def pretrain(
     _report_bad(read, strict)
     known_levels = _levels_of(recipe, read, levels)
     base = Base.of(language_model, vision_tower)
-    inputs = {"pairs": read.source_hash, "levels": _hash_levels(levels), **vars(base)}
+    inputs = {"pairs": read.source_hash, "levels": _hash_levels(levels), **base.identity}
     run = _Run(Path(output), "pretrain", recipe, inputs)
     if run.done:
         return run.result()
@@ -123,7 +124,7 @@ def pretrain(
         "template": recipe.template,
         "num_alignment_levels": recipe.num_alignment_levels,
         "image_aspect_ratio": recipe.image_aspect_ratio,
-        "alignment": "none" if recipe.alignment == "none" else "adaptive",
+        "alignment": "none" if recipe.alignment == "none" else "global",  # the gate learns in stage 2
     }
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
         language_model, vision_tower, attn_implementation=recipe.attention, **settings
@@ -177,7 +178,7 @@ def finetune(
     set_seed(recipe.seed)
     model, processor, base = _stage2_model(recipe, stage1, language_model, vision_tower)
     stage1_hash = hash_file(Path(stage1) / WEIGHTS_FILE) if stage1 else ""
-    inputs = {"conversations": read.source_hash, "stage1": stage1_hash, **vars(base)}
+    inputs = {"conversations": read.source_hash, "stage1": stage1_hash, **base.identity}
     run = _Run(Path(output), "finetune", recipe, inputs)
     if run.done:
         return run.result()
@@ -206,6 +207,7 @@ def _stage2_model(
             stage1,
             language_model=language_model,
             vision_tower=vision_tower,
+            random_embeddings=recipe.alignment_embeddings == "random",
             attn_implementation=recipe.attention,
             **overrides,
         )
@@ -215,8 +217,6 @@ def _stage2_model(
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
             language_model, vision_tower, attn_implementation=recipe.attention, **overrides
         )
-    if recipe.alignment_embeddings == "random":
-        model.alignment_embeddings.reset_parameters()
     processor.use_alignment = recipe.alignment != "none"
     return model, processor, base
 
@@ -247,8 +247,10 @@ class _Run:
         return read_json(self.output / RESULT_FILE)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write the result last, which marks the run as done."""
+        """Write the result last, which marks the run as done, and drop what was kept to resume from."""
         write_json(self.output / RESULT_FILE, result)
+        for checkpoint in self.output.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
         return result
 
     def train(
