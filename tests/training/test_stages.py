@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from aligngpt.artifacts import hash_file
+from aligngpt.data.batches import ModalityGroupedSampler
+from aligngpt.data.datasets import InstructionDataset
 from aligngpt.data.pairs import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
@@ -252,6 +254,28 @@ def test_stage_2_resumed_equals_uninterrupted(
     assert comparable(resumed) == comparable(whole)
     name = "model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_stage_2_takes_its_samples_by_modality(
+    world: World, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    lengths: list[int] = []
+    original = InstructionDataset.__getitem__
+
+    def getitem(self: InstructionDataset, index: int) -> Any:
+        taken.append(index)
+        lengths[:] = self.modality_lengths
+        return original(self, index)
+
+    monkeypatch.setattr(InstructionDataset, "__getitem__", getitem)
+    recipe = stage2_recipe(max_steps=6, batch_size=4, device_batch_size=2, seed=3)
+    finetune(recipe, **world.stage2_inputs, stage1=stage1, output=tmp_path / "out")
+    sampler = ModalityGroupedSampler(lengths, 2, 2, seed=3)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert taken == first + list(sampler)
+    assert sorted(length < 0 for length in lengths) == [False] * 7 + [True] * 3
 
 
 def test_the_device_batch_does_not_matter(world: World, tmp_path: Path) -> None:
