@@ -51,7 +51,7 @@ def test_every_backbone_generates_the_same_however_it_is_run(tmp_path: Path, llm
     model, processor = built = tiny.build(tmp_path, llm, tower, tied)
     assert model.config.num_image_tokens == processor.num_image_tokens == 9
     inputs = batch_of(built, ONE, TEXT, TWO)
-    options = {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
+    options: dict[str, Any] = {"do_sample": False, "min_new_tokens": 5, "max_new_tokens": 5}
     cached = model.generate(**inputs, **options)
     assert torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
     new = cached[:, inputs["input_ids"].shape[1] :]
@@ -285,7 +285,7 @@ def test_none_equals_llava_with_the_same_weights(built: Built):
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
     llava.generation_config.suppress_tokens = list(placeholders)
-    options = {"do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6, "pad_token_id": 0}
+    options: dict[str, Any] = {"do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6, "pad_token_id": 0}
     assert torch.equal(model.generate(**inputs, alignment="none", **options), llava.generate(**theirs, **options))
 
 
@@ -295,7 +295,7 @@ def test_none_hides_the_align_token_of_a_prompt_that_has_it(built: Built):
     assert bare["input_ids"].shape[1] + 1 == aligned["input_ids"].shape[1]
     expected = last_logits(model, **bare, alignment="none")
     torch.testing.assert_close(last_logits(model, **aligned, alignment="none"), expected, atol=1e-5, rtol=0)
-    options = {"alignment": "none", "do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6}
+    options: dict[str, Any] = {"alignment": "none", "do_sample": False, "min_new_tokens": 6, "max_new_tokens": 6}
     new = [model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :] for inputs in (bare, aligned)]
     assert torch.equal(*new)
 
