@@ -121,7 +121,7 @@ def scenes_finetune() -> FinetuneRecipe:
         learning_rate=1e-3,
         batch_size=shared.batch_size,
         device_batch_size=shared.device_batch_size,
-        max_steps=450,
+        max_steps=400,
         max_length=shared.max_length,
         precision=shared.precision,
         gradient_checkpointing=False,
