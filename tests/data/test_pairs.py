@@ -101,6 +101,7 @@ BAD_RECORDS: list[tuple[Any, str]] = [
     (record(conversations=turns("What?", "x")), "0 <image> in the questions, 1 in `image`"),
     (record(conversations=turns("<image><image>", "x")), "2 <image> in the questions, 1 in `image`"),
     (record(conversations=turns("<image>", "see <image>")), "<image> in turn 2, which is an answer"),
+    (record(conversations=turns("<image>\nWhat is <align>?", "x")), "<align> in turn 1: it is reserved"),
     (record(conversations=turns("<image>", "\ud83d")), "turn 2 holds half of a surrogate pair"),
     (record(image="\ud83d"), "image path holds half of a surrogate pair"),
     (record(image=""), "image must be a path, got an empty string"),

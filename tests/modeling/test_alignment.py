@@ -83,7 +83,9 @@ def test_settings_are_parsed(given, parsed):
     assert parse_alignment(given, LEVELS) == parsed
 
 
-@pytest.mark.parametrize("wrong", ["0", "6", 0, 6, True, "adaptiv", "1,2", "1,x,2,3,4", (1.0, 2.0), 2.5, None])
+@pytest.mark.parametrize(
+    "wrong", ["0", "6", 0, 6, True, "adaptiv", "1,2", "nan,0,0,0,1", "1,x,2,3,4", (1.0, 2.0), 2.5, None]
+)
 def test_unknown_settings_say_what_is_known(wrong):
     with pytest.raises(ValueError, match="a level from 1 to 5, or 5 weights"):
         parse_alignment(wrong, LEVELS)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt.modeling.checkpoints import load_model
 from tests import oracle, tiny
 from tests.modeling.conftest import Built
 
@@ -242,6 +243,18 @@ def test_gate_text_all_reads_every_token_but_the_first(fresh: Built):
     assert torch.equal(whole[0], last_logits(model, **{**inputs, "instruction_mask": every})[0])
 
 
+@pytest.mark.parametrize("gate_text", ["instruction", "all"])
+def test_what_is_written_does_not_reach_the_gate_with_a_cache_or_without(fresh: Built, gate_text: str):
+    model = fresh[0]
+    model.config.gate_text = gate_text
+    options: dict[str, Any] = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    inputs = batch_of(fresh, ONE, TWO)
+    cached, uncached = (model.generate(**inputs, **options, use_cache=use_cache).logits for use_cache in (True, False))
+    for one, other in zip(cached, uncached, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
 def test_gate_weights_and_dots_are_returned_on_request(built: Built):
     model = built[0]
     inputs = batch_of(built, ONE, TEXT, TWO)
@@ -251,6 +264,8 @@ def test_gate_weights_and_dots_are_returned_on_request(built: Built):
         assert output.image_text_dots.shape == (3, 9)
         torch.testing.assert_close(output.gate_weights.sum(-1), torch.ones(3))
         assert torch.equal(output.image_text_dots[1], torch.zeros(9))
+        weights, dots = model.gate(**inputs)
+        assert torch.equal(weights, output.gate_weights) and torch.equal(dots, output.image_text_dots)
         silent = model(**inputs)
         assert silent.gate_weights is None and silent.image_text_dots is None
         assert model(**inputs, alignment=2, return_gate_weights=True).gate_weights.shape == (3, 7)
@@ -369,6 +384,30 @@ def test_a_gate_without_an_instruction_mask_says_what_to_pass(built: Built):
     with pytest.raises(ValueError, match="instruction_mask is missing"):
         built[0](**inputs)
     assert built[0](**inputs, alignment="global").logits.shape[0] == 1
+
+
+def test_align_tokens_out_of_place_are_refused(built: Built):
+    model = built[0]
+    inputs = batch_of(built, ONE)
+    doubled = inputs["input_ids"].clone()
+    doubled[0, -1] = model.config.align_token_id
+    with pytest.raises(ValueError, match="2 <align> placeholders for 1 images"):
+        model(**{**inputs, "input_ids": doubled})
+    with pytest.raises(ValueError, match="images but no <align>"):
+        model(**batch_of(built, ONE, alignment="none"), alignment=3)
+
+
+def test_other_models_are_told_apart(tmp_path: Path):
+    llm, tower = tiny.save_language_model(tmp_path / "llm"), tiny.save_vision_tower(tmp_path / "clip")
+    with pytest.raises(ValueError, match="is a llama model, not an AlignGPT"):
+        load_model(llm)
+    with pytest.raises(ValueError, match="is a clip_vision_model model: a causal language model is needed"):
+        AlignGPTForConditionalGeneration.from_backbones(tower, tower)
+
+
+def test_generate_does_not_pretend_to_return_gate_weights(built: Built):
+    with pytest.raises(ValueError, match=r"ask gate\(\)"):
+        built[0].generate(**batch_of(built, ONE), return_gate_weights=True)
 
 
 def test_chunked_prefill_is_refused(built: Built):

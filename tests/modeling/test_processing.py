@@ -148,6 +148,15 @@ def test_bad_settings_and_texts_say_so(built: Built, tmp_path: Path):
         load_template("vicuna")
     with pytest.raises(ValueError, match="a user turn holds a reserved character"):
         processor.render([{"role": "user", "content": f"hi {MARKS['answer_start']}"}])
+    with pytest.raises(ValueError, match="a user turn holds <align>, which is reserved"):
+        processor.render([{"role": "user", "content": "hi <align>"}])
+    with pytest.raises(ValueError, match="the text holds <align>, which is reserved"):
+        processor(text="<s>USER: hi <align> ASSISTANT:")
+    with pytest.raises(ValueError, match="cannot be cut"):
+        processor(text="<s>USER: hi ASSISTANT:", truncation=True)
+    with pytest.raises(ValueError, match=r"\[1, 2\] <image> marks each, but \[2, 1\] images were given to each"):
+        pictures = [tiny.picture(seed) for seed in range(3)]
+        processor([pictures[:2], pictures[2:]], ["<s>USER: <image> a", "<s>USER: <image><image> b"])
     with pytest.raises(ValueError, match="no chat template"):
         AlignGPTProcessor(processor.image_processor, tiny.tokenizer()).render(TWO_TURNS)
     own = tmp_path / "own.jinja"

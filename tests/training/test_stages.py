@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ from aligngpt.data.pairs import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
 from aligngpt.training.stages import TRAINS, apply_stage, finetune, pretrain, training_arguments
+from aligngpt.training.trainer import AlignGPTTrainer
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_recipe, stage2_recipe
 
@@ -318,7 +321,7 @@ def test_another_run_in_the_folder_is_refused(world: World, stage1: Path, stage2
 
 
 def test_what_cannot_start_leaves_the_folder_free(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size 4 is no multiple of device_batch_size 3 times 1 devices"):
+    with pytest.raises(ValueError, match="batch_size 4 is no multiple of device_batch_size 3"):
         pretrain(stage1_recipe(device_batch_size=3), **world.stage1_inputs, output=tmp_path / "out")
     assert pretrain(stage1_recipe(max_steps=1), **world.stage1_inputs, output=tmp_path / "out")["steps"] == 1
 
@@ -346,9 +349,6 @@ def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", [0, LEVELS + 1])
 def test_levels_of_a_file_must_fit(world: World, tmp_path: Path, level: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = {"id": ["p0", "p1"], "clip_score": [0.1, 0.2], "alignment_level": [1, level]}
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
     with pytest.raises(ValueError, match=rf"level {level}, but num_alignment_levels is {LEVELS}"):
@@ -356,9 +356,6 @@ def test_levels_of_a_file_must_fit(world: World, tmp_path: Path, level: int) -> 
 
 
 def test_levels_of_a_file_come_before_those_of_the_pairs(world: World, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = {"id": ["p0", "p1", "p2"], "clip_score": [0.1, 0.2, math.nan], "alignment_level": [3, 3, None]}
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
     recipe = stage1_recipe(max_steps=1, batch_size=2, device_batch_size=2)
@@ -396,3 +393,43 @@ def test_a_recipe_becomes_training_arguments(tmp_path: Path) -> None:
     assert not arguments.bf16 and arguments.seed == 0
     with pytest.raises(ValueError, match="batch_size 4 is no multiple of device_batch_size 8"):
         training_arguments(stage1_recipe(device_batch_size=8), tmp_path, samples=8)
+
+
+def test_levels_of_another_number_are_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "levels.json").write_text('{"num_levels": 2}')
+    ids = [f"p{place}" for place in range(8)]
+    table = pa.table({"id": ids, "alignment_level": pa.array([place % 2 + 1 for place in range(8)], pa.int8())})
+    pq.write_table(table, tmp_path / "levels.parquet")
+    for levels in (tmp_path, tmp_path / "levels.parquet"):
+        with pytest.raises(ValueError, match=r"into 2 levels, but num_alignment_levels is 3: give the same number"):
+            pretrain(stage1_recipe(), **world.stage1_inputs, levels=levels, output=tmp_path / "out")
+    same = stage1_recipe(num_alignment_levels=2)
+    assert pretrain(same, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")["steps"] == 2
+
+
+def test_several_processes_are_refused_until_they_are_supported(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="several processes is not supported yet"):
+        pretrain(stage1_recipe(), **world.stage1_inputs, output=tmp_path)
+
+
+def test_a_loss_that_is_no_number_is_an_error(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = torch.tensor(float("nan"))
+    monkeypatch.setattr(AlignGPTTrainer, "training_step", lambda self, *args, **kwargs: broken)
+    with pytest.raises(ValueError, match="the loss became nan"):
+        pretrain(stage1_recipe(), **world.stage1_inputs, output=tmp_path)
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_a_final_loss_is_told_even_of_a_run_too_short_to_log(world: World, tmp_path: Path) -> None:
+    result = pretrain(stage1_recipe(logging_steps=10), **world.stage1_inputs, output=tmp_path)
+    assert result["history"] == [] and result["final_loss"] > 0
+
+
+def test_a_done_stage_2_loads_no_model(
+    world: World, stage1: Path, stage2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aligngpt.training.stages.load_stage1", None)
+    assert finetune(stage2_recipe(), **world.stage2_inputs, stage1=stage1, output=stage2)["steps"] == 2

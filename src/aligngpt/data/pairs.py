@@ -23,6 +23,7 @@ from aligngpt.artifacts import atomic_path, parse_json, read_bytes
 from aligngpt.data.images import BadImage, check_header, load_image
 
 IMAGE_PLACEHOLDER = "<image>"
+ALIGN_PLACEHOLDER = "<align>"
 MAX_LEVELS = 64
 
 Role = Literal["user", "assistant"]
@@ -371,6 +372,8 @@ def _turn(turn: Any, number: int) -> Turn:
 
 def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
     for number, turn in enumerate(turns, start=1):
+        if ALIGN_PLACEHOLDER in turn.text:
+            raise _Reason(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in by itself")
         if turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
             raise _Reason(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
     count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)

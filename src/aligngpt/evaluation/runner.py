@@ -71,24 +71,9 @@ def answer(
             pad_token_id=processor.tokenizer.pad_token_id,
         )[:, inputs["input_ids"].shape[1] :]
         texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-        gates = _gates(model, inputs, alignment) if with_gate and pictures else None
+        gates = model.gate(**inputs) if with_gate and pictures else None
         for row, (prompt, text) in enumerate(zip(batch, texts, strict=True)):
             if gates is None or not prompt.images:
                 yield Answer(text.strip())
             else:
                 yield Answer(text.strip(), gates[0][row].tolist(), gates[1][row].tolist())
-
-
-def _gates(model: AlignGPTForConditionalGeneration, inputs: Any, alignment: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gate weights (rows, N - 1) and dot products (rows, P) of a batch."""
-    features = model.get_image_features(inputs["pixel_values"])
-    aligned = model.get_alignment(
-        inputs["input_ids"],
-        features,
-        attention_mask=inputs["attention_mask"],
-        instruction_mask=inputs["instruction_mask"],
-        alignment=None if alignment == "none" else alignment,
-        with_gate=True,
-    )
-    assert aligned.gate_weights is not None and aligned.image_text_dots is not None  # with_gate asks for them
-    return aligned.gate_weights.float(), aligned.image_text_dots.float()

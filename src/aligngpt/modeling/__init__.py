@@ -2,7 +2,8 @@
 
 from aligngpt.modeling.alignment import NAMED_ALIGNMENTS, AlignmentEmbeddings, AlignmentGate, parse_alignment
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.model import AlignGPTForConditionalGeneration, AlignGPTOutput, AlignmentOutput
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.outputs import AlignGPTOutput, AlignmentOutput
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.modeling.projector import MultiModalProjector
 

@@ -13,9 +13,11 @@ paper, its ablations (Table 4) and a level as a dial (Figure 7) differ in nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,10 +46,12 @@ def parse_alignment(value: Any, num_levels: int) -> str | int | tuple[float, ...
         if text in NAMED_ALIGNMENTS:
             return text
         value = _numbers(text)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= num_levels:
-        return value
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= value <= num_levels:
+        return int(value)
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == num_levels:
-        return tuple(float(weight) for weight in value)
+        weights = tuple(float(weight) for weight in value)
+        if all(map(math.isfinite, weights)):
+            return weights
     raise ValueError(
         f"alignment {value!r} is not known: give one of {', '.join(NAMED_ALIGNMENTS)}, a level from 1 to {num_levels}, "
         f"or {num_levels} weights separated by commas"
@@ -205,3 +209,19 @@ def image_text_dots(image_features: Tensor, text_means: Tensor, image_segments: 
     sums = dots.new_zeros(text_means.shape[0], dots.shape[1]).index_add(0, image_segments, dots)
     counts = dots.new_zeros(text_means.shape[0]).index_add(0, image_segments, dots.new_ones(dots.shape[0]))
     return sums / counts.clamp(min=1).unsqueeze(-1)
+
+
+def segments_of(input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, int]:
+    """The sample of each position, and the number of samples."""
+    if segment_ids is not None:
+        return segment_ids, int(segment_ids.max()) + 1
+    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+    return rows.unsqueeze(-1).expand_as(input_ids), input_ids.shape[0]
+
+
+def first_of_runs(mask: Tensor, segments: Tensor, runs: int, length: int) -> Tensor:
+    """The sample of each run of `length` marked positions, (runs,), zero beyond the last; static shapes throughout."""
+    marked = mask.reshape(-1)
+    run = torch.where(marked, (marked.long().cumsum(0) - 1) // length, runs)
+    found = torch.zeros(runs + 1, dtype=torch.long, device=mask.device)
+    return found.scatter(0, run, segments.reshape(-1).long())[:runs]

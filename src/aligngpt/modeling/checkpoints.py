@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import AutoConfig
 
 from aligngpt.artifacts import atomic_path, hash_folder, read_json, write_json
-from aligngpt.modeling.model import AlignGPTForConditionalGeneration, require_checkpoint
+from aligngpt.modeling.backbones import require_checkpoint
+from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
 
 WEIGHTS_FILE = "stage1.safetensors"
@@ -76,6 +79,20 @@ def save_stage1(model: AlignGPTForConditionalGeneration, output: Path, base: Bas
     write_json(output / INFO_FILE, {"base": vars(base), "settings": settings, "tensors": shapes})
 
 
+def read_base(checkpoint: str | Path) -> Base:
+    """The base that a stage-1 checkpoint was trained on, as it says itself.
+
+    Raises:
+        FileNotFoundError: It is no stage-1 checkpoint.
+    """
+    folder = Path(checkpoint)
+    if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} is no finished stage-1 checkpoint ({INFO_FILE}, {WEIGHTS_FILE} missing): run aligngpt pretrain"
+        )
+    return Base(**read_json(folder / INFO_FILE)["base"])
+
+
 def load_stage1(
     checkpoint: str | Path,
     *,
@@ -101,12 +118,7 @@ def load_stage1(
             asked for and stage 1 was trained without.
     """
     folder = Path(checkpoint)
-    if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} is no finished stage-1 checkpoint ({INFO_FILE}, {WEIGHTS_FILE} missing): run aligngpt pretrain"
-        )
-    info = read_json(folder / INFO_FILE)
-    trained_on = Base(**info["base"])
+    trained_on, info = read_base(folder), read_json(folder / INFO_FILE)
     base = Base.of(language_model or trained_on.language_model, vision_tower or trained_on.vision_tower)
     _check_base(folder, trained_on, base)
     settings = {**info["settings"], **overrides}
@@ -140,11 +152,15 @@ def load_model(
 
     Raises:
         FileNotFoundError: The folder does not exist.
+        ValueError: It holds another kind of model.
     """
     if (Path(checkpoint) / INFO_FILE).is_file():
         model, processor, _ = load_stage1(checkpoint, **options)
     else:
         folder = require_checkpoint(checkpoint)
+        kind = AutoConfig.from_pretrained(folder).model_type
+        if kind != AlignGPTConfig.model_type:
+            raise ValueError(f"{checkpoint} is a {kind} model, not an AlignGPT: give a folder that finetune wrote")
         model = AlignGPTForConditionalGeneration.from_pretrained(folder, **options)
         processor = AlignGPTProcessor.from_pretrained(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

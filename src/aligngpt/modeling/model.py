@@ -8,9 +8,8 @@ H hidden, N levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,56 +21,22 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import ModelOutput
 
 from aligngpt.modeling.alignment import (
     AlignmentEmbeddings,
     AlignmentGate,
     alignment_weights,
+    first_of_runs,
     image_text_dots,
     needs_gate,
     parse_alignment,
     segment_mean,
+    segments_of,
 )
+from aligngpt.modeling.backbones import check_language_model, require_checkpoint, vision_config_of
 from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.outputs import AlignGPTOutput, AlignmentOutput
 from aligngpt.modeling.projector import MultiModalProjector
-
-
-class AlignmentOutput(NamedTuple):
-    """What the alignment made of a batch.
-
-    Attributes:
-        embedding: (S, H), H_align of each sample (Eq. 3).
-        weights: (S, N), the weights over the table that made it.
-        gate_weights: (S, N - 1), Eq. 2; `None` where the setting needs no gate.
-        image_text_dots: (S, P), what the gate reads; `None` where the setting needs no gate.
-    """
-
-    embedding: Tensor
-    weights: Tensor
-    gate_weights: Tensor | None
-    image_text_dots: Tensor | None
-
-
-@dataclass
-class AlignGPTOutput(ModelOutput):
-    """The language model's output, and with `return_gate_weights` what the gate saw and said.
-
-    Attributes:
-        loss: Mean over all supervised tokens of the batch, or their sum over `num_items_in_batch`.
-        logits: (B, T or the kept positions, vocabulary); the two placeholders can never be chosen.
-        past_key_values, hidden_states, attentions: As the language model returns them.
-        gate_weights: (S, N - 1), each row sums to 1 (Eq. 2).
-        image_text_dots: (S, P), image tokens times mean text embedding, averaged over a sample's images.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    gate_weights: Tensor | None = None
-    image_text_dots: Tensor | None = None
 
 
 class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -141,16 +106,16 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             FileNotFoundError: A folder does not exist.
-            ValueError: The vision folder holds no vision tower.
+            ValueError: A folder holds a model of another kind.
         """
         from aligngpt.modeling.processing import AlignGPTProcessor
 
         vision_config = vision_config_of(vision_tower)
         tower = AutoModel.from_pretrained(
-            vision_tower, config=vision_config, dtype=dtype, attn_implementation=attn_implementation
+            require_checkpoint(vision_tower), config=vision_config, dtype=dtype, attn_implementation=attn_implementation
         )
         llm = AutoModelForCausalLM.from_pretrained(
-            require_checkpoint(language_model), dtype=dtype, attn_implementation=attn_implementation
+            check_language_model(language_model), dtype=dtype, attn_implementation=attn_implementation
         )
         processor = AlignGPTProcessor.from_backbones(
             language_model, vision_tower, template=template, image_aspect_ratio=image_aspect_ratio
@@ -220,6 +185,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         instruction_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        prompt_length: int | None = None,
         alignment: Any = None,
         with_gate: bool = False,
     ) -> AlignmentOutput:
@@ -231,6 +197,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: (B, T), zero at padding.
             instruction_mask: (B, T), one at the users' own words; needed by the gate when it reads the instruction.
             segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
+            prompt_length: The gate reads nothing behind so many positions, where an answer is being written.
             alignment: A setting, see `parse_alignment`; the configuration's by default.
             with_gate: Compute the gate even where the setting does not read it.
 
@@ -238,18 +205,43 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: The gate is asked for and `instruction_mask` is missing.
         """
         setting = parse_alignment(self.config.alignment if alignment is None else alignment, self._num_levels)
-        segments, num_samples = _segments(input_ids, segment_ids)
+        segments, num_samples = segments_of(input_ids, segment_ids)
         gate_weights = dots = None
         if needs_gate(setting) or with_gate:
             mask = self._gate_text_mask(input_ids, attention_mask, instruction_mask, segments)
+            if prompt_length is not None:
+                mask[:, prompt_length:] = False
             text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples)
-            image_segments = _first_of_runs(
+            image_segments = first_of_runs(
                 input_ids == self.config.image_token_id, segments, image_features.shape[0], image_features.shape[1]
             )
             dots = image_text_dots(image_features, text_means, image_segments)
             gate_weights = self.alignment_gate(dots)
         weights = alignment_weights(setting, gate_weights, num_samples, self.alignment_embeddings.weight)
         return AlignmentOutput(self.alignment_embeddings(weights), weights, gate_weights, dots)
+
+    @torch.inference_mode()
+    def gate(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the gate reads and says of prompts, without running the language model.
+
+        Returns:
+            `gate_weights` (S, N - 1) and `image_text_dots` (S, P), in float32; see `forward` for the arguments.
+        """
+        aligned = self.get_alignment(
+            input_ids,
+            self.get_image_features(pixel_values),
+            attention_mask=attention_mask,
+            instruction_mask=instruction_mask,
+            alignment="adaptive",
+        )
+        assert aligned.gate_weights is not None and aligned.image_text_dots is not None  # adaptive reads the gate
+        return aligned.gate_weights.float(), aligned.image_text_dots.float()
 
     def forward(
         self,
@@ -262,6 +254,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         instruction_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        prompt_length: int | None = None,
         alignment: Any = None,
         return_gate_weights: bool = False,
         logits_to_keep: int | Tensor = 0,
@@ -278,6 +271,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: (B, T), -100 where there is nothing to learn.
             instruction_mask: (B, T), one at the users' own words, from the processor.
             segment_ids: (B, T), the sample of each position where rows are packed.
+            prompt_length: The gate reads nothing behind so many positions; `generate` sets it.
             alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights for
                 each sample.
             return_gate_weights: Also return `gate_weights` and `image_text_dots`.
@@ -301,6 +295,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 attention_mask=attention_mask,
                 instruction_mask=instruction_mask,
                 segment_ids=segment_ids,
+                prompt_length=prompt_length,
                 alignment=alignment,
             )
         outputs = self.language_model(
@@ -343,8 +338,11 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs: The processor's outputs and anything `generate` takes.
 
         Raises:
-            ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction.
+            ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction. Or
+                `return_gate_weights` is: `gate` and `forward` return them.
         """
+        if kwargs.pop("return_gate_weights", False):
+            raise ValueError("generate returns tokens: ask gate() or forward(return_gate_weights=True) for the weights")
         generation_config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None)) is not None:
             raise ValueError(
@@ -356,6 +354,8 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if input_ids is not None and self._drops_align_token(alignment):
             mask, _ = self._without_align_token(input_ids, kwargs.get("attention_mask"), None)
             kwargs["attention_mask"] = mask
+        if input_ids is not None and self.config.gate_text == "all":
+            kwargs["prompt_length"] = input_ids.shape[1]
         return super().generate(input_ids, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -364,8 +364,8 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         pixel_values: Tensor | None = None,
         instruction_mask: Tensor | None = None,
+        prompt_length: int | None = None,
         alignment: Any = None,
-        return_gate_weights: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Pictures and instruction go into the prefill alone; without a cache every step is one."""
@@ -373,6 +373,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
             inputs["alignment"] = alignment
+            inputs["prompt_length"] = prompt_length
             if instruction_mask is not None:
                 written = input_ids.shape[1] - instruction_mask.shape[1]
                 inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
@@ -412,32 +413,46 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, AlignmentOutput | None]:
         """Token embeddings (B, T, H) with image tokens and alignment embeddings in their places."""
         embeds = self._embed(input_ids)
-        image_mask = input_ids == self.config.image_token_id
-        self._check_image_tokens(image_mask, pixel_values)
+        drops_align = self._drops_align_token(context["alignment"])
+        self._check_placeholders(input_ids, pixel_values, context["segment_ids"], drops_align)
         if pixel_values is None:
             return embeds, None
         features = self.get_image_features(pixel_values).to(embeds.dtype)
-        embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), features)
-        if self._drops_align_token(context["alignment"]):
+        embeds = embeds.masked_scatter((input_ids == self.config.image_token_id).unsqueeze(-1), features)
+        if drops_align:
             return embeds, None
         aligned = self.get_alignment(input_ids, features, with_gate=with_gate, **context)
         align_mask = input_ids == self.config.align_token_id
-        segments, num_samples = _segments(input_ids, context["segment_ids"])
-        with_align = _first_of_runs(align_mask, segments, num_samples, 1)
+        segments, num_samples = segments_of(input_ids, context["segment_ids"])
+        with_align = first_of_runs(align_mask, segments, num_samples, 1)
         vectors = aligned.embedding[with_align].to(embeds.dtype)
         return embeds.masked_scatter(align_mask.unsqueeze(-1), vectors), aligned
 
-    def _check_image_tokens(self, image_mask: Tensor, pixel_values: Tensor | None) -> None:
-        """Placeholders and image tokens must agree; skipped while one token is decoded or a graph is traced."""
-        if image_mask.shape[1] == 1 or torch.compiler.is_compiling():
+    def _check_placeholders(
+        self, input_ids: Tensor, pixel_values: Tensor | None, segment_ids: Tensor | None, drops_align: bool
+    ) -> None:
+        """Placeholders and images must agree; skipped while one token is decoded or a graph is traced."""
+        if input_ids.shape[1] == 1 or torch.compiler.is_compiling():
             return
-        placeholders = int(image_mask.sum())
+        is_align = input_ids == self.config.align_token_id
+        counts = [(input_ids == self.config.image_token_id).sum(), is_align.sum(), is_align.sum(-1).max()]
+        placeholders, aligns, most_in_a_row = torch.stack(counts).tolist()  # one wait for the device
         images = 0 if pixel_values is None else pixel_values.shape[0]
         if placeholders != images * self.config.num_image_tokens:
             raise ValueError(
                 f"the prompts have {placeholders} <image> placeholders, but {images} images give "
                 f"{images * self.config.num_image_tokens} image tokens: pass every image, and tokenise with this "
                 "model's own processor"
+            )
+        if (segment_ids is None and most_in_a_row > 1) or aligns > max(images, 0):
+            raise ValueError(
+                f"the prompts have {aligns} <align> placeholders for {images} images: a sample with an image has one, "
+                "directly after its first token, as the processor puts it"
+            )
+        if images and not aligns and not drops_align:
+            raise ValueError(
+                "the prompts have images but no <align>, so no alignment can be told: tokenise with alignment, or "
+                "pass alignment='none'"
             )
 
     def _gate_text_mask(
@@ -480,54 +495,11 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 # --------------------------------------------------------------------------------------------------------- helpers
 
 
-def _segments(input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, int]:
-    """The sample of each position, and the number of samples."""
-    if segment_ids is not None:
-        return segment_ids, int(segment_ids.max()) + 1
-    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-    return rows.unsqueeze(-1).expand_as(input_ids), input_ids.shape[0]
-
-
-def _first_of_runs(mask: Tensor, segments: Tensor, runs: int, length: int) -> Tensor:
-    """The sample of each run of `length` marked positions, (runs,), zero beyond the last; static shapes throughout."""
-    marked = mask.reshape(-1)
-    run = torch.where(marked, (marked.long().cumsum(0) - 1) // length, runs)
-    found = torch.zeros(runs + 1, dtype=torch.long, device=mask.device)
-    return found.scatter(0, run, segments.reshape(-1).long())[:runs]
-
-
 def _reset_unless_loaded(module: torch.nn.Module) -> None:
     """`from_pretrained` marks what it has read; anything else is drawn anew."""
     parameters = list(module.parameters())
     if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in parameters):
         module.reset_parameters()  # type: ignore[operator]
-
-
-def require_checkpoint(name: str | Path) -> str | Path:
-    """Pass a folder or a hub name on; say so at once where a path does not exist, instead of asking the hub for it.
-
-    Raises:
-        FileNotFoundError: It looks like a path, and nothing is there.
-    """
-    path = Path(name).expanduser()
-    looks_like_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
-    if not path.is_dir() and (looks_like_path or path.parent.is_dir()):
-        raise FileNotFoundError(f"no checkpoint folder at {name}: give a folder with config.json, or a hub name")
-    return path if path.is_dir() else name
-
-
-def vision_config_of(vision_tower: str | Path) -> Any:
-    """The configuration of the vision part of a checkpoint, be it a whole CLIP or its tower alone.
-
-    Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: The checkpoint holds no vision tower.
-    """
-    config = AutoConfig.from_pretrained(require_checkpoint(vision_tower))
-    config = getattr(config, "vision_config", config)
-    if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
-        raise ValueError(f"{vision_tower} is a {config.model_type} model: a CLIP or SigLIP vision tower is needed")
-    return config
 
 
 AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)

@@ -24,8 +24,8 @@ from transformers.image_utils import load_image as hub_load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.model import require_checkpoint
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TOKEN = "<image>"
@@ -126,13 +126,12 @@ class AlignGPTProcessor(ProcessorMixin):
             template: Jinja text instead of the processor's own.
 
         Raises:
-            ValueError: A message holds one of the four reserved characters, or there is no template.
+            ValueError: A message holds `<align>` or one of the four reserved characters, or there is no template.
         """
         if template is None and self.chat_template is None:
             raise ValueError("the processor has no chat template: build it with a template, such as vicuna_v1")
         for message in messages:
-            if isinstance(message["content"], str) and _MARK.search(message["content"]):
-                raise ValueError(f"the text of a {message['role']} turn holds a reserved character (U+FDD0 to U+FDD3)")
+            _check_words(message)
         rendered, _ = render_jinja_template(
             conversations=[messages],
             chat_template=template or self.chat_template,
@@ -149,7 +148,12 @@ class AlignGPTProcessor(ProcessorMixin):
             text: From `render` or `apply_chat_template`, or written by hand in the template's form.
             alignment: `"none"` leaves `<align>` out; so does `use_alignment=False`.
             has_image: False keeps `<align>` out of a sample without pictures; by default the text tells.
+
+        Raises:
+            ValueError: The text holds `<align>`, which is put in here and nowhere else.
         """
+        if ALIGN_TOKEN in text:
+            raise ValueError(f"the text holds {ALIGN_TOKEN}, which is reserved: the processor puts it in by itself")
         if not _MARK.search(text):
             text = self._mark_instructions(text)
         plain, spans = _take_marks(text)
@@ -165,7 +169,7 @@ class AlignGPTProcessor(ProcessorMixin):
         answer = _covered(encoded["offset_mapping"], spans[_ANSWER])
         encoding = self._expand_images(Encoding(ids, instruction, answer))
         has_image = self.image_token_id in ids if has_image is None else has_image
-        if has_image and self.use_alignment and not _is_none(alignment) and self.align_token_id not in ids:
+        if has_image and self.use_alignment and not _is_none(alignment):
             self._insert_align(encoding)
         return encoding
 
@@ -232,14 +236,17 @@ class AlignGPTProcessor(ProcessorMixin):
             alignment: `"none"` leaves `<align>` out; any other setting belongs to `forward` and `generate`.
             return_tensors: `"pt"` for tensors; lists otherwise.
             padding_side: Where shorter prompts are padded; left, as generation needs, unless told.
-            **kwargs: Accepted for compatibility with `ProcessorMixin` and not used.
+            **kwargs: Accepted for compatibility with `ProcessorMixin` and not used; `truncation` and `max_length` are
+                refused, since a prompt may not lose image tokens.
 
         Returns:
             `input_ids`, `attention_mask`, `instruction_mask` (B, T), and with pictures `pixel_values` (I, 3, h, w).
 
         Raises:
-            ValueError: The number of pictures is not the number of `<image>` marks.
+            ValueError: The number of pictures is not the number of `<image>` marks, in all or in a prompt.
         """
+        if kwargs.get("truncation") or kwargs.get("max_length"):
+            raise ValueError("a prompt with image tokens cannot be cut: shorten its text instead of using max_length")
         data: dict[str, Any] = {}
         flat = _flatten(images)
         if text is not None:
@@ -247,6 +254,7 @@ class AlignGPTProcessor(ProcessorMixin):
             marks = sum(prompt.count(IMAGE_TOKEN) for prompt in texts)
             if images is not None and marks != len(flat):
                 raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks, but {len(flat)} images were given")
+            _check_each_prompt(texts, images)
             data |= self._pad([self.encode(prompt, alignment=alignment) for prompt in texts], padding_side)
         if flat:
             data["pixel_values"] = self.pixel_values(flat)
@@ -340,6 +348,26 @@ def _common_suffix(one: str, other: str) -> str:
     while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
         length += 1
     return one[len(one) - length :]
+
+
+def _check_words(message: dict[str, Any]) -> None:
+    """Refuse what only the processor may write."""
+    content = message["content"]
+    words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if _MARK.search(words):
+        raise ValueError(f"the text of a {message['role']} turn holds a reserved character (U+FDD0 to U+FDD3)")
+    if ALIGN_TOKEN in words:
+        raise ValueError(f"the text of a {message['role']} turn holds {ALIGN_TOKEN}, which is reserved")
+
+
+def _check_each_prompt(texts: list[str], images: Any) -> None:
+    """Where pictures come in a list for each prompt, each prompt must have as many marks."""
+    if not isinstance(images, list | tuple) or not any(isinstance(item, list | tuple) for item in images):
+        return
+    marks = [text.count(IMAGE_TOKEN) for text in texts]
+    given = [len(_flatten(item)) for item in images]
+    if marks != given:
+        raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks each, but {given} images were given to each")
 
 
 def _is_none(alignment: Any) -> bool:

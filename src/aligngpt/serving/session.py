@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from transformers import TextStreamer
 
 from aligngpt.data.images import load_image
 from aligngpt.modeling import parse_alignment
+from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
 
 Message = dict[str, Any]
@@ -103,18 +103,11 @@ class Session:
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    @torch.inference_mode()
     def _gate_weights(self, inputs: Any) -> list[float] | None:
-        if not self.images or self.model.config.alignment == "none":
+        setting = self.model.config.alignment if self.alignment is None else self.alignment
+        if not self.images or not needs_gate(setting):
             return None
-        features = self.model.get_image_features(inputs["pixel_values"])
-        masks = {name: inputs[name] for name in ("attention_mask", "instruction_mask")}
-        aligned = self.model.get_alignment(inputs["input_ids"], features, **masks, alignment=self._gated_setting)
-        return None if aligned.gate_weights is None else [round(w, 5) for w in aligned.gate_weights[0].tolist()]
-
-    @property
-    def _gated_setting(self) -> Any:
-        return "global" if isinstance(self.alignment, str) and self.alignment == "none" else self.alignment
+        return [round(weight, 5) for weight in self.model.gate(**inputs)[0][0].tolist()]
 
     def reset(self) -> None:
         """Forget what has been said; the pictures stay."""

@@ -24,7 +24,7 @@ from aligngpt.data.levels import read_levels
 from aligngpt.data.pairs import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
-from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, save_stage1
+from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, read_base, save_stage1
 from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, StageRecipe
 from aligngpt.training.trainer import AlignGPTTrainer
 
@@ -110,7 +110,7 @@ def pretrain(
         ValueError: Levels are missing, or `output` holds a run of another recipe or other data.
         StrictDataError: Bad records with `strict`.
     """
-    read = read_pairs(pairs, images, check_images=recipe.check_images)
+    read = read_pairs(pairs, images, check_images="decode" if strict else recipe.check_images)
     _report_bad(read, strict)
     known_levels = _levels_of(recipe, read, levels)
     base = Base.of(language_model, vision_tower)
@@ -132,9 +132,10 @@ def pretrain(
     processor.use_alignment = recipe.alignment != "none"
     dataset = PretrainDataset(read.records, images, processor, known_levels, recipe.max_length)
     result = run.train(model, processor, dataset)
-    if known_levels is not None:
-        result["loss_by_level"] = loss_by_level(model, processor, dataset, recipe.num_alignment_levels)
     save_stage1(model, run.output, base, settings)
+    if known_levels is not None:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            result["loss_by_level"] = loss_by_level(model, processor, dataset, recipe.num_alignment_levels)
     return run.finish(result | {"alignment": recipe.alignment, "unlevelled": dataset.unlevelled, "bad": len(read.bad)})
 
 
@@ -173,15 +174,16 @@ def finetune(
             "stage 2 needs a stage-1 checkpoint: give one, or ask for alignment_embeddings='random' by name and give "
             "the language model and the vision tower"
         )
-    read = read_conversations(conversations, images, check_images=recipe.check_images)
+    read = read_conversations(conversations, images, check_images="decode" if strict else recipe.check_images)
     _report_bad(read, strict)
-    set_seed(recipe.seed)
-    model, processor, base = _stage2_model(recipe, stage1, language_model, vision_tower)
+    base = read_base(stage1) if stage1 else Base.of(str(language_model), str(vision_tower))
     stage1_hash = hash_file(Path(stage1) / WEIGHTS_FILE) if stage1 else ""
     inputs = {"conversations": read.source_hash, "stage1": stage1_hash, **base.identity}
     run = _Run(Path(output), "finetune", recipe, inputs)
     if run.done:
         return run.result()
+    set_seed(recipe.seed)
+    model, processor = _stage2_model(recipe, stage1, language_model, vision_tower)
     dataset = InstructionDataset(read.records, images, processor, recipe.max_length)
     result = run.train(model, processor, dataset)
     model.save_pretrained(run.output)
@@ -194,7 +196,7 @@ def _stage2_model(
     stage1: str | Path | None,
     language_model: str | Path | None,
     vision_tower: str | Path | None,
-) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor, Base]:
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     overrides: dict[str, Any] = {
         "alignment": recipe.alignment,
         "gate_text": recipe.gate_text,
@@ -203,7 +205,7 @@ def _stage2_model(
     if recipe.template is not None:
         overrides["template"] = recipe.template
     if stage1 is not None:
-        model, processor, base = load_stage1(
+        model, processor, _ = load_stage1(
             stage1,
             language_model=language_model,
             vision_tower=vision_tower,
@@ -213,12 +215,12 @@ def _stage2_model(
         )
     else:
         assert language_model and vision_tower  # finetune has checked it
-        base = Base.of(language_model, vision_tower)
+        overrides["num_alignment_levels"] = recipe.num_alignment_levels
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
             language_model, vision_tower, attn_implementation=recipe.attention, **overrides
         )
     processor.use_alignment = recipe.alignment != "none"
-    return model, processor, base
+    return model, processor
 
 
 # ----------------------------------------------------------------------------------------------------------- one run
@@ -274,13 +276,17 @@ class _Run:
         outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(self.output))
         model._keys_to_ignore_on_save = None
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        last = [entry["loss"] for entry in history[-5:]] or [outcome.training_loss]
+        final_loss = sum(last) / len(last)
+        if not math.isfinite(final_loss):
+            raise ValueError(f"the loss became {final_loss}: start again in a new folder with a lower learning rate")
         return {
             "stage": self.stage,
             "steps": trainer.state.global_step,
             "samples": len(dataset),  # type: ignore[arg-type]
             "seconds": round(outcome.metrics["train_runtime"], 2),
             "truncated_samples": trainer.truncated_samples,
-            "final_loss": round(sum(entry["loss"] for entry in history[-5:]) / max(1, len(history[-5:])), 4),
+            "final_loss": round(final_loss, 4),
             "history": [{key: entry.get(key) for key in _HISTORY} for entry in history],
             "loss_by_level": None,
             "parameters": parameters,
@@ -299,12 +305,12 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
     Raises:
         ValueError: The global batch is not a whole number of device batches.
     """
-    devices = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate launch
-    accumulation, rest = divmod(recipe.batch_size, recipe.device_batch_size * devices)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by torchrun and accelerate launch
+        raise ValueError("training over several processes is not supported yet: start one process, without a launcher")
+    accumulation, rest = divmod(recipe.batch_size, recipe.device_batch_size)
     if rest or not accumulation:
         raise ValueError(
-            f"batch_size {recipe.batch_size} is no multiple of device_batch_size {recipe.device_batch_size} times "
-            f"{devices} devices"
+            f"batch_size {recipe.batch_size} is no multiple of device_batch_size {recipe.device_batch_size}"
         )
     steps = recipe.max_steps or max(1, math.ceil(recipe.epochs * math.ceil(samples / recipe.batch_size)))
     checkpointing = {_CHECKPOINTING: True} if recipe.gradient_checkpointing else {}
@@ -321,6 +327,7 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
         bf16=recipe.precision == "bf16",
         dataloader_num_workers=recipe.workers,
         logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,  # a loss that is no number is to be seen
         save_steps=recipe.save_steps,
         save_total_limit=1,
         seed=recipe.seed,
@@ -329,7 +336,7 @@ def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> Train
         report_to="none",
         **checkpointing,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one GPU: more of them want torchrun, not DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process has one GPU: no DataParallel over all it sees
     return arguments
 
 
@@ -381,6 +388,18 @@ def _hash_levels(levels: str | Path | None) -> str:
     return hash_file(path / "levels.parquet" if path.is_dir() else path)
 
 
+def _check_number_of_levels(recipe: PretrainRecipe, levels: str | Path) -> None:
+    """A table with more rows than there are levels would leave its global row untrained."""
+    beside = (Path(levels) if Path(levels).is_dir() else Path(levels).parent) / "levels.json"
+    if beside.is_file():
+        number = read_json(beside)["num_levels"]
+        if number != recipe.num_alignment_levels:
+            raise ValueError(
+                f"{beside} divides the pairs into {number} levels, but num_alignment_levels is "
+                f"{recipe.num_alignment_levels}: give the same number"
+            )
+
+
 def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
     """Level of each pair by id, from the levels file or the pairs themselves; `None` without alignment.
 
@@ -391,6 +410,7 @@ def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | No
         return None
     if levels is not None:
         known = read_levels(levels)
+        _check_number_of_levels(recipe, levels)
     else:
         known = {pair.id: pair.alignment_level for pair in read.records if pair.alignment_level is not None}
     if not known:
@@ -400,5 +420,12 @@ def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | No
         raise ValueError(
             f"a pair has level {max(strange)}, but num_alignment_levels is {recipe.num_alignment_levels}, counted from "
             "1: give the number of levels that the pairs were divided into"
+        )
+    if max(known.values()) < recipe.num_alignment_levels:
+        logger.warning(
+            "no pair has a level above %d of %d: the global embedding stays untrained unless num_alignment_levels is "
+            "the number that the pairs were divided into",
+            max(known.values()),
+            recipe.num_alignment_levels,
         )
     return known
