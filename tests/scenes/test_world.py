@@ -267,3 +267,15 @@ def test_pictures_of_one_scene_vary_with_the_seed_alone() -> None:
     assert (pixels(SCENE, 1) == pixels(SCENE, 1)).all()
     assert not (pixels(SCENE, 1) == pixels(SCENE, 2)).all()
     assert pixels(SCENE, 1, size=48).shape == (48, 48, 3)
+
+
+def test_another_pictures_caption_can_be_kept_to_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def spy(rng: random.Random, split: str | None = None) -> Scene:
+        asked.append(split)
+        return sample_scene(rng, split)
+
+    monkeypatch.setattr("aligngpt.scenes.world.sample_scene", spy)
+    kinds = [web_caption(SCENE, random.Random(seed), others="train").kind for seed in range(40)]
+    assert asked == ["train"] * kinds.count("mismatched") and asked

@@ -1,9 +1,9 @@
 """Make the world's two base models: a small CLIP and a small causal language model, as ordinary checkpoint folders.
 
-Both read scenes of the train split alone. The CLIP learns from captions of mixed coverage. The language model learns
-to read *soft* tokens: vectors that are sums of word embeddings, in any order, spread and repeated, between fillers. A
-model that has read only well-formed text cannot be steered by a projector while it is frozen, because nothing a
-projector emits looks like anything it has met; one that has read soft tokens can, as a large model can.
+Both are shown scenes of the train split alone. The CLIP learns from captions of mixed coverage. The language model
+learns to read *soft* tokens: vectors that are sums of word embeddings, in any order, spread and repeated, between
+fillers. A model that has read only well-formed text cannot be steered by a projector while it is frozen, because
+nothing a projector emits looks like anything it has met; one that has read soft tokens can, as a large model can.
 """
 
 from __future__ import annotations

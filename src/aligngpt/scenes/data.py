@@ -80,7 +80,7 @@ def _write_pairs(folder: Path, number: int, rng: random.Random) -> list[Scene]:
     records, truth = [], {}
     for index, scene in enumerate(train):
         draw_scene(scene, rng).save(folder / "pictures" / _train_picture(index), compress_level=1)
-        caption = web_caption(scene, rng)
+        caption = web_caption(scene, rng, others="train")
         records.append(_record(f"{index:06d}", _train_picture(index), [("<image>", caption.text)]))
         truth[f"{index:06d}"] = {"kind": caption.kind, "coverage": round(caption.coverage, 4)}
     write_json(folder / "pretrain.json", records)

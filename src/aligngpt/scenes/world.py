@@ -192,17 +192,22 @@ def coverage(scene: Scene, told: tuple[Thing, ...] | list[Thing]) -> float:
     return facts / (len(ATTRIBUTES) * len(scene.things))
 
 
-def web_caption(scene: Scene, rng: random.Random) -> Caption:
+def web_caption(scene: Scene, rng: random.Random, others: str | None = None) -> Caption:
     """A caption of uneven quality, as found on the web.
 
     A quarter each: everything; some of the things; things without size, place or both; another picture's caption.
+
+    Args:
+        scene: What the caption stands beside.
+        rng: Draws kind and words.
+        others: The split that another picture's caption comes from; any by default.
     """
     kind = rng.choice(("whole", "part", "dropped", "mismatched"))
     if kind == "part" and len(scene.things) == 1:
         kind = "dropped"
     told = list(scene.things)
     if kind == "mismatched":
-        told = list(sample_scene(rng).things)
+        told = list(sample_scene(rng, others).things)
         told = _some(told, rng.randint(1, len(told)), rng)
     elif kind == "part":
         told = _some(told, rng.randint(1, len(told) - 1), rng)
