@@ -122,6 +122,15 @@ def test_padding_sides_and_lists(built: Built):
     assert processor(text=texts)["input_ids"] == left["input_ids"].tolist()
 
 
+def test_a_prompt_in_another_form_is_told(built: Built, caplog: pytest.LogCaptureFixture):
+    processor = built[1]
+    processor(tiny.picture(0), "<s>USER: <image>\nHi ASSISTANT:")
+    processor(tiny.picture(0), "<s><image>", alignment=3)
+    assert not caplog.records
+    processor(tiny.picture(0), "<s>Question: <image>\nHi Answer:")
+    assert "no user's words were found" in caplog.text
+
+
 def test_pad_to_square_centres_on_the_mean_color():
     image = Image.new("RGB", (5, 2), (10, 20, 30))
     square = pad_to_square(image, (0.5, 0.25, 1.0))

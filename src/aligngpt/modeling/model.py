@@ -71,8 +71,9 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Projector, table and gate start as the official code has them, not from the language model's range."""
         if isinstance(module, MultiModalProjector | AlignmentEmbeddings | AlignmentGate):
-            _reset_unless_loaded(module)
-        elif not isinstance(module, torch.nn.Linear):
+            if not all(getattr(value, "_is_hf_initialized", False) for value in module.parameters()):  # not loaded
+                module.reset_parameters()
+        elif not isinstance(module, torch.nn.Linear):  # those here are the layers of the three above
             super()._init_weights(module)
 
     @classmethod
@@ -130,13 +131,13 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             dtype=dtype,
             **config,
         )
-        model = cls._around(aligngpt_config, tower, llm, dtype)
+        model = cls._around(aligngpt_config, tower, llm)
         processor.num_image_tokens = aligngpt_config.num_image_tokens
         return model, processor
 
     @classmethod
     def _around(
-        cls, config: AlignGPTConfig, tower: PreTrainedModel, llm: PreTrainedModel, dtype: torch.dtype | str
+        cls, config: AlignGPTConfig, tower: PreTrainedModel, llm: PreTrainedModel
     ) -> AlignGPTForConditionalGeneration:
         """Build without weights, then put the loaded backbones in place: no second copy of a large model."""
         with torch.device("meta"):
@@ -169,7 +170,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model without its head."""
         return self.language_model.get_decoder()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Pictures (I, channels, height, width) to projected image tokens (I, P, H), class token dropped."""
         hidden_states = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
@@ -490,16 +491,6 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The placeholders are no words: they take no share of the softmax and are never chosen."""
         ids = torch.tensor([self.config.image_token_id, self.config.align_token_id], device=logits.device)
         return logits.index_fill(-1, ids, torch.finfo(logits.dtype).min)
-
-
-# --------------------------------------------------------------------------------------------------------- helpers
-
-
-def _reset_unless_loaded(module: torch.nn.Module) -> None:
-    """`from_pretrained` marks what it has read; anything else is drawn anew."""
-    parameters = list(module.parameters())
-    if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in parameters):
-        module.reset_parameters()  # type: ignore[operator]
 
 
 AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)

@@ -9,6 +9,7 @@ searching its output for separators.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from transformers.image_utils import load_image as hub_load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
+
+logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TOKEN = "<image>"
@@ -255,12 +259,19 @@ class AlignGPTProcessor(ProcessorMixin):
             if images is not None and marks != len(flat):
                 raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks, but {len(flat)} images were given")
             _check_each_prompt(texts, images)
-            data |= self._pad([self.encode(prompt, alignment=alignment) for prompt in texts], padding_side)
+            encodings = [self.encode(prompt, alignment=alignment) for prompt in texts]
+            may_gate = alignment is None or needs_gate(alignment)
+            if may_gate and any(map(self._gate_reads_nothing, encodings)):
+                logger.warning("no user's words were found in a prompt with an image, so the gate reads nothing there")
+            data |= self._pad(encodings, padding_side)
         if flat:
             data["pixel_values"] = self.pixel_values(flat)
         if return_tensors is None:
             data = {key: value.tolist() for key, value in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _gate_reads_nothing(self, encoding: Encoding) -> bool:
+        return self.align_token_id in encoding.input_ids and not any(encoding.instruction_mask)
 
     def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
         length = max(len(encoding.input_ids) for encoding in encodings)
