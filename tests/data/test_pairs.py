@@ -277,3 +277,13 @@ def test_broken_photos_are_named_with_their_reasons(photos: Path, tmp_path: Path
     result = read_pairs(write(tmp_path, records), photos / "broken", check_images="decode")
     assert {bad.image for bad in result.bad} == {entry["image"] for entry in known if not entry["readable"]}
     assert [pair.image for pair in result.records] == [entry["image"] for entry in known if entry["readable"]]
+
+
+def test_a_file_without_a_good_record_asks_for_the_right_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    source = tmp_path / "pairs.json"
+    source.write_text(json.dumps([record(image="gone.png")]))
+    with pytest.raises(
+        ValueError, match=r"1 records and none of them can be used, the first is .*gone\.png: no such file"
+    ):
+        read_pairs(source, tmp_path / "images").raise_if_empty()

@@ -297,7 +297,7 @@ def test_impossible_arguments_are_refused(images: Path, tmp_path: Path) -> None:
     for sizes in ({"batch_size": 0}, {"shard_size": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             run(pairs_of(8), images, CountingScorer(), tmp_path, **sizes)
-    with pytest.raises(ValueError, match="holds no records"):
+    with pytest.raises(ValueError, match="has 0 records and none of them can be used: is this the right file"):
         run(pairs_of(0), images, CountingScorer(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

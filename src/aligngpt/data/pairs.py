@@ -112,6 +112,19 @@ class ReadResult(Generic[T]):
     source: str
     source_hash: str
 
+    def raise_if_empty(self) -> None:
+        """Raise if no record is good, which is more often a wrong folder than wrong data.
+
+        Raises:
+            ValueError: With the first of the bad ones, if there is any.
+        """
+        if not self.records:
+            first = f", the first is {self.bad[0]}" if self.bad else ""
+            raise ValueError(
+                f"{self.source} has {len(self.bad)} records and none of them can be used{first}: is this the right "
+                "file, and the images folder the one that its paths start from?"
+            )
+
     def raise_if_bad(self) -> None:
         """Raise if any record is bad.
 

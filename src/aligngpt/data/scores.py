@@ -258,10 +258,11 @@ def score_pairs(
         progress: Whether to show a progress bar with the time left, on stderr and only if that is a terminal.
 
     Raises:
-        ValueError: If there are no records, a size is below 1, or `output` holds scores of another input.
+        ValueError: If there is no good record, a size is below 1, or `output` holds scores of another input.
     """
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size and shard_size must be at least 1, got {batch_size} and {shard_size}")
+    pairs.raise_if_empty()
     started = time.monotonic()
     folder, images = Path(output), Path(image_folder)
     rows, nameless = _rows(pairs)
@@ -366,8 +367,6 @@ def _rows(pairs: ReadResult[ImageTextPair]) -> tuple[list[Row], list[BadRecord]]
         bad_at[index] if index in bad_at else next(good) for index in range(len(pairs.records) + len(bad_at))
     ]
     ordered += [record for record in pairs.bad if record.index is None]
-    if not ordered:
-        raise ValueError(f"{pairs.source}: holds no records, so there is nothing to score")
     rows, nameless = [], []
     for record in ordered:
         if isinstance(record, ImageTextPair):

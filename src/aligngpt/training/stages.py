@@ -377,6 +377,7 @@ def loss_by_level(
 def _report_bad(read: ReadResult, strict: bool) -> None:
     if strict:
         read.raise_if_bad()
+    read.raise_if_empty()
     for record in read.bad:
         logger.warning("left out: %s", record)
 
