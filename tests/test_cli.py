@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from torch.utils.data import DataLoader, Dataset
 
 from aligngpt import __version__
 from aligngpt.cli import cli
@@ -231,6 +232,39 @@ def test_errors_are_one_line(error: Exception, line: str, code: int) -> None:
     assert explain(error) == (line, code)
 
 
+class _Broken(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> int:
+        raise ValueError(f"picture {place}: cut short\n  behind its header: ValueError")
+
+
+def test_an_error_in_a_worker_process_reads_as_any_other() -> None:
+    with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker process 0") as caught:
+        list(DataLoader(_Broken(), num_workers=1))
+    assert explain(caught.value) == ("picture 0: cut short behind its header: ValueError", 1)
+
+
+def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar() -> None:
+    program = """
+import click
+from aligngpt.cli.base import Program
+from tqdm.auto import tqdm
+@click.group(cls=Program)
+def program():
+    pass
+@program.command("fail", example="aligngpt fail")
+def fail():
+    for step in tqdm(range(3)):
+        raise ValueError("wrong")
+program()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "fail"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "0/3" in done.stderr and done.stderr.endswith("\naligngpt: error: wrong\n")
+
+
 def test_interruption_has_its_own_exit_code() -> None:
     done = invoke("fail", program=failing(KeyboardInterrupt()))
     assert done.exit_code == 130
@@ -314,6 +348,9 @@ def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
     with pytest.raises(click.BadParameter, match=r"levels\.parquet' does not exist; write it with: aligngpt level"):
         LevelsPath().convert(str(tmp_path), None, None)
     (tmp_path / "levels.parquet").touch()
+    (tmp_path / "levels.json").touch()
+    with pytest.raises(click.BadParameter, match=r"levels\.json' is no levels\.parquet: give that file, or the folder"):
+        LevelsPath().convert(str(tmp_path / "levels.json"), None, None)
     for given in (tmp_path, tmp_path / "levels.parquet"):
         assert LevelsPath().convert(str(given), None, None) == tmp_path / "levels.parquet"
 

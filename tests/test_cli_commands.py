@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,56 @@ def test_generate_streams_the_answer(model: Path, monkeypatch: pytest.MonkeyPatc
     assert invoke("generate", "--model", model, "--prompt", "What?").stdout == "Two circles.\n"
 
 
+def test_a_stage_1_checkpoint_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.serving.session.generate", {})
+    (tmp_path / "stage1.json").write_text("{}")
+    assert invoke("generate", "--model", tmp_path, "--prompt", "What?").exit_code == 0
+    assert calls[0]["model"] == tmp_path
+
+
+LOUDNESS = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage-1 checkpoint on the shipped base models, and pairs."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "data"
+    sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
+    assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
+    recipe = ["--recipe", "scenes", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
+    bases = ["--language-model", "scenes-llm", "--vision-tower", "scenes-clip", "--device-batch-size", "2"]
+    inputs = ["--pairs", data / "pretrain.json", "--images", data / "pictures", "--output", folder / "stage1"]
+    done = invoke("pretrain", *inputs, *bases, *recipe)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["score", "generate", "generate --json", "chat"])
+def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
+    data = trained / "data"
+    picture = str(data / "pictures" / "000000.png")
+    asked = ["--model", str(trained / "stage1"), "--image", picture, "--max-new-tokens", "2"]
+    arguments = {
+        "score": [
+            *("--pairs", str(data / "pretrain.json"), "--images", str(data / "pictures")),
+            *("--scorer", "scenes-clip", "--output", str(tmp_path / "scores")),
+        ],
+        "generate": [*asked, "--prompt", "Describe the picture."],
+        "chat": asked,
+    }[verb.split()[0]]
+    environment = {name: value for name, value in os.environ.items() if name not in LOUDNESS}
+    done = subprocess.run(
+        [sys.executable, "-m", "aligngpt", *verb.split(), *arguments],
+        input="",
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr and "LOAD REPORT" not in done.stderr + done.stdout
+
+
 def test_an_empty_prompt_is_wrong_usage(model: Path) -> None:
     done = invoke("generate", "--model", model, "--prompt", " ")
     assert done.exit_code == 2
@@ -297,6 +350,33 @@ def test_run_scenes_ends_with_the_results_and_the_page(tmp_path: Path, monkeypat
         assert text in done.stdout
     assert done.stdout.splitlines()[-1] == f"Page: {tmp_path / 'run' / 'report.html'}"
     assert json.loads(invoke("run", "scenes", "--output", tmp_path / "run", "--json").stdout) == SUMMARY
+
+
+def test_run_scenes_has_no_option_for_what_its_arms_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.pipeline.run_scenes", SUMMARY)
+    shown = invoke("run", "scenes", "--help").stdout
+    assert "--pretrain.learning-rate" in shown and "--finetune.alignment-embeddings" in shown
+    for name in ("pretrain.alignment", "pretrain.num-alignment-levels", "finetune.alignment"):
+        assert f"--{name} " not in shown
+        assert f"No such option '--{name}'" in invoke("run", "scenes", f"--{name}", "8").stderr
+    file = tmp_path / "recipe.json"
+    for recipe, message in (
+        ({"num_levels": 4, "pretrain": {"num_alignment_levels": 3}}, "num_alignment_levels is 3, but the recipe makes"),
+        ({"finetune": {"alignment": "local"}}, "finetune.alignment is local, but the job trains with adaptive"),
+    ):
+        file.write_text(json.dumps(recipe))
+        done = invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file)
+        assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    file.write_text(json.dumps({"num_levels": 4, "pretrain": {"num_alignment_levels": 4}}))
+    assert invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file, "--num-levels", "5").exit_code == 0
+    assert calls[-1]["recipe"].pretrain.num_alignment_levels == 5
+
+
+@pytest.mark.parametrize("option", ["pairs", "captioned", "threads"])
+def test_an_impossible_job_claims_no_folder(tmp_path: Path, option: str) -> None:
+    done = invoke("run", "scenes", "--output", tmp_path / "run", f"--{option}", "0")
+    assert done.exit_code == 2 and f"{option} is 0; it must be at least 1" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

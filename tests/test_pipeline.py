@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import math
 import resource
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from aligngpt import pipeline, summary
-from aligngpt.pipeline import Step, run_scenes, run_steps, scenes_steps
+from aligngpt.cli import cli
+from aligngpt.pipeline import Step, StepFailed, run_scenes, run_steps, scenes_steps
 from aligngpt.scenes.bases import BASES
 from aligngpt.scenes.world import QUESTION_KINDS
 from aligngpt.training.recipes import quick_scenes, scenes
@@ -30,7 +37,7 @@ tell("start")
 print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
 time.sleep(float(seconds))
 if outcome == "fail":
-    print("first a warning\\nthen the reason", file=sys.stderr)
+    print("first a warning\\naligngpt: error: then the reason", file=sys.stderr)
     sys.exit(3)
 if outcome.isdigit():
     block = b"x" * (int(outcome) * 10**6)
@@ -123,10 +130,11 @@ def test_a_failure_is_told_and_the_rest_goes_on_later(tmp_path: Path) -> None:
         step(tmp_path, "bad", "a", outcome="fail"),
         step(tmp_path, "after", "bad"),
     ]
-    with pytest.raises(RuntimeError, match=r"^step bad failed: then the reason \(log: .*bad\.log\)$"):
+    with pytest.raises(StepFailed, match=r"^step bad failed: then the reason \(log: .*bad\.log\)$"):
         run_steps(steps, tmp_path)
     assert "end slow" not in events(tmp_path) and "start after" not in events(tmp_path)
-    assert list(json.loads((tmp_path / "steps.json").read_text())) == ["a"]
+    costs = json.loads((tmp_path / "steps.json").read_text())
+    assert {name: cost["done"] for name, cost in costs.items()} == {"a": True, "bad": False, "slow": False}
     mended = [
         steps[0],
         *(step(tmp_path, name, after) for name, after in (("slow", "a"), ("bad", "a"), ("after", "bad"))),
@@ -157,8 +165,98 @@ def test_a_cut_stops_what_runs_and_the_next_call_goes_on(tmp_path: Path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             run_steps(steps, tmp_path)
     assert [process.returncode for process in processes] == [0, -15]
-    assert set(run_steps([steps[0], step(tmp_path, "b", "a")], tmp_path)) == {"a", "b"}
+    path = tmp_path / "steps.json"
+    cut = json.loads(path.read_text())
+    assert 0 < cut["b"]["seconds"] < 30 and cut["b"]["memory_mb"] > 0 and not cut["b"]["done"]
+    path.write_text(json.dumps(cut | {"b": {"seconds": 100.0, "memory_mb": 1e6, "done": False}}))
+    costs = run_steps([steps[0], step(tmp_path, "b", "a")], tmp_path)
+    assert 100 < costs["b"]["seconds"] < 110 and costs["b"]["memory_mb"] == 1e6 and costs["b"]["done"]
     assert events(tmp_path) == ["start a", "end a", "start b", "start b", "end b"]
+
+
+def test_a_step_that_runs_again_counts_anew(tmp_path: Path) -> None:
+    known = {"a": {"seconds": 100.0, "memory_mb": 1e6, "done": True}}
+    (tmp_path / "steps.json").write_text(json.dumps(known))
+    assert run_steps([step(tmp_path, "a")], tmp_path)["a"]["seconds"] < 30
+
+
+def test_a_killed_step_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; print('all is well', flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", code))
+    with pytest.raises(StepFailed, match=r"^step a failed: it was ended by SIGKILL \(log: "):
+        run_steps([Step("a", (), tmp_path / "a.txt")], tmp_path)
+
+
+# The command line with steps that write their process number to a file and sleep.
+SLEEPERS = """
+import sys
+from aligngpt import pipeline
+from aligngpt.cli import main
+code = "import os, time; open('pids', 'a').write(f'{os.getpid()} '); time.sleep(120)"
+pipeline._PROGRAM = (sys.executable, "-S", "-c", code)
+main(["run", "scenes", "--recipe", "quick", "--output", "run"])
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_job_that_is_ended_ends_its_steps(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SLEEPERS]
+    pids = tmp_path / "pids"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stderr is not None
+        try:
+            wait_until(lambda: pids.is_file() and pids.read_text().endswith(" "))
+            if number == signal.SIGTERM:
+                second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+                assert second.returncode == 1
+                said = "aligngpt: error: another run is at work in run: wait for it, or choose another --output\n"
+                assert second.stderr == said
+            [child] = map(int, pids.read_text().split())
+            assert alive(child)
+            job.send_signal(number)
+            said = job.stderr.read()
+        finally:
+            job.kill()
+    wait_until(lambda: not alive(child))
+    if number != signal.SIGKILL:
+        assert job.returncode == 130
+        assert said.splitlines()[-1].startswith("aligngpt: error: interrupted")
+
+
+def test_the_handler_of_sigterm_is_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run_steps([step(tmp_path, "a")], tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_steps_run_in_another_thread_too(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run_steps, [step(tmp_path, "a")], tmp_path).result()["a"]["done"]
+
+
+def test_a_failed_step_is_one_clean_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; sys.exit('aligngpt: error: the disk is full')"
+    monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", code))
+    done = CliRunner().invoke(cli, ["run", "scenes", "--recipe", "quick", "--output", str(tmp_path)])
+    assert done.exit_code == 1
+    log = tmp_path / "logs" / "make.log"
+    assert done.stderr.splitlines()[-1] == f"aligngpt: error: step make failed: the disk is full (log: {log})"
 
 
 @pytest.mark.parametrize("after", [("gone",), ("b",)])
@@ -192,10 +290,19 @@ def test_the_arms_differ_in_alignment_alone(tmp_path: Path) -> None:
 def test_another_recipe_in_the_folder_is_refused(tmp_path: Path) -> None:
     pipeline._claim(tmp_path, quick_scenes())
     pipeline._claim(tmp_path, quick_scenes())
+    (tmp_path / "steps.json").write_text('{"make": {"seconds": 1.0, "memory_mb": 1.0, "done": true}}')
     other = replace(quick_scenes(), pairs=97, pretrain=replace(quick_scenes().pretrain, learning_rate=1e-5))
     with pytest.raises(ValueError, match="another pairs, pretrain: choose another --output"):
         run_scenes(other, tmp_path)
     assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["pairs"] == 96
+
+
+def test_a_folder_in_which_nothing_was_finished_takes_another_recipe(tmp_path: Path) -> None:
+    pipeline._claim(tmp_path, quick_scenes())
+    (tmp_path / "steps.json").write_text('{"make": {"seconds": 1.0, "memory_mb": 1.0, "done": false}}')
+    pipeline._claim(tmp_path, replace(quick_scenes(), pairs=97))
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["pairs"] == 97
+    assert not (tmp_path / "steps.json").exists()
 
 
 def test_ranks_share_ties() -> None:

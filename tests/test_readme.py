@@ -223,3 +223,4 @@ def test_page_on_the_drawn_world_has_the_recipe_of_the_bases() -> None:
 def test_demo_output_has_its_place() -> None:
     between = re.search(r"<!-- demo output: begin -->\n```text\n(.+?)```\n<!-- demo output: end -->", README, re.DOTALL)
     assert between is not None
+    assert "pending" not in between[1] and "Accuracy" in between[1]

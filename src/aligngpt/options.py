@@ -140,9 +140,14 @@ def option_name(path: FieldPath) -> str:
     return ".".join(path).replace("_", "-")
 
 
-def recipe_options(recipe: Any) -> list[click.Option]:
-    """Make one option per field of a recipe; what the user gives is kept for `recipe_from_context`."""
-    return [_option(*leaf) for leaf in leaves(recipe)]
+def recipe_options(recipe: Any, without: Sequence[FieldPath] = ()) -> list[click.Option]:
+    """Make one option per field of a recipe; what the user gives is kept for `recipe_from_context`.
+
+    Args:
+        recipe: Its values are the defaults shown.
+        without: Fields that get no option.
+    """
+    return [_option(*leaf) for leaf in leaves(recipe) if leaf[0] not in without]
 
 
 def _option(path: FieldPath, hint: Any, value: Any, help_text: str) -> click.Option:
@@ -230,10 +235,16 @@ class RecipeBook:
     Attributes:
         named: Name to the function that returns the recipe; all of one class.
         default: The name taken when `--recipe` is not given; its values are the defaults the help shows.
+        settled: Fields that the recipe sets itself, so that there is no option for them.
     """
 
     named: Mapping[str, Callable[[], Any]]
     default: str
+    settled: Sequence[FieldPath] = ()
+
+    def options(self) -> list[click.Option]:
+        """Make the options of the recipes."""
+        return recipe_options(self.named[self.default](), without=self.settled)
 
     def load(self, name_or_file: str) -> Any:
         """Return a named recipe, or the one a run wrote.
@@ -242,7 +253,8 @@ class RecipeBook:
             name_or_file: A name, a JSON file, or a run's folder, which holds `recipe.json`.
 
         Raises:
-            ValueError: If it is neither a name nor an existing file, or the file holds something else.
+            ValueError: If it is neither a name nor an existing file, or the file holds something else
+                or another value of a field that the recipe sets itself.
         """
         if name_or_file in self.named:
             return self.named[name_or_file]()
@@ -257,7 +269,14 @@ class RecipeBook:
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object of recipe fields, found {type(values).__name__}")
         base = self.named[self.default]()
-        return apply_overrides(base, overrides_from_mapping(base, values, str(path)))
+        given = overrides_from_mapping(base, values, str(path))
+        recipe = apply_overrides(base, given)
+        for field, _, value, _ in leaves(recipe):
+            if field in self.settled and given.get(field, value) != value:
+                raise ValueError(
+                    f"{path}: {'.'.join(field)} is {given[field]}, but the recipe makes it {value}: leave it out"
+                )
+        return recipe
 
 
 def recipe_from_context(ctx: click.Context, book: RecipeBook, name_or_file: str) -> Any:

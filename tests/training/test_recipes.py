@@ -28,6 +28,8 @@ def test_the_papers_numbers() -> None:
     for recipe in (first, second):
         assert (recipe.warmup_ratio, recipe.schedule, recipe.weight_decay) == (0.03, "cosine", 0.0)
         assert recipe.max_length == 2048
+    assert first == PretrainRecipe() and second == FinetuneRecipe()
+    assert first.check_images == second.check_images == "decode"
     assert (first.image_aspect_ratio, second.image_aspect_ratio) == ("square", "pad")
     assert (first.alignment, second.alignment, second.gate_text) == ("levels", "adaptive", "instruction")
 
@@ -44,6 +46,14 @@ def test_the_papers_numbers() -> None:
         {"warmup_ratio": 1.0},
         {"warmup_ratio": -0.1},
         {"max_steps": 0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": float("inf")},
+        {"weight_decay": -0.1},
+        {"workers": -1},
+        {"save_steps": 0},
+        {"max_grad_norm": 0.0},
+        {"num_alignment_levels": 1},
+        {"num_alignment_levels": 65},
     ],
     ids=lambda change: "-".join(map(str, *change.items())),
 )
@@ -52,6 +62,32 @@ def test_impossible_numbers_are_refused(recipe: Any, change: dict[str, Any]) -> 
     [(name, value)] = change.items()
     with pytest.raises(ValueError, match=rf"^{name} is {value}; "):
         replace(recipe, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: 0} for name in ("pairs", "conversations", "questions", "captioned", "threads")),
+        {"num_levels": 1},
+        {"num_levels": 65},
+    ],
+    ids=lambda change: "-".join(map(str, *change.items())),
+)
+def test_impossible_jobs_are_refused(change: dict[str, Any]) -> None:
+    [(name, value)] = change.items()
+    with pytest.raises(ValueError, match=rf"^{name} is {value}; "):
+        ScenesRecipe(**change)
+
+
+def test_the_job_sets_what_its_arms_differ_in() -> None:
+    with pytest.raises(
+        ValueError, match=r"^finetune\.alignment is local, but the job trains with adaptive and with none"
+    ):
+        ScenesRecipe(finetune=replace(scenes_finetune(), alignment="local"))
+    with pytest.raises(ValueError, match=r"^pretrain\.alignment is none, "):
+        ScenesRecipe(pretrain=replace(scenes_pretrain(), alignment="none"))
+    recipe = ScenesRecipe(num_levels=4)
+    assert recipe.pretrain.num_alignment_levels == recipe.finetune.num_alignment_levels == 4
 
 
 def test_recipes_are_frozen_and_explain_every_field() -> None:

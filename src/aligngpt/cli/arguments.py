@@ -22,22 +22,29 @@ strict_option = click.option("--strict", is_flag=True, help="Stop with exit code
 
 
 class ModelFolder(click.ParamType):
-    """A folder with a model in it, or the name of one that is shipped: `scenes-clip`, `scenes-llm`."""
+    """A folder with a model in it, or the name of one that is shipped: `scenes-clip`, `scenes-llm`.
+
+    Args:
+        marks: A folder with any of these files is one.
+    """
 
     name = "FOLDER"
+
+    def __init__(self, *marks: str) -> None:
+        self._marks = marks
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the folder.
 
         Raises:
-            click.BadParameter: If it is missing or holds no `config.json`.
+            click.BadParameter: If it is missing or holds none of the files.
         """
         folder = bundled_folder(value) if value in BUNDLED else Path(value)
         if not folder.is_dir():
             remedy = "make it with: aligngpt scenes make-bases" if value in BUNDLED else "only folders on disk are read"
             self.fail(f"model folder '{folder}' does not exist; {remedy}.", param, ctx)
-        if not (folder / "config.json").is_file():
-            self.fail(f"'{folder}' is not a model folder: it has no config.json.", param, ctx)
+        if not any((folder / mark).is_file() for mark in self._marks):
+            self.fail(f"'{folder}' is not a model folder: it has no {' or '.join(self._marks)}.", param, ctx)
         return folder
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
@@ -81,7 +88,8 @@ class AlignmentSetting(click.ParamType):
         return self.name
 
 
-MODEL = ModelFolder()
+MODEL = ModelFolder("config.json")
+TRAINED = ModelFolder("config.json", "stage1.json")
 ALIGNMENT = AlignmentSetting()
 
 alignment_option = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from aligngpt.options import RecipeBook, recipe_from_context, recipe_options
+from aligngpt.options import RecipeBook, recipe_from_context
+
+_FROM_WORKER = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -83,7 +86,7 @@ class RecipeCommand(Command):
                 show_default=True,
                 help=f"Recipe to start from: {', '.join(self.book.named)}, or the recipe.json of a run.",
             )
-            self._recipe_params = [start, *recipe_options(self.book.named[self.book.default]())]
+            self._recipe_params = [start, *self.book.options()]
         return [*super().get_params(ctx), *self._recipe_params]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -168,7 +171,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         return _one_line(f"{place}{error.strerror}"), EXIT_FAILED
-    message = _one_line(str(error)) or type(error).__name__
+    message = _one_line(_of_worker(str(error))) or type(error).__name__
     if isinstance(error, ValueError):
         from aligngpt.data.pairs import StrictDataError
 
@@ -178,10 +181,24 @@ def explain(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {message} (not foreseen; --debug shows where)", EXIT_FAILED
 
 
+def _of_worker(text: str) -> str:
+    """Take the message out of what a DataLoader's worker process sends; other text stays as it is."""
+    found = _FROM_WORKER.match(text)
+    return found[2] if found else text
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _close_bars() -> None:
+    """End the lines of progress bars that an error left open."""
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
+
+
 def _fail(message: str, code: int) -> NoReturn:
+    _close_bars()
     click.echo(f"aligngpt: error: {message}", err=True)
     sys.exit(code)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from aligngpt.cli.arguments import FILE, MODEL, alignment_option, json_option
+from aligngpt.cli.arguments import FILE, TRAINED, alignment_option, json_option
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import print_json, results_alone
+from aligngpt.cli.output import print_json, quiet_loading, results_alone
 
 GENERATE_EXAMPLE = """
 aligngpt generate --model runs/scenes/finetune-adaptive --image picture.png --prompt "How many shapes are there?"
@@ -20,7 +20,9 @@ CHAT_EXAMPLE = """
 aligngpt chat --model runs/scenes/finetune-adaptive --image picture.png
 """
 
-model_option = click.option("--model", type=MODEL, required=True, help="Folder of a trained model.")
+model_option = click.option(
+    "--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint."
+)
 length_option = click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=256, help="Longest answer, in tokens."
 )
@@ -52,20 +54,21 @@ def generate(
     """Answer a prompt about pictures."""
     if not prompt.strip():
         raise click.BadParameter("the prompt is empty.", param_hint="'--prompt'")
-    from aligngpt.serving import session
-
     options: dict[str, Any] = {
         "alignment": alignment,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
     }
-    if as_json:
-        with results_alone():
-            result = session.generate(model, list(images), prompt, stream=None, **options)
-        print_json(result)
-    else:
-        session.generate(model, list(images), prompt, stream=lambda text: click.echo(text, nl=False), **options)
-        click.echo()
+    with quiet_loading():
+        from aligngpt.serving import session
+
+        if as_json:
+            with results_alone():
+                result = session.generate(model, list(images), prompt, stream=None, **options)
+            print_json(result)
+        else:
+            session.generate(model, list(images), prompt, stream=lambda text: click.echo(text, nl=False), **options)
+            click.echo()
 
 
 @click.command(cls=Command, example=CHAT_EXAMPLE)
@@ -82,6 +85,7 @@ def chat(
     temperature: float,
 ) -> None:
     """Talk with a model about a picture, at the terminal."""
-    from aligngpt.serving import terminal
+    with quiet_loading():
+        from aligngpt.serving import terminal
 
-    terminal.chat(model, image, alignment, max_new_tokens, temperature)
+        terminal.chat(model, image, alignment, max_new_tokens, temperature)

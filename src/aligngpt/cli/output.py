@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,31 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 120
 
 
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from telling that it loads weights, whether it is imported before or inside.
+
+    What the user's environment says about it is left as it is.
+    """
+    quiet = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ |= quiet  # read when transformers is imported
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        if "HF_HUB_DISABLE_PROGRESS_BARS" in quiet:
+            transformers_logging.disable_progress_bar()
+        if "TRANSFORMERS_VERBOSITY" in quiet:
+            transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for name in quiet:
+            os.environ.pop(name, None)
+
+
 @contextlib.contextmanager
 def results_alone() -> Iterator[None]:
     """Send what the work prints and logs to standard error, so that standard output has the results alone."""
@@ -29,14 +55,10 @@ def results_alone() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("aligngpt: %(message)s"))
     logger = logging.getLogger("aligngpt")
     level = logger.level
-    if "transformers" in sys.modules:  # its bars for loading weights say nothing that a result does not
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with quiet_loading(), contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         logger.removeHandler(handler)

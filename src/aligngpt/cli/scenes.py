@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.arguments import FOLDER, MODEL, NEW_FILE, NEW_FOLDER, alignment_option, bundled_folder, json_option
+from aligngpt.cli.arguments import FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, bundled_folder, json_option
 from aligngpt.cli.base import Command, Group, RecipeCommand
 from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
 from aligngpt.options import RecipeBook
@@ -42,9 +42,9 @@ batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=
 
 def scenes_book() -> RecipeBook:
     """Return the recipes of the whole way on the embedded world."""
-    from aligngpt.training.recipes import SCENES_RECIPES
+    from aligngpt.training.recipes import SCENES_RECIPES, SCENES_SETTLED
 
-    return RecipeBook(SCENES_RECIPES, default="scenes")
+    return RecipeBook(SCENES_RECIPES, default="scenes", settled=SCENES_SETTLED)
 
 
 def bases_book() -> RecipeBook:
@@ -90,7 +90,7 @@ def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
 
 
 @evaluate.command("scenes", example=EVAL_EXAMPLE)
-@click.option("--model", type=MODEL, required=True, help="Folder of a trained model.")
+@click.option("--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint.")
 @data_option
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
 @alignment_option

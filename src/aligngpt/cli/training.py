@@ -48,7 +48,7 @@ class LevelsPath(click.Path):
         """Return the file.
 
         Raises:
-            click.BadParameter: If it does not exist, or is a folder without one.
+            click.BadParameter: If it does not exist, is a folder without one, or is another file.
         """
         super().convert(value, param, ctx)
         path = Path(value)
@@ -56,6 +56,8 @@ class LevelsPath(click.Path):
             path = path / "levels.parquet"
         if not path.is_file():
             self.fail(f"'{path}' does not exist; write it with: aligngpt level.", param, ctx)
+        if path.suffix != ".parquet":
+            self.fail(f"'{path}' is no levels.parquet: give that file, or the folder aligngpt level wrote.", param, ctx)
         return path
 
 

@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 def memory(megabytes: float) -> str:
     """`640 MB` or `2.1 GB`."""
-    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
 
 def count_of(number: int, noun: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
-from itertools import count
 
 from PIL import Image, ImageDraw
 
@@ -320,8 +319,6 @@ def sample_questions(scene: Scene, number: int, rng: random.Random) -> list[Ques
 def scenes(rng: random.Random, split: str, number: int) -> list[Scene]:
     """`number` different scenes of one split."""
     found: dict[Scene, None] = {}
-    for _ in count():
+    while len(found) < number:
         found.setdefault(sample_scene(rng, split))
-        if len(found) == number:
-            return list(found)
-    raise AssertionError("unreachable")
+    return list(found)

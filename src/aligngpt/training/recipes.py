@@ -5,6 +5,7 @@ A recipe is changed with `dataclasses.replace`, on the command line, or by start
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ def _field(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """What both stages have in common. Defaults are the paper's (Section 5 of its recipe table)."""
+    """What both stages have in common. Defaults are the paper's, those of stage 1 where the stages differ."""
 
     learning_rate: float = _field(1e-3, "Peak learning rate.")
     batch_size: int = _field(256, "Samples of one optimiser step, over all devices.")
@@ -31,19 +32,39 @@ class StageRecipe:
     gradient_checkpointing: bool = _field(True, "Compute activations again in the backward pass to save memory.")
     attention: str = _field("sdpa", "Attention implementation: sdpa, eager, flex_attention or flash_attention_2.")
     workers: int = _field(4, "Processes that read and prepare samples.")
-    check_images: Literal["none", "header", "decode"] = _field("header", "How far pictures are checked beforehand.")
+    check_images: Literal["none", "header", "decode"] = _field("decode", "How far pictures are checked beforehand.")
     logging_steps: int = _field(10, "Steps between two entries of the loss curve.")
     save_steps: int = _field(500, "Steps between two checkpoints to resume from.")
     seed: int = _field(0, "Fixes new weights, the order of samples and dropout.")
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "device_batch_size", "epochs", "max_length", "logging_steps"):
+        _check_finite(self)
+        above_zero = ("learning_rate", "batch_size", "device_batch_size", "epochs", "max_length", "max_grad_norm")
+        _check_at_least(self, 0, "workers", "weight_decay")
+        for name in (*above_zero, "logging_steps", "save_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above zero")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1")
         if self.max_steps is not None and self.max_steps <= 0:
             raise ValueError(f"max_steps is {self.max_steps}; give a number above zero, or leave it out")
+
+
+def _check_finite(recipe: Any) -> None:
+    for name, value in vars(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; it must be a finite number")
+
+
+def _check_at_least(recipe: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(recipe, name) < least:
+            raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least {least}")
+
+
+def _check_levels(name: str, number: int) -> None:
+    if not 2 <= number <= 64:
+        raise ValueError(f"{name} is {number}; it must be at least 2 and at most 64")
 
 
 @dataclass(frozen=True)
@@ -55,25 +76,40 @@ class PretrainRecipe(StageRecipe):
     image_aspect_ratio: Literal["pad", "square"] = _field("square", "square: resize and crop; pad: to a square first.")
     template: str = _field("vicuna_v1", "Chat template of the model to come: a shipped name or a Jinja file.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_levels("num_alignment_levels", self.num_alignment_levels)
+
 
 @dataclass(frozen=True)
 class FinetuneRecipe(StageRecipe):
     """Stage 2, adaptive alignment-based instruction tuning: language model, projector and gate learn."""
 
+    learning_rate: float = _field(2e-5, "Peak learning rate.")
+    batch_size: int = _field(128, "Samples of one optimiser step, over all devices.")
+    device_batch_size: int = _field(16, "Samples that one device takes at a time; the rest is accumulated.")
     alignment: Literal["adaptive", "local", "global", "average", "none"] = _field(
         "adaptive", "How the alignment embedding is made (Table 4); none: LLaVA-1.5."
     )
     alignment_embeddings: Literal["stage1", "random"] = _field(
         "stage1", "random: forget what stage 1 learned, the control of Figure 5."
     )
+    num_alignment_levels: int = _field(8, "N, used only where there is no stage 1 to say it.")
     gate_text: Literal["instruction", "all"] = _field("instruction", "What the gate reads; all is the official code's.")
     image_aspect_ratio: Literal["pad", "square"] = _field("pad", "pad: to a square first; square: resize and crop.")
     template: str | None = _field(None, "Chat template, a shipped name or a Jinja file; stage 1's unless given.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_levels("num_alignment_levels", self.num_alignment_levels)
+
 
 @dataclass(frozen=True)
 class ScenesRecipe:
-    """The main job on the drawn world."""
+    """The main job on the drawn world.
+
+    It trains with alignment and without, so each arm sets `alignment` itself, and `num_levels` is that of both stages.
+    """
 
     pairs: int = _field(16_000, "Image-text pairs of stage 1.")
     conversations: int = _field(10_000, "Conversations of stage 2.")
@@ -81,10 +117,24 @@ class ScenesRecipe:
     captioned: int = _field(200, "Test scenes that the stage-1 model captions at each level.")
     num_levels: int = _field(8, "N, the alignment levels.")
     strategy: Literal["quantile", "uniform"] = _field("quantile", "How scores are divided into levels (Eq. 1).")
-    seed: int = _field(0, "Fixes pictures, words and questions.")
+    seed: int = _field(0, "Fixes the world; training has pretrain.seed and finetune.seed.")
     threads: int | None = _field(None, "Processor threads of each of the two arms; half of the cores unless given.")
     pretrain: PretrainRecipe = field(default_factory=lambda: scenes_pretrain())
     finetune: FinetuneRecipe = field(default_factory=lambda: scenes_finetune())
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, 1, "pairs", "conversations", "questions", "captioned")
+        _check_levels("num_levels", self.num_levels)
+        if self.threads is not None:
+            _check_at_least(self, 1, "threads")
+        for stage, setting in (("pretrain", "levels"), ("finetune", "adaptive")):
+            recipe = getattr(self, stage)
+            if recipe.alignment != setting:
+                raise ValueError(
+                    f"{stage}.alignment is {recipe.alignment}, but the job trains with {setting} and with none: "
+                    "leave it out"
+                )
+            object.__setattr__(self, stage, replace(recipe, num_alignment_levels=self.num_levels))
 
 
 def paper_pretrain() -> PretrainRecipe:
@@ -94,7 +144,7 @@ def paper_pretrain() -> PretrainRecipe:
 
 def paper_finetune() -> FinetuneRecipe:
     """Stage 2 of the paper: 665K conversations, batch 128, learning rate 2e-5."""
-    return FinetuneRecipe(learning_rate=2e-5, batch_size=128, device_batch_size=16)
+    return FinetuneRecipe()
 
 
 def scenes_pretrain() -> PretrainRecipe:
@@ -108,7 +158,6 @@ def scenes_pretrain() -> PretrainRecipe:
         precision="float32",
         gradient_checkpointing=False,
         workers=0,
-        check_images="none",
         save_steps=200,
         template="bare",
     )
@@ -126,7 +175,6 @@ def scenes_finetune() -> FinetuneRecipe:
         precision=shared.precision,
         gradient_checkpointing=False,
         workers=0,
-        check_images="none",
         save_steps=200,
         image_aspect_ratio="square",
     )
@@ -152,3 +200,10 @@ def quick_scenes() -> ScenesRecipe:
 PRETRAIN_RECIPES = {"paper": paper_pretrain, "scenes": scenes_pretrain}
 FINETUNE_RECIPES = {"paper": paper_finetune, "scenes": scenes_finetune}
 SCENES_RECIPES = {"scenes": scenes, "quick": quick_scenes}
+SCENES_SETTLED = (
+    ("pretrain", "alignment"),
+    ("pretrain", "num_alignment_levels"),
+    ("finetune", "alignment"),
+    ("finetune", "num_alignment_levels"),
+)
+"""Fields of a `ScenesRecipe` that the job sets itself."""
