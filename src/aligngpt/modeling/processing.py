@@ -13,7 +13,6 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TOKEN = "<image>"
 ALIGN_TOKEN = "<align>"
 IMAGE_ASPECT_RATIOS = ("pad", "square")
+_INSTRUCTION, _INSTRUCTION_END, _ANSWER, _ANSWER_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+_MARK = re.compile(f"[{_INSTRUCTION}-{_ANSWER_END}]")
 MARKS = {
-    "instruction_start": "\ufdd0",
-    "instruction_end": "\ufdd1",
-    "answer_start": "\ufdd2",
-    "answer_end": "\ufdd3",
+    "instruction_start": _INSTRUCTION,
+    "instruction_end": _INSTRUCTION_END,
+    "answer_start": _ANSWER,
+    "answer_end": _ANSWER_END,
 }
-_MARK = re.compile("[\ufdd0-\ufdd3]")
-_INSTRUCTION = "\ufdd0"
-_ANSWER = "\ufdd2"
 
 
 @dataclass
@@ -203,19 +201,19 @@ class AlignGPTProcessor(ProcessorMixin):
         pattern = re.compile(
             re.escape(opening) + "(.*?)(?=" + (re.escape(closing) if closing else r"\Z") + r"|\Z)", re.S
         )
-        return pattern.sub(lambda turn: f"{opening}{_INSTRUCTION}{turn[1]}\ufdd1", text)
+        return pattern.sub(lambda turn: f"{opening}{_INSTRUCTION}{turn[1]}{_INSTRUCTION_END}", text)
 
-    @cached_property
+    @property
     def _turn_borders(self) -> tuple[str, str]:
         """The template's text around a user's turn: `USER: ` and ` ASSISTANT:` for vicuna_v1."""
         if self.chat_template is None:
             return "", ""
         turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
         text = self.render(turns)
-        parts = re.split("[\ufdd0\ufdd1]", text)
+        parts = re.split(f"[{_INSTRUCTION}{_INSTRUCTION_END}]", text)
         if len(parts) != 5:
             return "", ""
-        before_first, before_second = _MARK.sub("", parts[0]), _MARK.sub("", parts[2].split("\ufdd3")[-1])
+        before_first, before_second = _MARK.sub("", parts[0]), _MARK.sub("", parts[2].split(_ANSWER_END)[-1])
         opening = _common_suffix(before_first, before_second)
         return opening, _MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
 
@@ -331,11 +329,11 @@ def _take_marks(text: str) -> tuple[str, dict[str, list[tuple[int, int]]]]:
     spans: dict[str, list[tuple[int, int]]] = {_INSTRUCTION: [], _ANSWER: []}
     plain: list[str] = []
     length = start = 0
-    for piece in re.split("([\ufdd0-\ufdd3])", text):
+    for piece in re.split(f"({_MARK.pattern})", text):
         if piece in spans:
             start = length
         elif piece and _MARK.match(piece):
-            spans[_INSTRUCTION if piece == MARKS["instruction_end"] else _ANSWER].append((start, length))
+            spans[_INSTRUCTION if piece == _INSTRUCTION_END else _ANSWER].append((start, length))
         else:
             plain.append(piece)
             length += len(piece)

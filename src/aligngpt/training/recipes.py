@@ -147,37 +147,26 @@ def paper_finetune() -> FinetuneRecipe:
     return FinetuneRecipe()
 
 
+_SCENES: dict[str, Any] = {  # both stages on the drawn world: small samples, no graphics card
+    "batch_size": 64,
+    "device_batch_size": 64,
+    "max_length": 256,
+    "precision": "float32",
+    "gradient_checkpointing": False,
+    "workers": 0,
+    "save_steps": 200,
+    "image_aspect_ratio": "square",
+}
+
+
 def scenes_pretrain() -> PretrainRecipe:
     """Stage 1 on the drawn world, minutes on two cores."""
-    return PretrainRecipe(
-        learning_rate=2e-3,
-        batch_size=64,
-        device_batch_size=64,
-        max_steps=500,
-        max_length=256,
-        precision="float32",
-        gradient_checkpointing=False,
-        workers=0,
-        save_steps=200,
-        template="bare",
-    )
+    return PretrainRecipe(**_SCENES, learning_rate=2e-3, max_steps=500, template="bare")
 
 
 def scenes_finetune() -> FinetuneRecipe:
     """Stage 2 on the drawn world, minutes on two cores."""
-    shared = scenes_pretrain()
-    return FinetuneRecipe(
-        learning_rate=1e-3,
-        batch_size=shared.batch_size,
-        device_batch_size=shared.device_batch_size,
-        max_steps=400,
-        max_length=shared.max_length,
-        precision=shared.precision,
-        gradient_checkpointing=False,
-        workers=0,
-        save_steps=200,
-        image_aspect_ratio="square",
-    )
+    return FinetuneRecipe(**_SCENES, learning_rate=1e-3, max_steps=400)
 
 
 def scenes() -> ScenesRecipe:
