@@ -140,7 +140,7 @@ class LevelBoundaries:
             FileNotFoundError: If there is no such file.
             ValueError: If the file holds no boundaries, or impossible ones.
         """
-        path = _levels_file(path, LEVELS_JSON)
+        path = levels_file(path, LEVELS_JSON)
         content = read_json(path)
         try:
             return cls(
@@ -221,7 +221,7 @@ def write_levels(
         "scorer": manifest["scorer"],
         "pairs_hash": manifest["inputs"]["pairs_hash"],
         "scores_hash": hash_folder(scores_folder, ("part-*.parquet",)),
-        "fitted_hash": None if fitted is None else hash_file(_levels_file(fitted, LEVELS_JSON)),
+        "fitted_hash": None if fitted is None else hash_file(levels_file(fitted, LEVELS_JSON)),
         "versions": versions(),
     }
     write_json(folder / LEVELS_JSON, description)
@@ -234,7 +234,7 @@ def read_levels(path: str | os.PathLike[str]) -> dict[str, int]:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    path = _levels_file(path, LEVELS_PARQUET)
+    path = levels_file(path, LEVELS_PARQUET)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `aligngpt level` writes it")
     table = pq.read_table(path, columns=["id", "alignment_level"])
@@ -249,14 +249,15 @@ def _check_choice(num_levels: int, strategy: str) -> None:
         raise ValueError(f"strategy must be 'quantile' or 'uniform', got {strategy!r}")
 
 
-def _levels_file(path: str | os.PathLike[str], name: str) -> Path:
+def levels_file(path: str | os.PathLike[str], name: str) -> Path:
+    """The file itself, or the one of that name in a folder."""
     return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
 def _fitted(path: str | os.PathLike[str], manifest: dict[str, Any]) -> LevelBoundaries:
     """Boundaries of another run, which say nothing about the scores of another scorer."""
     boundaries = LevelBoundaries.load(path)
-    fitted_on = read_json(_levels_file(path, LEVELS_JSON)).get("scorer")
+    fitted_on = read_json(levels_file(path, LEVELS_JSON)).get("scorer")
     scored_by = manifest["scorer"]
     if fitted_on is not None and fitted_on["weights_hash"] != scored_by["weights_hash"]:
         raise ValueError(

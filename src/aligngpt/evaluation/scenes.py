@@ -106,8 +106,11 @@ def _results(questions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
                 "interval": bootstrap_interval(of_kind),
                 "count": len(of_kind),
             }
-    described = [(row["text"], question["things"]) for question, row in zip(questions, rows, strict=True)]
-    described = [pair for pair, row in zip(described, rows, strict=True) if row["kind"] == "description"]
+    described = [
+        (row["text"], question["things"])
+        for question, row in zip(questions, rows, strict=True)
+        if row["kind"] == "description"
+    ]
     return {
         "count": len(rows),
         "accuracy": round(float(np.mean(scores)), 4),

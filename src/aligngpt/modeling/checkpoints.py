@@ -136,7 +136,6 @@ def load_stage1(
     _load_weights(model, folder / WEIGHTS_FILE)
     if random_embeddings:
         model.alignment_embeddings.reset_parameters()
-    processor.use_alignment = model.config.alignment != "none"
     return model, processor, base
 
 

@@ -133,6 +133,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         model = cls._around(aligngpt_config, tower, llm)
         processor.num_image_tokens = aligngpt_config.num_image_tokens
+        processor.use_alignment = aligngpt_config.alignment != "none"
         return model, processor
 
     @classmethod

@@ -107,7 +107,7 @@ class AlignGPTProcessor(ProcessorMixin):
         template: str | Path = "vicuna_v1",
         image_aspect_ratio: str = "pad",
     ) -> AlignGPTProcessor:
-        """The processor for two backbones; `num_image_tokens` is set with the model."""
+        """The processor for two backbones; `num_image_tokens` and `use_alignment` are set with the model."""
         tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(language_model))
         image_processor = AutoImageProcessor.from_pretrained(require_checkpoint(vision_tower), backend="pil")
         return cls(image_processor, tokenizer, load_template(template), image_aspect_ratio=image_aspect_ratio)

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from aligngpt.artifacts import hash_file, read_json, versions, write_json
 from aligngpt.data.batches import Collator
 from aligngpt.data.datasets import InstructionDataset, PretrainDataset
-from aligngpt.data.levels import read_levels
+from aligngpt.data.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, read_levels
 from aligngpt.data.pairs import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
@@ -129,7 +129,6 @@ def pretrain(
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
         language_model, vision_tower, attn_implementation=recipe.attention, **settings
     )
-    processor.use_alignment = recipe.alignment != "none"
     dataset = PretrainDataset(read.records, images, processor, known_levels, recipe.max_length)
     result = run.train(model, processor, dataset)
     save_stage1(model, run.output, base, settings)
@@ -219,7 +218,6 @@ def _stage2_model(
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
             language_model, vision_tower, attn_implementation=recipe.attention, **overrides
         )
-    processor.use_alignment = recipe.alignment != "none"
     return model, processor
 
 
@@ -383,15 +381,12 @@ def _report_bad(read: ReadResult, strict: bool) -> None:
 
 
 def _hash_levels(levels: str | Path | None) -> str:
-    if levels is None:
-        return ""
-    path = Path(levels)
-    return hash_file(path / "levels.parquet" if path.is_dir() else path)
+    return "" if levels is None else hash_file(levels_file(levels, LEVELS_PARQUET))
 
 
 def _check_number_of_levels(recipe: PretrainRecipe, levels: str | Path) -> None:
     """A table with more rows than there are levels would leave its global row untrained."""
-    beside = (Path(levels) if Path(levels).is_dir() else Path(levels).parent) / "levels.json"
+    beside = levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON)
     if beside.is_file():
         number = read_json(beside)["num_levels"]
         if number != recipe.num_alignment_levels:
