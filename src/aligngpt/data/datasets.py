@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from aligngpt.data.images import BadImage, load_image
-from aligngpt.data.pairs import Conversation, ImageTextPair
-from aligngpt.modeling.processing import IMAGE_TOKEN, AlignGPTProcessor, load_template
+from aligngpt.data.pairs import IMAGE_PLACEHOLDER, Conversation, ImageTextPair
+from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 
 IGNORED = -100  # the label of a token that is not to be learned
 
@@ -38,7 +38,7 @@ class _SampleDataset(Dataset):
         level: int | None = None,
         template: str | None = None,
     ) -> Sample:
-        encoding = self.processor.encode(self.processor.render(messages, template), has_image=bool(images))
+        encoding = self.processor.encode(self.processor.render(messages, template, has_images=bool(images)))
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
         if not any(answers):
@@ -72,6 +72,16 @@ class _SampleDataset(Dataset):
             return self.processor.pixel_values([load_image(self.image_folder / image) for image in images])
         except BadImage as error:
             raise ValueError(f"sample {sample_id}: {', '.join(images)}: {error}") from error
+
+
+def image_in_front(text: str) -> str:
+    """Move the only `<image>` of a turn in front of its words, on a line of its own; several stay where they are.
+
+    LLaVA's files have it in front or behind; the official code moves it so, and whoever asks a model puts it there.
+    """
+    if text.count(IMAGE_PLACEHOLDER) != 1:
+        return text
+    return f"{IMAGE_PLACEHOLDER}\n{text.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
 
 
 class PretrainDataset(_SampleDataset):
@@ -116,7 +126,7 @@ class PretrainDataset(_SampleDataset):
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        messages = [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
+        messages = [{"role": "user", "content": IMAGE_PLACEHOLDER}, {"role": "assistant", "content": pair.caption}]
         level = None if self.levels is None else self.levels[pair.id]
         return self._sample(pair.id, messages, (pair.image,), level, self._template)
 
@@ -156,7 +166,11 @@ class InstructionDataset(_SampleDataset):
 
     def __getitem__(self, index: int) -> Sample:
         conversation = self.conversations[index]
-        messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+        with_images = bool(conversation.images)
+        messages = [
+            {"role": turn.role, "content": image_in_front(turn.text) if with_images else turn.text}
+            for turn in conversation.turns
+        ]
         return self._sample(conversation.id, messages, conversation.images)
 
     @property

@@ -53,7 +53,8 @@ class Turn:
 class Conversation:
     """Turns that alternate, user first and assistant last, over zero or more images.
 
-    `images` are paths relative to the image folder, as many as there are `<image>` in the users' turns.
+    `images` are paths relative to the image folder, as many as there are `<image>` in the users' turns. In a record
+    without an image, `<image>` is words. An answer that stands before the first question is left out.
     `alignment_level` counts from 1. A record without an id is called `#<index in the file>`.
     """
 
@@ -357,13 +358,14 @@ def _turns(record: dict[str, Any]) -> tuple[Turn, ...]:
     if not conversations:
         raise _Reason("conversations is empty")
     turns = tuple(_turn(turn, number) for number, turn in enumerate(conversations, start=1))
+    unasked = len(turns) > 1 and turns[0].role == "assistant"
     for number, turn in enumerate(turns, start=1):
-        expected = "human" if number % 2 else "gpt"
+        expected = "human" if (number + unasked) % 2 else "gpt"
         if turn.role != _ROLES[expected]:
             raise _Reason(f"turn {number} should be from {expected}: turns alternate and start with human")
     if turns[-1].role != "assistant":
         raise _Reason(f"the last turn ({len(turns)}) has no answer: it should be from gpt")
-    return turns
+    return turns[unasked:]
 
 
 def _turn(turn: Any, number: int) -> Turn:
@@ -387,10 +389,10 @@ def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> Non
     for number, turn in enumerate(turns, start=1):
         if ALIGN_PLACEHOLDER in turn.text:
             raise _Reason(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in by itself")
-        if turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
+        if images and turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
             raise _Reason(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
     count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
-    if count != len(images):
+    if images and count != len(images):
         raise _Reason(f"{count} {IMAGE_PLACEHOLDER} in the questions, {len(images)} in `image`: each image needs one")
 
 

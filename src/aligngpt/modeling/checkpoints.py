@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoConfig
 
 from aligngpt.artifacts import atomic_path, hash_folder, read_json, write_json
@@ -16,6 +17,7 @@ from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
+from aligngpt.modeling.weights import has_weights
 
 WEIGHTS_FILE = "stage1.safetensors"
 INFO_FILE = "stage1.json"
@@ -73,6 +75,11 @@ def save_stage1(model: AlignGPTForConditionalGeneration, output: Path, base: Bas
         for part in STAGE1_PARTS
         for name, tensor in getattr(model, part).state_dict().items()
     }
+    write_stage1(state, output, base, settings)
+
+
+def write_stage1(state: dict[str, Tensor], output: Path, base: Base, settings: dict[str, Any]) -> None:
+    """Write a stage-1 checkpoint of these tensors; see `save_stage1`."""
     with atomic_path(output / WEIGHTS_FILE) as path:
         save_file(state, path, metadata={"format": "pt"})
     shapes = {name: list(tensor.shape) for name, tensor in state.items()}
@@ -153,7 +160,7 @@ def load_model(
         FileNotFoundError: The folder does not exist.
         ValueError: It holds another kind of model.
     """
-    if (Path(checkpoint) / INFO_FILE).is_file():
+    if (Path(checkpoint) / INFO_FILE).is_file() and not has_weights(Path(checkpoint)):
         model, processor, _ = load_stage1(checkpoint, **options)
     else:
         folder = require_checkpoint(checkpoint)

@@ -23,8 +23,9 @@ class AlignGPTConfig(PreTrainedConfig):
         num_alignment_levels: N, the rows of the alignment table, at least 2.
         gate_hidden_size: Width of the gate's hidden layer (256 in the official code).
         alignment: How the alignment embedding is made unless a call says otherwise, see `parse_alignment`.
-        gate_text: What the gate reads: `"instruction"`, the users' turns alone, so that training and inference see the
-            same; or `"all"`, every text token but the first, as the official code does.
+        gate_text: What the gate reads: `"instruction"`, the user's words in the turn of the first image, so that every
+            turn of a conversation sees the same in training and inference; or `"all"`, every text token but the first,
+            as the official code does.
         vision_feature_layer: Index of the tower's hidden state that is used; -2 is the one before the last.
         projector_bias: Whether the projector's two layers have biases.
 
@@ -47,6 +48,8 @@ class AlignGPTConfig(PreTrainedConfig):
     projector_bias: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "mm_vision_tower" in kwargs:
+            raise ValueError("this is a checkpoint of the official code: bring it here with aligngpt convert")
         self.text_config = _as_config(self.text_config, default="llama")
         self.vision_config = _as_config(self.vision_config, default="clip_vision_model")
         if self.num_alignment_levels < 2:

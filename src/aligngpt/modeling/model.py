@@ -132,6 +132,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **config,
         )
         model = cls._around(aligngpt_config, tower, llm)
+        model.generation_config.eos_token_id = end_token_ids(llm.generation_config.eos_token_id, processor)
         processor.num_image_tokens = aligngpt_config.num_image_tokens
         processor.use_alignment = aligngpt_config.alignment != "none"
         return model, processor
@@ -197,7 +198,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, T).
             image_features: (I, P, H), from `get_image_features`, in the order of the pictures in the rows.
             attention_mask: (B, T), zero at padding.
-            instruction_mask: (B, T), one at the users' own words; needed by the gate when it reads the instruction.
+            instruction_mask: (B, T), one at the instruction, which the gate reads by default.
             segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
             prompt_length: The gate reads nothing behind so many positions, where an answer is being written.
             alignment: A setting, see `parse_alignment`; the configuration's by default.
@@ -272,6 +273,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: (B, T), zero at padding, on either side.
             labels: (B, T), -100 where there is nothing to learn.
             instruction_mask: (B, T), one at the users' own words, from the processor.
+            past_key_values: Of the positions before `input_ids`. When these held the `<align>`, what follows needs none.
             segment_ids: (B, T), the sample of each position where rows are packed.
             prompt_length: The gate reads nothing behind so many positions; `generate` sets it.
             alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights for
@@ -294,6 +296,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 input_ids,
                 pixel_values,
                 with_gate=return_gate_weights,
+                continues=_cached_length(past_key_values) > 0,
                 attention_mask=attention_mask,
                 instruction_mask=instruction_mask,
                 segment_ids=segment_ids,
@@ -334,6 +337,10 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(self, inputs: Tensor | None = None, *args: Any, alignment: Any = None, **kwargs: Any) -> Any:
         """`GenerationMixin.generate`, with the pictures and the alignment setting among its inputs.
 
+        A conversation may go on from the `past_key_values` of its earlier turns: pass them with the whole conversation
+        and all of its pictures. The default gate reads the turn of the first picture alone, so what they hold stays
+        true when another instruction follows.
+
         Args:
             inputs: As `input_ids`.
             alignment: Overrides `config.alignment` for this call, see `forward`.
@@ -341,7 +348,8 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction. Or
-                `return_gate_weights` is: `gate` and `forward` return them.
+                `return_gate_weights` is: `gate` and `forward` return them. Or `past_key_values` of an earlier turn are
+                given to a model whose gate reads the whole prompt, for which they are out of date.
         """
         if kwargs.pop("return_gate_weights", False):
             raise ValueError("generate returns tokens: ask gate() or forward(return_gate_weights=True) for the weights")
@@ -351,6 +359,11 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "prefill_chunk_size is set, but the alignment embedding depends on the whole prompt: leave it out"
             )
         input_ids = kwargs.pop("input_ids", inputs)
+        if _cached_length(kwargs.get("past_key_values")) and self._gate_reads_all(alignment):
+            raise ValueError(
+                "past_key_values hold an alignment embedding of the earlier prompt, but gate_text 'all' reads the new "
+                "one too: leave them out, so that the whole conversation is computed again"
+            )
         if alignment is not None:
             kwargs["alignment"] = parse_alignment(alignment, self._num_levels)
         if input_ids is not None and self._drops_align_token(alignment):
@@ -373,13 +386,26 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Pictures and instruction go into the prefill alone; without a cache every step is one."""
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs["pixel_values"] = pixel_values
+            known = input_ids.shape[1] - inputs["input_ids"].shape[1]  # positions of earlier turns, in the cache
+            inputs["pixel_values"] = self._pictures_from(input_ids, pixel_values, known)
             inputs["alignment"] = alignment
             inputs["prompt_length"] = prompt_length
-            if instruction_mask is not None:
+            if instruction_mask is not None and not known:
                 written = input_ids.shape[1] - instruction_mask.shape[1]
                 inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
         return inputs
+
+    def _pictures_from(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
+        """The pictures whose placeholders stand at position `start` or behind; `None` where there are none."""
+        if pixel_values is None or start == 0:
+            return pixel_values
+        is_image = input_ids == self.config.image_token_id
+        all_images, kept = (
+            (mask.sum(-1) // self.config.num_image_tokens).tolist() for mask in (is_image, is_image[:, start:])
+        )
+        rows = zip(pixel_values.split(all_images), kept, strict=True)
+        pictures = torch.cat([pictures[len(pictures) - number :] for pictures, number in rows])
+        return pictures if len(pictures) else None
 
     def _expand_inputs_for_generation(
         self,
@@ -411,11 +437,11 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.get_input_embeddings()(input_ids)
 
     def _fill_placeholders(
-        self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, **context: Any
+        self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, continues: bool, **context: Any
     ) -> tuple[Tensor, AlignmentOutput | None]:
         """Token embeddings (B, T, H) with image tokens and alignment embeddings in their places."""
         embeds = self._embed(input_ids)
-        drops_align = self._drops_align_token(context["alignment"])
+        drops_align = continues or self._drops_align_token(context["alignment"])
         self._check_placeholders(input_ids, pixel_values, context["segment_ids"], drops_align)
         if pixel_values is None:
             return embeds, None
@@ -474,6 +500,10 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         same_sample = torch.nn.functional.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
         return text & attended & before & same_sample  # a sample's first token, BOS, is left out
 
+    def _gate_reads_all(self, alignment: Any) -> bool:
+        setting = self.config.alignment if alignment is None else alignment
+        return self.config.gate_text == "all" and needs_gate(parse_alignment(setting, self._num_levels))
+
     def _drops_align_token(self, alignment: Any) -> bool:
         return isinstance(alignment, str | None) and (alignment or self.config.alignment) == "none"
 
@@ -492,6 +522,16 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The placeholders are no words: they take no share of the softmax and are never chosen."""
         ids = torch.tensor([self.config.image_token_id, self.config.align_token_id], device=logits.device)
         return logits.index_fill(-1, ids, torch.finfo(logits.dtype).min)
+
+
+def end_token_ids(known: int | list[int] | None, processor: Any) -> list[int] | None:
+    """The tokens that end an answer: those that are known, and the one with which the processor's template does."""
+    ids = [] if known is None else known if isinstance(known, list) else [known]
+    return sorted({*ids, *processor.answer_end_ids}) or None
+
+
+def _cached_length(past_key_values: Any) -> int:
+    return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
 AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)

@@ -1,21 +1,14 @@
-"""From conversations and pictures to model inputs, and which tokens are the users' and which the assistant's.
-
-A template marks the users' words and the assistant's answers itself, with the variables `instruction_start`,
-`instruction_end`, `answer_start` and `answer_end`. They render as nothing unless this processor sets them, so a
-template stays an ordinary chat template; when set, they are four characters that Unicode reserves for such inner use
-and that never reach the tokenizer. The label mask and the gate's mask therefore come from the template, not from
-searching its output for separators.
-"""
+"""From conversations and pictures to model inputs: the processor of an AlignGPT model."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,30 +20,16 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.tokens import ALIGN_TOKEN, IMAGE_TOKEN, MARK, MARKS, Encoding, TextEncoder
 
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
-IMAGE_TOKEN = "<image>"
-ALIGN_TOKEN = "<align>"
 IMAGE_ASPECT_RATIOS = ("pad", "square")
-_INSTRUCTION, _INSTRUCTION_END, _ANSWER, _ANSWER_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
-_MARK = re.compile(f"[{_INSTRUCTION}-{_ANSWER_END}]")
-MARKS = {
-    "instruction_start": _INSTRUCTION,
-    "instruction_end": _INSTRUCTION_END,
-    "answer_start": _ANSWER,
-    "answer_end": _ANSWER_END,
-}
+_INSTRUCTION, _INSTRUCTION_END = MARKS["instruction_start"], MARKS["instruction_end"]
+_ANSWER, _ANSWER_END = MARKS["answer_start"], MARKS["answer_end"]
 
-
-@dataclass
-class Encoding:
-    """One tokenised prompt or conversation; the masks are lists of bools as long as `input_ids`."""
-
-    input_ids: list[int]
-    instruction_mask: list[bool]
-    answer_mask: list[bool]
+Message = dict[str, Any]
 
 
 class AlignGPTProcessor(ProcessorMixin):
@@ -93,6 +72,7 @@ class AlignGPTProcessor(ProcessorMixin):
         self.num_image_tokens = num_image_tokens
         self.image_aspect_ratio = image_aspect_ratio
         self.use_alignment = use_alignment
+        self._encoder_of_size: tuple[int, TextEncoder] | None = None
         self.image_token = IMAGE_TOKEN
         self.align_token = ALIGN_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -115,64 +95,81 @@ class AlignGPTProcessor(ProcessorMixin):
     # ------------------------------------------------------------------------------------------------ conversations
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
-        """As in transformers; with `tokenize=True` the masks come from the template's marks."""
+        """As in transformers; with `tokenize=True` the masks come from the template's marks, and special tokens that
+        somebody typed, such as `</s>` in a question, are words."""
         if kwargs.get("tokenize"):
             kwargs |= MARKS
+            batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+            conversations = [list(map(self._escaped, one)) for one in (conversation if batched else [conversation])]
+            conversation = conversations if batched else conversations[0]
         return super().apply_chat_template(conversation, chat_template, **kwargs)
 
-    def render(self, messages: list[dict[str, Any]], template: str | None = None, **kwargs: Any) -> str:
+    def render(
+        self, messages: list[Message], template: str | None = None, *, has_images: bool = True, **kwargs: Any
+    ) -> str:
         """A conversation as marked text, ready for `encode`.
 
         Args:
-            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`, `<image>` in the text.
+            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In a text `<image>` stands
+                for a picture; among parts a picture is `{"type": "image"}`, and `<image>` in the text parts is words.
             template: Jinja text instead of the processor's own.
+            has_images: False: `<image>` in a text is words as well.
+            **kwargs: Variables of the template, such as `add_generation_prompt`.
 
         Raises:
-            ValueError: A message holds `<align>` or one of the four reserved characters, or there is no template.
+            ValueError: The turns do not alternate, or do not fit the template; a turn holds `<align>` or one of the
+                reserved characters; or there is no template.
         """
         if template is None and self.chat_template is None:
             raise ValueError("the processor has no chat template: build it with a template, such as vicuna_v1")
-        for message in messages:
-            _check_words(message)
-        rendered, _ = render_jinja_template(
-            conversations=[messages],
-            chat_template=template or self.chat_template,
-            **self.tokenizer.special_tokens_map,
-            **MARKS,
-            **kwargs,
-        )
+        _check_turns(messages)
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[[self._escaped(message, has_images) for message in messages]],
+                chat_template=template or self.chat_template,
+                **self.tokenizer.special_tokens_map,
+                **MARKS,
+                **kwargs,
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the conversation does not fit the template: {error}") from error
         return rendered[0]
 
-    def encode(self, text: str, *, alignment: Any = None, has_image: bool | None = None) -> Encoding:
-        """Tokenise one rendered text, repeat `<image>` to its tokens and put `<align>` behind BOS.
+    def _escaped(self, message: Message, has_images: bool = True) -> Message:
+        """A message whose special tokens are marked as words, all but the `<image>` that stand for pictures."""
+        content = message["content"]
+        if isinstance(content, str):
+            return {**message, "content": self._encoder.escape(content, keep_images=has_images)}
+        parts = [{**part, "text": self._encoder.escape(part["text"])} if "text" in part else part for part in content]
+        return {**message, "content": parts}
+
+    @property
+    def _encoder(self) -> TextEncoder:
+        """Made anew when the vocabulary has grown."""
+        size = len(self.tokenizer)
+        if self._encoder_of_size is None or self._encoder_of_size[0] != size:
+            self._encoder_of_size = (size, TextEncoder(self.tokenizer))
+        return self._encoder_of_size[1]
+
+    def encode(self, text: str, *, alignment: Any = None) -> Encoding:
+        """Tokenise one rendered text, repeat `<image>` to its tokens and put `<align>` behind the first token.
 
         Args:
             text: From `render` or `apply_chat_template`, or written by hand in the template's form.
             alignment: `"none"` leaves `<align>` out; so does `use_alignment=False`.
-            has_image: False keeps `<align>` out of a sample without pictures; by default the text tells.
 
         Raises:
             ValueError: The text holds `<align>`, which is put in here and nowhere else.
         """
         if ALIGN_TOKEN in text:
             raise ValueError(f"the text holds {ALIGN_TOKEN}, which is reserved: the processor puts it in by itself")
-        if not _MARK.search(text):
+        if not MARK.search(text):
             text = self._mark_instructions(text)
-        plain, spans = _take_marks(text)
-        bos = self.tokenizer.bos_token
-        encoded = self.tokenizer(
-            plain,
-            add_special_tokens=not (bos and plain.startswith(bos)),
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        ids = encoded["input_ids"]
-        instruction = _covered(encoded["offset_mapping"], spans[_INSTRUCTION])
-        answer = _covered(encoded["offset_mapping"], spans[_ANSWER])
-        encoding = self._expand_images(Encoding(ids, instruction, answer))
-        has_image = self.image_token_id in ids if has_image is None else has_image
-        if has_image and self.use_alignment and not _is_none(alignment):
-            self._insert_align(encoding)
+        encoding = self._expand_images(self._encoder.encode(text))
+        if self.use_alignment and not _is_none(alignment) and self.image_token_id in encoding.input_ids:
+            encoding.input_ids.insert(1, self.align_token_id)  # BOS is the first token where the tokenizer has one
+            encoding.instruction_mask.insert(1, False)
+            encoding.answer_mask.insert(1, False)
         return encoding
 
     def _expand_images(self, encoding: Encoding) -> Encoding:
@@ -186,36 +183,55 @@ class AlignGPTProcessor(ProcessorMixin):
             expanded.answer_mask += [in_answer and not is_image] * times
         return expanded
 
-    def _insert_align(self, encoding: Encoding) -> None:
-        """Directly after BOS, or first where the tokenizer has none."""
-        place = 1 if encoding.input_ids[:1] == [self.tokenizer.bos_token_id] else 0
-        encoding.input_ids.insert(place, self.align_token_id)
-        encoding.instruction_mask.insert(place, False)
-        encoding.answer_mask.insert(place, False)
+    @property
+    def answer_end_ids(self) -> list[int]:
+        """The special token with which the template ends an answer, where it has one: generation stops there."""
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+        try:
+            encoding = self.encode(self.render(turns))
+        except ValueError:  # plain, which ends a caption with a line
+            return []
+        answer = [token for token, kept in zip(encoding.input_ids, encoding.answer_mask, strict=True) if kept]
+        added = self.tokenizer.added_tokens_decoder
+        return [token for token in answer[-1:] if token in added and added[token].special]
 
     def _mark_instructions(self, text: str) -> str:
         """Mark the users' words in text that was rendered without marks, by what stands around them in the template."""
-        opening, closing = self._turn_borders
-        if not opening:
+        first, later, closing = self._turn_borders
+        if not later:
             return text
-        pattern = re.compile(
-            re.escape(opening) + "(.*?)(?=" + (re.escape(closing) if closing else r"\Z") + r"|\Z)", re.S
-        )
-        return pattern.sub(lambda turn: f"{opening}{_INSTRUCTION}{turn[1]}{_INSTRUCTION_END}", text)
+        opening = first if first in text else later
+        marked, done = "", 0
+        while (found := text.find(opening, done)) >= 0:
+            start = found + len(opening)
+            end = text.find(closing, start) if closing else -1
+            end = len(text) if end < 0 else end
+            marked += f"{text[done:start]}{_INSTRUCTION}{text[start:end]}{_INSTRUCTION_END}"
+            done, opening = end, later
+        return marked + text[done:]
 
     @property
-    def _turn_borders(self) -> tuple[str, str]:
-        """The template's text around a user's turn: `USER: ` and ` ASSISTANT:` for vicuna_v1."""
+    def _turn_borders(self) -> tuple[str, str, str]:
+        """The template's text in front of the first user's turn, of a later one, and behind one.
+
+        For vicuna_v1 these are twice `USER: ` and ` ASSISTANT:`; for llama_2 the first is the end of the system prompt.
+        """
         if self.chat_template is None:
-            return "", ""
+            return "", "", ""
         turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
-        text = self.render(turns)
-        parts = re.split(f"[{_INSTRUCTION}{_INSTRUCTION_END}]", text)
+        try:
+            parts = re.split(f"[{_INSTRUCTION}{_INSTRUCTION_END}]", self.render(turns))
+        except ValueError:  # a template for one turn, such as plain
+            parts = []
         if len(parts) != 5:
-            return "", ""
-        before_first, before_second = _MARK.sub("", parts[0]), _MARK.sub("", parts[2].split(_ANSWER_END)[-1])
-        opening = _common_suffix(before_first, before_second)
-        return opening, _MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
+            return "", "", ""
+        before_first, before_second = MARK.sub("", parts[0]), MARK.sub("", parts[2].split(_ANSWER_END)[-1])
+        try:
+            other = self.render([{"role": "system", "content": "y"}, *turns]).split(_INSTRUCTION)[0]
+        except ValueError:  # no place for a system prompt
+            other = before_first
+        first = _common_suffix(before_first, MARK.sub("", other)).lstrip(" ")
+        return first, before_second, MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
 
     # ------------------------------------------------------------------------------------------------------- call
 
@@ -324,34 +340,6 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     return canvas
 
 
-def _take_marks(text: str) -> tuple[str, dict[str, list[tuple[int, int]]]]:
-    """Text without marks, and the character spans they enclosed."""
-    spans: dict[str, list[tuple[int, int]]] = {_INSTRUCTION: [], _ANSWER: []}
-    plain: list[str] = []
-    length = start = 0
-    for piece in re.split(f"({_MARK.pattern})", text):
-        if piece in spans:
-            start = length
-        elif piece and _MARK.match(piece):
-            spans[_INSTRUCTION if piece == _INSTRUCTION_END else _ANSWER].append((start, length))
-        else:
-            plain.append(piece)
-            length += len(piece)
-    return "".join(plain), spans
-
-
-def _covered(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[bool]:
-    """Which tokens share a character with one of the spans; both are in rising order."""
-    covered = []
-    waiting = iter(spans)
-    span = next(waiting, None)
-    for start, end in offsets:
-        while span is not None and span[1] <= start:
-            span = next(waiting, None)
-        covered.append(span is not None and start < end and span[0] < end)
-    return covered
-
-
 def _common_suffix(one: str, other: str) -> str:
     length = 0
     while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
@@ -359,14 +347,20 @@ def _common_suffix(one: str, other: str) -> str:
     return one[len(one) - length :]
 
 
-def _check_words(message: dict[str, Any]) -> None:
-    """Refuse what only the processor may write."""
-    content = message["content"]
-    words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    if _MARK.search(words):
-        raise ValueError(f"the text of a {message['role']} turn holds a reserved character (U+FDD0 to U+FDD3)")
-    if ALIGN_TOKEN in words:
-        raise ValueError(f"the text of a {message['role']} turn holds {ALIGN_TOKEN}, which is reserved")
+def _check_turns(messages: Sequence[Message]) -> None:
+    """User and assistant alternate, a system prompt may come first, and nobody writes what only the processor may."""
+    turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
+    for number, message in enumerate(turns, start=1):
+        expected = "user" if number % 2 else "assistant"
+        content = message["content"]
+        words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        shown = f"turn {number}, {message['role']}: {words[:60]!r}"
+        if message["role"] != expected:
+            raise ValueError(f"{shown} should be from {expected}: turns alternate and start with the user")
+        if MARK.search(words):
+            raise ValueError(f"{shown} holds a reserved character (U+FDD0 to U+FDD4)")
+        if ALIGN_TOKEN in words:
+            raise ValueError(f"{shown} holds {ALIGN_TOKEN}, which is reserved")
 
 
 def _check_each_prompt(texts: list[str], images: Any) -> None:
