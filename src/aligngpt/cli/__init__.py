@@ -11,6 +11,7 @@ import click
 
 from aligngpt import __version__
 from aligngpt.cli.base import Program
+from aligngpt.cli.conversion import convert
 from aligngpt.cli.data import level, score
 from aligngpt.cli.models import chat, generate
 from aligngpt.cli.scenes import evaluate, report, run, scenes
@@ -40,7 +41,7 @@ def cli() -> None:
     """Grade image-text pairs, train a model on the grades, measure it and talk to it."""
 
 
-for _command in (run, score, level, pretrain, finetune, generate, chat, evaluate, report, scenes):
+for _command in (run, score, level, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
     cli.add_command(_command)
 
 

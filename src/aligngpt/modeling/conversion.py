@@ -1,13 +1,12 @@
 """Official checkpoints to model folders of this package, and back, file by file.
 
-A checkpoint is looked through first, by the names and shapes of its tensors, and written only when everything fits. The
-folder appears whole or not at all. Of the weights no more is held in memory than one file of them, mapped from the disk,
-and one file that is being written.
+A checkpoint is looked through first, by the names and shapes of its tensors, and written only when everything fits.
+The folder appears whole or not at all. Of the weights no more is held in memory than one file of them, mapped from the
+disk, and one file that is being written.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -32,7 +30,6 @@ from aligngpt.modeling.official import (
     TEMPLATES,
     TOWER_COPY,
     OfficialConfig,
-    official_fields,
     official_name,
     our_name,
 )
@@ -43,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "conversion.json"
 ORIGINALS = "official"  # the small files of the official checkpoint, kept so that the way back is exact
-_SMALL_FILES = ("config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
-_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+SMALL_FILES = ("config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 _TABLE = "align_indicators.indicator_embs"
-_VOCABULARY = (
+VOCABULARY = (
     "language_model.model.embed_tokens.weight",
     "language_model.lm_head.weight",
     "language_model.lm_head.bias",
@@ -170,7 +167,7 @@ def _stage1_config(stage1: Path, base_llm: Path) -> OfficialConfig:
 
 def _folder_with_tokenizer(folder: Path, base_llm: Path | None) -> Path:
     for candidate in (folder, base_llm):
-        if candidate is not None and any((candidate / name).is_file() for name in _TOKENIZER_FILES):
+        if candidate is not None and any((candidate / name).is_file() for name in TOKENIZER_FILES):
             return candidate
     raise FileNotFoundError(f"{base_llm or folder} has no tokenizer: give the language model's folder with --base-llm")
 
@@ -200,7 +197,7 @@ def _inputs(found: _Source, tower: Path, template: str | Path) -> dict[str, Any]
     return {
         "weights": {path.name: hash_file(path) for path in found.files},
         "vision_tower": hash_folder(tower, ("*.safetensors", "*.bin", "*.json")),
-        "tokenizer": hash_folder(found.language_model, _TOKENIZER_FILES),
+        "tokenizer": hash_folder(found.language_model, TOKENIZER_FILES),
         "template": load_template(template),
     }
 
@@ -303,7 +300,7 @@ def _check_tensors(found: _Source, config: AlignGPTConfig) -> None:
         model = AlignGPTForConditionalGeneration(config)
     wanted = {name: value.shape for name, value in model.state_dict().items() if not name.startswith("vision_tower.")}
     if config.tie_word_embeddings:
-        wanted.pop(_VOCABULARY[1], None)
+        wanted.pop(VOCABULARY[1], None)
     gated = config.num_image_tokens
     if _GATE_INPUT in found.shapes and found.shapes[_GATE_INPUT][1] != gated:
         raise ValueError(
@@ -315,7 +312,7 @@ def _check_tensors(found: _Source, config: AlignGPTConfig) -> None:
             name = our_name(official)
         except KeyError:
             name = ""
-        if name is None or (config.tie_word_embeddings and name == _VOCABULARY[1]):
+        if name is None or (config.tie_word_embeddings and name == VOCABULARY[1]):
             continue
         if name not in wanted:
             raise ValueError(
@@ -334,7 +331,7 @@ def _check_tensors(found: _Source, config: AlignGPTConfig) -> None:
 
 
 def _check_shape(found: _Source, official: str, shape: torch.Size, name: str, wanted: torch.Size) -> None:
-    if name in _VOCABULARY and shape[0] <= wanted[0]:
+    if name in VOCABULARY and shape[0] <= wanted[0]:
         shape = torch.Size((wanted[0], *shape[1:]))  # rows for the placeholders are added while writing
     if shape != wanted:
         raise ValueError(
@@ -352,11 +349,11 @@ def _write_weights(found: _Source, tower: Path, config: AlignGPTConfig, folder: 
         with open_weights(path) as tensors:
             for official in tensors:
                 name = our_name(official)
-                if name is None or (config.tie_word_embeddings and name == _VOCABULARY[1]):
+                if name is None or (config.tie_word_embeddings and name == VOCABULARY[1]):
                     continue
-                rows = config.text_config.vocab_size if name in _VOCABULARY else None
+                rows = config.text_config.vocab_size if name in VOCABULARY else None
                 writer.add(name, _with_rows(tensors[official], rows).to(config.dtype))
-            writer.flush()
+            writer.let_go()
     for name, tensor in _tower_weights(tower, config):
         writer.add(name, tensor)
     if found.base_llm is not None:
@@ -396,7 +393,7 @@ def _write_small_files(found: _Source, config: AlignGPTConfig, processor: AlignG
     processor.save_pretrained(folder)
     (folder / ORIGINALS).mkdir()
     here = found.path.parent if found.path.is_file() else found.path
-    for name in (*_SMALL_FILES, *_TOKENIZER_FILES):
+    for name in (*SMALL_FILES, *TOKENIZER_FILES):
         for place in (here, found.language_model):
             if (place / name).is_file():
                 shutil.copyfile(place / name, folder / ORIGINALS / name)

@@ -273,7 +273,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: (B, T), zero at padding, on either side.
             labels: (B, T), -100 where there is nothing to learn.
             instruction_mask: (B, T), one at the users' own words, from the processor.
-            past_key_values: Of the positions before `input_ids`. When these held the `<align>`, what follows needs none.
+            past_key_values: Of the positions before `input_ids`. What follows these needs no `<align>`.
             segment_ids: (B, T), the sample of each position where rows are packed.
             prompt_length: The gate reads nothing behind so many positions; `generate` sets it.
             alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights for

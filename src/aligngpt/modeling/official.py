@@ -133,7 +133,9 @@ def _check_variant(path: Path, fields: dict[str, Any]) -> None:
             raise ValueError(f"{path}: {name} is {fields[name]!r}; only {supported!r} is supported here")
 
 
-def official_fields(config: Any, *, vision_tower: str, model_max_length: int, image_aspect_ratio: str) -> dict[str, Any]:
+def official_fields(
+    config: Any, *, vision_tower: str, model_max_length: int, image_aspect_ratio: str
+) -> dict[str, Any]:
     """The official config.json of one of our models.
 
     Args:

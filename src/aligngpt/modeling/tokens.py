@@ -4,7 +4,8 @@ A template marks the users' words and the answers itself, with the variables `in
 `answer_start` and `answer_end`. They render as nothing unless the processor sets them, so a template stays an ordinary
 chat template; when set, they are characters that Unicode reserves for such inner use and that never reach the
 tokenizer. The label mask and the gate's mask therefore come from the template, not from searching its output for
-separators. A fifth mark stands inside words that spell a special token, such as `</s>` in a question: they remain words.
+separators. A fifth mark stands inside words that spell a special token, such as `</s>` in a question; they remain
+words.
 
 The text on either side of an image is encoded on its own, as the official code does, so that a SentencePiece tokenizer
 puts its leading-space marker in front of each such piece, also in front of one that begins with a space.
@@ -147,13 +148,12 @@ class TextEncoder:
             for (start, end, _), space in zip(bounds, spaces, strict=True)
         ]
         encoded = self._plain.encode_batch(texts, add_special_tokens=False)
-        for special, (start, _, _), space, section in zip(
-            [*specials, None], bounds, spaces, encoded, strict=True
-        ):
+        behind: list[_Special | None] = [*specials, None]
+        for mark, (start, _, _), space, section in zip(behind, bounds, spaces, encoded, strict=True):
             if space:  # the marker belongs to the section's first character
-                yield special, section.ids, [(start + max(a - 1, 0), start + max(b - 1, 1)) for a, b in section.offsets]
+                yield mark, section.ids, [(start + max(a - 1, 0), start + max(b - 1, 1)) for a, b in section.offsets]
             else:
-                yield special, section.ids, [(start + a, start + b) for a, b in section.offsets]
+                yield mark, section.ids, [(start + a, start + b) for a, b in section.offsets]
 
     def _turn_of_first_image(self, instructions: list[Span], specials: Iterable[_Special]) -> list[Span]:
         images = [special.start for special in specials if special.id == self._image_id]

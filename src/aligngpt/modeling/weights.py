@@ -19,6 +19,7 @@ from torch import Tensor
 from aligngpt.artifacts import read_json
 
 FILE_BYTES = 1 << 29  # of one written file: what is held of it in memory stays small
+_LITTLE = 1 << 26
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
@@ -92,8 +93,8 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         raise ValueError(
-            f"{path} is refused: it asks for {found[1] if found else 'more than tensors'}, and a pickle can run any code "
-            "when it is read; get the weights as safetensors, or as a plain dictionary of tensors"
+            f"{path} is refused: it asks for {found[1] if found else 'more than tensors'}, and a pickle can run any "
+            "code when it is read; get the weights as safetensors, or as a plain dictionary of tensors"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): fetch it again") from error
@@ -140,14 +141,18 @@ class WeightWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take a tensor; written together with its neighbours when there are enough of them."""
-        size = tensor.numel() * tensor.element_size()
-        if self._waiting and sum(t.numel() * t.element_size() for t in self._waiting.values()) + size > FILE_BYTES:
-            self.flush()
+        if self._waiting and _size(*self._waiting.values(), tensor) > FILE_BYTES:
+            self._flush()
         self._waiting[name] = tensor.contiguous()
-        self._bytes += size
+        self._bytes += _size(tensor)
 
-    def flush(self) -> None:
-        """Write what is waiting; to be called before the file that the tensors are mapped from is closed."""
+    def let_go(self) -> None:
+        """Keep no tensor that is mapped from a file: what waits is written, or copied where it is little."""
+        if _size(*self._waiting.values()) > _LITTLE:
+            self._flush()
+        self._waiting = {name: tensor.clone() for name, tensor in self._waiting.items()}
+
+    def _flush(self) -> None:
         if self._waiting:
             save_file(self._waiting, self._folder / f"{len(self._files)}.part", metadata={"format": "pt"})
             self._files.append(list(self._waiting))
@@ -155,7 +160,7 @@ class WeightWriter:
 
     def close(self) -> None:
         """Give the files their names, and write the index if there are several."""
-        self.flush()
+        self._flush()
         number = len(self._files)
         if number == 1:
             (self._folder / "0.part").rename(self._folder / "model.safetensors")
@@ -167,3 +172,7 @@ class WeightWriter:
             weight_map |= dict.fromkeys(names, file)
         index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(weight_map.items()))}
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _size(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

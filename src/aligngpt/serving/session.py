@@ -44,8 +44,10 @@ class Session:
         self._first_images: list[Image.Image] = [load_image(image) for image in images]
         self.model, self.processor = load_model(model)
         self.alignment: Any = None
+        self.messages: list[Message] = []
+        self.images: list[Image.Image] = []  # all that have been shown so far
+        self._past: _Past | None = None
         self.set_alignment(alignment)
-        self.reset()
 
     def set_alignment(self, alignment: Any) -> None:
         """Change the setting from the next turn on; `None` is the model's own.
@@ -58,7 +60,7 @@ class Session:
             if not self.processor.use_alignment and alignment != "none":
                 raise ValueError(f"the model was trained without alignment: leave out the setting {alignment!r}")
         self.alignment = alignment
-        self._past: _Past | None = None
+        self._past = None
 
     def ask(
         self,
@@ -134,9 +136,7 @@ class Session:
 
     def reset(self) -> None:
         """Forget what has been said; the pictures of the beginning stay."""
-        self.messages: list[Message] = []
-        self.images: list[Image.Image] = []
-        self._past = None
+        self.messages, self.images, self._past = [], [], None
 
 
 def _turn(prompt: str, pictures: int) -> Message:
