@@ -7,7 +7,6 @@ disk, and one file that is being written.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -35,8 +35,6 @@ from aligngpt.modeling.official import (
 )
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.modeling.weights import WeightWriter, has_weights, open_weights, shapes_of, weight_files
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "conversion.json"
 ORIGINALS = "official"  # the small files of the official checkpoint, kept so that the way back is exact
@@ -112,8 +110,6 @@ def convert_official(
     config = _configuration(found, tower, processor)
     _check_tensors(found, config)
     warnings = _warnings(found, tower)
-    for warning in warnings:
-        logger.warning("%s", warning)
     with atomic_path(output) as folder:
         folder.mkdir()
         _write_weights(found, tower, config, folder)
@@ -245,6 +241,11 @@ def _is_copy(patches: Tensor, tower: Path) -> bool:
 
 
 def _tokenizer(found: _Source) -> Any:
+    """Of the class that the checkpoint names; by the language model's kind where it names none that is known."""
+    path = found.language_model / "tokenizer_config.json"
+    named = read_json(path).get("tokenizer_class") if path.is_file() else None
+    if named is not None and hasattr(transformers, named):
+        return getattr(transformers, named).from_pretrained(found.language_model)
     # The configuration is given so that the tokenizer does not look at the folder's own, which is the official one.
     return AutoTokenizer.from_pretrained(found.language_model, config=found.config.text_config)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from aligngpt.modeling.conversion import MANIFEST, ORIGINALS, SMALL_FILES, TOKEN
 from aligngpt.modeling.official import TOWER_COPY, official_fields, official_name
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.modeling.weights import open_weights, weight_files
-
-logger = logging.getLogger(__name__)
 
 TOWER_FOLDER = "vision_tower"
 _OFFICIAL_IMAGE_TOKENS = 576  # a constant of the official code
@@ -55,8 +52,6 @@ def export_official(
         raise ValueError(f"{output} holds something, which would be replaced: choose a new folder or remove this one")
     small = _small_files(source, base_llm)
     warnings = _warnings(config)
-    for warning in warnings:
-        logger.warning("%s", warning)
     words = min(config.image_token_id, config.align_token_id)
     appended = max(config.image_token_id, config.align_token_id) == config.text_config.vocab_size - 1 == words + 1
     with atomic_path(output) as folder:

@@ -62,6 +62,9 @@ class _Lazy(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -97,11 +100,15 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
             "code when it is read; get the weights as safetensors, or as a plain dictionary of tensors"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): fetch it again") from error
+        raise ValueError(f"{path} is damaged ({_first_line(error)}): fetch it again") from error
     strange = not isinstance(loaded, dict) or next((k for k, v in loaded.items() if not isinstance(v, Tensor)), None)
     if strange:
         raise ValueError(f"{path} is no plain dictionary of tensors ({strange}): give the weights alone")
     return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def shapes_of(files: list[Path]) -> dict[str, torch.Size]:
