@@ -37,7 +37,7 @@ temperature_option = click.option(
 @click.command(cls=Command, example=GENERATE_EXAMPLE)
 @model_option
 @click.option("--image", "images", type=FILE, multiple=True, help="A picture; give it again for more. [default: none]")
-@click.option("--prompt", required=True, help="What to ask.")
+@click.option("--prompt", required=True, help="What to ask; pictures stand in front, or at one <image> for each.")
 @alignment_option
 @length_option
 @temperature_option
@@ -73,7 +73,7 @@ def generate(
 
 @click.command(cls=Command, example=CHAT_EXAMPLE)
 @model_option
-@click.option("--image", type=FILE, help="The picture to talk about. [default: none]")
+@click.option("--image", type=FILE, help="The picture to talk about; /image shows more. [default: none]")
 @alignment_option
 @length_option
 @temperature_option

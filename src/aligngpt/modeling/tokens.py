@@ -73,6 +73,11 @@ class TextEncoder:
         self._opening = bos if bos is not None and bos in tokenizer("")["input_ids"] else None
         self._plain, self._marker = _without_leading_space(tokenizer.backend_tokenizer)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A tokenizer that was copied or sent to another process has forgotten that special tokens are words to it."""
+        self.__dict__ |= state
+        self._plain.encode_special_tokens = True
+
     def escape(self, words: str, *, keep_images: bool = False) -> str:
         """Mark what spells a special token in a user's or assistant's words, so that it is encoded as words.
 
@@ -169,6 +174,7 @@ def _without_leading_space(backend: Tokenizer) -> tuple[Tokenizer, str]:
     """
     state = json.loads(backend.to_str())
     state["post_processor"] = None  # it would add special tokens and leave spaces out of the offsets
+    state["padding"] = state["truncation"] = None  # an earlier call of the tokenizer leaves its own behind
     marker = "never"
     for step in _steps(state["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
