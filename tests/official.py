@@ -32,6 +32,7 @@ from transformers import (
 from aligngpt.modeling.backbones import vision_config_of
 from aligngpt.modeling.official import LANGUAGE_MODELS
 from aligngpt.modeling.processing import pad_to_square
+from aligngpt.modeling.weights import open_weights, weight_files
 
 IMAGE = -200
 VICUNA = (
@@ -106,18 +107,14 @@ def save_checkpoint(
     if config.tie_word_embeddings:
         state.pop("lm_head.weight")
     vision = vision_config_of(tower)
-    hidden, patches = config.hidden_size, (vision.image_size // vision.patch_size) ** 2
-    for name, rows, columns, scale in (
-        ("mm_projector.0", hidden, vision.hidden_size, 0.3),
-        ("mm_projector.2", hidden, hidden, 0.5),
-        ("gated_weight_layer.mlp.0", 256, patches, 0.2),
-        ("gated_weight_layer.mlp.2", levels - 1, 256, 0.3),
-    ):
-        state |= {f"{name}.weight": torch.randn(rows, columns) * scale, f"{name}.bias": torch.randn(rows) * 0.1}
-    state["align_indicators.indicator_embs"] = torch.randn(levels, hidden)
-    for name, value in torch.load(tower / "pytorch_model.bin", weights_only=True).items():
-        if name.startswith("vision_model."):
-            state[f"vision_tower.vision_tower.{name}"] = value
+    patches = (vision.image_size // vision.patch_size) ** 2
+    state |= stage1_tensors(config.hidden_size, vision.hidden_size, levels)
+    state |= _layer("gated_weight_layer.mlp.0", 256, patches, 0.2)
+    state |= _layer("gated_weight_layer.mlp.2", levels - 1, 256, 0.3)
+    for path in weight_files(tower):
+        with open_weights(path) as tensors:
+            copied = [name for name in tensors if name.startswith("vision_model.")]
+            state |= {f"vision_tower.vision_tower.{name}": tensors[name] for name in copied}
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # derived data, of no use
     torch.save(state, folder / "pytorch_model.bin")
     fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "rope_parameters")}
@@ -125,6 +122,19 @@ def save_checkpoint(
     fields |= {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "image_aspect_ratio": "pad"}
     (folder / "config.json").write_text(json.dumps(fields))
     return folder
+
+
+def stage1_tensors(hidden: int, vision_hidden: int, levels: int) -> dict[str, Tensor]:
+    """The five tensors of an official stage-1 file."""
+    return {
+        **_layer("mm_projector.0", hidden, vision_hidden, 0.3),
+        **_layer("mm_projector.2", hidden, hidden, 0.5),
+        "align_indicators.indicator_embs": torch.randn(levels, hidden),
+    }
+
+
+def _layer(name: str, rows: int, columns: int, scale: float) -> dict[str, Tensor]:
+    return {f"{name}.weight": torch.randn(rows, columns) * scale, f"{name}.bias": torch.randn(rows) * 0.1}
 
 
 def language_model_config(kind: str, vocabulary: int, **sizes: Any) -> Any:

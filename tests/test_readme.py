@@ -14,18 +14,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from transformers import AutoConfig
 
 from aligngpt.cli import cli
 from aligngpt.cli.arguments import bundled_folder
 from aligngpt.data.pairs import read_pairs
 from aligngpt.scenes.recipe import BasesRecipe
+from tests import official
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-# What the page's placeholders stand for here.
-STANDS_FOR = {"path/to/vicuna-7b-v1.5": "scenes-llm", "path/to/clip-vit-large-patch14-336": "scenes-clip"}
+# What the page's placeholders stand for here; the last two are made by `folder`.
+STANDS_FOR = {
+    "path/to/vicuna-7b-v1.5": str(bundled_folder("scenes-llm")),
+    "path/to/clip-vit-large-patch14-336": str(bundled_folder("scenes-clip")),
+    "path/to/aligngpt-7b": "official",
+    "path/to/mm_projector_align.bin": "official_stage1/mm_projector_align.bin",
+}
 
 # What is added to a command so that it ends soon; the rest of it is as printed.
 _TWO_STEPS = "--max-steps 2 --batch-size 4 --device-batch-size 2 --workers 0"
@@ -89,7 +97,14 @@ def give_own_data(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    """Where the commands run, with official checkpoints over the drawn world's base models."""
+    folder = tmp_path_factory.mktemp("readme")
+    clip, llm = (AutoConfig.from_pretrained(bundled_folder(name)) for name in ("scenes-clip", "scenes-llm"))
+    official.save_checkpoint(folder / "official", bundled_folder("scenes-clip"))
+    (folder / "official_stage1").mkdir()
+    stage1 = official.stage1_tensors(llm.hidden_size, clip.vision_config.hidden_size, 8)
+    torch.save(stage1, folder / "official_stage1" / "mm_projector_align.bin")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -111,13 +126,13 @@ class TestInOrder:
     @pytest.mark.parametrize("code", blocks("python"), ids=["ask a model", "make a model"])
     def test_python_runs(self, code: str) -> None:
         for placeholder, stand_in in STANDS_FOR.items():
-            code = code.replace(placeholder, str(bundled_folder(stand_in)))
+            code = code.replace(placeholder, stand_in)
         exec(compile(code, "README.md", "exec"), {})
 
 
 def test_there_is_something_to_run() -> None:
     verbs = {command.split()[1] for command in to_be_run()}
-    assert {"run", "score", "level", "pretrain", "finetune", "generate", "chat"} <= verbs
+    assert {"run", "score", "level", "pretrain", "finetune", "generate", "chat", "convert"} <= verbs
     assert len(blocks("python")) == 2
 
 

@@ -272,7 +272,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (I, channels, height, width), all pictures in the order of the rows.
             attention_mask: (B, T), zero at padding, on either side.
             labels: (B, T), -100 where there is nothing to learn.
-            instruction_mask: (B, T), one at the users' own words, from the processor.
+            instruction_mask: (B, T), one at the instruction that the gate reads, from the processor.
             past_key_values: Of the positions before `input_ids`. What follows these needs no `<align>`.
             segment_ids: (B, T), the sample of each position where rows are packed.
             prompt_length: The gate reads nothing behind so many positions; `generate` sets it.

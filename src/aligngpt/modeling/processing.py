@@ -38,7 +38,7 @@ class AlignGPTProcessor(ProcessorMixin):
     Args:
         image_processor: Of the vision tower.
         tokenizer: A fast tokenizer; `<image>` and `<align>` are added where it lacks them.
-        chat_template: A Jinja template; see the module's text for its marks.
+        chat_template: A Jinja template; see `tokens` for its marks.
         num_image_tokens: P, the tokens one picture becomes.
         image_aspect_ratio: `"pad"`: pad to a square with the mean colour first; `"square"`: resize and crop alone.
         use_alignment: Put `<align>` into samples with an image; off for a model trained without alignment.
@@ -200,7 +200,7 @@ class AlignGPTProcessor(ProcessorMixin):
         first, later, closing = self._turn_borders
         if not later:
             return text
-        opening = first if first in text else later
+        opening = first if first.strip() and first in text else later
         marked, done = "", 0
         while (found := text.find(opening, done)) >= 0:
             start = found + len(opening)
@@ -215,6 +215,7 @@ class AlignGPTProcessor(ProcessorMixin):
         """The template's text in front of the first user's turn, of a later one, and behind one.
 
         For vicuna_v1 these are twice `USER: ` and ` ASSISTANT:`; for llama_2 the first is the end of the system prompt.
+        Where a template writes the system prompt into the first turn, as mistral and gemma do, it counts as the user's.
         """
         if self.chat_template is None:
             return "", "", ""
