@@ -35,7 +35,7 @@ def make_checkpoint(folder: Path, tower: Path, gigabytes: float, files: int) -> 
     (folder / "pytorch_model.bin").unlink()
     fields = json.loads((folder / "config.json").read_text())
     sizes = {"hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": layers, "head_dim": 128}
-    sizes |= {"num_attention_heads": 16, "num_key_value_heads": 16}
+    sizes |= {"num_attention_heads": HIDDEN // 128, "num_key_value_heads": HIDDEN // 128}
     (folder / "config.json").write_text(json.dumps(fields | sizes))
     weight_map: dict[str, str] = {}
     for place in range(files):
