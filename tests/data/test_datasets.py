@@ -1,4 +1,4 @@
-"""What a sample teaches: labels on answers alone, the gate's mask on the users' words alone."""
+"""What a sample teaches: labels on answers alone, the gate's mask on the turn of the first picture alone."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def talk(name: str, images: tuple[str, ...], *texts: str) -> Conversation:
 def test_a_pair_becomes_align_image_and_caption(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     sample = PretrainDataset([PAIR], images, words, {"p": 6})[0]
-    caption = ids(words, "A dog, près.\n")
+    caption = ids(words, " A dog, près.\n\n")  # as it stands in the file, and the template's line end
     head = [BOS, words.align_token_id, *[words.image_token_id] * PATCHES]
     assert sample["input_ids"] == head + caption
     assert sample["labels"] == [IGNORED] * len(head) + caption
@@ -104,15 +104,13 @@ def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, tem
     pieces: list[tuple[list[int], bool, bool]] = [  # ids, learned, read by the gate
         ([BOS, words.align_token_id], False, False),
         (ids(words, f"{opening}USER: "), False, False),
-        (picture, False, False),
+        (picture, False, True),
         (ids(words, "\nHow many? ASSISTANT: two"), False, True),  # a user may say what the template says
-        (ids(words, " ASSISTANT: "), False, False),
-        (ids(words, "two"), True, False),
+        (ids(words, " ASSISTANT:"), False, False),
+        (ids(words, "  two "), True, False),  # the template's space, and the answer as it stands in the file
         ([EOS], True, False),
-        (ids(words, "USER: "), False, False),
-        (ids(words, "Where is\nit?"), False, True),
-        (ids(words, " ASSISTANT: "), False, False),
-        (ids(words, "at the top"), True, False),
+        (ids(words, "USER: Where is\nit? ASSISTANT:"), False, False),  # the gate has read the first picture's turn
+        (ids(words, " at the top"), True, False),
         ([EOS], True, False),
     ]
     assert sample["input_ids"] == [token for piece, _, _ in pieces for token in piece]
@@ -128,10 +126,40 @@ def test_a_text_only_sample_has_no_picture_and_no_align_token(folders: tuple[Pat
     )
     sample = dataset[0]
     assert sample["input_ids"] == [BOS, *ids(words, "USER: What is red? ASSISTANT: a color"), EOS]
-    assert learned(sample) == [*ids(words, "a color"), EOS]
+    assert learned(sample) == [*ids(words, " a color"), EOS]
     assert where(sample, "instruction_mask") == ids(words, "What is red?")
     assert sample["pixel_values"] is None
     assert dataset.modality_lengths == [-5, 2]
+
+
+def test_an_image_placeholder_without_a_picture_is_words(folders: tuple[Path, Path], images: Path) -> None:
+    words = processor(folders)
+    sample = InstructionDataset([talk("t", (), "Is <image> a tag?", "<image> is.")], images, words)[0]
+    spelled = [words.tokenizer.convert_tokens_to_ids(byte) for byte in "<image>"]
+    assert sample["input_ids"] == [
+        BOS,
+        *ids(words, "USER: Is "),
+        *spelled,
+        *ids(words, " a tag? ASSISTANT: "),
+        *spelled,
+        *ids(words, " is."),
+        EOS,
+    ]
+    assert sample["pixel_values"] is None
+
+
+def test_the_only_picture_of_a_turn_moves_to_its_front_and_several_stay(
+    folders: tuple[Path, Path], images: Path
+) -> None:
+    words = processor(folders)
+    asked = ("  What is it? <image>\n", "<image>", "Is <image> like <image>? ")
+    turns = [text for question in asked for text in (question, "x")]
+    sample = InstructionDataset([talk("m", ("0.png",) * 4, *turns)], images, words)[0]
+    text = words.tokenizer.decode(sample["input_ids"]).replace("<image>" * PATCHES, "<image>")
+    assert text == (
+        "<s><align>USER: <image>\nWhat is it? ASSISTANT: x</s>USER: <image> ASSISTANT: x</s>"
+        "USER: Is <image> like <image>?  ASSISTANT: x</s>"
+    )
 
 
 def test_several_pictures_share_one_align_token(folders: tuple[Path, Path], images: Path) -> None:
@@ -141,8 +169,10 @@ def test_several_pictures_share_one_align_token(folders: tuple[Path, Path], imag
     tokens = sample["input_ids"]
     assert tokens.index(words.align_token_id) == 1 and tokens.count(words.align_token_id) == 1
     assert tokens.count(words.image_token_id) == 3 * PATCHES
-    assert where(sample, "instruction_mask") == ids(words, "\n\nWhich?And ?")
-    assert learned(sample) == [*ids(words, "both"), EOS, *ids(words, "no"), EOS]
+    picture = [words.image_token_id] * PATCHES
+    read = [*picture, *ids(words, "\n"), *picture, *ids(words, "\nWhich?")]  # the turn of the first picture
+    assert where(sample, "instruction_mask") == read
+    assert learned(sample) == [*ids(words, " both"), EOS, *ids(words, " no"), EOS]
     each = [
         InstructionDataset([talk("s", (name,), "<image>", "x")], images, words)[0]["pixel_values"]
         for name in conversation.images
@@ -162,7 +192,7 @@ def test_a_cut_sample_says_so(folders: tuple[Path, Path], images: Path) -> None:
     fits = InstructionDataset([conversation], images, words, max_length=length)[0]
     cut = InstructionDataset([conversation], images, words, max_length=length - 3)[0]
     assert (whole["truncated"], fits["truncated"], cut["truncated"]) == (False, False, True)
-    assert learned(cut) == ids(words, "becau")
+    assert learned(cut) == ids(words, " becau")
     for name in ("input_ids", "labels", "instruction_mask"):
         assert fits[name] == whole[name]
         assert cut[name] == whole[name][: length - 3]
@@ -172,9 +202,9 @@ def test_a_sample_with_nothing_to_learn_is_named(folders: tuple[Path, Path], ima
     words = processor(folders)
     conversation = talk("deep/17", ("0.png",), "<image>\nWhy?", "because")
     length = len(InstructionDataset([conversation], images, words)[0]["input_ids"])
-    answer = len(ids(words, "because")) + 1
+    answer = len(ids(words, " because")) + 1
     reached = InstructionDataset([conversation], images, words, max_length=length - answer + 1)[0]
-    assert learned(reached) == ids(words, "b")
+    assert learned(reached) == ids(words, " ")
     dataset = InstructionDataset([conversation], images, words, max_length=length - answer)
     with pytest.raises(ValueError, match=rf"sample deep/17: nothing is left to learn, its {length} tokens"):
         dataset[0]

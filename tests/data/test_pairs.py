@@ -90,7 +90,9 @@ BAD_RECORDS: list[tuple[Any, str]] = [
     (record(conversations=[{"from": "human", "value": 3}]), "value of turn 1 must be a string, got a number"),
     (record(conversations=[{"from": "system", "value": "x"}]), "unknown role 'system'; known are human and gpt"),
     (record(conversations=[{"from": ["gpt"], "value": "x"}]), "unknown role"),
-    (record(conversations=turns("<image>", "x")[::-1]), "turn 1 should be from human"),
+    (record(conversations=turns("<image>", "x")[1:]), "turn 1 should be from human"),
+    (record(conversations=turns("<image>", "x")[::-1]), "the last turn (2) has no answer"),
+    (record(conversations=[turns("", "Hi")[1], *turns("<image>", "x")[::-1]]), "turn 2 should be from human"),
     (record(conversations=[*turns("<image>"), *turns("Again?", "x")]), "turn 2 should be from gpt"),
     (record(conversations=turns("<image>", "x", "And?")), "the last turn (3) has no answer"),
     (record(conversations=turns("<image>")), "the last turn (1) has no answer"),
@@ -158,9 +160,22 @@ def test_a_bad_conversation_is_listed(tmp_path: Path, images: Path, bad: Any, re
     assert (listed.line, listed.index) == (None, 0)
 
 
-def test_an_image_without_images_is_bad_in_a_conversation(tmp_path: Path, images: Path) -> None:
-    result = read_conversations(write(tmp_path, [record(image=...)]), images)
-    assert "1 <image> in the questions, 0 in `image`" in result.bad[0].reason
+@pytest.mark.parametrize("image", [..., None, []])
+def test_an_image_placeholder_without_an_image_is_words(tmp_path: Path, images: Path, image: Any) -> None:
+    said = ("What is <image>?", "<image> marks a picture.", "<image><image>", "Two.")
+    result = read_conversations(write(tmp_path, [record(image=image, conversations=turns(*said))]), images)
+    assert result.bad == []
+    assert result.records[0].images == ()
+    assert tuple(turn.text for turn in result.records[0].turns) == said
+
+
+def test_an_answer_before_the_first_question_is_left_out(tmp_path: Path, images: Path) -> None:
+    hello = {"from": "gpt", "value": "Hello."}
+    records = [record(id=name, conversations=[hello, *turns("<image>", "A cat.")]) for name in "ab"]
+    path = write(tmp_path, records)
+    asked_and_answered = (Turn("user", "<image>"), Turn("assistant", "A cat."))
+    assert [conversation.turns for conversation in read_conversations(path, images).records] == [asked_and_answered] * 2
+    assert read_pairs(path, images).records == [ImageTextPair(name, "0.png", "A cat.") for name in "ab"]
 
 
 def test_broken_lines_are_listed_with_their_line_numbers(tmp_path: Path, images: Path) -> None:

@@ -156,7 +156,7 @@ def test_the_template_is_that_of_the_language_model(
 def _sharded(state: dict[str, torch.Tensor], folder: Path, suffix: str, save: Callable[..., None]) -> None:
     names = sorted(state)
     stem = "model" if suffix == "safetensors" else "pytorch_model"
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
         file = f"{stem}-{number:05d}-of-00002.{suffix}"
         save({name: state[name].contiguous() for name in part}, folder / file)
@@ -234,7 +234,13 @@ def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A thing."}]
     record = {"id": "a", "image": "0.png", "conversations": said}
     (tmp_path / "data.json").write_text(json.dumps([record] * 2))
-    small = {"batch_size": 2, "device_batch_size": 2, "workers": 0, "precision": "float32", "max_length": 128}
+    small: dict[str, Any] = {
+        "batch_size": 2,
+        "device_batch_size": 2,
+        "workers": 0,
+        "precision": "float32",
+        "max_length": 128,
+    }
     recipe = FinetuneRecipe(**small, max_steps=1, gradient_checkpointing=False)
     result = finetune(
         recipe,
@@ -292,8 +298,9 @@ def test_a_model_trained_here_is_exported_with_the_bases_tokenizer(stage1: Path,
 
 @pytest.mark.parametrize("spoil", ["alignment", "bias", "language model"])
 def test_what_the_official_code_cannot_hold_is_refused(tmp_path: Path, spoil: str) -> None:
-    settings: dict[str, Any] = {"alignment": {"alignment": "none"}, "bias": {"projector_bias": False}}.get(spoil, {})
-    model, processor = tiny.build(tmp_path / "b", "qwen3" if spoil == "language model" else "llama", **settings)
+    settings: dict[str, dict[str, Any]] = {"alignment": {"alignment": "none"}, "bias": {"projector_bias": False}}
+    kind = "qwen3" if spoil == "language model" else "llama"
+    model, processor = tiny.build(tmp_path / "b", kind, **settings.get(spoil, {}))
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=r"cannot hold a|no variant for a qwen3 language model"):

@@ -24,18 +24,42 @@ TWO_TURNS = [
 
 
 def masked(processor: AlignGPTProcessor, ids: list[int], mask: list[bool]) -> str:
-    return processor.tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
+    text = processor.tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
+    return text.replace("<image>" * 9, "<image>")
 
 
 @pytest.mark.parametrize("template", ["bare", "vicuna_v1"])
-def test_masks_are_exactly_the_users_words_and_the_answers_with_their_end(built: Built, template: str):
+def test_masks_are_exactly_the_first_pictures_turn_and_the_answers_with_their_end(built: Built, template: str):
     processor = built[1]
     encoding = processor.encode(processor.render(TWO_TURNS, load_template(template)))
-    assert masked(processor, encoding.input_ids, encoding.instruction_mask) == "\nHow many?Sure?"
-    assert masked(processor, encoding.input_ids, encoding.answer_mask) == "Two.</s>Yes.</s>"
+    assert masked(processor, encoding.input_ids, encoding.instruction_mask) == "<image>\nHow many?"
+    assert masked(processor, encoding.input_ids, encoding.answer_mask) == " Two.</s> Yes.</s>"
     assert encoding.input_ids.count(processor.image_token_id) == 9
     assert encoding.input_ids[:2] == [2, processor.align_token_id]
     assert encoding.input_ids.count(processor.align_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("questions", "read"),
+    [
+        (("<image> one", "two", "three"), ["<image> one"] * 3),
+        (("one", "<image> two", "three"), ["one", "<image> two", "<image> two"]),
+        (("one", "two <image>", "<image> three"), ["one", "two <image>", "two <image>"]),
+        (("<image><image> one", "<image> two", "three"), ["<image><image> one"] * 3),
+        (("one", "two", "three"), ["one"] * 3),
+    ],
+    ids=["first", "second", "second and third", "two and one", "none"],
+)
+def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(
+    built: Built, questions: tuple[str, ...], read: list[str]
+) -> None:
+    processor = built[1]
+    turns: list[dict[str, Any]] = []
+    for question, expected in zip(questions, read, strict=True):
+        turns.append({"role": "user", "content": question})
+        encoding = processor.encode(processor.render(turns, add_generation_prompt=True))
+        assert masked(processor, encoding.input_ids, encoding.instruction_mask) == expected
+        turns.append({"role": "assistant", "content": "an answer"})
 
 
 def test_vicuna_is_written_as_the_official_template_has_it(built: Built):
@@ -47,12 +71,12 @@ def test_vicuna_is_written_as_the_official_template_has_it(built: Built):
     )
 
 
-def test_plain_is_the_picture_and_the_caption_with_its_line_end(built: Built):
+def test_plain_is_the_picture_and_the_caption_as_it_stands_with_a_line_end(built: Built):
     processor = built[1]
     turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": " A dog. "}]
     encoding = processor.encode(processor.render(turns, load_template("plain")))
     image = [processor.image_token_id] * 9
-    caption = processor.tokenizer.encode("A dog.\n", add_special_tokens=False)
+    caption = processor.tokenizer.encode(" A dog. \n", add_special_tokens=False)
     assert encoding.input_ids == [2, processor.align_token_id, *image, *caption]
     assert encoding.answer_mask == [False] * 11 + [True] * len(caption)
     assert not any(encoding.instruction_mask)
@@ -101,13 +125,14 @@ def test_chat_template_with_tokenize_is_the_call_on_rendered_text(built: Built):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_tokenizer_without_bos_gets_align_first(built: Built):
+def test_a_tokenizer_without_bos_gets_align_behind_its_first_token(built: Built):
     words = tiny.tokenizer()
     words.bos_token = None
     words.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     processor = AlignGPTProcessor(built[1].image_processor, words, load_template("bare"), num_image_tokens=9)
     encoding = processor.encode(processor.render(TWO_TURNS[:1]))
-    assert encoding.input_ids[:2] == [processor.align_token_id, words.convert_tokens_to_ids("U")]
+    first, second = words.convert_tokens_to_ids(["U", "S"])
+    assert encoding.input_ids[:3] == [first, processor.align_token_id, second]
 
 
 def test_padding_sides_and_lists(built: Built):
@@ -155,9 +180,11 @@ def test_bad_settings_and_texts_say_so(built: Built, tmp_path: Path):
         AlignGPTProcessor(processor.image_processor, tiny.tokenizer(), image_aspect_ratio="round")
     with pytest.raises(ValueError, match="template 'vicuna' is not known: give a path to a Jinja file or one of bare"):
         load_template("vicuna")
-    with pytest.raises(ValueError, match="a user turn holds a reserved character"):
+    with pytest.raises(
+        ValueError, match=r"turn 1, user: 'hi \\ufdd2' holds a reserved character \(U\+FDD0 to U\+FDD4\)"
+    ):
         processor.render([{"role": "user", "content": f"hi {MARKS['answer_start']}"}])
-    with pytest.raises(ValueError, match="a user turn holds <align>, which is reserved"):
+    with pytest.raises(ValueError, match="turn 1, user: 'hi <align>' holds <align>, which is reserved"):
         processor.render([{"role": "user", "content": "hi <align>"}])
     with pytest.raises(ValueError, match="the text holds <align>, which is reserved"):
         processor(text="<s>USER: hi <align> ASSISTANT:")

@@ -70,13 +70,27 @@ def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, imag
     assert (second["gate_weights"] is None) == (images == 0)
 
 
-def test_the_gate_reads_every_turn(folder: Path) -> None:
+def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(folder: Path) -> None:
     session = Session(folder / "model", pictures(folder))
-    first = session.ask("What?", max_new_tokens=2)["gate_weights"]
-    second = session.ask("A very different question", max_new_tokens=2)["gate_weights"]
-    assert len(first) == len(second) == LEVELS - 1
+    first, second = (
+        session.ask(prompt, max_new_tokens=2)["gate_weights"] for prompt in ("What?", "A very different question")
+    )
+    assert len(first) == LEVELS - 1
     assert sum(first) == pytest.approx(1, abs=1e-4)
-    assert first != second
+    assert second == first
+    session.reset()
+    assert session.ask("A very different question", max_new_tokens=2)["gate_weights"] != first
+
+
+def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(folder / "model", pictures(folder))
+    monkeypatch.setattr(session.model.config, "gate_text", "all")
+    first, second = (session.ask(prompt, max_new_tokens=8) for prompt in ("What is it?", "And why?"))
+    assert first["gate_weights"] != second["gate_weights"]
+    messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
+    assert second["text"] == answered(folder, messages, 1, [*second["gate_weights"], 1.0])[1]
 
 
 def test_streamed_pieces_are_the_text(folder: Path) -> None:
@@ -162,13 +176,37 @@ def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
     session = Session(folder / "model", pictures(folder))
     first = session.ask("What is it?", max_new_tokens=4)
     before = list(session.messages)
-    for prompt, reason in (("Why \ufdd0?", "reserved character"), ("See <image>", "2 <image> marks, but 1 images")):
+    for prompt, images, reason in (
+        ("Why \ufdd0?", 0, "reserved character"),
+        ("What is <align>?", 0, "holds <align>, which is reserved"),
+        ("See <image>", 2, "the prompt has 1 <image> for 2 pictures: give one for each, or none"),
+        ("<image><image><image>", 2, "the prompt has 3 <image> for 2 pictures"),
+    ):
         with pytest.raises(ValueError, match=reason):
-            session.ask(prompt)
-        assert session.messages == before
+            session.ask(prompt, images=pictures(folder, images))
+        assert (session.messages, len(session.images)) == (before, 1)
     second = session.ask("And why?", max_new_tokens=4)["text"]
     messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
     assert answered(folder, messages, 1)[1].startswith(second)
+
+
+def test_an_image_placeholder_without_a_picture_is_words(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    session.ask("What is it?", max_new_tokens=2)
+    session.ask("And what is <image>?", max_new_tokens=2)
+    assert session.messages[2]["content"] == [{"type": "text", "text": "And what is <image>?"}]
+    encoding = session.processor.encode(session.processor.render(session.messages))
+    assert encoding.input_ids.count(session.processor.image_token_id) == session.processor.num_image_tokens
+    assert "And what is <image>?" in session.processor.tokenizer.decode(encoding.input_ids)
+
+
+def test_a_prompt_says_where_its_pictures_stand(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    first = session.ask("Is <image> red?", max_new_tokens=8)["text"]
+    assert first == answered(folder, [("user", "Is <image> red?")], 1)[1]
+    second = session.ask("Or <image>?", images=[folder / "1.png"], max_new_tokens=8)["text"]
+    messages = [("user", "Is <image> red?"), ("assistant", first), ("user", "Or <image>?")]
+    assert second == answered(folder, messages, 2)[1]
 
 
 def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
@@ -243,12 +281,35 @@ def test_a_chat_is_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.usefixtures("wide")
+def test_a_chat_shows_pictures_with_the_next_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[list[Path], int]] = []
+    original = Session.ask
+
+    def ask(self: Session, prompt: str, *, images: Any, **options: Any) -> dict[str, Any]:
+        shown = list(images)
+        result = original(self, prompt, images=images, **options)
+        asked.append((shown, len(self.images)))
+        return result
+
+    monkeypatch.setattr(Session, "ask", ask)
+    other = folder / "1.png"
+    said = (f"/image {folder / 'gone.png'}", f"/image {other}", "A <align>?", "And this?", "Sure?")
+    text = "\n".join(talk(folder, monkeypatch, capsys, *said, f"/image {other}", "/reset", "What?"))
+    assert asked == [([other], 2), ([], 2), ([], 1)]  # a question that fails keeps its picture, a reset drops it
+    assert f"{folder / 'gone.png'}: no such file" in text
+    assert text.count(f"with the next question: {other}") == 2
+
+
+@pytest.mark.usefixtures("wide")
 def test_a_chat_survives_mistakes_and_ends_with_the_input(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = talk(folder, monkeypatch, capsys, "/level 99", "/what", "/help", "What is <image>?", "What?")
+    said = ("/level 99", "/what", "/help", "What is <align>?", "What is <image>?", "What?")
+    lines = talk(folder, monkeypatch, capsys, *said)
     text = "\n".join(lines)
     assert "alignment 99 is not known: give one of" in text
     assert text.count(HELP) == 3
-    assert "2 <image> marks, but 1 images" in text
-    assert text.count("model: ") == 2
+    assert "turn 1, user: 'What is <align>?' holds <align>, which is reserved" in text
+    assert text.count("model: ") == 3

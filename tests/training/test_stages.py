@@ -171,7 +171,7 @@ def test_loss_by_level_has_a_gap_where_a_level_has_no_pair(world: World, stage1:
     for level in (1, 2):
         total = tokens = 0.0
         for record in (record for record in records if record["alignment_level"] == level):
-            caption = record["conversations"][1]["value"].strip() + "\n"
+            caption = record["conversations"][1]["value"] + "\n"
             ids = processor.tokenizer.encode(caption, add_special_tokens=False)
             head = [2, processor.align_token_id, *[processor.image_token_id] * processor.num_image_tokens]
             picture = tiny.Image.open(world.folder / "images" / record["image"])
@@ -201,7 +201,7 @@ def test_done_work_is_returned(world: World, stage1: Path, stage2: Path) -> None
 
 
 def test_truncated_samples_are_counted(world: World, tmp_path: Path) -> None:
-    # The head has 11 tokens; of the captions "noise" to "noise xxxxxxx" with their newlines, those of p5 to p7 are cut.
+    # The head has 11 tokens; of the captions "noise " to "noise xxxxxxx" with their newlines, p5 to p7 are cut.
     recipe = stage1_recipe(max_length=11 + 11, max_steps=2)
     result = pretrain(recipe, **world.stage1_inputs, output=tmp_path / "out")
     assert result["truncated_samples"] == 3

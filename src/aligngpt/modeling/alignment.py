@@ -194,20 +194,27 @@ def segment_mean(values: Tensor, mask: Tensor, segments: Tensor, num_segments: i
     return (sums / counts.clamp(min=1).unsqueeze(-1)).to(values.dtype)
 
 
-def image_text_dots(image_features: Tensor, text_means: Tensor, image_segments: Tensor) -> Tensor:
-    """Dot products of every image token with the mean text embedding of its sample, averaged over a sample's images.
+def image_text_dots(
+    image_features: Tensor, text_means: Tensor, image_segments: Tensor, read: Tensor | None = None
+) -> Tensor:
+    """Dot products of every image token with the mean text embedding of its sample, averaged over the images it reads.
 
     Args:
         image_features: (images, P, hidden), after the projector.
         text_means: (samples, hidden).
         image_segments: (images,), the sample of each image.
+        read: (images,), 1 for the images that count; where a sample has none such, and by default, all of them do.
 
     Returns:
         (samples, P); zero for a sample without an image.
     """
     dots = torch.einsum("iph,ih->ip", image_features, text_means[image_segments].to(image_features.dtype))
-    sums = dots.new_zeros(text_means.shape[0], dots.shape[1]).index_add(0, image_segments, dots)
-    counts = dots.new_zeros(text_means.shape[0]).index_add(0, image_segments, dots.new_ones(dots.shape[0]))
+    weights = dots.new_ones(dots.shape[0])
+    if read is not None:
+        some_read = dots.new_zeros(text_means.shape[0]).index_add(0, image_segments, read.to(dots.dtype)) > 0
+        weights = torch.where(some_read[image_segments], read.to(dots.dtype), weights)
+    sums = dots.new_zeros(text_means.shape[0], dots.shape[1]).index_add(0, image_segments, dots * weights.unsqueeze(-1))
+    counts = dots.new_zeros(text_means.shape[0]).index_add(0, image_segments, weights)
     return sums / counts.clamp(min=1).unsqueeze(-1)
 
 
@@ -219,9 +226,9 @@ def segments_of(input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, 
     return rows.unsqueeze(-1).expand_as(input_ids), input_ids.shape[0]
 
 
-def first_of_runs(mask: Tensor, segments: Tensor, runs: int, length: int) -> Tensor:
-    """The sample of each run of `length` marked positions, (runs,), zero beyond the last; static shapes throughout."""
+def first_of_runs(mask: Tensor, values: Tensor, runs: int, length: int) -> Tensor:
+    """The value, such as the sample, of each run of `length` marked positions, (runs,); static shapes throughout."""
     marked = mask.reshape(-1)
     run = torch.where(marked, (marked.long().cumsum(0) - 1) // length, runs)
     found = torch.zeros(runs + 1, dtype=torch.long, device=mask.device)
-    return found.scatter(0, run, segments.reshape(-1).long())[:runs]
+    return found.scatter(0, run, values.reshape(-1).long())[:runs]

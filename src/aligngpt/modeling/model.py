@@ -198,7 +198,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, T).
             image_features: (I, P, H), from `get_image_features`, in the order of the pictures in the rows.
             attention_mask: (B, T), zero at padding.
-            instruction_mask: (B, T), one at the instruction, which the gate reads by default.
+            instruction_mask: (B, T), one at the turn, words and images, which the gate reads by default.
             segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
             prompt_length: The gate reads nothing behind so many positions, where an answer is being written.
             alignment: A setting, see `parse_alignment`; the configuration's by default.
@@ -215,10 +215,11 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if prompt_length is not None:
                 mask[:, prompt_length:] = False
             text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples)
-            image_segments = first_of_runs(
-                input_ids == self.config.image_token_id, segments, image_features.shape[0], image_features.shape[1]
-            )
-            dots = image_text_dots(image_features, text_means, image_segments)
+            is_image, sizes = input_ids == self.config.image_token_id, image_features.shape[:2]
+            read = None
+            if self.config.gate_text == "instruction" and instruction_mask is not None:
+                read = first_of_runs(is_image, instruction_mask, *sizes)
+            dots = image_text_dots(image_features, text_means, first_of_runs(is_image, segments, *sizes), read)
             gate_weights = self.alignment_gate(dots)
         weights = alignment_weights(setting, gate_weights, num_samples, self.alignment_embeddings.weight)
         return AlignmentOutput(self.alignment_embeddings(weights), weights, gate_weights, dots)
@@ -272,7 +273,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (I, channels, height, width), all pictures in the order of the rows.
             attention_mask: (B, T), zero at padding, on either side.
             labels: (B, T), -100 where there is nothing to learn.
-            instruction_mask: (B, T), one at the instruction that the gate reads, from the processor.
+            instruction_mask: (B, T), one at the turn that the gate reads, words and images, from the processor.
             past_key_values: Of the positions before `input_ids`. What follows these needs no `<align>`.
             segment_ids: (B, T), the sample of each position where rows are packed.
             prompt_length: The gate reads nothing behind so many positions; `generate` sets it.

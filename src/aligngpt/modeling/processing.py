@@ -179,7 +179,7 @@ class AlignGPTProcessor(ProcessorMixin):
             is_image = token == self.image_token_id
             times = self.num_image_tokens if is_image else 1
             expanded.input_ids += [token] * times
-            expanded.instruction_mask += [in_instruction and not is_image] * times
+            expanded.instruction_mask += [in_instruction] * times  # tells which pictures the gate reads
             expanded.answer_mask += [in_answer and not is_image] * times
         return expanded
 

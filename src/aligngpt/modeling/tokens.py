@@ -95,8 +95,9 @@ class TextEncoder:
     def encode(self, text: str) -> Encoding:
         """Tokenise marked text; `<image>` becomes one token.
 
-        The instruction mask covers the turn that the gate reads: the first with a picture, or the first of all where no
-        turn has one. Every turn of the conversation then has the same alignment embedding, in training and afterwards.
+        The instruction mask covers the turn that the gate reads, its words and pictures: the first with a picture, or
+        the first of all where no turn has one. Every turn of the conversation then has the same alignment embedding, in
+        training and afterwards.
         """
         plain, spans, specials = self._take_marks(text)
         ids: list[int] = []

@@ -1,0 +1,88 @@
+"""Eight conversations that differ in all that a batch may hold, and how they become prompts and training batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aligngpt.data.batches import Collator
+from aligngpt.data.datasets import InstructionDataset
+from aligngpt.data.pairs import Conversation, Turn
+from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from tests import tiny
+
+Built = tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]
+Inputs = dict[str, Tensor]
+
+ROUNDING = 1e-5
+"""Largest difference of two logits that are the same but for the order of additions; the logits' deviation is 0.5."""
+
+CONVERSATIONS: dict[str, tuple[str, ...]] = {  # users' and assistant's turns in alternation
+    "picture in front": ("<image>\nHow many shapes?", "Three."),
+    "no picture": ("Good morning. Who are you?", "Nobody that you would know, I fear."),
+    "picture at the end": ("What stands here? <image>", "A cup of tea."),
+    "two pictures": ("<image>\nIs this <image> the same?", "No."),
+    "two at the end": ("Which is larger? <image><image>", "The first one.", "By how much?", "By a half."),
+    "no picture, two turns": ("Say a word.", "Word.", "And one more, a longer one?", "Longer."),
+    "picture in a later turn": ("Hello.", "Hello to you.", "<image>\nWhat is that?", "A dog."),
+    "pictures in two turns": ("<image>\nWhat?", "A dog.", "<image>\nAnd this?", "A cat and a mouse."),
+}
+ALL = tuple(CONVERSATIONS)
+ONE, NONE, TWO = "picture in front", "no picture", "two pictures"
+
+
+def pictures_of(name: str) -> list[Any]:
+    """The pictures of a conversation, no two of them alike, in any conversation."""
+    number = "".join(CONVERSATIONS[name]).count("<image>")
+    return [tiny.picture(10 * ALL.index(name) + place, (20 + 7 * place, 33)) for place in range(number)]
+
+
+def messages_of(turns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Turns as a template takes them."""
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(turns)]
+
+
+def prompts(processor: AlignGPTProcessor, *names: str, **options: Any) -> Inputs:
+    """The named conversations without their last answer, ready to be answered."""
+    texts = [processor.render(messages_of(CONVERSATIONS[name][:-1]), add_generation_prompt=True) for name in names]
+    pictures = [picture for name in names for picture in pictures_of(name)]
+    return dict(processor(pictures or None, texts, return_tensors="pt", **options))
+
+
+def generated(
+    model: AlignGPTForConditionalGeneration, inputs: Inputs, new_tokens: int, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Greedy tokens (B, new), no two of them twice in a row, and the logits of every step (B, new, V)."""
+    greedy: dict[str, Any] = {"do_sample": False, "no_repeat_ngram_size": 2, "eos_token_id": None}
+    output = model.generate(
+        **inputs, **greedy, max_new_tokens=new_tokens, output_logits=True, return_dict_in_generate=True, **options
+    )
+    return output.sequences[:, inputs["input_ids"].shape[1] :], torch.stack(output.logits, dim=1)
+
+
+def dataset_of(processor: AlignGPTProcessor, folder: Path, *names: str) -> InstructionDataset:
+    """The named conversations as training samples, their pictures written into a folder."""
+    conversations = []
+    for name in names:
+        files = []
+        for place, picture in enumerate(pictures_of(name)):
+            files.append(f"{name} {place}.png")
+            picture.save(folder / files[-1])
+        turns = tuple(Turn(one["role"], one["content"]) for one in messages_of(CONVERSATIONS[name]))
+        conversations.append(Conversation(name, tuple(files), turns))
+    return InstructionDataset(conversations, folder, processor)
+
+
+def training_batch(dataset: InstructionDataset, *indices: int) -> Inputs:
+    """A batch as the trainer gives it to the model."""
+    batch = Collator(dataset.processor.tokenizer.pad_token_id)([dataset[index] for index in indices])
+    batch.pop("truncated")
+    return batch | {"use_cache": False}
+
+
+def assert_same_logits(found: Tensor, expected: Tensor) -> None:
+    """Equal up to the order of additions; placeholders have no logits."""
+    torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
