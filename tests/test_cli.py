@@ -63,6 +63,7 @@ def test_the_commands() -> None:
         "level",
         "pretrain",
         "finetune",
+        "convert",
         "generate",
         "chat",
         "eval scenes",

@@ -14,7 +14,7 @@ from aligngpt.serving.session import Session
 from tests.parity.deviations import deviation
 from tests.parity.ours import Converted
 from tests.parity.prompts import NEW_TOKENS, generated, messages_of, pictures_of
-from tests.parity.recorded import IMAGES, opened, read_recording
+from tests.parity.recorded import IMAGES, Arrays, read_recording
 from tests.parity.tolerances import LOGITS
 
 PROMPTS: dict[str, Any] = {prompt["name"]: prompt for prompt in read_recording("inference")}
@@ -30,7 +30,7 @@ def test_the_command_writes_the_recorded_answer(converted: Converted, name: str)
     assert answer["token_ids"] == recorded["new_tokens"]
     assert answer["text"] == recorded["text"].strip()  # ours leaves out the space around an answer
     if image:
-        assert answer["gate_weights"] == pytest.approx(opened("inference")[f"{name}_gate_weights"].tolist(), abs=1e-5)
+        assert answer["gate_weights"] == pytest.approx(Arrays("inference")[f"{name}_gate_weights"].tolist(), abs=1e-5)
     else:
         assert answer["gate_weights"] is None
 
@@ -55,7 +55,7 @@ def test_a_batch_padded_on_the_left_gives_what_was_recorded_one_at_a_time(conver
     output, _ = generated(converted.complete, inputs)
     written = output.sequences[:, inputs["input_ids"].shape[1] :]
     assert torch.equal(written, torch.tensor([prompt["new_tokens"] for prompt in PROMPTS.values()]))
-    arrays, gate_weights = opened("inference"), model.gate(**inputs)[0]
+    arrays, gate_weights = Arrays("inference"), model.gate(**inputs)[0]
     for row, name in enumerate(PROMPTS):
         logits = torch.stack([step[row, :600] for step in output.logits])
         assert deviation(logits, arrays[f"{name}_step_logits"]) <= LOGITS.bound
@@ -76,4 +76,4 @@ def test_without_a_cache_the_gate_still_reads_the_prompt_alone(converted: Conver
         return_dict_in_generate=True,
     )
     logits = torch.cat(output.logits)[:, :600]
-    assert deviation(logits, opened("inference")["prompt_0_step_logits"]) <= LOGITS.bound
+    assert deviation(logits, Arrays("inference")["prompt_0_step_logits"]) <= LOGITS.bound

@@ -69,6 +69,8 @@ class AlignGPTProcessor(ProcessorMixin):
         )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        if getattr(tokenizer, "legacy", False):
+            tokenizer.init_kwargs["legacy"] = True  # LlamaTokenizer leaves it out when it is saved
         self.num_image_tokens = num_image_tokens
         self.image_aspect_ratio = image_aspect_ratio
         self.use_alignment = use_alignment
@@ -232,7 +234,7 @@ class AlignGPTProcessor(ProcessorMixin):
         except ValueError:  # no place for a system prompt
             other = before_first
         first = _common_suffix(before_first, MARK.sub("", other)).lstrip(" ")
-        return first, before_second, MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
+        return first, before_second.lstrip(), MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
 
     # ------------------------------------------------------------------------------------------------------- call
 
