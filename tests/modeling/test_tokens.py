@@ -58,6 +58,13 @@ def test_bos_is_not_put_where_the_tokenizer_puts_none(kind: str, options: dict[s
 # ------------------------------------------------------------------------------------------- the leading-space marker
 
 
+def test_a_space_behind_an_end_token_gets_a_marker_in_front() -> None:
+    """As the official tokenizer does under `legacy: false`; a word there has none."""
+    words = tokenizer("first")
+    assert pieces(words, "<s>x</s> y")[3:] == ["</s>", "▁", "▁", "y"]
+    assert pieces(words, "<s>x</s>y")[3:] == ["</s>", "y"]
+
+
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
@@ -85,7 +92,7 @@ def test_text_without_an_image_is_tokenised_as_by_the_tokenizer_itself(kind: str
 @pytest.mark.parametrize(
     ("kind", "begin", "behind"),
     [
-        ("first", "▁ ▁ab", "▁ab"),
+        ("first", "▁ ▁ab", "▁ ▁ab"),
         ("always", "▁ ▁ab", "▁ ▁ab"),
         ("prepend", "▁ ▁ab", "▁ ▁ab"),
         ("never", "▁ab", "▁ab"),

@@ -245,7 +245,9 @@ def _tokenizer(found: _Source) -> Any:
     path = found.language_model / "tokenizer_config.json"
     named = read_json(path).get("tokenizer_class") if path.is_file() else None
     if named is not None and hasattr(transformers, named):
-        return getattr(transformers, named).from_pretrained(found.language_model)
+        # Where the file does not say `legacy`, the transformers of the official code takes it for true.
+        legacy = {"legacy": read_json(path).get("legacy") is not False} if named.startswith("Llama") else {}
+        return getattr(transformers, named).from_pretrained(found.language_model, **legacy)
     # The configuration is given so that the tokenizer does not look at the folder's own, which is the official one.
     return AutoTokenizer.from_pretrained(found.language_model, config=found.config.text_config)
 

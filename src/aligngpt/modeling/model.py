@@ -18,7 +18,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    GenerationMixin,
     PreTrainedModel,
 )
 
@@ -35,11 +34,12 @@ from aligngpt.modeling.alignment import (
 )
 from aligngpt.modeling.backbones import check_language_model, require_checkpoint, vision_config_of
 from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.generation import AlignGPTGenerationMixin, cached_length
 from aligngpt.modeling.outputs import AlignGPTOutput, AlignmentOutput
 from aligngpt.modeling.projector import MultiModalProjector
 
 
-class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel):
     """The model of the paper over any backbones; `alignment="none"` is LLaVA-1.5 exactly."""
 
     config_class = AlignGPTConfig
@@ -297,7 +297,7 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 input_ids,
                 pixel_values,
                 with_gate=return_gate_weights,
-                continues=_cached_length(past_key_values) > 0,
+                continues=cached_length(past_key_values) > 0,
                 attention_mask=attention_mask,
                 instruction_mask=instruction_mask,
                 segment_ids=segment_ids,
@@ -331,102 +331,6 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             gate_weights=aligned.gate_weights if aligned and return_gate_weights else None,
             image_text_dots=aligned.image_text_dots if aligned and return_gate_weights else None,
         )
-
-    # ------------------------------------------------------------------------------------------------- generation
-
-    @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, *args: Any, alignment: Any = None, **kwargs: Any) -> Any:
-        """`GenerationMixin.generate`, with the pictures and the alignment setting among its inputs.
-
-        A conversation may go on from the `past_key_values` of its earlier turns: pass them with the whole conversation
-        and all of its pictures. The default gate reads the turn of the first picture alone, so what they hold stays
-        true when another instruction follows.
-
-        Args:
-            inputs: As `input_ids`.
-            alignment: Overrides `config.alignment` for this call, see `forward`.
-            **kwargs: The processor's outputs and anything `generate` takes.
-
-        Raises:
-            ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction. Or
-                `return_gate_weights` is: `gate` and `forward` return them. Or `past_key_values` of an earlier turn are
-                given to a model whose gate reads the whole prompt, for which they are out of date.
-        """
-        if kwargs.pop("return_gate_weights", False):
-            raise ValueError("generate returns tokens: ask gate() or forward(return_gate_weights=True) for the weights")
-        generation_config = kwargs.get("generation_config") or self.generation_config
-        if kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None)) is not None:
-            raise ValueError(
-                "prefill_chunk_size is set, but the alignment embedding depends on the whole prompt: leave it out"
-            )
-        input_ids = kwargs.pop("input_ids", inputs)
-        if _cached_length(kwargs.get("past_key_values")) and self._gate_reads_all(alignment):
-            raise ValueError(
-                "past_key_values hold an alignment embedding of the earlier prompt, but gate_text 'all' reads the new "
-                "one too: leave them out, so that the whole conversation is computed again"
-            )
-        if alignment is not None:
-            kwargs["alignment"] = parse_alignment(alignment, self._num_levels)
-        if input_ids is not None and self._drops_align_token(alignment):
-            mask, _ = self._without_align_token(input_ids, kwargs.get("attention_mask"), None)
-            kwargs["attention_mask"] = mask
-        if input_ids is not None and self.config.gate_text == "all":
-            kwargs["prompt_length"] = input_ids.shape[1]
-        return super().generate(input_ids, *args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        is_first_iteration: bool = False,
-        pixel_values: Tensor | None = None,
-        instruction_mask: Tensor | None = None,
-        prompt_length: int | None = None,
-        alignment: Any = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Pictures and instruction go into the prefill alone; without a cache every step is one."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            known = input_ids.shape[1] - inputs["input_ids"].shape[1]  # positions of earlier turns, in the cache
-            inputs["pixel_values"] = self._pictures_from(input_ids, pixel_values, known)
-            inputs["alignment"] = alignment
-            inputs["prompt_length"] = prompt_length
-            if instruction_mask is not None and not known:
-                written = input_ids.shape[1] - instruction_mask.shape[1]
-                inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
-        return inputs
-
-    def _pictures_from(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
-        """The pictures whose placeholders stand at position `start` or behind; `None` where there are none."""
-        if pixel_values is None or start == 0:
-            return pixel_values
-        is_image = input_ids == self.config.image_token_id
-        all_images, kept = (
-            (mask.sum(-1) // self.config.num_image_tokens).tolist() for mask in (is_image, is_image[:, start:])
-        )
-        rows = zip(pixel_values.split(all_images), kept, strict=True)
-        pictures = torch.cat([pictures[len(pictures) - number :] for pictures, number in rows])
-        return pictures if len(pictures) else None
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each row for beams; a row's pictures are repeated together, so that their order is kept."""
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        if pixel_values is not None and input_ids is not None and expand_size > 1:
-            counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.num_image_tokens
-            images = pixel_values.split(counts.tolist())
-            pixel_values = torch.cat([row for row in images for _ in range(expand_size)])
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        if pixel_values is not None:
-            model_kwargs["pixel_values"] = pixel_values
-        return input_ids, model_kwargs
 
     # ---------------------------------------------------------------------------------------------------- filling
 
@@ -501,10 +405,6 @@ class AlignGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         same_sample = torch.nn.functional.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
         return text & attended & before & same_sample  # a sample's first token, BOS, is left out
 
-    def _gate_reads_all(self, alignment: Any) -> bool:
-        setting = self.config.alignment if alignment is None else alignment
-        return self.config.gate_text == "all" and needs_gate(parse_alignment(setting, self._num_levels))
-
     def _drops_align_token(self, alignment: Any) -> bool:
         return isinstance(alignment, str | None) and (alignment or self.config.alignment) == "none"
 
@@ -529,10 +429,6 @@ def end_token_ids(known: int | list[int] | None, processor: Any) -> list[int] | 
     """The tokens that end an answer: those that are known, and the one with which the processor's template does."""
     ids = [] if known is None else known if isinstance(known, list) else [known]
     return sorted({*ids, *processor.answer_end_ids}) or None
-
-
-def _cached_length(past_key_values: Any) -> int:
-    return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
 AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)

@@ -288,7 +288,9 @@ class AlignGPTProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _gate_reads_nothing(self, encoding: Encoding) -> bool:
-        return self.align_token_id in encoding.input_ids and not any(encoding.instruction_mask)
+        tokens = zip(encoding.input_ids, encoding.instruction_mask, strict=True)
+        words = any(read and token != self.image_token_id for token, read in tokens)
+        return self.align_token_id in encoding.input_ids and not words
 
     def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
         length = max(len(encoding.input_ids) for encoding in encodings)

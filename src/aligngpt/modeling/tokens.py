@@ -148,7 +148,10 @@ class TextEncoder:
             if special.id in self._strips:
                 start += len(plain[start:]) - len(plain[start:].lstrip())
         bounds.append((start, len(plain), begins))
-        spaces = [self._marker == "always" or (self._marker == "first" and begins) for *_, begins in bounds]
+        spaces = [
+            self._marker == "always" or (self._marker == "first" and (begins or plain.startswith(" ", start, end)))
+            for start, end, begins in bounds
+        ]
         texts = [
             (" " if space else "") + plain[start:end] if end > start else ""
             for (start, end, _), space in zip(bounds, spaces, strict=True)

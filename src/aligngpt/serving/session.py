@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from transformers import TextStreamer
 
+from aligngpt.data.datasets import image_in_front
 from aligngpt.data.images import load_image
 from aligngpt.data.pairs import IMAGE_PLACEHOLDER
 from aligngpt.modeling import parse_alignment
@@ -74,8 +75,8 @@ class Session:
         """Answer one more turn.
 
         Args:
-            prompt: What the user says. The turn's pictures stand in front of it, or where it has one `<image>` for each
-                of them; without pictures `<image>` is words.
+            prompt: What the user says. The turn's pictures stand in front of it; several stand where it has one
+                `<image>` for each of them. Without pictures `<image>` is words.
             images: Pictures that come with this turn.
             max_new_tokens: Longest answer.
             temperature: 0 takes the likeliest token, more samples.
@@ -143,7 +144,7 @@ def _turn(prompt: str, pictures: int) -> Message:
     """A user's turn with its pictures where the prompt has them, in front of it otherwise."""
     marks = prompt.count(IMAGE_PLACEHOLDER)
     if pictures and marks == pictures:
-        return {"role": "user", "content": prompt}
+        return {"role": "user", "content": image_in_front(prompt)}
     if pictures and marks:
         raise ValueError(
             f"the prompt has {marks} {IMAGE_PLACEHOLDER} for {pictures} pictures: give one for each, or none to put "
