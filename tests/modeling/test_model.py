@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ def test_beams_sampling_and_several_answers_keep_rows_and_pictures_together(buil
     first = model.generate(**inputs, do_sample=True, top_k=20, max_new_tokens=4)
     torch.manual_seed(3)
     assert torch.equal(first, model.generate(**inputs, do_sample=True, top_k=20, max_new_tokens=4))
+
+
+def test_a_base_with_sampling_settings_can_be_saved(tmp_path: Path):
+    """Vicuna's generation_config.json has a temperature and no sampling, which transformers refuses to write."""
+    llm, tower = tiny.save_language_model(tmp_path / "llm"), tiny.save_vision_tower(tmp_path / "clip")
+    settings = {"bos_token_id": 2, "eos_token_id": 3, "temperature": 0.9, "top_p": 0.6, "max_length": 4096}
+    (llm / "generation_config.json").write_text(json.dumps(settings))
+    model, _ = AlignGPTForConditionalGeneration.from_backbones(llm, tower, template="bare")
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [3] and saved["bos_token_id"] == 2
+    assert not saved.keys() & {"temperature", "top_p", "max_length"}
 
 
 def test_placeholders_can_never_be_chosen(built: Built):

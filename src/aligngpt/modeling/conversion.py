@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from aligngpt.artifacts import atomic_path, hash_file, hash_folder, read_json, versions, write_json
@@ -24,7 +24,8 @@ from aligngpt.modeling.alignment import AlignmentGate
 from aligngpt.modeling.backbones import check_language_model, vision_config_of
 from aligngpt.modeling.checkpoints import Base, write_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.model import AlignGPTForConditionalGeneration, end_token_ids
+from aligngpt.modeling.generation import generation_config_of
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.official import (
     STAGE1_FILE,
     TEMPLATES,
@@ -387,12 +388,7 @@ def _new_gate(config: AlignGPTConfig) -> AlignmentGate:
 
 def _write_small_files(found: _Source, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
     config.save_pretrained(folder)
-    text = config.text_config
-    GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=end_token_ids(text.eos_token_id, processor),
-        pad_token_id=processor.tokenizer.pad_token_id,
-    ).save_pretrained(folder)
+    generation_config_of(config.text_config, processor).save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / ORIGINALS).mkdir()
     here = found.path.parent if found.path.is_file() else found.path

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 
 from aligngpt.modeling.alignment import needs_gate, parse_alignment
 
@@ -120,3 +120,22 @@ class AlignGPTGenerationMixin(GenerationMixin):
 def cached_length(past_key_values: Any) -> int:
     """Positions whose keys and values are known; 0 without a cache."""
     return 0 if past_key_values is None else past_key_values.get_seq_length()
+
+
+def generation_config_of(known: Any, processor: Any) -> GenerationConfig:
+    """Greedy generation with the special tokens of a language model's configuration.
+
+    The token with which the processor's template ends an answer ends generation too. What else the language model
+    brings stays behind: some, such as Vicuna, carry sampling settings that cannot be saved again without sampling.
+
+    Args:
+        known: A configuration, of the model or of its generation, with the ids of the special tokens.
+        processor: With tokenizer and template.
+    """
+    ends = known.eos_token_id
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    return GenerationConfig(
+        bos_token_id=known.bos_token_id,
+        eos_token_id=sorted({*ends, *processor.answer_end_ids}) or None,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )

@@ -34,7 +34,7 @@ from aligngpt.modeling.alignment import (
 )
 from aligngpt.modeling.backbones import check_language_model, require_checkpoint, vision_config_of
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.generation import AlignGPTGenerationMixin, cached_length
+from aligngpt.modeling.generation import AlignGPTGenerationMixin, cached_length, generation_config_of
 from aligngpt.modeling.outputs import AlignGPTOutput, AlignmentOutput
 from aligngpt.modeling.projector import MultiModalProjector
 
@@ -132,7 +132,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             **config,
         )
         model = cls._around(aligngpt_config, tower, llm)
-        model.generation_config.eos_token_id = end_token_ids(llm.generation_config.eos_token_id, processor)
+        model.generation_config = generation_config_of(llm.generation_config, processor)
         processor.num_image_tokens = aligngpt_config.num_image_tokens
         processor.use_alignment = aligngpt_config.alignment != "none"
         return model, processor
@@ -148,7 +148,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         for part in (model.multi_modal_projector, model.alignment_embeddings, model.alignment_gate):
             part.to_empty(device="cpu").to(dtype=llm.dtype)
             part.reset_parameters()
-        model.generation_config = llm.generation_config
         model.config._attn_implementation_internal = llm.config._attn_implementation
         return model.eval()
 
@@ -423,12 +422,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         """The placeholders are no words: they take no share of the softmax and are never chosen."""
         ids = torch.tensor([self.config.image_token_id, self.config.align_token_id], device=logits.device)
         return logits.index_fill(-1, ids, torch.finfo(logits.dtype).min)
-
-
-def end_token_ids(known: int | list[int] | None, processor: Any) -> list[int] | None:
-    """The tokens that end an answer: those that are known, and the one with which the processor's template does."""
-    ids = [] if known is None else known if isinstance(known, list) else [known]
-    return sorted({*ids, *processor.answer_end_ids}) or None
 
 
 AutoConfig.register(AlignGPTConfig.model_type, AlignGPTConfig)
