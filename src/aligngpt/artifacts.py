@@ -71,6 +71,8 @@ def _remove(path: Path) -> None:
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` as indented UTF-8 JSON, atomically, keys in the order they stand.
 
+    Half of a surrogate pair, which no UTF-8 can hold, is written as JSON escapes it.
+
     Raises:
         ValueError: If `obj` holds NaN or infinity, which JSON cannot express.
     """
@@ -79,7 +81,7 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: cannot be written as JSON ({error}); use null for what has no value") from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

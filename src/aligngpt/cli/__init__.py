@@ -13,8 +13,9 @@ from aligngpt import __version__
 from aligngpt.cli.base import Program
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.data import level, score
+from aligngpt.cli.evaluation import evaluate
 from aligngpt.cli.models import chat, generate
-from aligngpt.cli.scenes import evaluate, report, run, scenes
+from aligngpt.cli.scenes import report, run, scenes
 from aligngpt.cli.training import finetune, pretrain
 
 _EPILOG = """\b

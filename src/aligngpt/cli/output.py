@@ -79,8 +79,9 @@ def plain(value: Any) -> Any:
 
 
 def print_json(result: Any) -> None:
-    """Print a result as one JSON value."""
-    click.echo(json.dumps(plain(result), ensure_ascii=False, indent=2, allow_nan=False))
+    """Print a result as one JSON value; half a surrogate pair, which no UTF-8 can hold, as JSON escapes it."""
+    text = json.dumps(plain(result), ensure_ascii=False, indent=2, allow_nan=False)
+    click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

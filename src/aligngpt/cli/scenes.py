@@ -1,4 +1,4 @@
-"""The embedded world: `run scenes`, `eval scenes`, `scenes make`, `make-bases` and `captions`; and `report`."""
+"""The embedded world: `run scenes`, `scenes make`, `make-bases` and `captions`; and `report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.arguments import FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, bundled_folder, json_option
+from aligngpt.cli.arguments import FOLDER, NEW_FILE, NEW_FOLDER, bundled_folder, json_option
 from aligngpt.cli.base import Command, Group, RecipeCommand
 from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
 from aligngpt.options import RecipeBook
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 RUN_EXAMPLE = """
 aligngpt run scenes --output runs/scenes
 aligngpt run scenes --output runs/quick --recipe quick --finetune.learning-rate 1e-4
-"""
-EVAL_EXAMPLE = """
-aligngpt eval scenes --model runs/scenes/finetune-adaptive --data runs/scenes/data --output runs/eval --limit 200
 """
 REPORT_EXAMPLE = """
 aligngpt report runs/scenes
@@ -59,11 +56,6 @@ def run() -> None:
     """Go the whole way, from pairs to a model and a page about it."""
 
 
-@click.group("eval", cls=Group)
-def evaluate() -> None:
-    """Measure a trained model."""
-
-
 @click.group(cls=Group)
 def scenes() -> None:
     """Make the embedded world: its data, its base models."""
@@ -87,32 +79,6 @@ def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
     else:
         _print_summary(summary)
         click.echo(f"Page: {output / 'report.html'}")
-
-
-@evaluate.command("scenes", example=EVAL_EXAMPLE)
-@click.option("--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint.")
-@data_option
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
-@alignment_option
-@batch_option
-@click.option("--limit", type=click.IntRange(min=1), help="Ask the first so many questions. [default: all]")
-@json_option
-def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
-    """Ask the test questions of the embedded world."""
-    from aligngpt.evaluation import scenes as benchmark
-
-    with results_alone():
-        result = benchmark.evaluate(model, data, output, **options)
-    if as_json:
-        print_json(result)
-        return
-    rows = [["all", result["count"], with_interval(result["accuracy"], result["interval"])]]
-    for kind, part in result["by_kind"].items():
-        rows.append([kind, part["count"], with_interval(part["accuracy"], part["interval"])])
-    print_table(f"Answers in {output}", ("question", "count", "accuracy"), rows)
-    described = result["description"]
-    for name in ("precision", "recall") if described else ():
-        click.echo(f"objects described, {name}: {with_interval(described[name], described[f'{name}_interval'])}")
 
 
 @click.command(cls=Command, example=REPORT_EXAMPLE)

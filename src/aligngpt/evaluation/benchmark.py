@@ -1,0 +1,222 @@
+"""What a benchmark is: where its files lie, what it asks, how it scores; and what a score says of each question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Protocol = Literal["official", "strict"]
+Id = int | str
+Labels = Any  # each benchmark has its own
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a benchmark's files lie below `playground/data/eval`, as LLaVA publishes them.
+
+    Args:
+        questions: The question file.
+        images: The folder its image paths start from; None where the question file holds the pictures.
+        labels: The label files; none where only a server has them.
+        answers: The answers file; `{model}` stands for the model's name.
+        submission: What a server scores, if one does.
+    """
+
+    questions: str
+    images: str | None
+    labels: tuple[str, ...]
+    answers: str
+    submission: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Args:
+        id: As the answers file names it.
+        prompt: What the model is asked, without the image's placeholder.
+        image: Path below the image folder, or the picture's bytes; None for a question without one.
+        kind: What sort of question it is.
+        stored_prompt: What the answers file keeps as its prompt, where that is not `prompt`.
+        extra: Further fields of its line in the answers file.
+    """
+
+    id: Id
+    prompt: str
+    image: str | bytes | None = None
+    kind: str = "default"
+    stored_prompt: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, with the line it stands in (0 where a file has no lines) and what else a scorer reads of it."""
+
+    id: Id
+    text: str
+    prompt: str = ""
+    line: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """An answers file; `submission` says that it has the form a server takes, and is scored as it stands."""
+
+    source: str
+    rows: Sequence[Answer]
+    submission: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a scorer made of one question.
+
+    Args:
+        id: The question's.
+        score: 0 to 1, for tests between two models.
+        text: The answer as it was given; None if there is none.
+        prediction: What was read out of it.
+        label: What is right.
+        groups: The sub-scores it counts in: name of the division, then the part or parts.
+        stratum: The part of the headline it counts in; None if it does not count there.
+        value: Its share of the numerator; None for `score`.
+        weight: Its share of the denominator.
+        parts: The single answers, where one item stands for several.
+    """
+
+    id: Id
+    score: float
+    text: str | None = None
+    prediction: Any = None
+    label: Any = None
+    groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    stratum: str | None = "all"
+    value: float | None = None
+    weight: float = 1.0
+    parts: tuple[Item, ...] = ()
+
+    @property
+    def terms(self) -> tuple[float, float]:
+        """Numerator and denominator: a score is the sum of the ones over the sum of the others."""
+        return self.score if self.value is None else self.value, self.weight
+
+
+@dataclass(frozen=True)
+class Count:
+    """How answers and labels fit: questions without an answer, answers to no question, and repeated answers."""
+
+    missing: int = 0
+    extra: int = 0
+    duplicate: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome.
+
+    Args:
+        value: The headline in the unit of the paper's tables, not rounded.
+        printed: The headline as the official scorer prints it.
+        items: One for each question.
+        count: How answers and labels fit.
+        details: What the official scorer reports, under its own names.
+        notes: What a reader should know, such as where the official scorer would have stopped.
+    """
+
+    value: float
+    printed: str
+    items: Sequence[Item]
+    count: Count
+    details: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    Args:
+        name: On the command line.
+        title: In tables.
+        metric: What the headline is.
+        layout: Where its files lie.
+        max_new_tokens: Longest answer, in tokens.
+        read_questions: Question file to questions.
+        read_labels: The given label files and folders to labels.
+        read_answers: An answers file, or reviews of one, to answers.
+        score: Labels and answers to a score, by either protocol.
+        differs: How the official scorer differs from the strict protocol.
+        scale: The headline of a perfect model, for each stratum.
+        combine: How the headline is made of its strata.
+        write_submission: Question file, answers and where to write what a server scores.
+    """
+
+    name: str
+    title: str
+    metric: str
+    layout: Layout
+    max_new_tokens: int
+    read_questions: Callable[[Path], list[Question]]
+    read_labels: Callable[[Sequence[Path]], Labels]
+    read_answers: Callable[[Path], Answers]
+    score: Callable[[Labels, Answers, Protocol], Score]
+    differs: str
+    scale: float = 100.0
+    combine: Literal["mean", "sum"] = "mean"
+    write_submission: Callable[[Path, Answers, Path], None] | None = None
+
+
+def match(ids: Iterable[Id], answers: Answers) -> tuple[dict[str, Answer], Count]:
+    """Find the answer to each question; of several the last counts.
+
+    Args:
+        ids: The questions'; compared with those of the answers as text.
+
+    Returns:
+        The answers by the text of their id, those to no question left out, and how they fit.
+
+    Raises:
+        ValueError: If not one of the answers is to one of the questions.
+    """
+    wanted = dict.fromkeys(str(one) for one in ids)
+    known = [row for row in answers.rows if str(row.id) in wanted]
+    if not known and wanted:
+        raise ValueError(
+            f"{answers.source}: none of its {len(answers.rows)} answers is to a question of the labels (its ids begin "
+            f"with {_first(row.id for row in answers.rows)}, those of the labels with {_first(wanted)}): is it for "
+            "another split or another benchmark?"
+        )
+    found = {str(row.id): row for row in known}
+    return found, Count(len(wanted) - len(found), len(answers.rows) - len(known), len(known) - len(found))
+
+
+def _first(ids: Iterable[Id]) -> str:
+    return repr(next(iter(ids), None))
+
+
+def in_groups(items: Iterable[Item], name: str) -> dict[str, list[Item]]:
+    """Sort items by the parts of a division; an item may be in several, or in none."""
+    parts: dict[str, list[Item]] = {}
+    for item in items:
+        own = item.groups.get(name, ())
+        for part in (own,) if isinstance(own, str) else own:
+            parts.setdefault(part, []).append(item)
+    return parts
+
+
+def missing_note(count: Count, what_official_does: str) -> tuple[str, ...]:
+    """Say that answers are missing and what the official scorer would have done."""
+    if not count.missing:
+        return ()
+    return (f"questions without an answer, counted as wrong: {count.missing}; {what_official_does}",)
+
+
+def repeated(ids: Iterable[Id]) -> int:
+    """How many ids stand there once more than needed."""
+    return sum(times - 1 for times in Counter(map(str, ids)).values())

@@ -1,0 +1,136 @@
+"""TextVQA: short answers about text in pictures, with the words a reader of text found given along."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aligngpt.evaluation import vqa
+from aligngpt.evaluation.benchmark import (
+    Answer,
+    Answers,
+    Benchmark,
+    Count,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    match,
+    repeated,
+)
+from aligngpt.evaluation.files import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.metrics import mean
+
+_OLD_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A question about a picture, with the ten answers."""
+
+    id: int | str
+    image: str
+    question: str
+    answers: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the official scorer finds it by."""
+        return self.image, self.question.lower()
+
+
+def read_labels(paths: Sequence[Path]) -> list[Annotation]:
+    """Read `TextVQA_0.5.1_val.json`, an object with `data`.
+
+    Raises:
+        ValueError: If it is another file.
+    """
+    path = locate(paths, ("TextVQA_0.5.1_val*.json", "labels.json"), "TextVQA annotations")
+    records = load_object(path, "TextVQA's annotations, an object with `data`").get("data")
+    try:
+        if records:
+            return [
+                Annotation(one["question_id"], one["image_id"], one["question"], tuple(one["answers"]))
+                for one in records
+            ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no TextVQA annotations with answers: {lacking(error)}") from None
+    raise ValueError(f"{path}: no TextVQA annotations: expected an object with a list `data`")
+
+
+def question_in(prompt: str) -> str | None:
+    """The question within a prompt, or None if the prompt has none of the known forms."""
+    lines = prompt.split("\n")
+    if prompt.startswith("OCR tokens: "):
+        found = _OLD_FORM.search(prompt)
+        return found[1] if found else None
+    if "Reference OCR token: " in prompt and len(lines) == 3:
+        return lines[1] if prompt.startswith("Reference OCR token:") else lines[0]
+    return lines[0] if len(lines) == 2 else None
+
+
+def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) -> Score:
+    """Score by VQA accuracy, both sides normalised: over the lines of the answers, or strictly over the questions."""
+    by_key = {label.key: label for label in labels}
+    by_id = {str(label.id): label for label in labels}
+    pairs = [(row, _label_of(row, by_key, by_id, answers.source)) for row in answers.rows]
+    known = [(row, label) for row, label in pairs if label is not None]
+    if not known:
+        match(by_id, answers)  # says that nothing fits
+    answered = {str(label.id): row for row, label in known}
+    count = Count(len(by_id) - len(answered), len(pairs) - len(known), repeated(label.id for _, label in known))
+    if protocol == "official":
+        items = [_item(label, row) for row, label in known]
+    else:
+        items = [_item(label, answered.get(str(label.id))) for label in labels]
+    accuracy = 100 * mean(item.score for item in items)
+    notes: tuple[str, ...] = ()
+    if protocol == "official" and count.extra:
+        notes = ("the official scorer stops at an answer to another question; here such answers are left out",)
+    details = {"samples": len(items), "printed_accuracy": f"{accuracy:.2f}", "accuracy": accuracy}
+    return Score(accuracy, f"{accuracy:.2f}", items, count, details, notes)
+
+
+def _label_of(
+    row: Answer, by_key: dict[tuple[str, str], Annotation], by_id: dict[str, Annotation], source: str
+) -> Annotation | None:
+    if not row.prompt:
+        return by_id.get(str(row.id))
+    question = question_in(row.prompt)
+    if question is None:
+        raise ValueError(
+            f"{source}:{row.line}: no question can be read out of the prompt {row.prompt[:40]!r}; expected the "
+            "question, a line `Reference OCR token: ...` and the way of answering"
+        )
+    return by_key.get((str(row.id), question.lower()))
+
+
+def _item(label: Annotation, answer: Answer | None) -> Item:
+    prediction = None if answer is None else vqa.normalise(answer.text)
+    people = [vqa.normalise(person) for person in label.answers]
+    right = 0.0 if prediction is None else vqa.accuracy(prediction, people)
+    text = None if answer is None else answer.text
+    return Item(label.id, right, text, prediction, Counter(people).most_common(1)[0][0])
+
+
+TEXTVQA = Benchmark(
+    name="textvqa",
+    title="TextVQA",
+    metric="VQA accuracy",
+    layout=Layout(
+        questions="textvqa/llava_textvqa_val_v051_ocr.jsonl",
+        images="textvqa/train_images",
+        labels=("textvqa/TextVQA_0.5.1_val.json",),
+        answers="textvqa/answers/{model}.jsonl",
+    ),
+    max_new_tokens=128,
+    read_questions=read_questions,
+    read_labels=read_labels,
+    read_answers=read_answers,
+    score=score,
+    differs="the official score is the mean over the lines of the answers: a question without one is left out, one "
+    "with two counts twice",
+)

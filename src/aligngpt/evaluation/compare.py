@@ -1,0 +1,123 @@
+"""Two models on the same questions: the difference of their scores with its interval, and a paired test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligngpt.evaluation.benchmark import Benchmark, Item, Protocol
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.files import load_object
+from aligngpt.evaluation.metrics import quantiles, two_sided_binomial
+from aligngpt.evaluation.scoring import headline, item_of, resampled, score_answers
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two models: where its answers come from, and what was made of each of those that count."""
+
+    source: str
+    benchmark: Benchmark
+    protocol: str
+    items: Sequence[Item]
+
+
+def read_side(path: Path) -> Side:
+    """Read a results file, as `aligngpt eval score --output` writes it.
+
+    Raises:
+        ValueError: If it is another file.
+    """
+    try:
+        results = load_object(path, "results of aligngpt eval score")
+        items = [item_of(record) for record in results["items"]]
+        benchmark = BENCHMARKS[results["benchmark"]]
+        return Side(str(path), benchmark, results["protocol"], [item for item in items if item.stratum])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: no results of aligngpt eval score --output; answers files need --benchmark and --labels"
+        ) from None
+
+
+def score_side(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Side:
+    """Score an answers file; errors as `scoring.score_files`."""
+    items = score_answers(benchmark, labels, answers, protocol).score.items
+    return Side(str(answers), benchmark, protocol, [item for item in items if item.stratum])
+
+
+def compare(first: Side, second: Side) -> dict[str, Any]:
+    """Compare two models on the questions that both were scored on.
+
+    The interval of the difference is a paired bootstrap: each resample draws the same questions for both. The test is
+    the exact one of McNemar where every question is right or wrong, else the sign test; both ask how likely a fair
+    coin falls as unevenly as the questions on which one model beats the other.
+
+    Args:
+        first, second: The models.
+
+    Returns:
+        `scores` of both, `difference` (second minus first), `interval`, `test`, `p_value`, the numbers of questions on
+        which the first is better, the second is better and neither, and `differing`: those questions.
+
+    Raises:
+        ValueError: If the results are of different benchmarks or protocols, or have no question in common.
+    """
+    _check(first, second)
+    benchmark = first.benchmark
+    pairs = _paired(first.items, second.items)
+    if not pairs:
+        raise ValueError(f"{first.source} and {second.source} have no question in common")
+    ones, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    scores = [headline(ones, benchmark), headline(others, benchmark)]
+    draws = resampled([ones, others], benchmark)
+    better = [
+        sum(one.score > other.score for one, other in pairs),
+        sum(one.score < other.score for one, other in pairs),
+    ]
+    binary = all(item.score in (0, 1) for item in (*ones, *others))
+    return {
+        "benchmark": benchmark.name,
+        "metric": benchmark.metric,
+        "protocol": first.protocol,
+        "answers": [first.source, second.source],
+        "count": len(pairs),
+        "left_out": len(first.items) + len(second.items) - 2 * len(pairs),
+        "scores": scores,
+        "difference": scores[1] - scores[0],
+        "interval": quantiles(draws[1] - draws[0]),
+        "test": "McNemar's exact test" if binary else "sign test",
+        "p_value": two_sided_binomial(*better),
+        "first_better": better[0],
+        "second_better": better[1],
+        "same": len(pairs) - sum(better),
+        "differing": [_differing(one, other) for one, other in pairs if one.score != other.score],
+    }
+
+
+def _check(first: Side, second: Side) -> None:
+    ones, others = (f"{side.benchmark.name}, {side.protocol} protocol" for side in (first, second))
+    if ones != others:
+        raise ValueError(f"{first.source} is scored as {ones}, {second.source} as {others}: score both alike")
+
+
+def _paired(first: Sequence[Item], second: Sequence[Item]) -> list[tuple[Item, Item]]:
+    """Pair items by id, the k-th of an id with the k-th; an item without a partner is left out."""
+    partners = dict(zip(_keys(second), second, strict=True))
+    return [(item, partners[key]) for key, item in zip(_keys(first), first, strict=True) if key in partners]
+
+
+def _keys(items: Sequence[Item]) -> list[tuple[str, int]]:
+    seen: Counter[str] = Counter()
+    keys = []
+    for item in items:
+        seen[str(item.id)] += 1
+        keys.append((str(item.id), seen[str(item.id)]))
+    return keys
+
+
+def _differing(one: Item, other: Item) -> dict[str, Any]:
+    texts = [item.text if not item.parts else [part.text for part in item.parts] for item in (one, other)]
+    return {"id": one.id, "label": one.label, "scores": [one.score, other.score], "texts": texts}

@@ -1,0 +1,154 @@
+"""MMBench, worked by hand: the table, circular accuracy, prompts, and the spreadsheet for the server."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.files import read_answers
+from tests.evaluation.benchmark_files import scored, verdicts, write_lines
+from tests.evaluation.test_spreadsheet import cells
+
+COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "split"]
+L = "Answer with the option's letter from the given choices directly."
+
+
+def table(path: Path, rows: list[dict[str, Any]], columns: list[str] = COLUMNS, newline: str = "\n") -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator=newline, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def row(index: int, answer: str, **more: str) -> dict[str, Any]:
+    return {"index": index, "question": "Which?", "A": "cat", "B": "dog", "answer": answer, "split": "dev"} | more
+
+
+def answers(path: Path, texts: list[tuple[int, str | None]]) -> Path:
+    return write_lines(path, [{"question_id": name, "round_id": 0, "text": text} for name, text in texts])
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Two questions of two options, rotated once, and one that has no second rotation."""
+    rows = [row(1, "A", category="one"), row(2, "B", category="two"), row(3, "A", category="two")]
+    rows += [row(1_000_001, "B", category="one", A="dog", B="cat"), row(1_000_002, "A", category="two")]
+    return table(tmp_path / "labels.tsv", rows)
+
+
+def test_every_rotation_must_be_right(labels: Path, tmp_path: Path) -> None:
+    given = answers(
+        tmp_path / "a.jsonl", [(1, "A"), (2, "B"), (3, "cat"), (1_000_001, "It is a cat"), (1_000_002, "B")]
+    )
+    result = scored("mmbench", labels, given)
+    assert verdicts(result) == {1: 1, 2: 0, 3: 1}
+    assert result["score"] == pytest.approx(200 / 3) and result["printed"] == "66.67"
+    details = result["details"]
+    assert (details["questions"], details["rows"], details["circular_hits"], details["row_hits"]) == (3, 5, 2, 4)
+    assert (details["first_round_hits"], details["first_round_accuracy"]) == (3, 100)
+    assert details["plain_letter_equality"]["circular_hits"] == 0
+    assert {name: part["score"] for name, part in result["groups"]["category"].items()} == {"one": 100, "two": 50}
+    assert "l2_category" not in result["groups"]
+
+
+def test_what_was_not_answered(labels: Path, tmp_path: Path) -> None:
+    # 1 lacks its rotation, 2 its first: officially 1 is right and 2 not listed.
+    given = answers(tmp_path / "a.jsonl", [(1, "A"), (1_000_002, "A"), (3, "B"), (4, "A"), (3, "A")])
+    official, strict = scored("mmbench", labels, given), scored("mmbench", labels, given, "strict")
+    assert (official["score"], official["count"]) == (100, 2)
+    assert (strict["score"], strict["count"]) == (pytest.approx(100 / 3), 3)
+    assert official["answers"] == strict["answers"] == {"given": 5, "missing": 2, "extra": 1, "duplicate": 1}
+    assert official["notes"][1].startswith("rows without an answer, not checked: 2; questions without an answer to")
+    assert official["notes"][2].startswith("official 100.00, strict 33.33: the official toolkit leaves out")
+    with pytest.raises(ValueError, match="no answer to an un-rotated question"):
+        scored("mmbench", labels, answers(tmp_path / "b.jsonl", [(1_000_001, "A")]))
+
+
+@pytest.mark.parametrize(
+    "absent", ["", "NA", "None", "nan", "N/A", "null", "NULL", "#N/A", "<NA>", "NaN", "n/a", "-nan"]
+)
+def test_absent_options(absent: str, tmp_path: Path) -> None:
+    labels = table(tmp_path / "labels.tsv", [row(1, "B", B=absent, C="none", D=" NA")])
+    (one,) = BENCHMARKS["mmbench"].read_labels([labels])
+    assert one.options == {"A": "cat", "C": "none", "D": " NA"}
+    result = scored("mmbench", labels, answers(tmp_path / "a.jsonl", [(1, "B")]))
+    assert verdicts(result) == {1: 0}  # the right option is absent to the official toolkit, too
+
+
+def test_a_missing_text_is_the_word_nan(tmp_path: Path) -> None:
+    labels = table(tmp_path / "labels.tsv", [row(1, "A", A="an", B="x")])
+    result = scored("mmbench", labels, answers(tmp_path / "a.jsonl", [(1, None)]))
+    (part,) = result["items"][0]["parts"]
+    assert (part["text"], part["prediction"]) == ("nan", "A")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_cells_with_quotes_tabs_and_lines(newline: str, tmp_path: Path) -> None:
+    labels = table(tmp_path / "labels.tsv", [row(1, "A", question='Say "a\tb"\nnow', A='"x"')], newline=newline)
+    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes())
+    (one,) = BENCHMARKS["mmbench"].read_questions(labels)
+    assert one.stored_prompt == 'Say "a\tb"\nnow\nA. "x"\nB. dog'
+
+
+def test_questions_become_prompts(tmp_path: Path) -> None:
+    picture = base64.b64encode(b"\x89PNG picture").decode()
+    rows = [
+        row(1, "A", hint="A hint.", C="fox", D="owl", image=picture, category="animals"),
+        row(2, "A", hint="NA", C="None", D="owl", image=picture),  # options end at the first absent one
+        row(3, "A", C="NONE", D="owl", image=picture),
+    ]
+    path = table(tmp_path / "q.tsv", rows, [*COLUMNS, "image"])
+    one, two, three = BENCHMARKS["mmbench"].read_questions(path)
+    assert one.stored_prompt == "A hint.\nWhich?\nA. cat\nB. dog\nC. fox\nD. owl"
+    assert one.prompt == f"{one.stored_prompt}\n{L}"
+    assert (one.id, one.kind, one.image) == (1, "animals", b"\x89PNG picture")
+    assert one.extra == {"round_id": 0, "options": ["cat", "dog", "fox", "owl"], "option_char": list("ABCD")}
+    assert two.stored_prompt == three.stored_prompt == "Which?\nA. cat\nB. dog"
+    assert two.kind == "default"
+
+
+def test_the_upload(tmp_path: Path) -> None:
+    rows = [
+        row(1, "A", hint="h", category="c", image="aGk=", source="s", comment="x", C="None", **{"l2-category": "l"}),
+        row(1_000_001, "B", image="aGk="),
+    ]
+    path = table(tmp_path / "q.tsv", rows, [*COLUMNS, "image", "source", "comment"])
+    write = BENCHMARKS["mmbench"].write_submission
+    assert write is not None
+    given = answers(tmp_path / "a.jsonl", [(1, "x"), (1, 'A <b> & "c"\n')])
+    write(path, read_answers(given, null_text=""), tmp_path / "up" / "m.xlsx")
+    assert cells(tmp_path / "up" / "m.xlsx") == [
+        ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"],
+        ["1", "Which?", "cat", "dog", None, None, 'A <b> & "c"\n', "A", "dev"],
+        ["1000001", "Which?", "cat", "dog", None, None, None, "B", "dev"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [("not base64!", "index 7 is broken base64"), ("aGk", "index 7 is broken base64"), ("aG k=", "broken base64")],
+)
+def test_broken_pictures_are_named(image: str, message: str, tmp_path: Path) -> None:
+    path = table(tmp_path / "q.tsv", [row(7, "A", image=image)], [*COLUMNS, "image"])
+    for read in (BENCHMARKS["mmbench"].read_questions, lambda one: BENCHMARKS["mmbench"].read_labels([one])):
+        with pytest.raises(ValueError, match=message) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    read = BENCHMARKS["mmbench"].read_labels
+    with pytest.raises(ValueError, match="the questions have no answers; this split is scored by the server alone"):
+        read([table(tmp_path / "q.tsv", [row(1, "")])])
+    with pytest.raises(ValueError, match="no questions in the table"):
+        read([table(tmp_path / "q.tsv", [])])
+    with pytest.raises(ValueError, match="index 'x' is no integer"):
+        read([table(tmp_path / "q.tsv", [row(1, "A") | {"index": "x"}])])
+    with pytest.raises(ValueError, match="without the columns index, question, A, B"):
+        read([write_lines(tmp_path / "q.tsv", [{"question_id": 1}])])

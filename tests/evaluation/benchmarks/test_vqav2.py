@@ -1,0 +1,126 @@
+"""VQAv2, worked by hand: what is compared with what, and what goes to the server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.files import load_json, read_answers
+from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json, write_lines
+
+
+def label_file(path: Path, people: dict[int, list[str]], kinds: dict[int, str] | None = None) -> Path:
+    records = [
+        {
+            "question_id": name,
+            "image_id": 1,
+            "question_type": "what is",
+            "answer_type": (kinds or {}).get(name, "other"),
+            "answers": [{"answer": one, "answer_confidence": "yes", "answer_id": i} for i, one in enumerate(answers)],
+        }
+        for name, answers in people.items()
+    ]
+    return write_json(path, {"annotations": records})
+
+
+def submission(path: Path, texts: dict[int, str]) -> Path:
+    return write_json(path, [{"question_id": name, "answer": text} for name, text in texts.items()])
+
+
+@pytest.mark.parametrize(
+    ("people", "text", "raw", "converted"),
+    [
+        # All people agree: compared literally, even the case; only newline, tab and ends do not count.
+        (["yes"] * 10, "yes", 1, 1),
+        (["yes"] * 10, "Yes", 0, 1),
+        (["yes"] * 10, " yes\n", 1, 1),
+        (["yes"] * 10, "yes.", 0, 1),
+        (["Yes"] * 10, "Yes", 1, 0),
+        (["two"] * 10, "two", 1, 0),
+        (["two"] * 10, "2", 0, 0),
+        (["it's"] * 10, "it's", 1, 0),
+        (["1,000"] * 10, "1,000", 1, 0),
+        (["a\tb", "a b"] * 5, "a\nb", 1, 0),  # the same people after the first step; converted, the article goes
+        ([""] * 10, "", 1, 1),
+        # People who differ: both sides are normalised.
+        (["yes"] * 9 + ["no"], "Yes!", 1, 1),
+        (["two"] * 9 + ["3"], "2", 1, 1),
+        (["The cat"] * 9 + ["dog"], "a cat", 1, 1),
+        (["t-shirt"] * 9 + ["shirt"], "t shirt", 1, 1),
+        (["dont know"] * 9 + ["no"], "don't know", 1, 1),
+        (["it's"] * 9 + ["its"], "it's", 1, 0),
+        # How many agree, after normalising.
+        (["no"] * 1 + ["yes"] * 9, "no", 0.3, 0.3),
+        (["no"] * 2 + ["yes"] * 8, "no", 0.6, 0.6),
+        (["no", "No", "no."] + ["yes"] * 7, "no", 0.9, 0.9),
+        (["no", "No", "no.", "NO!"] + ["yes"] * 6, "no", 1, 1),
+        (["a"] * 5 + ["the"] * 5, "", 1, 1),  # articles alone leave nothing, as no answer does
+        (["yes"] * 9 + ["no"], "", 0, 0),
+    ],
+)
+def test_an_answer(people: list[str], text: str, raw: float, converted: float, tmp_path: Path) -> None:
+    labels = label_file(tmp_path / "annotations.json", {7: people})
+    as_it_is = scored("vqav2", labels, submission(tmp_path / "raw.json", {7: text}))
+    assert verdicts(as_it_is) == {7: pytest.approx(raw)}
+    of_a_model = scored("vqav2", labels, answer_lines(tmp_path / "answers.jsonl", {7: text}))
+    assert verdicts(of_a_model) == {7: pytest.approx(converted)}
+
+
+def test_means_by_type_with_two_digits(tmp_path: Path) -> None:
+    people = {1: ["yes"] * 10, 2: ["no"] * 10, 3: ["1"] + ["2"] * 9}
+    labels = label_file(tmp_path / "annotations.json", people, {1: "yes/no", 2: "yes/no", 3: "number"})
+    result = scored("vqav2", labels, answer_lines(tmp_path / "a.jsonl", {1: "Yes", 2: "Yes", 3: "one"}))
+    assert result["score"] == pytest.approx(100 * 1.3 / 3)
+    assert result["printed"] == "43.33"
+    assert result["details"] == {
+        "overall": 43.33,
+        "per_answer_type": {"number": 30.0, "yes/no": 50.0},
+        "per_question_type": {"what is": 43.33},
+    }
+    assert result["groups"]["answer_type"]["yes/no"]["score"] == 50
+    assert result["groups"]["answer_type"]["number"]["count"] == 1
+
+
+def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
+    labels = label_file(tmp_path / "annotations.json", {1: ["yes"] * 10, 2: ["no"] * 10, 3: [""] * 10})
+    answers = answer_lines(tmp_path / "a.jsonl", [(1, "no"), (9, "yes"), (1, "yes")])
+    result = scored("vqav2", labels, answers)
+    assert verdicts(result) == {1: 1, 2: 0, 3: 1}  # the last line counts; no answer is the empty answer
+    assert result["answers"] == {"given": 3, "missing": 2, "extra": 1, "duplicate": 1}
+    assert result["items"][1].get("text") is None
+    refused = scored("vqav2", labels, submission(tmp_path / "s.json", {1: "yes", 9: "no"}))
+    assert sum("refuses" in note for note in refused["notes"]) == 2
+
+
+def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
+    questions = write_lines(
+        tmp_path / "q.jsonl",
+        [{"question_id": name, "image": "x.jpg", "text": "What?", "category": "default"} for name in (5, 3, 4)],
+    )
+    answers = read_answers(answer_lines(tmp_path / "a.jsonl", {3: "The Cat.", 5: "Two"}))
+    write = BENCHMARKS["vqav2"].write_submission
+    assert write is not None
+    write(questions, answers, tmp_path / "upload" / "m.json")
+    assert load_json(tmp_path / "upload" / "m.json") == [
+        {"question_id": 5, "answer": "2"},
+        {"question_id": 3, "answer": "cat"},
+        {"question_id": 4, "answer": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"questions": []}, "no VQAv2 annotations: expected an object with a list `annotations`"),
+        ({"annotations": [{"question_id": 1}]}, "annotation 0 lacks"),
+        ([1], "expected VQAv2 annotations, an object with `annotations`, got an array"),
+    ],
+)
+def test_another_file(content: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        BENCHMARKS["vqav2"].read_labels([tmp_path])

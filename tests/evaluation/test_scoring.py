@@ -1,0 +1,160 @@
+"""What is made of any benchmark's score: headline, intervals, sub-scores, the other protocol, and items as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aligngpt.artifacts import write_json as write_whole
+from aligngpt.cli.output import plain
+from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, match
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.scoring import headline, interval, item_of, item_record, resampled
+from tests.evaluation.benchmark_files import answer_lines, scored, write_json
+
+MEAN: Benchmark = BENCHMARKS["gqa"]
+SUM: Benchmark = BENCHMARKS["mme"]
+
+
+def items(scores: list[float], stratum: str | None = "all", first: int = 0) -> list[Item]:
+    return [Item(first + i, score, stratum=stratum) for i, score in enumerate(scores)]
+
+
+def test_every_benchmark_is_whole() -> None:
+    assert list(BENCHMARKS) == [
+        "vqav2", "gqa", "vizwiz", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn", "seed", "llava_bench",
+        "mmvet",
+    ]  # fmt: skip
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.name == name
+        assert benchmark.layout.submission is None or benchmark.write_submission is not None
+        assert "{model}" in benchmark.layout.answers
+    short = {"vqav2", "gqa", "vizwiz", "textvqa", "pope", "mme", "seed"}
+    assert {name for name, one in BENCHMARKS.items() if one.max_new_tokens == 128} == short
+    assert {name for name, one in BENCHMARKS.items() if one.write_submission} == {
+        "vqav2", "vizwiz", "mmbench", "mmbench_cn", "seed", "mmvet",
+    }  # fmt: skip
+
+
+def test_headlines_of_strata() -> None:
+    both = items([1, 0, 1, 1], "a") + items([0, 1], "b", 4) + items([1] * 9, None, 6)
+    assert headline(both, MEAN) == 100 * (0.75 + 0.5) / 2
+    assert headline(both, SUM) == 200 * (0.75 + 0.5)
+    assert math.isnan(headline([], MEAN))
+    ratio = [Item(1, 1, value=3, weight=4), Item(2, 0, value=0, weight=0), Item(3, 0, value=1, weight=4)]
+    assert headline(ratio, MEAN) == 50
+    assert headline(ratio[1:2], MEAN) == 0
+
+
+def test_an_interval_is_that_of_the_headline() -> None:
+    many = items([1.0, 0.0] * 200)
+    low, high = interval(many, MEAN)
+    assert high - low == pytest.approx(100 * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
+    assert low < 50 < high
+    assert all(map(math.isnan, interval([], MEAN)))
+    assert interval(items([1.0, 1.0]), MEAN) == [100, 100]
+    # The sum of two strata varies as their variances add up.
+    low, high = interval(items([1.0, 0.0] * 200, "a") + items([1.0, 0.0] * 200, "b", 400), SUM)
+    assert high - low == pytest.approx(200 * math.sqrt(2) * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
+
+
+def test_models_are_resampled_together() -> None:
+    rng = np.random.default_rng(1)
+    ones = items((rng.random(100) < 0.5).astype(float).tolist())
+    others = [replace(item, score=min(1.0, item.score + (i == 0))) for i, item in enumerate(ones)]
+    first, second = resampled([ones, others], MEAN)
+    assert set(np.round(second - first, 6)) <= {float(i) for i in range(10)}
+    assert first.std() > 3
+
+
+def test_the_result_of_a_small_file(tmp_path: Path) -> None:
+    def question(answer: str, structural: str) -> dict[str, Any]:
+        types = {"structural": structural, "semantic": "attr"}
+        return {"question": "Which one?", "answer": answer, "isBalanced": True, "types": types}
+
+    labels = {str(i): question("yes", "verify" if i % 2 else "query") for i in range(12)}
+    texts = {str(i): "Yes" if i % 3 else "No" for i in range(11)}
+    given = answer_lines(tmp_path / "a.jsonl", texts)
+    result = scored("gqa", write_json(tmp_path / "q.json", labels), given)
+    assert list(result) == [
+        "benchmark", "metric", "protocol", "score", "printed", "interval", "count", "answers", "protocols", "groups",
+        "details", "notes", "items",
+    ]  # fmt: skip
+    assert (result["benchmark"], result["protocol"], result["count"]) == ("gqa", "official", 12)
+    assert result["score"] == pytest.approx(100 * 7 / 12)
+    assert result["interval"][0] < result["score"] < result["interval"][1]
+    form = result["groups"]["form"]
+    assert form["binary"]["count"] == form["open"]["count"] == 6
+    assert form["binary"]["score"] == pytest.approx(100 * 3 / 6)
+    assert result["items"][1] == {
+        "id": "1",
+        "score": 1.0,
+        "text": "Yes",
+        "prediction": "yes",
+        "label": "yes",
+        "groups": {"form": "binary", "structural_type": "verify", "semantic_type": "attr", "steps": "0", "words": "2"},
+    }
+    write_whole(tmp_path / "result.json", plain(result))
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+
+
+def test_numbered_parts_stand_in_their_order(tmp_path: Path) -> None:
+    labels = {}
+    for i in (2, 10, 1):
+        question = " ".join(["w"] * i)
+        labels[str(i)] = {"question": question, "answer": "x", "isBalanced": True} | {
+            "types": {"structural": "query", "semantic": "attr"}
+        }
+    result = scored("gqa", write_json(tmp_path / "q.json", labels), answer_lines(tmp_path / "a.jsonl", {"1": "x"}))
+    assert list(result["groups"]["words"]) == ["1", "2", "10"]
+
+
+def test_answers_to_other_questions_are_told(tmp_path: Path) -> None:
+    labels = {
+        "1": {"question": "Q?", "answer": "x", "isBalanced": True, "types": {"structural": "query", "semantic": "a"}}
+    }
+    given = answer_lines(tmp_path / "a.jsonl", {"1": "x", "2": "x", "3": "x"})
+    result = scored("gqa", write_json(tmp_path / "q.json", labels), given)
+    assert result["notes"] == ["answers to no question of the labels: 2 of 3"]
+    assert scored("gqa", tmp_path / "q.json", given, ignore=("2", "3"))["notes"] == []
+
+
+def test_match_counts() -> None:
+    rows = [Answer(1, "a"), Answer("1", "b"), Answer("x", "c"), Answer(3, "d")]
+    found, count = match([1, 2, "x"], Answers("file", rows))
+    assert {name: row.text for name, row in found.items()} == {"1": "b", "x": "c"}
+    assert (count.missing, count.extra, count.duplicate) == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"file: none of its 4 answers .* begin with 1, those of the labels with '7'"):
+        match([7], Answers("file", rows))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item(1, 0.5),
+        Item("a", 1.0, "x", ["x"], "y", {"kind": "z", "many": ("u", "v")}, None, 2.0, 3.0),
+        Item(1, 0.0, "", None, None, {}, "part", 0.0, 0.0),
+    ],
+)
+def test_items_go_to_json_and_back(item: Item) -> None:
+    back = item_of(json.loads(json.dumps(item_record(item))))
+    assert (back.id, back.score, back.text, back.prediction, back.label) == (
+        item.id,
+        item.score,
+        item.text,
+        item.prediction,
+        item.label,
+    )
+    assert (back.stratum, back.terms) == (item.stratum, item.terms)
+
+
+def test_what_is_no_item() -> None:
+    for record in ({"id": 1}, {"score": 1}, {"id": 1, "score": "x"}):
+        with pytest.raises(ValueError, match="an item without id or score"):
+            item_of(record)

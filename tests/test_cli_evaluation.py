@@ -1,0 +1,176 @@
+"""`eval score`, `compare` and `submission` on small files: what is printed, written and refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aligngpt.cli import cli
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="aligngpt")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """GQA labels of 30 questions and answers of two models; the second lacks one and has one to another question."""
+    types = {"structural": "verify", "semantic": "attr"}
+    labels = {
+        str(i): {"question": "Is it?", "answer": "yes", "isBalanced": True}
+        | {"types": types | {"structural": "query" if i % 3 else "verify"}}
+        for i in range(30)
+    }
+    write_json(tmp_path / "questions.json", labels)
+    answer_lines(tmp_path / "first.jsonl", {i: "Yes" if i % 2 else "No" for i in range(30)})
+    answer_lines(tmp_path / "second.jsonl", {99: "\ud83d half", **{i: "Yes." for i in range(1, 30)}})
+    return tmp_path
+
+
+def score(folder: Path, answers: str, *more: object) -> Result:
+    return invoke("eval", "score", "gqa", "--labels", folder, "--answers", folder / answers, *more)
+
+
+def test_a_table(folder: Path) -> None:
+    done = score(folder, "second.jsonl")
+    assert done.exit_code == 0, done.output
+    for text in ("GQA, official protocol", "96.67", "missing answers", "By form", "binary", "Official figures"):
+        assert text in done.stdout
+    assert "note: answers to no question of the labels: 1 of 30" in done.stdout
+    assert "note: questions without an answer, counted as wrong: 1; the official scorer stops" in done.stdout
+
+
+def test_json_alone_and_a_file(folder: Path) -> None:
+    done = score(folder, "second.jsonl", "--json", "--output", folder / "new" / "second.json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result == json.loads((folder / "new" / "second.json").read_text())
+    assert result["score"] == pytest.approx(100 * 29 / 30)
+    assert result["answers"] == {"given": 30, "missing": 1, "extra": 1, "duplicate": 0}
+    assert sorted(path.name for path in (folder / "new").iterdir()) == ["second.json"]
+
+
+def test_half_a_character_can_be_printed_and_stored(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "q.json", {"data": [{"question_id": 1, "image_id": "i", "question": "Q?", "answers": ["x"] * 10}]}
+    )
+    given = answer_lines(tmp_path / "a.jsonl", {"i": "\ud83d"}, "Q?\nBriefly.")
+    done = invoke(
+        "eval", "score", "textvqa", "--labels", tmp_path / "q.json", "--answers", given, "--json", "--output",
+        tmp_path / "r.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for text in (done.stdout, (tmp_path / "r.json").read_text(encoding="utf-8")):
+        assert json.loads(text)["items"][0]["text"] == "\ud83d"
+
+
+def test_strict_and_ignored(folder: Path) -> None:
+    done = score(folder, "second.jsonl", "--protocol", "strict", "--ignore", "99", "--json")
+    result = json.loads(done.stdout)
+    assert (result["protocol"], result["answers"]["extra"], result["notes"]) == ("strict", 0, [])
+
+
+def compare(*arguments: object) -> dict[str, Any]:
+    done = invoke("eval", "compare", *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_compare_answers_or_results(folder: Path) -> None:
+    first, second = folder / "first.jsonl", folder / "second.jsonl"
+    direct = compare(first, second, "--benchmark", "gqa", "--labels", folder)
+    assert (direct["first_better"], direct["second_better"], direct["same"]) == (0, 14, 16)
+    assert direct["p_value"] == pytest.approx(2 / 2**14)
+    for name in ("first", "second"):
+        score(folder, f"{name}.jsonl", "--output", folder / f"{name}.json")
+    stored = compare(folder / "first.json", folder / "second.json")
+    assert {**stored, "answers": None} == {**direct, "answers": None}
+    done = invoke("eval", "compare", folder / "first.json", folder / "second.json")
+    for text in ("GQA, accuracy, official protocol", "+46.67", "p, McNemar's exact test", "0, 14"):
+        assert text in done.stdout
+
+
+def test_submission(tmp_path: Path) -> None:
+    lines = [{"question_id": i, "image": f"{i}.jpg", "text": "?", "category": "x"} for i in (2, 1)]
+    questions = write_lines(tmp_path / "q.jsonl", lines)
+    given = answer_lines(tmp_path / "a.jsonl", {1: "The Cat.", 2: "Two"})
+    common = ("--questions", questions, "--answers", given, "--output", tmp_path / "up" / "x.json")
+    done = invoke("eval", "submission", "vizwiz", *common)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "up" / "x.json").read_text()) == [
+        {"image": "2.jpg", "answer": "2"},
+        {"image": "1.jpg", "answer": "cat"},
+    ]
+    done = invoke("eval", "submission", "gqa", *common)
+    assert done.exit_code == 2 and "gqa is scored here, not by a server" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["score", "gqaa", "--answers", "first.jsonl"],
+            2,
+            "there is no benchmark 'gqaa'; there are vqav2, gqa, vizwiz",
+        ),
+        (["score", "gqa", "--answers", "first.jsonl"], 1, "nothing says where the GQA questions are: give --labels"),
+        (["score", "gqa", "--answers", "nowhere.jsonl"], 2, "'nowhere.jsonl' does not exist"),
+        (["score", "gqa", "--labels", "nowhere", "--answers", "first.jsonl"], 2, "'nowhere' does not exist"),
+        (["score", "gqa", "--answers", "first.jsonl", "--protocol", "x"], 2, "'x' is not one of 'official', 'strict'"),
+        (
+            ["score", "gqa", "--labels", ".", "--answers", "cut.jsonl"],
+            1,
+            "cut.jsonl:2: broken JSON: Unterminated string",
+        ),
+        (["score", "gqa", "--labels", ".", "--answers", "other.jsonl"], 1, "none of its 1 answers is to a question"),
+        (["score", "vqav2", "--labels", "questions.json", "--answers", "first.jsonl"], 1, "no VQAv2 annotations"),
+        (
+            ["score", "mmbench", "--labels", "b.tsv", "--answers", "first.jsonl"],
+            1,
+            "picture of index 1 is broken base64",
+        ),
+        (["score", "mmvet", "--labels", "questions.json", "--answers", "first.jsonl"], 1, "no MM-Vet questions"),
+        (["compare", "first.jsonl", "second.jsonl"], 1, "need --benchmark and --labels"),
+        (["compare", "first.jsonl", "second.jsonl", "--labels", "."], 2, "which need --benchmark as well"),
+        (["compare", "first.jsonl", "second.jsonl", "--protocol", "strict"], 2, "which need --benchmark as well"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("cut.jsonl").write_text('{"question_id": 1, "text": "Yes"}\n{"question_id": 2, "text": "Y')
+    answer_lines(Path("other.jsonl"), {"900": "Yes"})
+    Path("b.tsv").write_text("index\tquestion\tA\tB\tanswer\timage\n1\tq\tx\ty\tA\t???\n")
+    done = invoke("eval", *arguments)
+    assert done.exit_code == code, done.output
+    assert done.stderr.startswith("aligngpt: error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_help_names_every_benchmark() -> None:
+    help_text = " ".join(invoke("eval", "score", "--help").stdout.split())
+    assert all(name in help_text for name in BENCHMARKS)
+    submissions = " ".join(invoke("eval", "submission", "--help").stdout.split()).split("NAME is")[1].split(".")[0]
+    named = submissions.replace(" or ", ", ").split(",")
+    assert {name.strip() for name in named} == {name for name, one in BENCHMARKS.items() if one.write_submission}
+
+
+def test_scoring_needs_no_model() -> None:
+    program = """
+import sys
+from aligngpt.evaluation import benchmarks, compare, scoring
+heavy = {"torch", "transformers", "PIL", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
