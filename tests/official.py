@@ -176,7 +176,7 @@ class Reference:
 
     def prompt_embeddings(self, ids: list[int], pixels: Tensor) -> Tensor:
         """[BOS][align][text][image][text] as embeddings, (1, positions, hidden)."""
-        state, embed = self.state, self.llm.get_input_embeddings()
+        state, embed = self.state, self.embed
         features = self.tower(pixels[None], output_hidden_states=True).hidden_states[-2][0]
         features = features[1:] if self.has_class_token else features
         hidden = F.gelu(F.linear(features, state["mm_projector.0.weight"], state["mm_projector.0.bias"]))
@@ -193,21 +193,29 @@ class Reference:
             parts.append(image if token == IMAGE else embed(torch.tensor([token])))
         return torch.cat(parts)[None]
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the table as they are; Gemma's scale comes later, and on everything."""
+        return F.embedding(ids, self.state["model.embed_tokens.weight"])
+
+    def run(self, embeds: Tensor) -> Tensor:
+        """Logits of the last position. What newer releases of transformers do in the embedding is done here."""
+        scale = getattr(self.llm.get_input_embeddings(), "embed_scale", 1.0)
+        return self.llm(inputs_embeds=embeds * scale, use_cache=False).logits[0, -1]
+
     @torch.no_grad()
     def next_logits(self, prompt: str, pixels: Tensor) -> Tensor:
         """Logits of the token behind the prompt."""
-        embeds = self.prompt_embeddings(self.tokenize(prompt), pixels)
-        return self.llm(inputs_embeds=embeds, use_cache=False).logits[0, -1]
+        return self.run(self.prompt_embeddings(self.tokenize(prompt), pixels))
 
     @torch.no_grad()
     def generate(self, prompt: str, pixels: Tensor, new_tokens: int) -> list[int]:
         """Greedy tokens, everything anew at each step."""
         embeds, written = self.prompt_embeddings(self.tokenize(prompt), pixels), []
         for _ in range(new_tokens):
-            written.append(int(self.llm(inputs_embeds=embeds, use_cache=False).logits[0, -1].argmax()))
+            written.append(int(self.run(embeds).argmax()))
             if written[-1] == 2:
                 break
-            embeds = torch.cat([embeds, self.llm.get_input_embeddings()(torch.tensor([[written[-1]]]))], dim=1)
+            embeds = torch.cat([embeds, self.embed(torch.tensor([[written[-1]]]))], dim=1)
         return written
 
 

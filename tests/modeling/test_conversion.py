@@ -371,7 +371,7 @@ def _change(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
             lambda s: s.update({"lm_head.weight": torch.ones(999, 32)}),
             "lm_head.weight has shape (999, 32), but config.json and the vision tower want (522, 32)",
         ),
-        (lambda s: s.update({"model.norm.weight": 3}), "no plain dictionary of tensors (model.norm.weight)"),
+        (lambda s: s.update({"model.norm.weight": 3}), "no plain dictionary of dense tensors (model.norm.weight)"),
     ],
     ids=["unknown", "missing", "no gate", "no table", "shape", "vocabulary", "no tensor"],
 )

@@ -277,6 +277,33 @@ def test_an_answer_ends_with_the_templates_own_token(name: str) -> None:
     assert made.answer_end_ids == [made.tokenizer.convert_tokens_to_ids(ending(name))]
 
 
+@pytest.mark.parametrize("template", ["bare", "llama_2"])
+def test_only_a_users_text_holds_pictures(template: str) -> None:
+    made = processor(template)
+    said = [
+        {"role": "system", "content": "Mark <image>."},
+        TURNS[0],
+        {"role": "assistant", "content": "<image> <align>"},
+    ]
+    ids = made.encode(made.render(said)).input_ids
+    assert (ids.count(made.image_token_id), ids.count(made.align_token_id)) == (PATCHES, 1)
+
+
+def test_parts_that_spell_a_special_token_together_are_words() -> None:
+    made = processor("bare")
+    parts = [{"type": "text", "text": text} for text in ("a </", "s> b <ima", "ge> c")]
+    ids = made.encode(made.render([{"role": "user", "content": parts}])).input_ids
+    assert made.tokenizer.eos_token_id not in ids and made.image_token_id not in ids
+    assert "a </s> b <image> c" in made.tokenizer.decode(ids)
+
+
+def test_tokenising_at_once_checks_the_turns_as_rendering_does() -> None:
+    made = processor("bare")
+    for said in ([TURNS[0]] * 2, [{"role": "user", "content": MARKS["answer_start"]}]):
+        with pytest.raises(ValueError, match=r"should be from assistant|holds a reserved character"):
+            made.apply_chat_template(said, tokenize=True, return_dict=True)
+
+
 # ----------------------------------------------------------------------------------------- every way to the same prompt
 
 
@@ -429,7 +456,10 @@ def test_plain_is_one_picture_and_one_caption(said: list[Message], reason: str) 
 @pytest.mark.parametrize("name", NAMES)
 def test_reserved_words_are_shown_with_their_turn(name: str) -> None:
     made = processor(name)
-    for words, what in (("a <align> b", "<align>, which is reserved"), (f"a{MARKS['answer_end']}", "a reserved char")):
+    for words, what in (
+        (f"a{MARKS['answer_start']}", "a reserved char"),
+        (f"a{MARKS['answer_end']}", "a reserved char"),
+    ):
         said = [TURNS[0], {"role": "assistant", "content": words}]
         with pytest.raises(ValueError, match=f"turn 2, assistant: .* holds {what}"):
             made.render(said)

@@ -309,7 +309,7 @@ def _checked(raw: _Raw, make: Callable[[dict[str, Any], int], T]) -> T:
 def _conversation(record: dict[str, Any], index: int) -> Conversation:
     name = f"#{index}" if record.get("id") is None else _id(record)
     images, turns, level = _images(record), _turns(record), _level(record)
-    _check_placeholders(turns, images)
+    _check_placeholders(turns, images, first=len(record["conversations"]) - len(turns) + 1)
     return Conversation(name, images, turns, level)
 
 
@@ -385,8 +385,9 @@ def _turn(turn: Any, number: int) -> Turn:
     return Turn(_ROLES[speaker], _text(text, f"turn {number}"))
 
 
-def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
-    for number, turn in enumerate(turns, start=1):
+def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...], first: int) -> None:
+    """`first` is the number that the first of the turns has in the file."""
+    for number, turn in enumerate(turns, start=first):
         if ALIGN_PLACEHOLDER in turn.text:
             raise _Reason(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in by itself")
         if images and turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:

@@ -109,7 +109,7 @@ def convert_official(
         return done
     processor = _processor(found, tower, template)
     config = _configuration(found, tower, processor)
-    _check_tensors(found, config)
+    _check_tensors(found, tower, config)
     warnings = _warnings(found, tower)
     with atomic_path(output) as folder:
         folder.mkdir()
@@ -158,8 +158,9 @@ def _stage1_config(stage1: Path, base_llm: Path) -> OfficialConfig:
             beside.vision_feature_layer,
             beside.image_aspect_ratio,
             beside.model_max_length,
+            text.vocab_size,
         )
-    return OfficialConfig(text.model_type, text, "", -2, "square", None)
+    return OfficialConfig(text.model_type, text, "", -2, "square", None, text.vocab_size)
 
 
 def _folder_with_tokenizer(folder: Path, base_llm: Path | None) -> Path:
@@ -254,13 +255,25 @@ def _tokenizer(found: _Source) -> Any:
 
 
 def _processor(found: _Source, tower: Path, template: str | Path) -> AlignGPTProcessor:
+    model_file = found.language_model / "tokenizer.model"
+    alone = model_file.is_file() and not (found.language_model / "tokenizer.json").is_file()
+    if alone and model_file.read_bytes()[:1] != b"\n":  # how a SentencePiece file begins
+        raise ValueError(f"{model_file} is no SentencePiece model (a pointer of Git LFS, perhaps): fetch it again")
     tokenizer = _tokenizer(found)
     if found.config.model_max_length:
         tokenizer.model_max_length = found.config.model_max_length
     image_processor = AutoImageProcessor.from_pretrained(tower, backend="pil")
-    return AlignGPTProcessor(
+    processor = AlignGPTProcessor(
         image_processor, tokenizer, load_template(template), image_aspect_ratio=found.config.image_aspect_ratio
     )
+    turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "x"}]
+    try:
+        answered = processor.encode(processor.render(turns))
+    except ValueError as error:
+        raise ValueError(f"template {str(template)!r} cannot be used: {error}") from error
+    if not any(answered.answer_mask):
+        raise ValueError(f"template {str(template)!r} does not mark the answers: see docs/method.md for its variables")
+    return processor
 
 
 def _configuration(found: _Source, tower: Path, processor: AlignGPTProcessor) -> AlignGPTConfig:
@@ -269,12 +282,22 @@ def _configuration(found: _Source, tower: Path, processor: AlignGPTProcessor) ->
             f"{found.files[-1]} lacks {_TABLE}, the alignment embeddings: checkpoints that the official code saves in "
             f"the middle of stage 1 leave them out; give the {STAGE1_FILE} of its end"
         )
+    for name in (_TABLE, _GATE_INPUT, "model.embed_tokens.weight"):
+        if name in found.shapes and len(found.shapes[name]) != 2:
+            raise ValueError(f"{found.path}: {name} has shape {tuple(found.shapes[name])}, but is a table of two sides")
+    vision = vision_config_of(tower)
+    layer = found.config.vision_feature_layer
+    if not -vision.num_hidden_layers <= layer <= vision.num_hidden_layers:
+        raise ValueError(
+            f"{found.path}: mm_vision_select_layer is {layer}, but {tower} has {vision.num_hidden_layers} layers: give "
+            "the tower that the model was trained with as --vision-tower"
+        )
     text, dtype = found.config.text_config, _dtype(found)
     text.vocab_size = max(text.vocab_size, len(processor.tokenizer))
     text.dtype = dtype
     config = AlignGPTConfig(
         text_config=text,
-        vision_config=vision_config_of(tower),
+        vision_config=vision,
         image_token_id=processor.image_token_id,
         align_token_id=processor.align_token_id,
         num_alignment_levels=found.shapes[_TABLE][0],
@@ -298,10 +321,11 @@ def _dtype(found: _Source) -> torch.dtype:
     raise ValueError(f"{found.path} lacks model.embed_tokens.weight: is the checkpoint complete?")
 
 
-def _check_tensors(found: _Source, config: AlignGPTConfig) -> None:
-    """Every tensor of the model is there, in its shape, and no other."""
+def _check_tensors(found: _Source, tower: Path, config: AlignGPTConfig) -> None:
+    """Every tensor of the model is there, in its shape, and no other; and so is every tensor of the tower."""
     with torch.device("meta"):
         model = AlignGPTForConditionalGeneration(config)
+    _check_tower(tower, {name: value.shape for name, value in model.vision_tower.state_dict().items()})
     wanted = {name: value.shape for name, value in model.state_dict().items() if not name.startswith("vision_tower.")}
     if config.tie_word_embeddings:
         wanted.pop(VOCABULARY[1], None)
@@ -334,8 +358,17 @@ def _check_tensors(found: _Source, config: AlignGPTConfig) -> None:
         )
 
 
+def _check_tower(tower: Path, wanted: dict[str, torch.Size]) -> None:
+    there = {name.removeprefix("vision_model."): shape for name, shape in shapes_of(weight_files(tower)).items()}
+    for name, shape in wanted.items():
+        name = name.removeprefix("vision_model.")
+        if there.get(name) != shape:
+            has = f"has {name} with shape {tuple(there[name])}, but wants" if name in there else f"lacks {name}, shape"
+            raise ValueError(f"{tower} {has} {tuple(shape)}: fetch the vision tower again, whole, with its config.json")
+
+
 def _check_shape(found: _Source, official: str, shape: torch.Size, name: str, wanted: torch.Size) -> None:
-    if name in VOCABULARY and shape[0] <= wanted[0]:
+    if name in VOCABULARY and shape[:1] == (found.config.vocabulary,):
         shape = torch.Size((wanted[0], *shape[1:]))  # rows for the placeholders are added while writing
     if shape != wanted:
         raise ValueError(

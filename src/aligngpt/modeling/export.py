@@ -36,7 +36,8 @@ def export_official(
     Args:
         source: A model folder of this package.
         output: The folder to write.
-        vision_tower: What config.json is to name as the tower; by default `output/vision_tower`, which is written.
+        vision_tower: What config.json is to name as the tower; by default the full path of `output/vision_tower`, which
+            is written.
         base_llm: Where the tokenizer files come from, for a model that was trained here.
 
     Returns:
@@ -52,15 +53,12 @@ def export_official(
         raise ValueError(f"{output} holds something, which would be replaced: choose a new folder or remove this one")
     small = _small_files(source, base_llm)
     warnings = _warnings(config)
-    words = min(config.image_token_id, config.align_token_id)
-    appended = max(config.image_token_id, config.align_token_id) == config.text_config.vocab_size - 1 == words + 1
+    config.text_config.vocab_size = _official_vocabulary(config, small)
     with atomic_path(output) as folder:
         folder.mkdir()
-        _write_weights(source, folder, words if appended else None)
-        if appended:
-            config.text_config.vocab_size = words
+        _write_weights(source, folder, config.text_config.vocab_size)
         _write_tower(source, config, processor, folder / TOWER_FOLDER)
-        tower = str(vision_tower or output / TOWER_FOLDER)
+        tower = str(vision_tower or output.resolve() / TOWER_FOLDER)
         _write_settings(config, processor, small, tower, folder)
         report = {"source": str(source), "to": "official", "warnings": warnings, "versions": versions()}
         write_json(folder / MANIFEST, report)
@@ -81,6 +79,14 @@ def _load(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
         config, vision_tower="", model_max_length=0, image_aspect_ratio="pad"
     )  # its language model is known
     return config, processor
+
+
+def _official_vocabulary(config: AlignGPTConfig, small: dict[str, Path]) -> int:
+    """Rows without those that were added for the placeholders: as the original says, else by where these stand."""
+    if "config.json" in small:
+        return read_json(small["config.json"])["vocab_size"]
+    size, placeholders = config.text_config.vocab_size, sorted((config.image_token_id, config.align_token_id))
+    return placeholders[0] if placeholders == [size - 2, size - 1] else size
 
 
 def _small_files(source: Path, base_llm: str | Path | None) -> dict[str, Path]:
@@ -115,7 +121,7 @@ def _warnings(config: AlignGPTConfig) -> list[str]:
     return warnings
 
 
-def _write_weights(source: Path, folder: Path, words: int | None) -> None:
+def _write_weights(source: Path, folder: Path, words: int) -> None:
     """One `.bin` for each file of ours, so that no more than that is held in memory."""
     files = weight_files(source)
     names = [
@@ -129,13 +135,19 @@ def _write_weights(source: Path, folder: Path, words: int | None) -> None:
             state: dict[str, Tensor] = {}
             for ours in tensors:
                 tensor = tensors[ours][:words] if ours in VOCABULARY else tensors[ours]
-                state[official_name(ours)] = tensor.clone()  # torch.save writes the whole of a shared storage
+                state[official_name(ours)] = _alone(tensor)
         torch.save(state, folder / name)
         weight_map |= dict.fromkeys(state, name)
         size += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if len(files) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor that shares its storage with nothing else, since the whole storage is what torch.save writes."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
 
 
 def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
@@ -146,7 +158,7 @@ def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProces
             for ours in tensors:
                 if ours.startswith("vision_tower."):
                     name = official_name(ours).removeprefix(f"{TOWER_COPY}vision_tower.")
-                    state[name] = tensors[ours].clone()
+                    state[name] = _alone(tensors[ours])
     torch.save(state, folder / "pytorch_model.bin")
     config.vision_config.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)

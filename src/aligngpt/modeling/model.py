@@ -213,7 +213,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             mask = self._gate_text_mask(input_ids, attention_mask, instruction_mask, segments)
             if prompt_length is not None:
                 mask[:, prompt_length:] = False
-            text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples)
+            text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples) / self._embed_scale
             is_image, sizes = input_ids == self.config.image_token_id, image_features.shape[:2]
             read = None
             if self.config.gate_text == "instruction" and instruction_mask is not None:
@@ -340,6 +340,15 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
     def _embed(self, input_ids: Tensor) -> Tensor:
         return self.get_input_embeddings()(input_ids)
 
+    @property
+    def _embed_scale(self) -> Any:
+        """What the language model's embedding multiplies its rows by, as Gemma's does.
+
+        The official code hands it unscaled rows, images and alignment, all of which its Gemma then scales.
+        """
+        scale = getattr(self.get_input_embeddings(), "embed_scale", 1.0)
+        return scale.to(self.dtype) if isinstance(scale, Tensor) else scale
+
     def _fill_placeholders(
         self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, continues: bool, **context: Any
     ) -> tuple[Tensor, AlignmentOutput | None]:
@@ -350,14 +359,15 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         if pixel_values is None:
             return embeds, None
         features = self.get_image_features(pixel_values).to(embeds.dtype)
-        embeds = embeds.masked_scatter((input_ids == self.config.image_token_id).unsqueeze(-1), features)
+        is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)
+        embeds = embeds.masked_scatter(is_image, features * self._embed_scale)
         if drops_align:
             return embeds, None
         aligned = self.get_alignment(input_ids, features, with_gate=with_gate, **context)
         align_mask = input_ids == self.config.align_token_id
         segments, num_samples = segments_of(input_ids, context["segment_ids"])
         with_align = first_of_runs(align_mask, segments, num_samples, 1)
-        vectors = aligned.embedding[with_align].to(embeds.dtype)
+        vectors = aligned.embedding[with_align].to(embeds.dtype) * self._embed_scale
         return embeds.masked_scatter(align_mask.unsqueeze(-1), vectors), aligned
 
     def _check_placeholders(

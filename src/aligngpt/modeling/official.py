@@ -79,6 +79,7 @@ class OfficialConfig:
         vision_feature_layer: The hidden state of the tower that is used.
         image_aspect_ratio: `pad` or `square`.
         model_max_length: Longest sequence in tokens, or `None`.
+        vocabulary: Rows of the language model's embedding.
     """
 
     language_model: str
@@ -87,6 +88,7 @@ class OfficialConfig:
     vision_feature_layer: int
     image_aspect_ratio: str
     model_max_length: int | None
+    vocabulary: int
 
     @classmethod
     def read(cls, folder: Path) -> OfficialConfig:
@@ -98,6 +100,8 @@ class OfficialConfig:
         """
         path = folder / "config.json"
         fields = read_json(path)
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} holds no settings: expected the config.json of an official AlignGPT")
         kind = fields.get("model_type")
         if kind not in LANGUAGE_MODELS:
             raise ValueError(
@@ -109,13 +113,19 @@ class OfficialConfig:
         _check_variant(path, fields)
         language_model = LANGUAGE_MODELS[kind]
         own = {name: value for name, value in fields.items() if not _OWN_FIELDS.fullmatch(name)}
+        try:
+            text_config = CONFIG_MAPPING[language_model](**own)
+        except Exception as error:  # whatever transformers says of impossible settings
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} describes no possible {language_model} model: {reason}") from error
         return cls(
             language_model,
-            CONFIG_MAPPING[language_model](**own),
+            text_config,
             fields.get("mm_vision_tower") or "",
             fields.get("mm_vision_select_layer", -2),
             "pad" if fields.get("image_aspect_ratio") == "pad" else "square",
             fields.get("tokenizer_model_max_length"),
+            text_config.vocab_size,
         )
 
 
@@ -131,6 +141,17 @@ def _check_variant(path: Path, fields: dict[str, Any]) -> None:
     for name, supported in only.items():
         if fields.get(name, supported) != supported:
             raise ValueError(f"{path}: {name} is {fields[name]!r}; only {supported!r} is supported here")
+
+
+def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings as the older transformers under the official code writes them, each on its own."""
+    kind = rope.get("rope_type", "default")
+    if kind not in ("default", "linear", "dynamic"):
+        raise ValueError(f"the official code cannot hold rotary embeddings of the type {kind}")
+    old = {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": None}
+    if kind != "default":
+        old["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
+    return old | {key: rope[key] for key in ("partial_rotary_factor",) if key in rope}
 
 
 def official_fields(
@@ -153,12 +174,10 @@ def official_fields(
         raise ValueError(f"the official code has no variant for a {text.model_type} language model: {', '.join(kinds)}")
     classes = {"llama": "", "phi": "Phi", "gemma": "Gemma", "mistral": "Mistral", "qwen2": "Qwen2"}
     fields = {name: value for name, value in text.to_dict().items() if not _OWN_FIELDS.fullmatch(name)}
-    rope = fields.pop("rope_parameters", None) or {}  # the older transformers under the official code keeps them apart
-    scaled = rope.get("rope_type", "default") != "default"
+    rope = _old_rope(fields.pop("rope_parameters", None) or {})
     return {
         **fields,
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "rope_scaling": {"type": rope["rope_type"], "factor": rope.get("factor")} if scaled else None,
+        **rope,
         "model_type": kinds[text.model_type],
         "architectures": [f"AlignGPT{classes[text.model_type]}ForCausalLM"],
         "torch_dtype": str(config.dtype).removeprefix("torch."),

@@ -102,6 +102,8 @@ class AlignGPTProcessor(ProcessorMixin):
         if kwargs.get("tokenize"):
             kwargs |= MARKS
             batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+            for one in conversation if batched else [conversation]:
+                _check_turns(one)
             conversations = [list(map(self._escaped, one)) for one in (conversation if batched else [conversation])]
             conversation = conversations if batched else conversations[0]
         return super().apply_chat_template(conversation, chat_template, **kwargs)
@@ -112,15 +114,15 @@ class AlignGPTProcessor(ProcessorMixin):
         """A conversation as marked text, ready for `encode`.
 
         Args:
-            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In a text `<image>` stands
-                for a picture; among parts a picture is `{"type": "image"}`, and `<image>` in the text parts is words.
+            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In a user's text `<image>`
+                stands for a picture; among parts a picture is `{"type": "image"}`, and `<image>` in text is words.
             template: Jinja text instead of the processor's own.
             has_images: False: `<image>` in a text is words as well.
             **kwargs: Variables of the template, such as `add_generation_prompt`.
 
         Raises:
-            ValueError: The turns do not alternate, or do not fit the template; a turn holds `<align>` or one of the
-                reserved characters; or there is no template.
+            ValueError: The turns do not alternate, or do not fit the template; a question holds `<align>`, or a turn
+                one of the reserved characters; or there is no template.
         """
         if template is None and self.chat_template is None:
             raise ValueError("the processor has no chat template: build it with a template, such as vicuna_v1")
@@ -141,8 +143,15 @@ class AlignGPTProcessor(ProcessorMixin):
         """A message whose special tokens are marked as words, all but the `<image>` that stand for pictures."""
         content = message["content"]
         if isinstance(content, str):
-            return {**message, "content": self._encoder.escape(content, keep_images=has_images)}
-        parts = [{**part, "text": self._encoder.escape(part["text"])} if "text" in part else part for part in content]
+            keep_images = has_images and message["role"] == "user"
+            return {**message, "content": self._encoder.escape(content, keep_images=keep_images)}
+        parts: list[dict[str, Any]] = []
+        for part in content:
+            if "text" in part and parts and "text" in parts[-1]:  # two halves may spell a special token together
+                parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
+            else:
+                parts.append(part)
+        parts = [{**part, "text": self._encoder.escape(part["text"])} if "text" in part else part for part in parts]
         return {**message, "content": parts}
 
     @property
@@ -353,7 +362,7 @@ def _common_suffix(one: str, other: str) -> str:
 
 
 def _check_turns(messages: Sequence[Message]) -> None:
-    """User and assistant alternate, a system prompt may come first, and nobody writes what only the processor may."""
+    """User and assistant alternate, a system prompt may come first, and nobody writes the template's own marks."""
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     for number, message in enumerate(turns, start=1):
         expected = "user" if number % 2 else "assistant"
@@ -364,7 +373,7 @@ def _check_turns(messages: Sequence[Message]) -> None:
             raise ValueError(f"{shown} should be from {expected}: turns alternate and start with the user")
         if MARK.search(words):
             raise ValueError(f"{shown} holds a reserved character (U+FDD0 to U+FDD4)")
-        if ALIGN_TOKEN in words:
+        if ALIGN_TOKEN in words and expected == "user":  # an answer may hold anything a model can write
             raise ValueError(f"{shown} holds {ALIGN_TOKEN}, which is reserved")
 
 

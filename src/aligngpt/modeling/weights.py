@@ -33,7 +33,10 @@ def weight_files(folder: Path) -> list[Path]:
     for single in _SINGLE_FILES:
         index = folder / f"{single}.index.json"
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            content = read_json(index)
+            if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+                raise ValueError(f"{index} has no weight_map: fetch the checkpoint again, whole")
+            names = sorted(set(content["weight_map"].values()))
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise FileNotFoundError(
@@ -101,9 +104,11 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({_first_line(error)}): fetch it again") from error
-    strange = not isinstance(loaded, dict) or next((k for k, v in loaded.items() if not isinstance(v, Tensor)), None)
-    if strange:
-        raise ValueError(f"{path} is no plain dictionary of tensors ({strange}): give the weights alone")
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, no dictionary of tensors: give the weights alone")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise ValueError(f"{path} is no plain dictionary of dense tensors ({name}): give the weights alone")
     return loaded
 
 

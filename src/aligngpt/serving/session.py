@@ -17,6 +17,7 @@ from aligngpt.data.pairs import IMAGE_PLACEHOLDER
 from aligngpt.modeling import parse_alignment
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.tokens import MARK
 
 Message = dict[str, Any]
 
@@ -110,7 +111,7 @@ class Session:
         sequence = result.sequences[0].tolist()
         written = sequence[len(prompt_ids) :]
         answer = self.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-        self.messages += [asked, {"role": "assistant", "content": answer}]
+        self.messages += [asked, {"role": "assistant", "content": MARK.sub("", answer)}]
         self.images = pictures
         setting = self.model.config.alignment if self.alignment is None else self.alignment
         if self.model.config.gate_text != "all" or not needs_gate(setting):
