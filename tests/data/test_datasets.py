@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.data.datasets import IGNORED, InstructionDataset, PretrainDataset
+from aligngpt.data.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample
 from aligngpt.data.pairs import Conversation, ImageTextPair, Turn
 from aligngpt.modeling import AlignGPTProcessor
 from tests import tiny
@@ -198,29 +198,35 @@ def test_a_cut_sample_says_so(folders: tuple[Path, Path], images: Path) -> None:
         assert cut[name] == whole[name][: length - 3]
 
 
-def test_a_sample_with_nothing_to_learn_is_named(folders: tuple[Path, Path], images: Path) -> None:
+def assert_nothing_learned(sample: Sample, name: str) -> None:
+    assert sample["id"] == name and sample["truncated"]
+    assert (len(sample["input_ids"]), sample["labels"], sample["instruction_mask"]) == (1, [IGNORED], [False])
+    assert sample["pixel_values"] is None
+
+
+def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
+    folders: tuple[Path, Path], images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     words = processor(folders)
     conversation = talk("deep/17", ("0.png",), "<image>\nWhy?", "because")
     length = len(InstructionDataset([conversation], images, words)[0]["input_ids"])
     answer = len(ids(words, " because")) + 1
     reached = InstructionDataset([conversation], images, words, max_length=length - answer + 1)[0]
     assert learned(reached) == ids(words, " ")
-    dataset = InstructionDataset([conversation], images, words, max_length=length - answer)
-    with pytest.raises(ValueError, match=rf"sample deep/17: nothing is left to learn, its {length} tokens"):
-        dataset[0]
-    pairs = PretrainDataset([PAIR], images, words, {"p": 1}, max_length=PATCHES)
-    with pytest.raises(ValueError, match="sample p: nothing is left to learn"):
-        pairs[0]
+    assert not caplog.records
+    assert_nothing_learned(InstructionDataset([conversation], images, words, max_length=length - answer)[0], "deep/17")
+    assert f"sample deep/17: nothing is learned from it, its {length} tokens" in caplog.text
+    pair = PretrainDataset([PAIR], images, words, {"p": 1}, max_length=PATCHES)[0]
+    assert_nothing_learned(pair, "p")
+    assert pair["alignment_level"] == 1
 
 
-def test_a_picture_that_is_cut_off_is_an_error(folders: tuple[Path, Path], images: Path) -> None:
+def test_where_a_picture_is_cut_nothing_is_learned(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("late", ("0.png", "1.png"), "<image>\nWhat?", "x", "<image>\nAnd this?", "y")
     tokens = InstructionDataset([conversation], images, words)[0]["input_ids"]
     last = len(tokens) - tokens[::-1].index(words.image_token_id)
-    dataset = InstructionDataset([conversation], images, words, max_length=last - 2)
-    with pytest.raises(ValueError, match=rf"sample late: {2 * PATCHES - 2} of {2 * PATCHES} image tokens fit"):
-        dataset[0]
+    assert_nothing_learned(InstructionDataset([conversation], images, words, max_length=last - 2)[0], "late")
 
 
 @pytest.mark.parametrize(

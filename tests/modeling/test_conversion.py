@@ -19,6 +19,7 @@ from aligngpt.modeling import conversion
 from aligngpt.modeling.checkpoints import load_model, load_stage1
 from aligngpt.modeling.conversion import convert_official
 from aligngpt.modeling.export import export_official
+from aligngpt.modeling.official import old_rope
 from aligngpt.modeling.weights import weight_files
 from aligngpt.serving.session import Session
 from tests import official, tiny
@@ -296,6 +297,56 @@ def test_a_model_trained_here_is_exported_with_the_bases_tokenizer(stage1: Path,
     assert all(torch.equal(first[name][:520], again[name][:520]) for name in vocabulary)
 
 
+def test_a_word_that_the_tokenizer_lacks_stays_a_row_on_the_way_back(copy: Path, tower: Path, tmp_path: Path) -> None:
+    _change(
+        copy,
+        lambda state: state.update(
+            {key: torch.cat([state[key], torch.ones(1, 32)]) for key in ("model.embed_tokens.weight", "lm_head.weight")}
+        ),
+    )
+    fields = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(fields | {"vocab_size": 521}))
+    convert_official(copy, tmp_path / "model", vision_tower=tower)
+    export_official(tmp_path / "model", tmp_path / "back")
+    found = torch.load(tmp_path / "back" / "pytorch_model.bin", weights_only=True)
+    assert torch.equal(found["lm_head.weight"][520], torch.ones(32)) and len(found["lm_head.weight"]) == 521
+
+
+def test_the_exported_tower_is_found_from_anywhere(
+    checkpoint: Path, tower: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_official(checkpoint, tmp_path / "model", vision_tower=tower)
+    monkeypatch.chdir(tmp_path)
+    export_official("model", "back")
+    monkeypatch.chdir("/")
+    assert convert_official(tmp_path / "back", tmp_path / "again")["kind"] == "complete"
+
+
+def test_rotary_settings_go_back_as_the_older_transformers_writes_them() -> None:
+    parts = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0, "partial_rotary_factor": 0.4}
+    written = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.4}
+    assert old_rope(parts) == written
+    with pytest.raises(ValueError, match="cannot hold rotary embeddings of the type llama3"):
+        old_rope({"rope_type": "llama3", "factor": 8.0})
+
+
+@pytest.mark.parametrize("form", ["model folder", "checkpoint alone"])
+def test_stage_1_goes_back_to_its_one_file(stage1: Path, tower: Path, tmp_path: Path, form: str) -> None:
+    convert_official(stage1, tmp_path / "model", vision_tower=tower, base_llm=stage1 / "base")
+    source = tmp_path / "model"
+    if form == "checkpoint alone":
+        (tmp_path / "alone").mkdir()
+        for name in ("stage1.json", "stage1.safetensors"):
+            source = Path(shutil.copy(tmp_path / "model" / name, tmp_path / "alone")).parent
+    export_official(source, tmp_path / "back")
+    assert not (tmp_path / "back" / "pytorch_model.bin").exists()
+    expected = torch.load(stage1 / "mm_projector_align.bin", weights_only=True)
+    found = torch.load(tmp_path / "back" / "mm_projector_align.bin", weights_only=True)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    again = convert_official(tmp_path / "back", tmp_path / "again", base_llm=stage1 / "base")
+    assert (again["kind"], again["num_alignment_levels"]) == ("stage 1", 8)
+
+
 @pytest.mark.parametrize("spoil", ["alignment", "bias", "language model"])
 def test_what_the_official_code_cannot_hold_is_refused(tmp_path: Path, spoil: str) -> None:
     settings: dict[str, dict[str, Any]] = {"alignment": {"alignment": "none"}, "bias": {"projector_bias": False}}
@@ -371,9 +422,21 @@ def _change(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
             lambda s: s.update({"lm_head.weight": torch.ones(999, 32)}),
             "lm_head.weight has shape (999, 32), but config.json and the vision tower want (522, 32)",
         ),
+        (
+            lambda s: s.update({"align_indicators.indicator_embs": torch.tensor(1.0)}),
+            "align_indicators.indicator_embs has shape (), but is a table of two sides",
+        ),
+        (lambda s: s.update({5: torch.ones(2)}), "no plain dictionary of dense tensors (5)"),
+        (
+            lambda s: s.update({"model.norm.weight": torch.ones(32).to_sparse()}),
+            "no plain dictionary of dense tensors (model.norm.weight)",
+        ),
         (lambda s: s.update({"model.norm.weight": 3}), "no plain dictionary of dense tensors (model.norm.weight)"),
     ],
-    ids=["unknown", "missing", "no gate", "no table", "shape", "vocabulary", "no tensor"],
+    ids=[
+        *("unknown", "missing", "no gate", "no table", "shape", "vocabulary"),
+        *("flat table", "no name", "sparse", "no tensor"),
+    ],
 )
 def test_tensors_that_do_not_fit_are_named(
     copy: Path, tower: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], said: str
@@ -393,6 +456,64 @@ def test_a_tower_that_is_not_there_or_another_one(copy: Path, tmp_path: Path) ->
     assert "the gate reads 16 image tokens, but the vision tower gives 4" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("vision_model.pre_layrnorm.bias"), "lacks pre_layrnorm.bias, shape (24,)"),
+        (
+            lambda s: s.update({"vision_model.pre_layrnorm.bias": torch.ones(23)}),
+            "has pre_layrnorm.bias with shape (23,), but wants (24,)",
+        ),
+    ],
+    ids=["missing", "shape"],
+)
+def test_a_tower_whose_tensors_do_not_fit_is_refused(
+    checkpoint: Path, tower: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], said: str
+) -> None:
+    shutil.copytree(tower, tmp_path / "tower")
+    _change(tmp_path / "tower", change)
+    assert said in refused(checkpoint, tmp_path / "model", "--vision-tower", str(tmp_path / "tower"))
+
+
+def test_a_vocabulary_that_lacks_rows_is_not_filled_up(copy: Path, tower: Path, tmp_path: Path) -> None:
+    _change(copy, lambda state: state.update({"lm_head.weight": state["lm_head.weight"][:400]}))
+    said = refused(copy, tmp_path / "model", "--vision-tower", str(tower))
+    assert "lm_head.weight has shape (400, 32)" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{% for %}", "cannot be used: the conversation does not fit the template"),
+        ("{{ bos_token }}{{ messages[0].content }}", "does not mark the answers"),
+    ],
+    ids=["syntax", "no marks"],
+)
+def test_a_template_that_cannot_be_used_is_refused(
+    checkpoint: Path, tower: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "own.jinja").write_text(text)
+    options = ("--vision-tower", str(tower), "--template", str(tmp_path / "own.jinja"))
+    assert said in refused(checkpoint, tmp_path / "model", *options)
+
+
+def test_a_tokenizer_without_settings_is_the_official_codes(copy: Path, tower: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer_config.json").unlink()
+    convert_official(copy, tmp_path / "model", vision_tower=tower)
+    _, processor = load_model(tmp_path / "model")
+    reference = official.Reference(copy, tower)
+    assert processor.encode("<s>What is it? A b").input_ids == reference.tokenize("What is it? A b")
+
+
+def test_a_folder_inside_the_checkpoint_is_refused(copy: Path, tower: Path) -> None:
+    assert "lies inside" in refused(copy, copy / "model", "--vision-tower", str(tower))
+
+
+def test_a_tokenizer_file_that_is_none_is_refused(copy: Path, tower: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "is no SentencePiece model" in refused(copy, tmp_path / "model", "--vision-tower", str(tower))
+
+
 def test_a_tower_that_differs_from_the_copy_is_told(copy: Path, tower: Path, tmp_path: Path) -> None:
     name = "vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight"
     _change(copy, lambda state: state.update({name: state[name] + 1}))
@@ -406,6 +527,8 @@ def test_a_tower_that_differs_from_the_copy_is_told(copy: Path, tower: Path, tmp
         ("model_type", "llama", "is of a llama model: expected an official AlignGPT"),
         ("mm_projector_type", "linear", "mm_projector_type is 'linear'; only 'mlp2x_gelu' is supported here"),
         ("use_s2", True, "use_s2 is True; only False is supported here"),
+        ("mm_vision_select_layer", -20, "mm_vision_select_layer is -20, but"),
+        ("num_attention_heads", "four", "describes no possible llama model"),
         ("hidden_size", 48, "has shape"),
     ],
 )
@@ -426,6 +549,8 @@ def test_damaged_and_missing_files_are_named(copy: Path, tower: Path, tmp_path: 
         assert "pytorch_model.bin is " in refused(copy, tmp_path / "model", *options)
     weights.unlink()
     assert "has neither a complete checkpoint nor mm_projector_align.bin" in refused(copy, tmp_path / "model", *options)
+    (copy / "pytorch_model.bin.index.json").write_text("{}")
+    assert "has no weight_map" in refused(copy, tmp_path / "model", *options)
     index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
     (copy / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     said = refused(copy, tmp_path / "model", *options)

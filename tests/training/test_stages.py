@@ -414,6 +414,26 @@ def test_a_loss_that_is_no_number_is_an_error(world: World, tmp_path: Path, monk
     assert not (tmp_path / "training.json").exists()
 
 
+def test_a_text_without_room_for_its_answer_ends_no_run(world: World, stage1: Path, tmp_path: Path) -> None:
+    def lengthen(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            if "image" not in record:  # all of the text-only ones, so that whole batches have nothing to learn
+                record["conversations"][0]["value"] = "Say. " * 200
+
+    data = world.rewrite("finetune.json", tmp_path / "long.json", lengthen)
+    inputs = world.stage2_inputs | {"conversations": data}
+    recipe = stage2_recipe(max_steps=6, batch_size=2, device_batch_size=1)
+    result = finetune(recipe, **inputs, stage1=stage1, output=tmp_path / "run")
+    assert result["steps"] == 6 and result["truncated_samples"] >= 3
+    assert all(math.isfinite(entry["loss"]) for entry in result["history"])
+
+
+def test_a_run_of_which_nothing_fits_is_an_error(world: World, stage1: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no sample has an answer within max_length 5, so nothing was learned"):
+        finetune(stage2_recipe(max_length=5), **world.stage2_inputs, stage1=stage1, output=tmp_path / "run")
+    assert not (tmp_path / "run" / "training.json").exists()
+
+
 def test_a_final_loss_is_told_even_of_a_run_too_short_to_log(world: World, tmp_path: Path) -> None:
     result = pretrain(stage1_recipe(logging_steps=10), **world.stage1_inputs, output=tmp_path)
     assert result["history"] == [] and result["final_loss"] > 0

@@ -36,6 +36,8 @@ class Collator:
         labels = _pad([sample["labels"] for sample in samples], IGNORED)
         shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         kept = (shifted != IGNORED).any(0).nonzero().squeeze(-1)
+        if len(kept) == 0:  # no row has anything to learn; the model is to have a logit all the same
+            kept = torch.tensor([0])
         batch = {
             "input_ids": _pad([sample["input_ids"] for sample in samples], self.pad_token_id),
             "attention_mask": _pad([[1] * len(sample["input_ids"]) for sample in samples], 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ IGNORED = -100  # the label of a token that is not to be learned
 
 Sample = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+
 
 class _SampleDataset(Dataset):
     """What both stages share: a conversation and its pictures become one sample.
 
     A sample holds `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
-    height, width) or `None`, `alignment_level` (1..N) or `None`, and `truncated`: whether the text was cut.
+    height, width) or `None`, `alignment_level` (1..N) or `None`, and `truncated`: whether the text was cut. Where no
+    answer, or not every image, is within the maximum length, nothing is learned: one token stands for the sample.
     """
 
     def __init__(self, image_folder: str | Path, processor: AlignGPTProcessor, max_length: int) -> None:
@@ -41,12 +45,9 @@ class _SampleDataset(Dataset):
         encoding = self.processor.encode(self.processor.render(messages, template, has_images=bool(images)))
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
-        if not any(answers):
-            raise ValueError(
-                f"sample {sample_id}: nothing is left to learn, its {len(encoding.input_ids)} tokens have no answer "
-                f"within the maximum length of {self.max_length}: raise max_length or drop the sample"
-            )
-        self._check_images_whole(sample_id, ids, len(images))
+        kept, needed = ids.count(self.processor.image_token_id), len(images) * self.processor.num_image_tokens
+        if not any(answers) or kept != needed:
+            return self._nothing_to_learn(sample_id, encoding.input_ids, level)
         return {
             "id": sample_id,
             "input_ids": ids,
@@ -57,13 +58,27 @@ class _SampleDataset(Dataset):
             "truncated": len(ids) < len(encoding.input_ids),
         }
 
-    def _check_images_whole(self, sample_id: str, ids: list[int], images: int) -> None:
-        kept, needed = ids.count(self.processor.image_token_id), images * self.processor.num_image_tokens
-        if kept != needed:
-            raise ValueError(
-                f"sample {sample_id}: {kept} of {needed} image tokens fit the maximum length of {self.max_length}: "
-                "raise max_length or drop the sample"
-            )
+    def _nothing_to_learn(self, sample_id: str, ids: list[int], level: int | None) -> Sample:
+        """One token without a label, in the place of a sample of which no answer, or not every image, fits.
+
+        Only its tokens tell, which are made when its turn comes; one such sample is no reason to end a long run.
+        """
+        logger.warning(
+            "sample %s: nothing is learned from it, its %d tokens have no answer, or not all of their image, within "
+            "the maximum length of %d",
+            sample_id,
+            len(ids),
+            self.max_length,
+        )
+        return {
+            "id": sample_id,
+            "input_ids": ids[:1],
+            "labels": [IGNORED],
+            "instruction_mask": [False],
+            "pixel_values": None,
+            "alignment_level": level,
+            "truncated": True,
+        }
 
     def _pixel_values(self, sample_id: str, images: Sequence[str]) -> torch.Tensor | None:
         if not images:
@@ -99,8 +114,7 @@ class PretrainDataset(_SampleDataset):
         max_length: Longest sample in tokens, image tokens counted.
 
     Raises:
-        ValueError: There is no pair, or none has a level. On access: a sample whose answer is cut off, or a picture
-            that cannot be read.
+        ValueError: There is no pair, or none has a level. On access: a picture that cannot be read.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from aligngpt.data.images import BadImage, check_header, load_image
 IMAGE_PLACEHOLDER = "<image>"
 ALIGN_PLACEHOLDER = "<align>"
 MAX_LEVELS = 64
+_RESERVED = re.compile("[\ufdd0-\ufdd4]")  # the marks of the templates, which no text may forge
 
 Role = Literal["user", "assistant"]
 ImageCheck = Literal["none", "header", "decode"]
@@ -390,6 +392,8 @@ def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...], first:
     for number, turn in enumerate(turns, start=first):
         if ALIGN_PLACEHOLDER in turn.text:
             raise _Reason(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in by itself")
+        if _RESERVED.search(turn.text):
+            raise _Reason(f"turn {number} holds a character that Unicode reserves for inner use (U+FDD0 to U+FDD4)")
         if images and turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
             raise _Reason(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
     count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)

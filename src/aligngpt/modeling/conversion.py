@@ -100,6 +100,8 @@ def convert_official(
             tensors; the vision tower is another one; or `output` holds something else.
     """
     output = Path(output)
+    if Path(source).resolve() in output.resolve().parents:
+        raise ValueError(f"{output} lies inside {source}: choose a folder beside it")
     found = _look_at(Path(source), None if base_llm is None else Path(base_llm))
     tower = _tower_folder(found, vision_tower)
     template = template or _template_of(found)
@@ -117,7 +119,7 @@ def convert_official(
         _write_small_files(found, config, processor, folder)
         if found.base_llm is not None:
             _write_stage1(found, tower, config, processor, template, folder)
-        report = {"inputs": inputs, "warnings": warnings, **_summary(found, config), "versions": versions()}
+        report = {"inputs": inputs, "warnings": warnings, **_summary(found, config, template), "versions": versions()}
         write_json(folder / MANIFEST, report)
     return report
 
@@ -244,21 +246,27 @@ def _is_copy(patches: Tensor, tower: Path) -> bool:
 
 def _tokenizer(found: _Source) -> Any:
     """Of the class that the checkpoint names; by the language model's kind where it names none that is known."""
+    model_file = found.language_model / "tokenizer.model"
+    alone = model_file.is_file() and not (found.language_model / "tokenizer.json").is_file()
+    if alone and model_file.read_bytes()[:1] != b"\n":  # how a SentencePiece file begins
+        raise ValueError(f"{model_file} is no SentencePiece model (a pointer of Git LFS, perhaps): fetch it again")
     path = found.language_model / "tokenizer_config.json"
     named = read_json(path).get("tokenizer_class") if path.is_file() else None
+    if named is None and alone and found.config.language_model in ("llama", "mistral"):
+        named = "LlamaTokenizer"
     if named is not None and hasattr(transformers, named):
         # Where the file does not say `legacy`, the transformers of the official code takes it for true.
-        legacy = {"legacy": read_json(path).get("legacy") is not False} if named.startswith("Llama") else {}
+        legacy = (
+            {"legacy": not path.is_file() or read_json(path).get("legacy") is not False}
+            if named.startswith("Llama")
+            else {}
+        )
         return getattr(transformers, named).from_pretrained(found.language_model, **legacy)
     # The configuration is given so that the tokenizer does not look at the folder's own, which is the official one.
     return AutoTokenizer.from_pretrained(found.language_model, config=found.config.text_config)
 
 
 def _processor(found: _Source, tower: Path, template: str | Path) -> AlignGPTProcessor:
-    model_file = found.language_model / "tokenizer.model"
-    alone = model_file.is_file() and not (found.language_model / "tokenizer.json").is_file()
-    if alone and model_file.read_bytes()[:1] != b"\n":  # how a SentencePiece file begins
-        raise ValueError(f"{model_file} is no SentencePiece model (a pointer of Git LFS, perhaps): fetch it again")
     tokenizer = _tokenizer(found)
     if found.config.model_max_length:
         tokenizer.model_max_length = found.config.model_max_length
@@ -451,10 +459,11 @@ def _write_stage1(
     write_stage1(state, folder, Base.of(found.base_llm, tower), settings)
 
 
-def _summary(found: _Source, config: AlignGPTConfig) -> dict[str, Any]:
+def _summary(found: _Source, config: AlignGPTConfig, template: str | Path) -> dict[str, Any]:
     return {
         "kind": "stage 1" if found.base_llm is not None else "complete",
         "language_model": found.config.language_model,
+        "template": str(template),
         "num_alignment_levels": config.num_alignment_levels,
         "num_image_tokens": config.num_image_tokens,
         "dtype": str(config.dtype).removeprefix("torch."),

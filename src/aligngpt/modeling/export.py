@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from aligngpt.artifacts import atomic_path, read_json, versions, write_json
+from aligngpt.modeling.backbones import vision_config_of
+from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, read_base
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion import MANIFEST, ORIGINALS, SMALL_FILES, TOKENIZER_FILES, VOCABULARY
-from aligngpt.modeling.official import TOWER_COPY, official_fields, official_name
+from aligngpt.modeling.official import STAGE1_FILE, TOWER_COPY, official_fields, official_name
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.modeling.weights import open_weights, weight_files
 
@@ -31,7 +33,8 @@ def export_official(
 ) -> dict[str, Any]:
     """Write what the official loader reads: `pytorch_model.bin`, config.json, tokenizer, and the tower beside them.
 
-    A folder that came from an official checkpoint gets that checkpoint's own small files back.
+    A folder that came from an official checkpoint gets that checkpoint's own small files back. A stage-1 checkpoint
+    becomes `mm_projector_align.bin` and its config.json, which names the tower of its base.
 
     Args:
         source: A model folder of this package.
@@ -48,9 +51,12 @@ def export_official(
         ValueError: The official code cannot hold the model, or `output` holds something.
     """
     source, output = Path(source), Path(output)
-    config, processor = _load(source)
+    is_stage1 = (source / INFO_FILE).is_file()
+    config, processor = _load_stage1(source) if is_stage1 else _load(source)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} holds something, which would be replaced: choose a new folder or remove this one")
+    if is_stage1:
+        return _export_stage1(source, output, config, processor, vision_tower)
     small = _small_files(source, base_llm)
     warnings = _warnings(config)
     config.text_config.vocab_size = _official_vocabulary(config, small)
@@ -79,6 +85,35 @@ def _load(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
         config, vision_tower="", model_max_length=0, image_aspect_ratio="pad"
     )  # its language model is known
     return config, processor
+
+
+def _load_stage1(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
+    """Configuration and processor of a stage-1 checkpoint, of its base and what it says of itself."""
+    base, settings = read_base(source), read_json(source / INFO_FILE)["settings"]
+    if settings["alignment"] == "none":
+        raise ValueError(f"{source}: the official code cannot hold a model without alignment")
+    text, vision = AutoConfig.from_pretrained(base.language_model), vision_config_of(base.vision_tower)
+    processor = AlignGPTProcessor.from_backbones(
+        base.language_model, base.vision_tower, image_aspect_ratio=settings["image_aspect_ratio"]
+    )
+    levels = settings["num_alignment_levels"]
+    return AlignGPTConfig(text_config=text, vision_config=vision, num_alignment_levels=levels), processor
+
+
+def _export_stage1(
+    source: Path, output: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, vision_tower: str | Path | None
+) -> dict[str, Any]:
+    tower = str(vision_tower or read_base(source).vision_tower)
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        with open_weights(source / WEIGHTS_FILE) as tensors:
+            state = {official_name(ours): _alone(tensors[ours]) for ours in tensors}
+        config.dtype = state["mm_projector.0.weight"].dtype
+        torch.save(state, folder / STAGE1_FILE)
+        _write_settings(config, processor, {}, tower, folder)
+        report = {"source": str(source), "to": "official", "warnings": [], "versions": versions()}
+        write_json(folder / MANIFEST, report)
+    return report
 
 
 def _official_vocabulary(config: AlignGPTConfig, small: dict[str, Path]) -> int:

@@ -143,7 +143,7 @@ def _check_variant(path: Path, fields: dict[str, Any]) -> None:
             raise ValueError(f"{path}: {name} is {fields[name]!r}; only {supported!r} is supported here")
 
 
-def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
+def old_rope(rope: dict[str, Any]) -> dict[str, Any]:
     """Rotary settings as the older transformers under the official code writes them, each on its own."""
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "dynamic"):
@@ -174,7 +174,7 @@ def official_fields(
         raise ValueError(f"the official code has no variant for a {text.model_type} language model: {', '.join(kinds)}")
     classes = {"llama": "", "phi": "Phi", "gemma": "Gemma", "mistral": "Mistral", "qwen2": "Qwen2"}
     fields = {name: value for name, value in text.to_dict().items() if not _OWN_FIELDS.fullmatch(name)}
-    rope = _old_rope(fields.pop("rope_parameters", None) or {})
+    rope = old_rope(fields.pop("rope_parameters", None) or {})
     return {
         **fields,
         **rope,

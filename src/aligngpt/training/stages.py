@@ -278,6 +278,11 @@ class _Run:
         final_loss = sum(last) / len(last)
         if not math.isfinite(final_loss):
             raise ValueError(f"the loss became {final_loss}: start again in a new folder with a lower learning rate")
+        if history and not trainer.learned_batches:
+            raise ValueError(
+                f"no sample has an answer within max_length {self.recipe.max_length}, so nothing was learned: raise it "
+                "and start again in a new folder"
+            )
         return {
             "stage": self.stage,
             "steps": trainer.state.global_step,
@@ -362,8 +367,9 @@ def loss_by_level(
             batch.pop("truncated")
             batch = {key: value.to(model.device) for key, value in batch.items()}
             count = int((batch["labels"] != -100).sum())
-            total += float(model(**batch, use_cache=False).loss) * count
-            tokens += count
+            if count:
+                total += float(model(**batch, use_cache=False).loss) * count
+                tokens += count
         losses.append(round(total / tokens, 4) if tokens else None)
     model.train(was_training)
     return losses

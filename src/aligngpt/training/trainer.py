@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from aligngpt.data.batches import ModalityGroupedSampler
+from aligngpt.data.datasets import IGNORED
 
 
 class _TruncatedSamples(TrainerCallback, ExportableState):
@@ -38,6 +39,7 @@ class AlignGPTTrainer(Trainer):
     def __init__(self, *, group_by_modality: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group_by_modality = group_by_modality
+        self.learned_batches = 0  # those with a label, of this call
         self._truncated = _TruncatedSamples()
         self.add_callback(self._truncated)
 
@@ -62,4 +64,10 @@ class AlignGPTTrainer(Trainer):
         truncated = inputs.pop("truncated", 0)
         if model.training:
             self._truncated.count += int(truncated)
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        inputs = {**inputs, "use_cache": False}
+        if bool((inputs["labels"] != IGNORED).any()):
+            self.learned_batches += 1
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        outputs = model(**inputs)  # no token to take a mean over, which would be no number
+        loss = outputs.logits.flatten()[0] * 0
+        return (loss, outputs) if kwargs.get("return_outputs") else loss
