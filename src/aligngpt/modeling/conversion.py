@@ -35,7 +35,7 @@ from aligngpt.modeling.official import (
     our_name,
 )
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
-from aligngpt.modeling.weights import WeightWriter, has_weights, open_weights, shapes_of, weight_files
+from aligngpt.modeling.weights import WeightWriter, has_weights, is_mapped, open_weights, shapes_of, weight_files
 
 MANIFEST = "conversion.json"
 ORIGINALS = "official"  # the small files of the official checkpoint, kept so that the way back is exact
@@ -396,8 +396,10 @@ def _write_weights(found: _Source, tower: Path, config: AlignGPTConfig, folder: 
                 name = our_name(official)
                 if name is None or (config.tie_word_embeddings and name == VOCABULARY[1]):
                     continue
-                rows = config.text_config.vocab_size if name in VOCABULARY else None
-                writer.add(name, _with_rows(tensors[official], rows).to(config.dtype))
+                if name in VOCABULARY and found.shapes[official][0] < config.text_config.vocab_size:
+                    writer.add(name, _with_rows(path, official, config.text_config.vocab_size).to(config.dtype))
+                else:
+                    writer.add(name, tensors[official].to(config.dtype))
             writer.let_go()
     for name, tensor in _tower_weights(tower, config):
         writer.add(name, tensor)
@@ -407,11 +409,20 @@ def _write_weights(found: _Source, tower: Path, config: AlignGPTConfig, folder: 
     writer.close()
 
 
-def _with_rows(tensor: Tensor, rows: int | None) -> Tensor:
-    """Rows of zeros below, for the placeholders; they are never read as embeddings nor chosen as answers."""
-    if rows is None or tensor.shape[0] == rows:
-        return tensor
-    return torch.cat([tensor, tensor.new_zeros(rows - tensor.shape[0], *tensor.shape[1:])])
+def _with_rows(path: Path, official: str, rows: int) -> Tensor:
+    """A tensor with rows of zeros below, for the placeholders; these are never read nor chosen as answers.
+
+    It is read in parts, and the file is mapped anew for each, so that the mapped table and its copy are never both
+    whole in memory: with a large vocabulary these are the largest tensors of a model.
+    """
+    with open_weights(path) as tensors:
+        table = tensors[official]
+        known, grown = table.shape[0], table.new_zeros(rows, *table.shape[1:])
+    part = known if not is_mapped(path) else max(1, known // 8)
+    for start in range(0, known, part):
+        with open_weights(path) as tensors:
+            grown[start : min(start + part, known)] = tensors[official][start : start + part]
+    return grown
 
 
 def _tower_weights(tower: Path, config: AlignGPTConfig) -> Iterator[tuple[str, Tensor]]:

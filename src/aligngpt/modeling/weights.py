@@ -92,10 +92,14 @@ def open_weights(path: Path) -> Iterator[Mapping[str, Tensor]]:
     yield _load_pickle(path)
 
 
+def is_mapped(path: Path) -> bool:
+    """Whether a file's tensors come into memory only as they are used; not in pickles of the form before torch 1.6."""
+    return path.suffix == ".safetensors" or zipfile.is_zipfile(path)
+
+
 def _load_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path))
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         raise ValueError(
