@@ -63,6 +63,12 @@ def test_photographs_go_from_score_to_an_answer_and_every_bad_file_is_named(work
     assert table["clip_score"].null_count == 4 and table.num_rows == 197
 
     run("level", "--scores", work / "s", "--output", work / "levels", "--num-levels", 4)
+    page = ("report", "data", "--scores", work / "s", "--levels", work / "levels", "--pairs", work / "pairs.json")
+    told, _ = run(*page, *images, "--output", work / "page.html")
+    assert "4 pairs" in told and "2 pictures" in told  # the bad files, and the kiwi that is also there in grey
+    shown = (work / "page.html").read_text(encoding="utf-8")
+    assert all(name in shown for name in REASONS) and "Near copies" in shown and "grey16.png" in shown
+
     levels = ("--levels", work / "levels", "--num-alignment-levels", 4)
     pairs = ("pretrain", "--pairs", work / "pairs.json", *images, *levels, *BASES, *TWO_STEPS, "--workers", 1)
     _, told = run(*pairs, "--output", work / "stage1")
@@ -87,4 +93,4 @@ def test_strict_makes_a_bad_file_fatal(work: Path):
     arguments += ["--output", work / "strict", "--strict"]
     result = CliRunner().invoke(cli, ["score", *map(str, arguments)], prog_name="aligngpt")
     assert result.exit_code == 3
-    assert not (work / "strict").exists()
+    assert read_scores(work / "strict")["error"].null_count == 193, "what can be scored is scored all the same"

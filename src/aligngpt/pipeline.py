@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
@@ -26,7 +25,7 @@ from typing import Any, Literal, NoReturn
 
 from rich.console import Console
 
-from aligngpt.artifacts import read_json, versions, write_json
+from aligngpt.artifacts import alone_in, read_json, versions, write_json
 from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, ScenesRecipe
 
 _PROGRAM = (sys.executable, "-m", "aligngpt")
@@ -74,29 +73,13 @@ def run_scenes(recipe: ScenesRecipe, output: str | Path) -> dict[str, Any]:
     from aligngpt.summary import summarize
 
     folder = Path(output)
-    with _alone_in(folder):
+    with alone_in(folder):
         _claim(folder, recipe)
         costs = run_steps(scenes_steps(recipe, folder), folder, threads=recipe.threads)
         summary = summarize(folder, costs, asdict(recipe))
         write_json(folder / "summary.json", summary)
         report(folder, folder / "report.html")
     return summary
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system gives it back however the process ends.
-
-    Raises:
-        ValueError: Another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is at work in {folder}: wait for it, or choose another --output") from None
-        yield
 
 
 def _claim(folder: Path, recipe: ScenesRecipe) -> None:

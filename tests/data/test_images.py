@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.data.images import BadImage, check_header, load_image
+from aligngpt.data.images import BadImage, check_header, decode_image, load_image, read_encoded
 from tests.data.picture_files import picture, png_header
 
 BAD_HEADERS = [
@@ -161,6 +162,109 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert load_image(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_picture_of_one_pixel_is_refused(tmp_path: Path) -> None:
+    picture(0, (1, 1)).save(tmp_path / "x.png")
+    with pytest.raises(BadImage, match="declares 1 x 1 pixels: a counting pixel"):
+        load_image(tmp_path / "x.png")
+
+
+def encoded(image: Image.Image, **settings) -> bytes:
+    content = io.BytesIO()
+    image.save(content, **{"format": "JPEG", "quality": 95, "subsampling": 0, **settings})
+    return content.getvalue()
+
+
+def smooth(size: tuple[int, int]) -> Image.Image:
+    """A picture without fine detail, none of whose symmetries hold."""
+    across, down = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+    channels = [across, down**2, np.abs(across - 0.3 * down)]
+    return Image.fromarray((255 * np.stack(channels, axis=-1)).astype(np.uint8))
+
+
+def test_bytes_are_read_as_the_file_they_are(images: Path) -> None:
+    for name in ("0.png", "whole.jpg"):
+        found = decode_image(read_encoded(images / name), name)
+        whole = load_image(images / name)
+        assert np.array_equal(np.asarray(found.picture), np.asarray(whole))
+        assert (found.size, found.box) == (whole.size, (0, 0, *whole.size))
+    for name, reason in BAD_HEADERS[1:4]:
+        data = (images / name).read_bytes()
+        with pytest.raises(BadImage) as caught:
+            decode_image(data, name)
+        assert str(caught.value) == reason.replace("empty file", "empty")
+
+
+def test_only_jpegs_far_too_large_are_decoded_at_a_fraction() -> None:
+    for size, at_least, fraction in [
+        ((640, 480), 240, 2),
+        ((640, 480), 241, 1),
+        ((640, 480), 120, 4),
+        ((640, 480), 8, 8),
+        ((480, 640), 240, 2),
+        ((640, 480), None, 1),
+    ]:
+        found = decode_image(encoded(smooth(size)), at_least=at_least)
+        assert found.picture.size == (size[0] // fraction, size[1] // fraction)
+        assert found.size == size and found.box == (0, 0, size[0] / fraction, size[1] / fraction)
+    assert decode_image(encoded(smooth((640, 480)), format="PNG"), at_least=8).picture.size == (640, 480)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(640, 480), (643, 477)])
+def test_a_fraction_shows_what_the_whole_shows_however_it_is_turned(orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(smooth(size), exif=exif)
+    whole, part = decode_image(data), decode_image(data, at_least=100)
+    assert part.size == whole.size == (size if orientation < 5 else size[::-1])
+    assert part.picture.width == -(-whole.size[0] // 4)
+    left, top, right, bottom = part.box
+    assert (right - left, bottom - top) == (whole.size[0] / 4, whole.size[1] / 4)
+    scaled = [each.picture.resize((48, 48), Image.Resampling.BICUBIC, box=each.box) for each in (whole, part)]
+    difference = np.abs(np.asarray(scaled[0], int) - np.asarray(scaled[1], int))
+    assert difference.max() <= 2  # without the box the edges of the odd size are off by up to 5
+
+
+def test_fractions_of_photos_stay_within_the_stated_tolerance(photos: Path) -> None:
+    means = []
+    for path in sorted((photos / "images").glob("*.jpg")):
+        data = path.read_bytes()
+        for side in (96, 144):
+            part = decode_image(data, at_least=2 * side)
+            if part.picture.size == part.size:
+                continue
+            scale = side / min(part.size)
+            target = (round(part.size[0] * scale), round(part.size[1] * scale))
+            scaled = [
+                each.picture.resize(target, Image.Resampling.BICUBIC, box=each.box)
+                for each in (decode_image(data), part)
+            ]
+            means.append(np.abs(np.asarray(scaled[0], int) - np.asarray(scaled[1], int)).mean())
+    assert len(means) > 40
+    assert np.mean(means) < 0.4 and max(means) < 1.5
+
+
+def test_cmyk_jpegs_and_animations_become_rgb_from_bytes_too() -> None:
+    ink = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
+    found = decode_image(encoded(ink), at_least=8).picture
+    assert found.mode == "RGB" and found.size == (8, 8)
+    assert np.abs(np.asarray(found, int) - (0, 255, 255)).max() <= 3
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    content = io.BytesIO()
+    frames[0].save(content, format="WEBP", lossless=True, save_all=True, append_images=frames[1:])
+    assert decode_image(content.getvalue()).picture.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_files_too_large_for_a_picture_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aligngpt.data.images.MAX_BYTES", 1 << 20)
+    with open(tmp_path / "x.tiff", "wb") as file:
+        file.truncate((1 << 20) + 1)
+    with pytest.raises(BadImage, match="a file of over 1 MB: too large"):
+        read_encoded(tmp_path / "x.tiff")
+    with pytest.raises(BadImage, match="no such file"):
+        read_encoded(tmp_path / "gone.png")
 
 
 def test_threads_read_what_one_reads(images: Path) -> None:

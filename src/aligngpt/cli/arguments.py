@@ -88,9 +88,32 @@ class AlignmentSetting(click.ParamType):
         return self.name
 
 
+class Share(click.ParamType):
+    """One of n shares of the work, `2/8`."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return (i, n).
+
+        Raises:
+            click.BadParameter: If it is not two numbers, 1 <= i <= n.
+        """
+        if isinstance(value, tuple):
+            return value
+        which, _, shares = value.partition("/")
+        if not (which.isdigit() and shares.isdigit() and 1 <= int(which) <= int(shares)):
+            self.fail(f"{value!r} is no share such as 2/8, the second of eight.", param, ctx)
+        return int(which), int(shares)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
 MODEL = ModelFolder("config.json")
 TRAINED = ModelFolder("config.json", "stage1.json")
 ALIGNMENT = AlignmentSetting()
+SHARE = Share()
 
 alignment_option = click.option(
     "--alignment",

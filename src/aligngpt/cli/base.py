@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from aligngpt.options import RecipeBook, recipe_from_context
+from aligngpt.text import printable
 
 _FROM_WORKER = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
 
@@ -188,7 +189,7 @@ def _of_worker(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _close_bars() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,7 @@ from PIL import Image, ImageFile
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 200
+MAX_BYTES = 1 << 28
 
 # What photographs come in. Others are left out on purpose: some, such as EPS, start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -30,6 +33,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Which margin of the stored picture, right (r) or bottom (b), is left, top, right and bottom of the upright one.
+_MARGINS = {1: "00rb", 2: "r00b", 3: "rb00", 4: "0br0", 5: "00br", 6: "b00r", 7: "br00", 8: "0rb0"}
 _quiet_lock = threading.Lock()
 
 
@@ -37,14 +42,63 @@ class BadImage(ValueError):
     """A file that gives no picture; the message is the reason, one line, without the path."""
 
 
-def load_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True)
+class DecodedImage:
+    """An upright RGB picture, perhaps decoded at a fraction of its size.
+
+    Attributes:
+        picture: The pixels; those of the whole picture, or half, a quarter or an eighth as many on each side.
+        box: Left, top, right and bottom edge of the content within `picture`, in its pixels: a side that the fraction
+            does not divide leaves a part of a pixel over.
+        size: (width, height) of the whole picture.
+    """
+
+    picture: Image.Image
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+
+def decode_image(
+    data: bytes, name: str = "", *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Decode a picture that is to be scaled down, as `load_image` does.
+
+    A JPEG far larger than needed is decoded at a fraction of its size, which takes a part of the time. Scaled down to
+    half of `at_least` or less, from `box`, it differs from the whole picture scaled down by 0.4 of 255 on average and
+    by no more than 1.5 on average within one picture (measured on photographs; a test holds it).
+
+    Args:
+        data: The content of a file.
+        name: Its name, for the reason if it is refused.
+        at_least: Pixels the shorter side needs to keep; `None` decodes the whole picture.
+        max_pixels: As in `load_image`.
+
+    Raises:
+        BadImage: As `load_image`.
+    """
+    if not data:
+        raise BadImage("empty (0 bytes)")
+    with _opened(io.BytesIO(data), Path(name).suffix, max_pixels) as image:
+        size = image.size
+        width, height = map(float, size)
+        if at_least is not None and image.format in ("JPEG", "MPO"):
+            reduced = image.draft(image.mode, (at_least, at_least))
+            _, _, width, height = (0, 0, *size) if reduced is None else reduced[1]
+        margins = {"0": 0.0, "r": image.width - width, "b": image.height - height}
+        picture, orientation = _upright_rgb(image)
+    left, top, right, bottom = (margins[side] for side in _MARGINS[orientation])
+    box = (left, top, picture.width - right, picture.height - bottom)
+    return DecodedImage(picture, box, size[::-1] if orientation >= 5 else size)
+
+
+def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a picture as upright 8-bit RGB.
 
     The EXIF orientation is applied, an animation gives its first frame, 16-bit grey is scaled by 1/257, alpha is
     dropped (not blended), CMYK and palettes are converted. Safe to call from several threads.
 
     Args:
-        path: The file.
+        path: The file, or its content.
         max_pixels: Most pixels a picture may declare; larger ones are refused before anything is decoded.
 
     Returns:
@@ -54,15 +108,22 @@ def load_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         BadImage: If the file is missing, empty, no picture, too large, more than 200 times longer than wide (or
             wider than long), or cut short.
     """
-    with _opened(path, max_pixels) as image:
-        try:
-            with _without_bomb_warning(image):
-                image.load()
-            return _upright(_to_rgb(image), image)
-        except BadImage:
-            raise
-        except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
-            raise BadImage(f"truncated or damaged {image.format} picture: {_one_line(error)}") from error
+    if isinstance(path, bytes):
+        return decode_image(path, max_pixels=max_pixels).picture
+    with _open_file(path) as file, _opened(file, Path(path).suffix, max_pixels) as image:
+        return _upright_rgb(image)[0]
+
+
+def read_encoded(path: str | os.PathLike[str]) -> bytes:
+    """Read a picture's file as it is.
+
+    Raises:
+        BadImage: If it is missing, empty, no file, or larger than 256 MB.
+    """
+    with _open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise BadImage(f"a file of over {MAX_BYTES >> 20} MB: too large for one picture")
+        return file.read()
 
 
 def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -74,17 +135,15 @@ def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
     Raises:
         BadImage: As `load_image`.
     """
-    with _opened(path, max_pixels) as image:
-        return image.size
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """The picture with its header read and checked, its content not yet decoded."""
     with _open_file(path) as file:
-        image = _identify(file, Path(path).suffix)
-        _check_size(image.size, max_pixels)
-        yield image
+        return _opened(file, Path(path).suffix, max_pixels).size
+
+
+def _opened(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFile:
+    """The picture with its header read and checked, its content not yet decoded."""
+    image = _identify(file, suffix)
+    _check_size(image.size, max_pixels)
+    return image
 
 
 def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -121,13 +180,26 @@ def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
-    if width < 1 or height < 1:
-        raise BadImage(f"declares {width} x {height} pixels")
+    if width * height < 2:
+        raise BadImage(f"declares {width} x {height} pixels: a counting pixel of a web page, no picture")
     if width * height > max_pixels:
         raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {max_pixels:,}")
     # A processor that first scales the short side to 224 would turn a strip of 1 x 20,000 into gigabytes.
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise BadImage(f"declares {width} x {height} pixels: one side is over {MAX_ASPECT_RATIO} times the other")
+
+
+def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
+    """The decoded picture, and the EXIF orientation that was undone."""
+    try:
+        with _without_bomb_warning(image):
+            image.load()
+        rgb, orientation = _to_rgb(image), _orientation(image)
+    except BadImage:
+        raise
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
+        raise BadImage(f"truncated or damaged {image.format} picture: {_one_line(error)}") from error
+    return (rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb), orientation
 
 
 @contextmanager
@@ -142,6 +214,8 @@ def _without_bomb_warning(image: Image.Image) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
@@ -152,12 +226,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where none is told."""
     try:
-        orientation = original.getexif().get(_EXIF_ORIENTATION)
+        told = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # a damaged EXIF block says nothing about the picture
-        return rgb
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+        return 1
+    return told if told in _UPRIGHT else 1
 
 
 def _one_line(error: Exception) -> str:

@@ -43,6 +43,10 @@ class StrictDataError(ValueError):
     """Bad records in data that was asked to have none."""
 
 
+class RecordError(ValueError):
+    """Why a record is bad, without its place, which only the reader of the file knows."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """One turn; `text` keeps its `<image>` placeholders exactly where they stand."""
@@ -181,6 +185,42 @@ def write_pairs(path: str | os.PathLike[str], pairs: Iterable[ImageTextPair]) ->
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_pair(record: Any, index: int) -> ImageTextPair:
+    """Make a pair of what a file holds at a place counted from 0.
+
+    Raises:
+        RecordError: If a rule is broken.
+    """
+    return _checked(_Raw(index, None, record), _pair)
+
+
+def known_names(record: Any) -> tuple[str | None, str | None]:
+    """Id and image of a record that may be anything at all, where they can be told, in characters UTF-8 can hold."""
+    record = record if isinstance(record, dict) else {}
+    name, image = record.get("id"), record.get("image")
+    known_id = str(name) if isinstance(name, int | str) and not isinstance(name, bool) and name != "" else None
+    known_image = image if isinstance(image, str) and image else None
+    return _printable(known_id), _printable(known_image)
+
+
+def parse_line(line: bytes) -> Any:
+    """Parse one line of JSON Lines.
+
+    Raises:
+        RecordError: If it is not UTF-8 or no JSON.
+    """
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise RecordError("not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise RecordError(f"broken JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise RecordError("JSON nested too deeply") from None
+    except ValueError:  # Python reads no integer of over 4,300 digits
+        raise RecordError("a number of too many digits to be read") from None
+
+
 def _record_of(pair: ImageTextPair) -> dict[str, Any]:
     turns = [{"from": "human", "value": pair.prompt}, {"from": "gpt", "value": pair.caption}]
     record: dict[str, Any] = {"id": pair.id, "image": pair.image, "conversations": turns}
@@ -188,10 +228,6 @@ def _record_of(pair: ImageTextPair) -> dict[str, Any]:
 
 
 # Reading a file -----------------------------------------------------------------------------------------------------
-
-
-class _Reason(Exception):
-    """Why a record is bad; becomes a `BadRecord` where the record's place is known."""
 
 
 @dataclass(frozen=True)
@@ -244,8 +280,8 @@ def _sorted_out(
         try:
             record = _checked(raw, make)
             if unique_ids and record.id in seen:
-                raise _Reason(f"duplicate id, also that of record {seen[record.id]}")
-        except _Reason as error:
+                raise RecordError(f"duplicate id, also that of record {seen[record.id]}")
+        except RecordError as error:
             bad.append(_bad_record(source, raw, str(error)))
         else:
             seen[record.id] = raw.index
@@ -273,23 +309,15 @@ def _json_lines(content: bytes) -> Iterator[_Raw]:
         if not text.strip():
             continue
         try:
-            yield _Raw(index, line, json.loads(text.decode("utf-8-sig")))
-        except UnicodeDecodeError:
-            yield _Raw(index, line, None, "not UTF-8 text")
-        except json.JSONDecodeError as error:
-            yield _Raw(index, line, None, f"broken JSON: {error.msg} at column {error.colno}")
-        except RecursionError:
-            yield _Raw(index, line, None, "JSON nested too deeply")
+            yield _Raw(index, line, parse_line(text))
+        except RecordError as error:
+            yield _Raw(index, line, None, str(error))
         index += 1
 
 
 def _bad_record(source: str, raw: _Raw, reason: str) -> BadRecord:
-    """What can be said of a record that may be anything at all."""
-    record = raw.value if isinstance(raw.value, dict) else {}
-    name, image = record.get("id"), record.get("image")
-    known_id = str(name) if isinstance(name, int | str) and not isinstance(name, bool) and name != "" else None
-    known_image = image if isinstance(image, str) and image else None
-    return BadRecord(source, raw.line, raw.index, _printable(known_id), _printable(known_image), reason)
+    name, image = known_names(raw.value)
+    return BadRecord(source, raw.line, raw.index, name, image, reason)
 
 
 def _printable(text: str | None) -> str | None:
@@ -302,103 +330,108 @@ def _printable(text: str | None) -> str | None:
 
 def _checked(raw: _Raw, make: Callable[[dict[str, Any], int], T]) -> T:
     if raw.reason is not None:
-        raise _Reason(raw.reason)
+        raise RecordError(raw.reason)
     if not isinstance(raw.value, dict):
-        raise _Reason(f"expected an object, got {_kind(raw.value)}")
+        raise RecordError(f"expected an object, got {_kind(raw.value)}")
     return make(raw.value, raw.index)
 
 
 def _conversation(record: dict[str, Any], index: int) -> Conversation:
-    name = f"#{index}" if record.get("id") is None else _id(record)
+    name = f"#{index}" if record.get("id") is None else check_id(record.get("id"))
     images, turns, level = _images(record), _turns(record), _level(record)
     _check_placeholders(turns, images, first=len(record["conversations"]) - len(turns) + 1)
     return Conversation(name, images, turns, level)
 
 
 def _pair(record: dict[str, Any], index: int) -> ImageTextPair:
-    name = _id(record)
+    name = check_id(record.get("id"))
     if len(_images(record)) != 1:
-        raise _Reason(f"a pair has one image, this record has {len(_images(record)) or 'none'}")
+        raise RecordError(f"a pair has one image, this record has {len(_images(record)) or 'none'}")
     conversation = _conversation(record, index)
     if len(conversation.turns) != 2:
-        raise _Reason(f"a pair has two turns (<image> and its caption), this record has {len(conversation.turns)}")
+        raise RecordError(f"a pair has two turns (<image> and its caption), this record has {len(conversation.turns)}")
     prompt, caption = conversation.turns
     return ImageTextPair(name, conversation.images[0], caption.text, conversation.alignment_level, prompt.text)
 
 
-def _id(record: dict[str, Any]) -> str:
-    name = record.get("id")
+def check_id(name: Any) -> str:
+    """The id as text. Raises `RecordError` if it is missing, or no string or integer."""
     if name is None or name == "":
-        raise _Reason("no id")
+        raise RecordError("no id")
     if isinstance(name, bool) or not isinstance(name, int | str):
-        raise _Reason(f"id must be a string or an integer, got {_kind(name)}")
-    return _text(str(name), "id")
+        raise RecordError(f"id must be a string or an integer, got {_kind(name)}")
+    return check_text(str(name), "id")
 
 
 def _images(record: dict[str, Any]) -> tuple[str, ...]:
     images = record.get("image")
     images = [] if images is None else images if isinstance(images, list) else [images]
-    return tuple(_image_path(image) for image in images)
+    return tuple(check_image_path(image) for image in images)
 
 
-def _image_path(image: Any) -> str:
+def check_image_path(image: Any) -> str:
+    """The path, if it can lie in an image folder.
+
+    Raises:
+        RecordError: If it is no text, absolute, or leads out of the folder.
+    """
     if not isinstance(image, str) or not image:
-        raise _Reason(f"image must be a path, got {_kind(image) if image != '' else 'an empty string'}")
+        raise RecordError(f"image must be a path, got {_kind(image) if image != '' else 'an empty string'}")
     if os.path.isabs(image):
-        raise _Reason("image path is absolute; it must be relative to the image folder")
+        raise RecordError("image path is absolute; it must be relative to the image folder")
     if os.path.normpath(image).split(os.sep)[0] == os.pardir:
-        raise _Reason("image path leaves the image folder")
-    return _text(image, "image path")
+        raise RecordError("image path leaves the image folder")
+    return check_text(image, "image path")
 
 
 def _turns(record: dict[str, Any]) -> tuple[Turn, ...]:
     conversations = record.get("conversations")
     if conversations is None:
-        raise _Reason("no conversations")
+        raise RecordError("no conversations")
     if not isinstance(conversations, list):
-        raise _Reason(f"conversations must be a list of turns, got {_kind(conversations)}")
+        raise RecordError(f"conversations must be a list of turns, got {_kind(conversations)}")
     if not conversations:
-        raise _Reason("conversations is empty")
+        raise RecordError("conversations is empty")
     turns = tuple(_turn(turn, number) for number, turn in enumerate(conversations, start=1))
     unasked = len(turns) > 1 and turns[0].role == "assistant"
     for number, turn in enumerate(turns, start=1):
         expected = "human" if (number + unasked) % 2 else "gpt"
         if turn.role != _ROLES[expected]:
-            raise _Reason(f"turn {number} should be from {expected}: turns alternate and start with human")
+            raise RecordError(f"turn {number} should be from {expected}: turns alternate and start with human")
     if turns[-1].role != "assistant":
-        raise _Reason(f"the last turn ({len(turns)}) has no answer: it should be from gpt")
+        raise RecordError(f"the last turn ({len(turns)}) has no answer: it should be from gpt")
     return turns[unasked:]
 
 
 def _turn(turn: Any, number: int) -> Turn:
     if not isinstance(turn, dict):
-        raise _Reason(f"turn {number} must be an object, got {_kind(turn)}")
+        raise RecordError(f"turn {number} must be an object, got {_kind(turn)}")
     missing = [key for key in ("from", "value") if turn.get(key) is None]
     if missing:
-        raise _Reason(f"turn {number} has no {' and no '.join(missing)}")
+        raise RecordError(f"turn {number} has no {' and no '.join(missing)}")
     speaker, text = turn["from"], turn["value"]
     if not isinstance(speaker, str) or speaker not in _ROLES:
-        raise _Reason(f"turn {number} has the unknown role {str(speaker)[:40]!r}; known are human and gpt")
+        raise RecordError(f"turn {number} has the unknown role {str(speaker)[:40]!r}; known are human and gpt")
     if not isinstance(text, str):
-        raise _Reason(f"value of turn {number} must be a string, got {_kind(text)}")
+        raise RecordError(f"value of turn {number} must be a string, got {_kind(text)}")
     if not text.strip():
         what = "caption or answer" if _ROLES[speaker] == "assistant" else "question"
-        raise _Reason(f"empty {what} in turn {number}")
-    return Turn(_ROLES[speaker], _text(text, f"turn {number}"))
+        raise RecordError(f"empty {what} in turn {number}")
+    return Turn(_ROLES[speaker], check_text(text, f"turn {number}"))
 
 
 def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...], first: int) -> None:
     """`first` is the number that the first of the turns has in the file."""
     for number, turn in enumerate(turns, start=first):
         if ALIGN_PLACEHOLDER in turn.text:
-            raise _Reason(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in by itself")
+            raise RecordError(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in itself")
         if _RESERVED.search(turn.text):
-            raise _Reason(f"turn {number} holds a character that Unicode reserves for inner use (U+FDD0 to U+FDD4)")
+            raise RecordError(f"turn {number} holds a character that Unicode reserves for inner use (U+FDD0 to U+FDD4)")
         if images and turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
-            raise _Reason(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
+            raise RecordError(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
     count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
     if images and count != len(images):
-        raise _Reason(f"{count} {IMAGE_PLACEHOLDER} in the questions, {len(images)} in `image`: each image needs one")
+        raise RecordError(f"{count} {IMAGE_PLACEHOLDER} in the questions, {len(images)} in `image`: each needs one")
 
 
 def _level(record: dict[str, Any]) -> int | None:
@@ -409,23 +442,24 @@ def _level(record: dict[str, Any]) -> int | None:
         if level is None:
             continue
         if isinstance(level, bool) or not isinstance(level, int):
-            raise _Reason(f"{key} must be an integer, got {json.dumps(level)[:40]}")
+            raise RecordError(f"{key} must be an integer, got {json.dumps(level)[:40]}")
         if not first <= level < first + MAX_LEVELS:
-            raise _Reason(f"{key} must be within {first} to {first + MAX_LEVELS - 1}, got {level}")
+            raise RecordError(f"{key} must be within {first} to {first + MAX_LEVELS - 1}, got {level}")
         levels.add(level - first + 1)
     if len(levels) > 1:
-        raise _Reason(
+        raise RecordError(
             f"alignment_level {record['alignment_level']} and similarity {record['similarity']} disagree: "
             "similarity counts from 0"
         )
     return levels.pop() if levels else None
 
 
-def _text(text: str, what: str) -> str:
+def check_text(text: str, what: str) -> str:
+    """The text. Raises `RecordError`, in which it is called `what`, if it holds half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _Reason(f"{what} holds half of a surrogate pair, which is no character") from None
+        raise RecordError(f"{what} holds half of a surrogate pair, which is no character") from None
     return text
 
 

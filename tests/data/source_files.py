@@ -1,0 +1,108 @@
+"""Inputs of every format, a few records large."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aligngpt.data.sources import Source, SourceRecord, open_source
+
+COUNT = 25
+
+
+def turns(caption: Any) -> list[dict[str, Any]]:
+    return [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": caption}]
+
+
+def llava(number: int, **changes: Any) -> dict[str, Any]:
+    return {"id": f"p{number}", "image": f"{number}.png", "conversations": turns(f"cäption {number}")} | changes
+
+
+def read(source: Source) -> list[SourceRecord]:
+    return [record for shard in source.shards() for record in shard.read()]
+
+
+def errors(source: Source) -> list[str | None]:
+    return [record.error for record in read(source)]
+
+
+def facts(source: Source) -> list[tuple[str, str | None]]:
+    return [(record.id, record.caption) for record in read(source)]
+
+
+def write_json(folder: Path, values: Any, name: str = "pairs.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write_lines(folder: Path, values: list[Any]) -> Path:
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(f"{json.dumps(value)}\n" for value in values), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, columns: dict[str, Any], **settings: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), path, **settings)
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(numbers: range, folder: str = "") -> dict[str, bytes]:
+    """Two members for each sample: a picture of 700 bytes, and its text."""
+    members = {}
+    for number in numbers:
+        members[f"{folder}p{number}.jpg"] = bytes([number % 256]) * 700
+        members[f"{folder}p{number}.txt"] = f"cäption {number}".encode()
+    return members
+
+
+def datasets_folder(folder: Path, table: pa.Table, files: int = 2) -> Path:
+    """What `save_to_disk` writes, as far as it is read."""
+    folder.mkdir()
+    names = [f"data-{number:05d}-of-{files:05d}.arrow" for number in range(files)]
+    size = -(-table.num_rows // files)
+    for number, name in enumerate(names):
+        part = table.slice(number * size, size)
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(part, max_chunksize=4)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    return folder
+
+
+def every_format(folder: Path) -> dict[str, Source]:
+    """The same pairs in all five formats, pictures with the record where the format can hold them."""
+    numbers = range(COUNT)
+    columns: dict[str, list[Any]] = {
+        "id": [f"p{number}" for number in numbers],
+        "image": [{"bytes": bytes([number]) * 700, "path": None} for number in numbers],
+        "caption": [f"cäption {number}" for number in numbers],
+    }
+    write_parquet(folder / "parquet" / "a.parquet", {name: column[:13] for name, column in columns.items()})
+    write_parquet(folder / "parquet" / "b.parquet", {name: column[13:] for name, column in columns.items()})
+    write_tar(folder / "tars" / "00.tar", samples(range(13)))
+    write_tar(folder / "tars" / "01.tar", samples(range(13, COUNT)))
+    places = {
+        "llava_json": write_json(folder, [llava(number) for number in numbers]),
+        "json_lines": write_lines(folder, [llava(number) for number in numbers]),
+        "parquet": folder / "parquet",
+        "datasets": datasets_folder(folder / "set", pa.table(columns)),
+        "webdataset": folder / "tars",
+    }
+    return {kind: open_source(place) for kind, place in places.items()}
