@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pytest
 
 from aligngpt.reporting import figures
-from aligngpt.reporting.figures import Chart
+from aligngpt.reporting.charts import CARD, INK, LINE, MUTED, Chart, level_color
 from aligngpt.reporting.run_folder import Accuracy, CaptionLevel, GateKind, Pair, Training
 
 PAIRS = [Pair(str(n), n / 100, 1 + n // 50, kind="whole" if n % 2 else "<b>", coverage=0.5) for n in range(100)]
@@ -55,7 +55,7 @@ def test_each_chart_is_well_formed_and_described(charts: dict[str, Chart]) -> No
 def test_charts_follow_the_theme(charts: dict[str, Chart]) -> None:
     for name, chart in charts.items():
         assert "var(--ink)" in chart.svg or "var(--muted)" in chart.svg, name
-        for color in (figures.INK, figures.MUTED, figures.LINE, figures.CARD):
+        for color in (INK, MUTED, LINE, CARD):
             assert color not in chart.svg, name
 
 
@@ -108,6 +108,6 @@ def test_pyplot_is_never_loaded() -> None:
 
 
 def test_level_colors_are_distinct_and_stable() -> None:
-    colors = [figures.level_color(level, 8) for level in range(1, 9)]
+    colors = [level_color(level, 8) for level in range(1, 9)]
     assert len(set(colors)) == 8 and all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
-    assert figures.level_color(1, 1) == colors[0]
+    assert level_color(1, 1) == colors[0]

@@ -1,10 +1,11 @@
-"""Reporting: one self-contained page about a run, made to be looked at."""
+"""Reporting: self-contained pages about a run and about scored pairs, made to be looked at."""
 
 try:
     import matplotlib  # noqa: F401
 except ImportError as error:
     raise ImportError("the page's charts need matplotlib: install it with `pip install 'aligngpt[report]'`") from error
 
+from aligngpt.reporting.data_page import DataReport, data_report
 from aligngpt.reporting.page import report
 
-__all__ = ["report"]
+__all__ = ["DataReport", "data_report", "report"]

@@ -9,54 +9,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TypeVar
 
 from aligngpt.artifacts import atomic_path
 from aligngpt.reporting import figures, findings, text
-from aligngpt.reporting.figures import Chart, Table
+from aligngpt.reporting.charts import Table
 from aligngpt.reporting.pictures import heat_map, heat_scale, thumbnail
 from aligngpt.reporting.run_folder import ALIGNMENTS, STAGES, Run, load_run
+from aligngpt.reporting.template import Section, Tile, fill, score_range
 
 _T = TypeVar("_T")
 
 _PAIRS_PER_LEVEL = 5
 _MORE_EXAMPLES = 4
 _HEAT_MAPS = 8
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key figure on top of the page."""
-
-    label: str
-    value: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page.
-
-    Attributes:
-        short: Its name in the navigation.
-        see: What one sees, and what the paper claims.
-        found: What this run's numbers say.
-        missing: What was not run, with the remedy.
-        extra: What only this section's part of the template knows.
-    """
-
-    id: str
-    short: str
-    title: str
-    see: str
-    found: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def report(run_folder: str | Path, output_html: str | Path | None = None) -> Path:
@@ -82,21 +49,16 @@ def report(run_folder: str | Path, output_html: str | Path | None = None) -> Pat
 
 def render(run: Run) -> str:
     """The page of a run as HTML."""
-    environment = Environment(
-        loader=PackageLoader("aligngpt.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"level_color": figures.level_color, "decimal": text.decimal, "integer": text.integer}
-    sections = [make(run) for make in _SECTIONS]
-    return environment.get_template("page.html.jinja").render(
+    return fill(
+        "page.html.jinja",
         name=run.folder.resolve().name,
         lead=_lead(run),
         tiles=_tiles(run),
-        sections=sections,
+        sections=[make(run) for make in _SECTIONS],
         heat_scale=heat_scale(),
+        shows="What this run shows",
+        missing="Not run.",
+        absent="not run",
     )
 
 
@@ -199,15 +161,9 @@ def _examples(run: Run) -> Section:
         shown = [(pair, thumbnail(_image_path(run, pair.image or ""))) for pair in _spread(pairs, _PAIRS_PER_LEVEL)]
         section.extra.setdefault("levels", []).append(
             {"level": level, "of": run.levels.num_levels, "count": len(pairs), "shown": shown,
-             "range": _score_range(ends[level - 1], ends[level])}
+             "range": score_range(ends[level - 1], ends[level])}
         )  # fmt: skip
     return section
-
-
-def _score_range(low: float | None, high: float | None) -> str:
-    if low is None:
-        return "all scores" if high is None else f"below {text.decimal(high, 3)}"
-    return f"{text.decimal(low, 3)} and more" if high is None else f"{text.decimal(low, 3)} to {text.decimal(high, 3)}"
 
 
 def _spread(items: Sequence[_T], number: int) -> Sequence[_T]:
@@ -424,7 +380,7 @@ def _recipe(run: Run) -> Section:
     if not recipes:
         section.missing.append(_not_run("Recipe", "summary.json or recipe.json"))
     section.extra["recipes"] = {
-        name: json.dumps(recipe, indent=2, ensure_ascii=False) for name, recipe in recipes.items()
+        f"Recipe: {name}": json.dumps(recipe, indent=2, ensure_ascii=False) for name, recipe in recipes.items()
     }
     section.extra["versions"] = run.summary.get("versions") or {}
     return section

@@ -12,17 +12,26 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from aligngpt.data.images import load_image
+from aligngpt.data.images import decode_image, read_encoded
 
 SIDE = 224  # the longest side that is kept, in pixels
 _SMALL = 128  # pictures up to this side are kept losslessly
+_QUALITY = 85
 HEAT_MAP = "inferno"
 
 
-def thumbnail(path: Path) -> str | None:
-    """The picture as a data URI of at most `SIDE` pixels a side; `None` if it cannot be read."""
-    image = _picture(path)
-    return None if image is None else _data_uri(image, lossless=max(image.size) <= _SMALL)
+def thumbnail(source: Path | bytes, side: int = SIDE, quality: int | None = None) -> str | None:
+    """A picture as a data URI; `None` if it cannot be read.
+
+    Args:
+        source: Its file, or the content of one.
+        side: The longest side that is kept, in pixels.
+        quality: Of the JPEG, whatever the picture's size; unless given, small pictures are kept as they are.
+    """
+    image = _picture(source, side)
+    if image is None:
+        return None
+    return _data_uri(image, quality or (None if max(image.size) <= _SMALL else _QUALITY))
 
 
 def heat_map(path: Path, grid: tuple[int, int], dots: Sequence[float]) -> str | None:
@@ -43,7 +52,7 @@ def heat_map(path: Path, grid: tuple[int, int], dots: Sequence[float]) -> str | 
     size = (image.width * factor, image.height * factor)
     heat = Image.fromarray(colors).resize(size, Image.Resampling.NEAREST)
     gray = image.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    return _data_uri(Image.blend(gray, heat, 0.62), lossless=False)
+    return _data_uri(Image.blend(gray, heat, 0.62), _QUALITY)
 
 
 @cache
@@ -52,20 +61,22 @@ def heat_scale() -> str:
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))
 
 
-def _picture(path: Path) -> Image.Image | None:
+def _picture(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
+    """The picture, scaled down to at most `side` pixels a side; `None` if it cannot be read."""
     try:
-        image = load_image(path)
+        decoded = decode_image(source if isinstance(source, bytes) else read_encoded(source), at_least=side)
     except (OSError, ValueError):
         return None
-    image.thumbnail((SIDE, SIDE))
-    return image
+    scale = min(1.0, side / max(decoded.size))
+    size = (max(1, round(scale * decoded.size[0])), max(1, round(scale * decoded.size[1])))
+    return decoded.picture.resize(size, box=decoded.box, reducing_gap=2.0)
 
 
-def _data_uri(image: Image.Image, lossless: bool) -> str:
+def _data_uri(image: Image.Image, quality: int | None) -> str:
     buffer = io.BytesIO()
-    if lossless:
+    if quality is None:
         image.save(buffer, "PNG", optimize=True)
     else:
-        image.save(buffer, "JPEG", quality=85)
-    kind = "png" if lossless else "jpeg"
+        image.save(buffer, "JPEG", quality=quality)
+    kind = "png" if quality is None else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -35,6 +35,12 @@ def percent(share: float, places: int = 1) -> str:
     return NO_VALUE if math.isnan(share) else f"{decimal(100 * share, places)}{NO_BREAK}%"
 
 
+def percent_of(part: float, whole: float) -> str:
+    """`84.2 %` of a whole, `under 0.1 %` where so little would be written as none, a dash where the whole is 0."""
+    share = part / whole if whole else math.nan
+    return f"under {percent(0.001)}" if 0 < share < 0.0005 else percent(share)
+
+
 def percent_range(interval: Sequence[float]) -> str:
     """`82.9 to 85.5 %`."""
     return f"{decimal(100 * interval[0], 1)} to {percent(interval[1])}"
@@ -75,3 +81,8 @@ def count_of(number: int, noun: str) -> str:
 def listed(words: Sequence[str]) -> str:
     """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def shortened(words: str, length: int) -> str:
+    """`words`, or so many characters of them and an ellipsis."""
+    return words if len(words) <= length else f"{words[:length].rstrip()}…"

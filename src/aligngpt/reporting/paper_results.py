@@ -1,0 +1,74 @@
+"""The paper's results on the twelve benchmarks (arXiv 2405.14129, Tables 1 and 2), as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TITLES = {
+    "vqav2": "VQAv2",
+    "gqa": "GQA",
+    "vizwiz": "VizWiz",
+    "scienceqa": "SQA-I",
+    "textvqa": "TextVQA",
+    "pope": "POPE",
+    "mme": "MME",
+    "mmbench": "MMB",
+    "mmbench_cn": "MMB-CN",
+    "seed": "SEED-I",
+    "llava_bench": "LLaVA-W",
+    "mmvet": "MM-Vet",
+}
+FULL_SCORES = {"mme": 2000.0}  # of a perfect model; 100 elsewhere
+TEST_SPLITS = {"vqav2": "test-dev", "vizwiz": "test-dev"}  # which the paper's scores are of, and servers alone have
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """A row of the paper's tables.
+
+    Attributes:
+        language_model: What it is built on.
+        resolution: Pixels a side.
+        scores: By benchmark; one that the paper does not give is left out.
+    """
+
+    name: str
+    language_model: str
+    resolution: int
+    scores: dict[str, float]
+
+
+def _row(name: str, language_model: str, resolution: int, figures: str) -> PaperModel:
+    """A row as it is printed: twelve figures in the order of `TITLES`, a dash for one that is missing."""
+    printed = dict(zip(TITLES, figures.split(), strict=True))
+    scores = {benchmark: float(figure) for benchmark, figure in printed.items() if figure != "-"}
+    return PaperModel(name, language_model, resolution, scores)
+
+
+ALIGNGPT_7B = _row(
+    "AlignGPT-7B", "Vicuna-v1.5-7B", 336, "79.1 62.9 54.2 68.5 58.4 86.0 1527.4 67.3 59.9 66.5 68.4 30.8"
+)
+ALIGNGPT_13B = _row(
+    "AlignGPT-13B", "Vicuna-v1.5-13B", 336, "80.0 63.6 56.4 70.3 60.2 86.2 1572.0 69.5 63.7 67.8 75.2 35.6"
+)
+LLAVA_7B = _row("LLaVA-1.5-7B", "Vicuna-v1.5-7B", 336, "78.5 62.0 50.0 66.8 58.2 85.9 1510.7 64.3 58.3 66.2 63.4 30.5")
+LLAVA_13B = _row(
+    "LLaVA-1.5-13B", "Vicuna-v1.5-13B", 336, "80.0 63.3 53.6 71.6 61.3 85.9 1531.3 67.7 63.6 68.2 70.7 35.4"
+)
+_OTHERS = (
+    _row("MiniGPT-v2", "LLaMA2-7B", 448, "74.6 60.3 32.9 60.9 28.0 85.1 1332.1 43.1 29.1 52.3 - -"),
+    _row("Qwen-VL-Chat", "Qwen-7B", 448, "78.2 57.5 38.9 68.2 61.5 - 1487.5 60.6 56.7 58.2 - -"),
+    _row("InstructBLIP-7B", "Vicuna-7B", 224, "- 49.2 34.5 60.5 50.1 - - 36.0 23.7 53.4 60.9 26.2"),
+)
+RIVALS = (ALIGNGPT_7B, ALIGNGPT_13B, LLAVA_7B, LLAVA_13B)  # those a model is set against, one by one
+PAPER_MODELS = (*RIVALS, *_OTHERS)
+
+
+def of_full(benchmark: str, points: float) -> float:
+    """Points of a benchmark in percent of its full score."""
+    return 100 * points / FULL_SCORES.get(benchmark, 100.0)
+
+
+def title_of(benchmark: str) -> str:
+    """The name of a benchmark in the paper's tables; that of one the paper has not, as it is."""
+    return TITLES.get(benchmark, benchmark)

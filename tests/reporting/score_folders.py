@@ -1,0 +1,146 @@
+"""Folders of scores as `aligngpt score` writes them, made up and of any size, and the pairs they belong to."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aligngpt.data.agreement import agreements
+from aligngpt.data.levels import LevelBoundaries
+from aligngpt.data.scores import ScoreCounts, score_columns
+from aligngpt.data.sources import open_source
+from tests.tiny import picture
+
+SCORERS = (
+    {"name": "clip-a", "class": "CLIPModel", "weights_hash": "a" * 64, "dtype": "float32"},
+    {"name": "clip-b", "class": "SiglipModel", "weights_hash": "b" * 64, "dtype": "float32"},
+)
+KINDS: dict[str, pa.DataType] = {
+    "id": pa.string(), "image": pa.string(), "clip_score": pa.float32(), "clip_score_clip-b": pa.float32(),
+    "text_truncated": pa.bool_(), "error": pa.string(), "caption_chars": pa.int32(), "caption_hash": pa.uint64(),
+    "image_hash": pa.uint64(), "image_phash": pa.uint64(), "width": pa.int32(), "height": pa.int32(),
+}  # fmt: skip
+PART = 10_000
+
+
+def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """A table of scores of rows written by hand; ids and images are numbered, what is left out is null."""
+    full = [
+        {"id": f"p{place}", "image": f"{place}.png", "text_truncated": False, **row} for place, row in enumerate(rows)
+    ]
+    columns = [name for name in KINDS if name != "clip_score_clip-b" or any(name in row for row in rows)]
+    return pa.table({name: pa.array([row.get(name) for row in full], KINDS[name]) for name in columns})
+
+
+def synthetic(count: int, pictures: int | None = None, seed: int = 0) -> pa.Table:
+    """Made-up scores of many pairs: errors, long captions, copies, near copies, captions over many pictures, ties.
+
+    Args:
+        count: Pairs.
+        pictures: Different picture files, by name `0000.jpg` ...; each pair has its own unless given.
+        seed: Of all that is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    failed = rng.random(count) < 0.002
+    quality = rng.random(count)
+    scores = (0.1 + 0.16 * quality + rng.normal(0, 0.03, count)).astype(np.float32).clip(-1, 1)
+    others = (0.02 + 0.1 * quality + rng.normal(0, 0.03, count)).astype(np.float32).clip(-1, 1)
+    chars = (20 + 100 * quality * rng.random(count) + rng.exponential(30, count)).astype(np.int32)
+    shown = np.arange(count) if pictures is None else rng.integers(0, pictures, count)
+    content = np.where(rng.random(count) < 0.03, shown // 2, shown)  # copies: two names, the same bytes
+    look = np.where(rng.random(count) < 0.01, content // 3, content)
+    flip = np.uint64(3) << rng.integers(0, 62, count).astype(np.uint64)
+    caption = np.where(rng.random(count) < 0.05, (50 * rng.random(count) ** 3).astype(np.int64), 100 + np.arange(count))
+    texts = ["truncated or damaged JPEG picture: image file is truncated (%d bytes not processed)", "no such file"]
+    columns = {
+        "id": pa.array([f"{place:08d}" for place in range(count)]),
+        "image": pa.array([f"{place:04d}.jpg" for place in shown.tolist()]),
+        "clip_score": pa.array(scores, mask=failed),
+        "clip_score_clip-b": pa.array(others, mask=failed),
+        "text_truncated": pa.array((chars > 110) & ~failed),
+        "error": pa.array([texts[place % 3 // 2].replace("%d", str(place)) if bad else None
+                           for place, bad in enumerate(failed.tolist())], pa.string()),
+        "caption_chars": pa.array(chars),
+        "caption_hash": pa.array(_hashes(caption, 1)),
+        "image_hash": pa.array(_hashes(content, 2), mask=failed),
+        "image_phash": pa.array(_hashes(look, 3) ^ np.where(look == content, np.uint64(0), flip), mask=failed),
+        "width": pa.array(np.full(count, 640, np.int32), mask=failed),
+        "height": pa.array(np.full(count, 480, np.int32), mask=failed),
+    }  # fmt: skip
+    return pa.table(columns)
+
+
+def _hashes(values: np.ndarray, seed: int) -> np.ndarray:
+    """A different uint64, as if at random, for each different number."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 1 << 64, int(values.max()) + 1, np.uint64)[values]
+
+
+def write_scores(
+    folder: Path, table: pa.Table, part: int = PART, pairs: str | Path | None = None, long_captions: str = "truncate"
+) -> Path:
+    """Write parts of so many rows and the manifest.
+
+    Args:
+        pairs: Those that the scores are said to be of.
+        long_captions: What the scorers are said to have done with them.
+    """
+    folder.mkdir(parents=True)
+    parts: list[Path] = []
+    for start in range(0, max(1, table.num_rows), part):
+        parts.append(folder / f"part-{len(parts):05d}.parquet")
+        pq.write_table(table.slice(start, part), parts[-1])
+    counts = ScoreCounts()
+    for path in parts:
+        counts.add(path)
+    scorers = list(SCORERS[: 1 + ("clip_score_clip-b" in table.column_names)])
+    names = [scorer["name"] for scorer in scorers]
+    manifest = {
+        "inputs": {
+            "pairs_hash": "c" * 64 if pairs is None else open_source(pairs).fingerprint,
+            "fields": {"image": None, "caption": None, "id": None},
+            "long_captions": long_captions,
+            "shards": len(parts),
+        },
+        "scorers": scorers,
+        "counts": counts.as_dict(),
+        "agreement": agreements(parts, score_columns(names[1:]), names),
+        "versions": {"aligngpt": "0.1.0", "torch": "2.13.0"},
+        "complete": True,
+        "seconds": 12.5,
+        "shards": len(parts),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def write_levels(folder: Path, table: pa.Table, num_levels: int = 8, scorer: int = 0) -> Path:
+    """Write the `levels.json` of a table of scores, equally full levels of one of its scorers."""
+    column = "clip_score" if scorer == 0 else "clip_score_clip-b"
+    scores = [math.nan if score is None else score for score in table[column].to_pylist()]
+    content = LevelBoundaries.fit(scores, num_levels).as_dict() | {"scorer": SCORERS[scorer]}
+    folder.mkdir(parents=True)
+    (folder / "levels.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_pairs(folder: Path, table: pa.Table, pictures: int, side: int = 40) -> tuple[Path, Path]:
+    """Write the pairs of a table of scores, and pictures of noise for the first so many images it names."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    records = [
+        {"id": name, "image": image,
+         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"Caption <{place}>."}]}
+        for place, (name, image) in enumerate(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True))
+    ]  # fmt: skip
+    names = dict.fromkeys(table["image"].to_pylist())
+    for place, name in enumerate(list(names)[:pictures]):
+        picture(place, (side, side)).save(images / name)
+    (folder / "pairs.json").write_text(json.dumps(records))
+    return folder / "pairs.json", images
