@@ -11,11 +11,15 @@ import click
 
 from aligngpt import __version__
 from aligngpt.cli.base import Program
+from aligngpt.cli.benchmark_runs import run as run_benchmarks
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.data import level, score
 from aligngpt.cli.evaluation import evaluate
+from aligngpt.cli.judging import judge
 from aligngpt.cli.models import chat, generate
-from aligngpt.cli.scenes import report, run, scenes
+from aligngpt.cli.reports import report
+from aligngpt.cli.scenes import run, scenes
+from aligngpt.cli.selection import select
 from aligngpt.cli.training import finetune, pretrain
 
 _EPILOG = """\b
@@ -42,8 +46,10 @@ def cli() -> None:
     """Grade image-text pairs, train a model on the grades, measure it and talk to it."""
 
 
-for _command in (run, score, level, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
+for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
     cli.add_command(_command)
+evaluate.add_command(run_benchmarks)
+evaluate.add_command(judge)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

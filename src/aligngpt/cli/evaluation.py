@@ -25,7 +25,7 @@ aligngpt eval score pope --labels pope --answers pope/answers/model.jsonl --prot
 """
 COMPARE_EXAMPLE = """
 aligngpt eval compare first/pope.json second/pope.json
-aligngpt eval compare first.jsonl second.jsonl --benchmark pope --labels pope
+aligngpt eval compare first.jsonl second.jsonl --benchmark pope --labels pope --page difference.html --data eval
 """
 SUBMISSION_EXAMPLE = """
 aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vizwiz/answers/model.jsonl \\
@@ -33,6 +33,7 @@ aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vi
 """
 
 _LONGEST_TABLE = 30  # parts of a division; more are in the JSON alone
+_SHOWN = 48  # questions on a page of two models
 
 EXISTING = click.Path(exists=True, path_type=Path)
 
@@ -183,6 +184,8 @@ def _print_notes(notes: Iterable[str]) -> None:
 @click.option("--benchmark", type=BENCHMARK, help="What A and B answer. [default: what they are results of]")
 @labels_option
 @protocol_option
+@click.option("--page", type=NEW_FILE, help="Also write a page with the questions on which they differ.")
+@click.option("--data", type=FOLDER, help="The benchmarks' files, for that page's questions and pictures.")
 @json_option
 @click.pass_context
 def compare(
@@ -192,6 +195,8 @@ def compare(
     benchmark: Benchmark | None,
     labels: tuple[Path, ...],
     protocol: Protocol,
+    page: Path | None,
+    data: Path | None,
     as_json: bool,
 ) -> None:
     """Test whether two models differ.
@@ -204,15 +209,38 @@ def compare(
     given = ctx.get_parameter_source("protocol") is click.core.ParameterSource.COMMANDLINE
     if benchmark is None and (labels or given):
         raise click.UsageError("--labels and --protocol are for answers files, which need --benchmark as well", ctx)
+    if data and not page:
+        raise click.UsageError("--data is for the page, which needs --page as well", ctx)
     sides = [
         comparison.read_side(path) if benchmark is None else comparison.score_side(benchmark, labels, path, protocol)
         for path in (first, second)
     ]
     result = comparison.compare(*sides)
+    if page:
+        _write_comparison(page, result, data, (first, second))
     if as_json:
         print_json(result)
-    else:
-        _print_comparison(sides[0].benchmark, result)
+        return
+    _print_comparison(sides[0].benchmark, result)
+    if page:
+        click.echo(f"Page: {page}")
+
+
+def _write_comparison(page: Path, result: dict[str, Any], data: Path | None, sources: tuple[Path, Path]) -> None:
+    from aligngpt.evaluation.differing import differing_questions
+    from aligngpt.reporting.comparison_page import write_comparison
+
+    with results_alone():
+        chosen = differing_questions(result, data, at_most=_SHOWN)
+        write_comparison(page, [result | chosen], _apart(sources))
+
+
+def _apart(sources: tuple[Path, Path]) -> tuple[str, str]:
+    """Names of two files: their own, or the folders' where files are called the same."""
+    first, second = (path.resolve() for path in sources)
+    while first.name == second.name and first != second:
+        first, second = first.parent, second.parent
+    return (first.stem, second.stem) if first.stem != second.stem else (f"{first.stem} (A)", f"{second.stem} (B)")
 
 
 def _print_comparison(benchmark: Benchmark, result: dict[str, Any]) -> None:

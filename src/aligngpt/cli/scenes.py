@@ -1,4 +1,4 @@
-"""The embedded world: `run scenes`, `scenes make`, `make-bases` and `captions`; and `report`."""
+"""The embedded world: `run scenes`, `scenes make`, `make-bases` and `captions`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.arguments import FOLDER, NEW_FILE, NEW_FOLDER, bundled_folder, json_option
-from aligngpt.cli.base import Command, Group, RecipeCommand
+from aligngpt.cli.arguments import FOLDER, NEW_FOLDER, bundled_folder, json_option
+from aligngpt.cli.base import Group, RecipeCommand
 from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
 from aligngpt.options import RecipeBook
 
@@ -20,14 +20,14 @@ RUN_EXAMPLE = """
 aligngpt run scenes --output runs/scenes
 aligngpt run scenes --output runs/quick --recipe quick --finetune.learning-rate 1e-4
 """
-REPORT_EXAMPLE = """
-aligngpt report runs/scenes
-"""
 MAKE_EXAMPLE = """
 aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
 """
 BASES_EXAMPLE = """
 aligngpt scenes make-bases --output bases
+"""
+BENCHMARKS_EXAMPLE = """
+aligngpt scenes benchmarks --output miniatures
 """
 CAPTIONS_EXAMPLE = """
 aligngpt scenes captions --model runs/scenes/pretrain-adaptive --data runs/scenes/data --output runs/captions
@@ -81,25 +81,6 @@ def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
         click.echo(f"Page: {output / 'report.html'}")
 
 
-@click.command(cls=Command, example=REPORT_EXAMPLE)
-@click.argument("run_folder", metavar="RUN", type=FOLDER)
-@click.option("--output", type=NEW_FILE, help="The page. [default: RUN/report.html]")
-@json_option
-def report(run_folder: Path, output: Path | None, as_json: bool) -> None:
-    """Write the page about a run.
-
-    The page is one HTML file that needs nothing beside it; RUN is the folder of `aligngpt run scenes`.
-    """
-    from aligngpt import reporting
-
-    with results_alone():
-        page = reporting.report(run_folder, output or run_folder / "report.html")
-    if as_json:
-        print_json({"page": page})
-    else:
-        click.echo(f"Page: {page}")
-
-
 @scenes.command("make", example=MAKE_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the pictures and the LLaVA-format files.")
 @click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Captioned pictures for stage 1.")
@@ -136,6 +117,25 @@ def make_bases(output: Path | None, recipe: BasesRecipe, as_json: bool) -> None:
         print_json(result)
     else:
         click.echo(f"Base models: {folder}")
+
+
+@scenes.command("benchmarks", example=BENCHMARKS_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the benchmarks, laid out as LLaVA's.")
+@click.option("--questions", type=click.IntRange(min=6), default=12, help="Questions of each benchmark.")
+@click.option("--seed", type=int, default=0, help="Fixes every picture and every word.")
+@json_option
+def benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
+    """Draw a miniature of each of the twelve benchmarks.
+
+    Names and formats are those of the benchmarks' own files, for a run of `eval run` without any of their data.
+    """
+    from aligngpt.scenes import miniatures
+
+    settings = miniatures.make(output, **sizes)
+    if as_json:
+        print_json(settings)
+    else:
+        print_table(f"Miniatures in {output}", ("", ""), settings.items())
 
 
 @scenes.command("captions", example=CAPTIONS_EXAMPLE)

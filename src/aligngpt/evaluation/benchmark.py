@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aligngpt.evaluation.judge import Judge
 
 Protocol = Literal["official", "strict"]
 Id = int | str
 Labels = Any  # each benchmark has its own
+
+LLAVA_FILES = "eval.zip, of docs/Evaluation.md in https://github.com/haotian-liu/LLaVA"
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,29 @@ class Layout:
         images: The folder its image paths start from; None where the question file holds the pictures.
         labels: The label files; none where only a server has them.
         answers: The answers file; `{model}` stands for the model's name.
+        source: Where questions, labels and pictures can be had.
         submission: What a server scores, if one does.
+        submission_questions: The file that says what a submission has to hold, where it is not `questions`.
+        other_labels: Labels that do as well where `labels` are not there.
+        reviews: Where a judge's reviews of the answers go, if it is a judge that marks them.
     """
 
     questions: str
     images: str | None
     labels: tuple[str, ...]
     answers: str
+    source: str = "ask its authors"
     submission: str | None = None
+    submission_questions: str | None = None
+    other_labels: tuple[str, ...] = ()
+    reviews: str | None = None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that a question file holds but that cannot be read, and why."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,8 @@ class Question:
     Args:
         id: As the answers file names it.
         prompt: What the model is asked, without the image's placeholder.
-        image: Path below the image folder, or the picture's bytes; None for a question without one.
+        image: Path below the image folder, the picture's bytes, or why these cannot be read; None for a question
+            without a picture.
         kind: What sort of question it is.
         stored_prompt: What the answers file keeps as its prompt, where that is not `prompt`.
         extra: Further fields of its line in the answers file.
@@ -47,7 +68,7 @@ class Question:
 
     id: Id
     prompt: str
-    image: str | bytes | None = None
+    image: str | bytes | Unreadable | None = None
     kind: str = "default"
     stored_prompt: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -155,6 +176,8 @@ class Benchmark:
         scale: The headline of a perfect model, for each stratum.
         combine: How the headline is made of its strata.
         write_submission: Question file, answers and where to write what a server scores.
+        judge: How another model marks the answers, where only that can.
+        read_labels_alone: As `read_labels`, for a run that has named broken pictures in the label file already.
     """
 
     name: str
@@ -170,6 +193,8 @@ class Benchmark:
     scale: float = 100.0
     combine: Literal["mean", "sum"] = "mean"
     write_submission: Callable[[Path, Answers, Path], None] | None = None
+    judge: Judge | None = None
+    read_labels_alone: Callable[[Sequence[Path]], Labels] | None = None
 
 
 def match(ids: Iterable[Id], answers: Answers) -> tuple[dict[str, Answer], Count]:

@@ -42,6 +42,32 @@ def read_side(path: Path) -> Side:
         ) from None
 
 
+def compare_folders(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Compare two models on every benchmark that both folders of `aligngpt eval run` have a score of.
+
+    Returns:
+        What `compare` returns, in the order of `BENCHMARKS`; where two scores cannot be compared, `benchmark` and the
+        `reason`.
+
+    Raises:
+        ValueError: If there is no such benchmark.
+    """
+    names = [name for name in BENCHMARKS if all((folder / name / "score.json").is_file() for folder in (first, second))]
+    if not names:
+        raise ValueError(
+            f"{first} and {second}: no benchmark has a score.json in both; give two outputs of aligngpt eval run"
+        )
+    return [_compared(first / name / "score.json", second / name / "score.json", name) for name in names]
+
+
+def _compared(first: Path, second: Path, name: str) -> dict[str, Any]:
+    sides = [read_side(path) for path in (first, second)]
+    try:
+        return compare(*sides)
+    except ValueError as error:
+        return {"benchmark": name, "reason": str(error)}
+
+
 def score_side(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Side:
     """Score an answers file; errors as `scoring.score_files`."""
     items = score_answers(benchmark, labels, answers, protocol).score.items
@@ -120,4 +146,5 @@ def _keys(items: Sequence[Item]) -> list[tuple[str, int]]:
 
 def _differing(one: Item, other: Item) -> dict[str, Any]:
     texts = [item.text if not item.parts else [part.text for part in item.parts] for item in (one, other)]
-    return {"id": one.id, "label": one.label, "scores": [one.score, other.score], "texts": texts}
+    label = [part.label for part in one.parts] if one.parts else one.label
+    return {"id": one.id, "label": label, "scores": [one.score, other.score], "texts": texts}

@@ -225,4 +225,5 @@ def item_of(record: dict[str, Any]) -> Item:
     given = {
         name: record[name] for name in ("text", "prediction", "label", "stratum", "value", "weight") if name in record
     }
-    return Item(record["id"], float(record["score"]), groups=record.get("groups", {}), **given)
+    parts = tuple(item_of(part) for part in record.get("parts", ()))
+    return Item(record["id"], float(record["score"]), groups=record.get("groups", {}), parts=parts, **given)

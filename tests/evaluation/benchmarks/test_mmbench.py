@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aligngpt.evaluation.benchmark import Unreadable
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.files import read_answers
 from tests.evaluation.benchmark_files import scored, verdicts, write_lines
@@ -136,10 +137,18 @@ def test_the_upload(tmp_path: Path) -> None:
 )
 def test_broken_pictures_are_named(image: str, message: str, tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image=image)], [*COLUMNS, "image"])
-    for read in (BENCHMARKS["mmbench"].read_questions, lambda one: BENCHMARKS["mmbench"].read_labels([one])):
-        with pytest.raises(ValueError, match=message) as error:
-            read(path)
-        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=message) as error:
+        BENCHMARKS["mmbench"].read_labels([path])
+    assert "\n" not in str(error.value)
+    (asked,) = BENCHMARKS["mmbench"].read_questions(path)
+    assert isinstance(asked.image, Unreadable) and "broken base64" in asked.image.reason
+
+
+def test_a_row_without_its_picture(tmp_path: Path) -> None:
+    path = table(tmp_path / "q.tsv", [row(7, "A", image="")], [*COLUMNS, "image"])
+    (asked,) = BENCHMARKS["mmbench"].read_questions(path)
+    assert asked.image == Unreadable("no picture in the table")
+    assert len(BENCHMARKS["mmbench"].read_labels([path])) == 1
 
 
 def test_other_files(tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_a_question_without_a_grade_counts_as_zero(tmp_path: Path) -> None:
         assert result["answers"] == {"given": 2, "missing": 2, "extra": 1, "duplicate": 0}
 
 
+def test_grades_that_could_not_be_read(tmp_path: Path) -> None:
+    known = labels(tmp_path / "mm-vet.json", CAPABILITIES)
+    runs = {"v1_0": [1, None], "v1_1": [0.5, 0.25], "v1_2": [None, None]}
+    given = write_json(tmp_path / "g.json", {name: {"score": own} for name, own in runs.items()})
+    official, strict = scored("mmvet", known, given), scored("mmvet", known, given, "strict")
+    # Officially 0 each: 1.5 / 3 and 0.25 / 3. Strictly without them: 1.5 / 2 and 0.25 / 1; v1_2 has none at all.
+    assert official["details"]["cap-score"]["runs"] == [50.0, 8.3] and official["count"] == 3
+    assert strict["details"]["cap-score"]["runs"] == [75.0, 25.0] and strict["count"] == 2
+    assert strict["details"]["cap-int-score"]["ocr+rec"] == 100.0
+    assert (verdicts(official), verdicts(strict)) == (
+        {"v1_0": 0.5, "v1_1": 0.375, "v1_2": 0},
+        {"v1_0": 1, "v1_1": 0.375},
+    )
+    assert strict["notes"][0] == "questions with a grade that could not be read, left out: v1_0, v1_2"
+
+
 def test_the_upload(tmp_path: Path) -> None:
     lines = [{"question_id": i, "image": "x.png", "text": "?", "category": "conv"} for i in (0, 1)]
     asked = write_lines(tmp_path / "llava-mm-vet.jsonl", lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
     Answers,
     Benchmark,
     Item,
@@ -141,6 +142,8 @@ GQA = Benchmark(
         images="gqa/data/images",
         labels=("gqa/data/testdev_balanced_questions.json",),
         answers="gqa/answers/llava_gqa_testdev_balanced/{model}/merge.jsonl",
+        source="pictures and labels: https://cs.stanford.edu/people/dorarad/gqa/download.html; question file: "
+        + LLAVA_FILES,
     ),
     max_new_tokens=128,
     read_questions=read_questions,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligngpt.artifacts import atomic_path
 from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
@@ -21,11 +23,22 @@ from aligngpt.evaluation.benchmark import (
     match,
     repeated,
 )
-from aligngpt.evaluation.files import load_records, locate, read_questions, record_id
+from aligngpt.evaluation.files import load_object, load_records, locate, read_answers, read_questions, record_id
+from aligngpt.evaluation.judge import Judge, Judged, Message, Request, Requests
 
 UNREADABLE = (-1.0, -1.0)
 _MOST = 10.0  # the best mark
 _PREFIX = "llava_bench_"
+_FOLDER = "llava-bench-in-the-wild"
+_SYSTEM = "You judge the quality of answers with care and precision."
+_OWN_RULE = (
+    "Two assistants have answered the question above, which a user asked about a picture. You cannot see the picture; "
+    "the context describes it in sentences.\n"
+    "Mark each answer from 1 to 10, 10 being best, for how helpful, relevant, accurate and detailed it is.\n"
+    "Write two numbers with a space between them on the first line and nothing else there: the mark of Assistant 1, "
+    "then that of Assistant 2. Explain your marks from the second line on. Let neither the order of the answers nor "
+    "any other bias sway you."
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,92 @@ def _summary(items: Sequence[Item]) -> Mapping[str, float]:
     }
 
 
+# The judge ----------------------------------------------------------------------------------------------------------
+
+
+def requests(data: Path, answers: Answers) -> Requests:
+    """Ask for marks of the reference answer and the model's, by the rule of the question's category.
+
+    Args:
+        data: The folder with `llava-bench-in-the-wild`, or that folder. LLaVA's own rules are read from `rule.json` in
+            it, a file of `llava/eval/table` of its code; without it they are in words of this package.
+
+    Raises:
+        ValueError: If a question has no context, reference answer or rule.
+    """
+    folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
+    questions = read_questions(folder / "questions.jsonl")
+    contexts = _contexts(folder / "context.jsonl")
+    references = {str(row.id): row.text for row in read_answers(folder / "answers_gpt4.jsonl").rows}
+    given, _ = match((question.id for question in questions), answers)
+    rules, notes = _rules(folder / "rule.json")
+    rows = []
+    for place, question in enumerate(questions, start=1):
+        name, image, category = str(question.id), str(question.image), _PREFIX + question.kind
+        if name not in given:
+            continue
+        if image not in contexts or name not in references:
+            lacking = "context.jsonl" if image not in contexts else "answers_gpt4.jsonl"
+            raise ValueError(f"{folder / lacking}: nothing for question {name} ({image}); is it complete?")
+        if rules is not None and category not in rules:
+            raise ValueError(f"{folder / 'rule.json'}: no rule {category}; is it the one of LLaVA's code?")
+        rule = ("Assistant", _OWN_RULE) if rules is None else rules[category]
+        chat = _chat(contexts[image], question.prompt, references[name], given[name].text, *rule)
+        rows.append(Request(question.id, chat, {"id": place, "question_id": question.id, "category": category}))
+    return Requests(rows, [question.id for question in questions if str(question.id) not in given], notes)
+
+
+def _chat(context: str, question: str, reference: str, answer: str, role: str, rule: str) -> tuple[Message, ...]:
+    """What the official evaluator shows, in its order: context, question, the two answers, the rule."""
+    parts = (
+        f"[Context]\n{context}",
+        f"[Question]\n{question}",
+        f"[{role} 1]\n{reference}\n\n[End of {role} 1]",
+        f"[{role} 2]\n{answer}\n\n[End of {role} 2]",
+        f"[System]\n{rule}\n\n",
+    )
+    return {"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}
+
+
+def _contexts(path: Path) -> dict[str, str]:
+    """What is in each picture, by the picture's name."""
+    found = {}
+    for line, record in load_records(path):
+        caption = record.get("caption")
+        lines = [caption] if isinstance(caption, str) else caption
+        if not isinstance(record.get("image"), str) or not isinstance(lines, list) or not lines:
+            raise ValueError(f"{path}:{line}: a context without image or caption; is this the right file?")
+        found[record["image"]] = "\n".join(map(str, lines))
+    return found
+
+
+def _rules(path: Path) -> tuple[dict[str, tuple[str, str]] | None, tuple[str, ...]]:
+    """Role and instruction by category, or None, and what to know about them."""
+    if not path.exists():
+        where = "LLaVA's rule.json, of llava/eval/table in its code,"
+        return None, (f"judged by a rule in words of this package: {where} is not in {path.parent}",)
+    rules = load_object(path, "LLaVA's rules, an object of category to `role` and `prompt`")
+    try:
+        return {name: (str(rule["role"]), str(rule["prompt"])) for name, rule in rules.items()}, ()
+    except (KeyError, TypeError):
+        raise ValueError(f"{path}: a rule without `role` or `prompt`; is it the one of LLaVA's code?") from None
+
+
+def read_marks(reply: str) -> tuple[float, float] | None:
+    """Read a reply as `read_review` does; None if it cannot be read."""
+    marks = read_review(reply)
+    return None if marks == UNREADABLE or not all(map(math.isfinite, marks)) else marks
+
+
+def write_reviews(path: Path, judged: Sequence[Judged]) -> None:
+    """Write LLaVA's review lines; one that cannot be read has the marks -1 and -1, as the official code writes it."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for row in judged:
+            marks = list(UNREADABLE if row.marks[0] is None else row.marks[0])
+            line = {**row.request.record, "content": row.replies[0], "tuple": marks, "model": row.model}
+            file.write(json.dumps(line) + "\n")
+
+
 LLAVA_BENCH = Benchmark(
     name="llava_bench",
     title="LLaVA-W",
@@ -159,6 +258,8 @@ LLAVA_BENCH = Benchmark(
         images="llava-bench-in-the-wild/images",
         labels=("llava-bench-in-the-wild/questions.jsonl",),
         answers="llava-bench-in-the-wild/answers/{model}.jsonl",
+        source="https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild",
+        reviews="llava-bench-in-the-wild/reviews/{model}.jsonl",
     ),
     max_new_tokens=1024,
     read_questions=read_questions,
@@ -166,4 +267,5 @@ LLAVA_BENCH = Benchmark(
     read_answers=read_reviews,
     score=score,
     differs="the official summary counts a review that cannot be read as -1 for both, the strict one leaves it out",
+    judge=Judge(read_answers, requests, read_marks, write_reviews, ".jsonl", temperature=0.2, max_tokens=1024),
 )

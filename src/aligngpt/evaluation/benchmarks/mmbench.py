@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import files
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, Layout, Protocol, Question, Score, match
+from aligngpt.evaluation.benchmark import (
+    Answer,
+    Answers,
+    Benchmark,
+    Item,
+    Layout,
+    Protocol,
+    Question,
+    Score,
+    Unreadable,
+    match,
+)
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.options import infer_option
 from aligngpt.evaluation.spreadsheet import Cell, write_sheet
@@ -43,8 +54,11 @@ class Row:
         return self.index % _ROTATION
 
 
-def read_labels(paths: Sequence[Path]) -> list[Row]:
+def read_labels(paths: Sequence[Path], check_pictures: bool = True) -> list[Row]:
     """Read the TSV file of questions, options and answers; pictures in it are checked, not kept.
+
+    Args:
+        check_pictures: Whether a broken picture, which plays no part in a score, is an error.
 
     Raises:
         ValueError: If it is another file, has no answers, or a picture that is no base64.
@@ -53,6 +67,10 @@ def read_labels(paths: Sequence[Path]) -> list[Row]:
     rows = _read_table(path)
     if "answer" not in rows[0] or all(row["answer"] in _ABSENT for row in rows):
         raise ValueError(f"{path}: the questions have no answers; this split is scored by the server alone")
+    for row in rows if check_pictures else ():
+        picture = _picture(row)
+        if isinstance(picture, Unreadable) and row["image"] not in _ABSENT:
+            raise ValueError(f"{path}: the picture of index {row['index']} is {picture.reason}")
     return [Row(_index(row, path), _options(row), row["answer"], _groups(row)) for row in rows]
 
 
@@ -60,8 +78,6 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     rows = files.load_table(path, _COLUMNS)
     if not rows:
         raise ValueError(f"{path}: no questions in the table")
-    for row in rows:
-        _picture(row, path)
     return rows
 
 
@@ -81,14 +97,16 @@ def _groups(row: Mapping[str, str]) -> dict[str, str]:
     return {name: part for name, part in named.items() if part not in _ABSENT}
 
 
-def _picture(row: Mapping[str, str], path: Path) -> bytes | None:
+def _picture(row: Mapping[str, str]) -> bytes | Unreadable | None:
     """The decoded picture of a row, None if the table has no pictures."""
-    if row.get("image", "") in _ABSENT:
+    if "image" not in row:
         return None
+    if row["image"] in _ABSENT:
+        return Unreadable("no picture in the table")
     try:
         return base64.b64decode(row["image"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{path}: the picture of index {row['index']} is broken base64 ({error})") from None
+        return Unreadable(f"broken base64 ({error})")
 
 
 def read_answers(path: Path) -> Answers:
@@ -160,7 +178,7 @@ def read_questions(path: Path, suffix: str = _SUFFIX) -> list[Question]:
         suffix: How to answer.
 
     Raises:
-        ValueError: If it is another file or holds a broken picture.
+        ValueError: If it is another file.
     """
     return [_question(row, path, suffix) for row in _read_table(path)]
 
@@ -177,7 +195,7 @@ def _question(row: Mapping[str, str], path: Path, suffix: str) -> Question:
     return Question(
         id=_index(row, path),
         prompt=asked + suffix,
-        image=_picture(row, path),
+        image=_picture(row),
         kind=row.get("category") or "default",
         stored_prompt=asked,
         extra={"round_id": 0, "options": options, "option_char": list("ABCD"[: len(options)])},
@@ -223,11 +241,13 @@ def benchmark(name: str, title: str, split: str, suffix: str) -> Benchmark:
             images=None,
             labels=(f"{name}/{split}.tsv",),
             answers=f"{name}/answers/{split}/{{model}}.jsonl",
+            source=f"https://download.openmmlab.com/mmclassification/datasets/mmbench/{split}.tsv",
             submission=f"{name}/answers_upload/{split}/{{model}}.xlsx",
         ),
         max_new_tokens=1024,
         read_questions=partial(read_questions, suffix=suffix),
         read_labels=read_labels,
+        read_labels_alone=partial(read_labels, check_pictures=False),
         read_answers=read_answers,
         score=score,
         write_submission=write_submission,

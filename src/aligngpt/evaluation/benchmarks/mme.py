@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Count, Item, Layout, Protocol, Score, repeated
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answer,
+    Answers,
+    Benchmark,
+    Count,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    repeated,
+)
 from aligngpt.evaluation.files import gather, load_records, load_text, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, total
 
@@ -264,6 +275,9 @@ MME = Benchmark(
         images="MME/MME_Benchmark_release_version",
         labels=("MME/eval_tool/Your_Results",),
         answers="MME/answers/{model}.jsonl",
+        source="pictures and labels: the branch Evaluation of "
+        "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models; question file: " + LLAVA_FILES,
+        other_labels=("MME/MME_Benchmark_release_version",),
     ),
     max_new_tokens=128,
     read_questions=read_questions,

@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aligngpt.artifacts import write_json
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, Layout, Protocol, Score, match, missing_note
-from aligngpt.evaluation.files import lacking, load_object, locate, read_questions
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answer,
+    Answers,
+    Benchmark,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    match,
+    missing_note,
+)
+from aligngpt.evaluation.files import kind, lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.judge import Judge, Judged, Request, Requests
+
+_FOLDER = "mm-vet"
+_PREFIX = "v1_"
+
+# The official evaluator's form, a table whose last cell the judge fills in; words and examples are of this package.
+_TASK = """\
+Below is a table of questions about pictures. Each row has the question, the ground truth, a model's prediction and \
+its correctness: a number in tenths from 0.0 (all wrong) to 1.0 (all right). Where <AND> joins parts of the ground \
+truth, a prediction is all right only with every one of them; where <OR> joins them, one is enough. Fill in the \
+correctness of the last row. Write the number and nothing else.
+
+Question | Ground truth | Prediction | Correctness
+--- | --- | --- | ---
+How many sheep stand on the hill, and what colour is the barn? | four <AND> red | There are four sheep. | 0.5
+How many sheep stand on the hill, and what colour is the barn? | four <AND> red | Four sheep, beside a red barn. | 1.0
+How many sheep stand on the hill, and what colour is the barn? | four <AND> red | Two sheep and a white barn. | 0.0
+What is written over the door? | Baker's <OR> Baker's shop | The sign says "Baker's". | 1.0
+What is written over the door? | Baker's <OR> Baker's shop | I cannot read the sign. | 0.0
+Why do the two men laugh? | One has put salt instead of sugar into the other's tea, who has just tasted it and makes a \
+face. | They laugh about a cup of tea. | 0.3
+Why do the two men laugh? | One has put salt instead of sugar into the other's tea, who has just tasted it and makes a \
+face. | One played a trick on the other, whose tea tastes bad. | 0.7
+"""
+_REMINDER = "Write only the number of the last row's correctness, from 0.0 to 1.0.\n"
 
 
 @dataclass(frozen=True)
@@ -42,7 +78,7 @@ def read_labels(paths: Sequence[Path]) -> list[Label]:
 
 
 def read_grades(path: Path) -> Answers:
-    """Read a judge's grades: an object of question id to `score`, one number a run.
+    """Read a judge's grades: an object of question id to `score`, one number a run, `null` where none could be read.
 
     Raises:
         ValueError: If these are answers instead, or a question's grades are no numbers or fewer than another's.
@@ -55,7 +91,7 @@ def read_grades(path: Path) -> Answers:
         if isinstance(record, str):
             raise ValueError(f"{path}: these are answers, not grades: a judge has to grade them first")
         grades = record.get("score") if isinstance(record, dict) else None
-        if not isinstance(grades, list) or not grades or not all(isinstance(grade, int | float) for grade in grades):
+        if not isinstance(grades, list) or not grades or not all(isinstance(one, int | float | None) for one in grades):
             raise ValueError(f"{path}: {name} has no grades; expected `score`, a list of one number a run")
         if rows and len(grades) != len(rows[0].extra["grades"]):
             raise ValueError(
@@ -63,21 +99,44 @@ def read_grades(path: Path) -> Answers:
                 "question needs one a run"
             )
         text = "; ".join(map(str, record.get("content", ())))
-        rows.append(Answer(name, text, extra={"grades": [float(grade) for grade in grades]}))
+        rows.append(Answer(name, text, extra={"grades": [None if grade is None else float(grade) for grade in grades]}))
     return Answers(str(path), rows)
 
 
 def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Score:
-    """Score by the mean grade over questions and runs; the same by either protocol."""
+    """Score by the mean grade over questions and runs; strictly without the grades that could not be read.
+
+    Raises:
+        ValueError: If no grade could be read.
+    """
     given, count = match((label.id for label in labels), answers)
     runs = len(answers.rows[0].extra["grades"])
-    items, grades = [], []
+    unread = [name for name, row in given.items() if None in row.extra["grades"]]
+    items, grades, graded = [], [], []
     for label in labels:
         row = given.get(label.id)
-        own = [0.0] * runs if row is None else row.extra["grades"]
+        read = [0.0] * runs if row is None else row.extra["grades"]
+        own = [0.0 if grade is None and protocol == "official" else grade for grade in read]
+        known = [grade for grade in own if grade is not None]
+        if not known:
+            continue
         groups: dict[str, str | tuple[str, ...]] = {"capability": label.capabilities, "capabilities": label.combination}
-        items.append(Item(label.id, sum(own) / runs, None if row is None else row.text, own, None, groups))
+        text = None if row is None else row.text
+        items.append(Item(label.id, sum(known) / len(known), text, read, None, groups))
         grades.append(own)
+        graded.append(label)
+    if not items:
+        raise ValueError(f"{answers.source}: none of its grades could be read")
+    totals, details = _summary(graded, grades)
+    notes = missing_note(count, "so they do in the official evaluator")
+    if unread:
+        what = "counted as 0, as in the official evaluator" if protocol == "official" else "left out"
+        notes += (f"questions with a grade that could not be read, {what}: {', '.join(unread)}",)
+    return Score(float(totals.mean()), str(_rounded(totals.mean())), items, count, details, notes)
+
+
+def _summary(labels: Sequence[Label], grades: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """The total of each run in percent, and the official evaluator's two tables."""
     by_capability: dict[str, list[int]] = {}
     by_combination: dict[str, list[int]] = {}
     for place, label in enumerate(labels):
@@ -90,21 +149,18 @@ def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Scor
         "std": _rounded(totals.std()),
         "runs": [_rounded(one) for one in totals],
     }
-    details = {
+    return totals, {
         "cap-score": {name: _rounded(_percent(grades, own).mean()) for name, own in by_capability.items()} | common,
         "cap-int-score": {name: _rounded(_percent(grades, own).mean()) for name, own in by_combination.items()}
         | common,
     }
-    notes = missing_note(count, "so they do in the official evaluator")
-    return Score(float(totals.mean()), str(common["total"]), items, count, details, notes)
 
 
-def _percent(grades: Sequence[Sequence[float]], places: Sequence[int]) -> np.ndarray:
-    """Mean grade of some questions in percent, one for each run."""
-    sums = np.zeros(len(grades[0]))
-    for place in places:
-        sums += grades[place]
-    return sums / len(places) * 100
+def _percent(grades: Sequence[Sequence[float | None]], places: Sequence[int]) -> np.ndarray:
+    """Mean of the grades of some questions in percent, one for each run that has any; unread ones do not count."""
+    runs = [[grades[place][run] for place in places] for run in range(len(grades[0]))]
+    known = [[grade for grade in run if grade is not None] for run in runs]
+    return np.array([sum(run) / len(run) * 100 for run in known if run])
 
 
 def _rounded(value: Any) -> float:
@@ -119,6 +175,72 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
     write_json(output, {f"v1_{one.id}": texts.get(str(one.id), "") for one in asked})
 
 
+# The judge ----------------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> Answers:
+    """Read answers: LLaVA's lines, or an object of question id to answer, what the online evaluator takes.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if path.name.removesuffix(".gz").endswith(".json"):
+        rows = []
+        for name, text in load_object(path, "MM-Vet's answers, an object of id to answer").items():
+            if not isinstance(text, str):
+                raise ValueError(f"{path}: the answer to {name} is {kind(text)}, expected a text; are these answers?")
+            rows.append(Answer(name, text))
+        return Answers(str(path), rows, submission=True)
+    answers = read_answers(path)
+    rows = [
+        replace(row, id=str(row.id) if str(row.id).startswith(_PREFIX) else f"{_PREFIX}{row.id}")
+        for row in answers.rows
+    ]
+    return replace(answers, rows=rows)
+
+
+def requests(data: Path, answers: Answers) -> Requests:
+    """Ask for the grade of each answer, as the last cell of a table that begins with graded examples.
+
+    Args:
+        data: The folder with `mm-vet`, or that folder.
+    """
+    folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
+    path = folder / "mm-vet.json"
+    questions = load_object(path, "MM-Vet's questions, an object of id to question")
+    given, _ = match(questions, answers)
+    rows = []
+    for name, answer in given.items():
+        try:
+            question, truth = str(questions[name]["question"]), str(questions[name]["answer"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {name} is no MM-Vet question: {lacking(error)}") from None
+        truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+        row = f"{question} | {truth} | {answer.text} | "
+        rows.append(Request(name, ({"role": "user", "content": _TASK + row},)))
+    return Requests(rows, [name for name in questions if name not in given])
+
+
+def read_grade(reply: str) -> float | None:
+    """Read a grade, what stands in front of the first space; None unless it is a number from 0 to 1."""
+    try:
+        grade = float(reply.split(" ")[0].strip())
+    except ValueError:
+        return None
+    return grade if 0 <= grade <= 1 else None
+
+
+def write_grades(path: Path, judged: Sequence[Judged]) -> None:
+    """Write the official evaluator's grades: `model`, `score` and `content`, one a run."""
+    write_json(
+        path,
+        {
+            str(row.request.id): {"model": row.model, "score": list(row.marks), "content": list(row.replies)}
+            for row in judged
+        },
+    )
+
+
 MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet",
@@ -128,6 +250,9 @@ MMVET = Benchmark(
         images="mm-vet/images",
         labels=("mm-vet/mm-vet.json",),
         answers="mm-vet/answers/{model}.jsonl",
+        source="pictures and labels: https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip; "
+        "question file: " + LLAVA_FILES,
+        reviews="mm-vet/reviews/{model}.json",
         submission="mm-vet/results/{model}.json",
     ),
     max_new_tokens=1024,
@@ -136,5 +261,17 @@ MMVET = Benchmark(
     read_answers=read_grades,
     score=score,
     write_submission=write_submission,
-    differs="",
+    differs="the official evaluator counts a grade that could not be read as 0, the strict one leaves it out",
+    judge=Judge(
+        read_results,
+        requests,
+        read_grade,
+        write_grades,
+        ".json",
+        temperature=0.0,
+        max_tokens=16,  # the official 3 would cut the number short where a judge's tokens are smaller
+        attempts=5,
+        reminder=_REMINDER,
+        several_runs=True,
+    ),
 )

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Id, Item, Layout, Protocol, Score, match
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answer,
+    Answers,
+    Benchmark,
+    Id,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    match,
+)
 from aligngpt.evaluation.files import folders, gather, load_records, read_answers, read_questions, record_id
 from aligngpt.evaluation.metrics import mean, total
 
@@ -198,6 +209,8 @@ POPE = Benchmark(
         images="pope/val2014",
         labels=("pope/coco",),
         answers="pope/answers/{model}.jsonl",
+        source="pictures: http://images.cocodataset.org/zips/val2014.zip; labels: output/coco of "
+        "https://github.com/AoiDragon/POPE; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
     read_questions=read_questions,

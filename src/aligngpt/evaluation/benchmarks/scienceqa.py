@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, Layout, Protocol, Question, Score, match
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answer,
+    Answers,
+    Benchmark,
+    Item,
+    Layout,
+    Protocol,
+    Question,
+    Score,
+    match,
+)
 from aligngpt.evaluation.files import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
 from aligngpt.evaluation.metrics import mean
 
@@ -155,6 +166,7 @@ SCIENCEQA = Benchmark(
         images="scienceqa/images/test",
         labels=("scienceqa/problems.json", "scienceqa/pid_splits.json"),
         answers="scienceqa/answers/{model}.jsonl",
+        source="pictures and labels: https://github.com/lupantech/ScienceQA; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=1024,
     read_questions=read_questions,

@@ -10,6 +10,7 @@ from typing import Any
 
 from aligngpt.artifacts import atomic_path
 from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
     Answer,
     Answers,
     Benchmark,
@@ -148,7 +149,9 @@ SEED = Benchmark(
         images="seed_bench",
         labels=("seed_bench/SEED-Bench.json",),
         answers="seed_bench/answers/{model}/merge.jsonl",
+        source="pictures and labels: https://github.com/AILab-CVC/SEED-Bench; question file: " + LLAVA_FILES,
         submission="seed_bench/answers_upload/{model}.jsonl",
+        submission_questions="seed_bench/SEED-Bench.json",
     ),
     max_new_tokens=128,
     read_questions=read_questions,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aligngpt.evaluation import vqa
 from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
     Answer,
     Answers,
     Benchmark,
@@ -125,6 +126,8 @@ TEXTVQA = Benchmark(
         images="textvqa/train_images",
         labels=("textvqa/TextVQA_0.5.1_val.json",),
         answers="textvqa/answers/{model}.jsonl",
+        source="pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip; labels: "
+        "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
     read_questions=read_questions,

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from aligngpt.artifacts import write_json
 from aligngpt.evaluation import vqa
-from aligngpt.evaluation.benchmark import Answers, Benchmark, Id, Item, Layout, Protocol, Score, match, missing_note
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answers,
+    Benchmark,
+    Id,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    match,
+    missing_note,
+)
 from aligngpt.evaluation.files import folders, gather, lacking, load_records, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, means_by_part
 
@@ -138,6 +149,7 @@ VIZWIZ = Benchmark(
         images="vizwiz/test",
         labels=(),
         answers="vizwiz/answers/{model}.jsonl",
+        source="pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip; question file: " + LLAVA_FILES,
         submission="vizwiz/answers_upload/{model}.json",
     ),
     max_new_tokens=128,

@@ -11,7 +11,18 @@ from typing import Any
 
 from aligngpt.artifacts import write_json
 from aligngpt.evaluation import vqa
-from aligngpt.evaluation.benchmark import Answers, Benchmark, Id, Item, Layout, Protocol, Score, match, missing_note
+from aligngpt.evaluation.benchmark import (
+    LLAVA_FILES,
+    Answers,
+    Benchmark,
+    Id,
+    Item,
+    Layout,
+    Protocol,
+    Score,
+    match,
+    missing_note,
+)
 from aligngpt.evaluation.files import load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, means_by_part
 
@@ -112,7 +123,9 @@ VQAV2 = Benchmark(
         images="vqav2/test2015",
         labels=(),
         answers="vqav2/answers/llava_vqav2_mscoco_test-dev2015/{model}/merge.jsonl",
+        source="pictures: http://images.cocodataset.org/zips/test2015.zip; question files: " + LLAVA_FILES,
         submission="vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/{model}.json",
+        submission_questions="vqav2/llava_vqav2_mscoco_test2015.jsonl",
     ),
     max_new_tokens=128,
     read_questions=read_questions,

@@ -1,0 +1,143 @@
+"""The questions on which two models differ, made ready to be looked at: what was asked, the picture, both answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aligngpt.data.pairs import RecordError, check_image_path
+from aligngpt.evaluation.benchmark import Benchmark, Question
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.benchmarks.textvqa import question_in
+from aligngpt.evaluation.compare import compare_folders
+from aligngpt.evaluation.files import read_answers
+
+_NO_DATA = "add --data with the folder of the benchmarks' files"
+_JUDGED = ("llava_bench", "mmvet")  # their scores hold the judge's words instead of the model's
+
+# What a score calls the question, where that is not its id.
+_ITEM_OF: dict[str, Callable[[Question], str]] = {
+    "vizwiz": lambda question: str(question.image),
+    "mme": lambda question: _task_and_picture(str(question.id)),
+    "mmvet": lambda question: f"v1_{question.id}",
+}
+
+
+def compare_outputs(first: Path, second: Path, data: Path | None, at_most: int) -> list[dict[str, Any]]:
+    """Compare two folders of `aligngpt eval run`, with questions on which they differ.
+
+    Args:
+        first, second: The folders.
+        data: LLaVA's `playground/data/eval`.
+        at_most: How many questions of each benchmark.
+
+    Returns:
+        What `compare.compare_folders` returns, each with what `differing_questions` chose.
+
+    Raises:
+        ValueError: If no benchmark has a score in both, or a question file is broken.
+    """
+    compared = []
+    for one in compare_folders(first, second):
+        answers = [folder / one["benchmark"] / "answers.jsonl" for folder in (first, second)]
+        compared.append(one if "reason" in one else one | differing_questions(one, data, answers, at_most))
+    return compared
+
+
+def differing_questions(
+    comparison: Mapping[str, Any], data: Path | None, answers: Sequence[Path] = (), at_most: int = 12
+) -> dict[str, Any]:
+    """Choose questions on which two models differ, as many for the one as for the other, drawn with a fixed seed.
+
+    Args:
+        comparison: What `compare.compare` returned.
+        data: LLaVA's `playground/data/eval`; without it questions and pictures stay unknown.
+        answers: Both models' answers files, for benchmarks that a judge marks.
+        at_most: How many are chosen.
+
+    Returns:
+        `shown`, those of the comparison's `differing` with `question` (a string or None) and `image` (a path, the
+        content of a picture, or None) added, and `missing`: why questions are unknown, None if they are known.
+
+    Raises:
+        ValueError: If the question file is another one or broken.
+    """
+    benchmark = BENCHMARKS[comparison["benchmark"]]
+    path = data and _find(data, benchmark.layout.questions)
+    asked = _by_item(benchmark, path, data) if path and data else {}
+    missing = None if path else f"{data} has no {benchmark.layout.questions}" if data else _NO_DATA
+    said = [_model_texts(benchmark, path, asked) for path in answers] or [{}, {}]
+    shown = []
+    for one in _chosen(comparison["differing"], at_most):
+        name, questions = str(one["id"]), asked.get(str(one["id"]), [])
+        prompts = [_without_instruction(question.prompt) for question in questions]
+        texts = [known.get(name, text) for known, text in zip(said, one["texts"], strict=True)]
+        image = _picture(questions[0], benchmark, data) if questions and data else None
+        shown.append(one | {"texts": texts, "question": "\n".join(prompts) or None, "image": image})
+    return {"shown": shown, "missing": missing}
+
+
+def _chosen(differing: Sequence[dict[str, Any]], at_most: int) -> list[dict[str, Any]]:
+    """Of each side as many as of the other while there are any, the widest differences first."""
+    drawn = random.Random(0).sample(list(differing), len(differing))
+    sides: list[list[dict[str, Any]]] = [[], []]
+    for one in sorted(drawn, key=lambda one: -abs(one["scores"][0] - one["scores"][1])):
+        sides[one["scores"][1] > one["scores"][0]].append(one)
+    half = at_most // 2
+    first = max(half, at_most - len(sides[1]))
+    kept = sides[0][:first]
+    return kept + sides[1][: at_most - len(kept)]
+
+
+def _find(data: Path, name: str) -> Path | None:
+    """A file below the data folder, packed or not; None if it is not there."""
+    return next((path for path in (data / name, data / f"{name}.gz") if path.exists()), None)
+
+
+def _by_item(benchmark: Benchmark, path: Path, data: Path) -> dict[str, list[Question]]:
+    """The questions by the id of the item that their score is kept under."""
+    item_of = _ITEM_OF.get(benchmark.name, lambda question: str(question.id))
+    if benchmark.name == "textvqa":
+        item_of = _textvqa_item(benchmark, data)
+    found: dict[str, list[Question]] = {}
+    for question in benchmark.read_questions(path):
+        found.setdefault(item_of(question), []).append(question)
+    return found
+
+
+def _textvqa_item(benchmark: Benchmark, data: Path) -> Callable[[Question], str]:
+    """TextVQA's questions go by their picture; their number is in the labels alone."""
+    paths = [path for name in benchmark.layout.labels if (path := _find(data, name))]
+    labels = benchmark.read_labels(paths) if paths else []
+    numbers = {label.key: str(label.id) for label in labels}
+    return lambda question: numbers.get((str(question.id), (question_in(question.prompt) or "").lower()), "")
+
+
+def _task_and_picture(name: str) -> str:
+    task, _, image = name.partition("/")
+    return f"{task}/{image.split('/')[-1].split('.')[0]}"
+
+
+def _model_texts(benchmark: Benchmark, path: Path, asked: Mapping[str, Sequence[Question]]) -> dict[str, str]:
+    """The answers that a judge marked, by item; none where the score holds them itself."""
+    if benchmark.name not in _JUDGED or not path.is_file():
+        return {}
+    texts = {str(row.id): row.text for row in read_answers(path).rows}
+    return {item: texts[str(own[0].id)] for item, own in asked.items() if str(own[0].id) in texts}
+
+
+def _without_instruction(prompt: str) -> str:
+    """A prompt without its last line where that only says how to answer."""
+    head, _, last = prompt.rpartition("\n")
+    return head if head and last.startswith("Answer ") else prompt
+
+
+def _picture(question: Question, benchmark: Benchmark, data: Path) -> Path | bytes | None:
+    if not isinstance(question.image, str):
+        return question.image if isinstance(question.image, bytes) else None
+    try:
+        return data / (benchmark.layout.images or "") / check_image_path(question.image)
+    except RecordError:
+        return None

@@ -1,0 +1,157 @@
+"""Running benchmarks with a model, from their questions to results; what is done is kept, what was cut off goes on.
+
+A run's folder has a folder for each benchmark: `answers.jsonl`, `run.json`, `gates.json`, `score.json`,
+`submission.*`, `reviews.*`, and while it is under way `parts/`. `results.json` has a row for each benchmark.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aligngpt.artifacts import read_json, versions, write_json
+from aligngpt.evaluation.answer_files import at_work_in, read_parts
+from aligngpt.evaluation.benchmark import Benchmark
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.outcome import evaluate_answers, finish, unfinished_row
+from aligngpt.evaluation.plan import (
+    MissingData,
+    ModelRecord,
+    RunSettings,
+    Task,
+    claim,
+    describe_run,
+    open_task,
+    read_model,
+)
+from aligngpt.evaluation.workers import Advance, Worker, answer_tasks, share_of
+
+RESULTS = "results.json"
+_PATIENCE = 60.0  # seconds in which another call has written its own rows
+
+
+def run_benchmarks(
+    benchmarks: Sequence[Benchmark], settings: RunSettings, skip_missing: bool = False
+) -> dict[str, Any]:
+    """Answer, score and submit benchmarks; what is finished is not done again.
+
+    Args:
+        benchmarks: Which ones.
+        skip_missing: Leave out, with a row that says why, those whose questions or pictures are missing or broken.
+
+    Returns:
+        What `results.json` holds, and `finished_before`: the benchmarks for which there was nothing to do.
+
+    Raises:
+        MissingData: If a benchmark's data are missing; with `skip_missing` if all are.
+        ValueError: If a file is broken, or a folder holds another run.
+    """
+    tasks, left_out = _open_tasks(benchmarks, settings, skip_missing)
+    model = read_model(settings)
+    _require_same_model(settings.output, model)
+    with ExitStack() as held:
+        for task in tasks:
+            held.enter_context(at_work_in(task.folder, shared=settings.shard is not None))
+        runs = {task.benchmark.name: describe_run(task, settings, model) for task in tasks}
+        before = [task.benchmark.name for task in tasks if claim(task, runs[task.benchmark.name])]
+        pending = [task for task in tasks if task.benchmark.name not in before]
+        with _progress(pending, settings) as advance:
+            answer_tasks([task for task in pending if _share_left(task, settings)], settings, model, advance)
+        rows = {one.name: unfinished_row(one, left_out[one.name]) for one in benchmarks if one.name in left_out}
+        for task in tasks:
+            rows[task.benchmark.name] = _close(task, settings, runs, before)
+    with at_work_in(settings.output, patience=_PATIENCE):
+        results = _write_results(settings.output, model, rows)
+    return {**results, "finished_before": before}
+
+
+def _open_tasks(
+    benchmarks: Sequence[Benchmark], settings: RunSettings, skip_missing: bool
+) -> tuple[list[Task], dict[str, str]]:
+    tasks, left_out = [], {}
+    for benchmark in benchmarks:
+        try:
+            tasks.append(open_task(benchmark, settings))
+        except (OSError, ValueError) as error:
+            if not skip_missing:
+                raise
+            left_out[benchmark.name] = str(error)
+    if not tasks:
+        names = ", ".join(benchmark.layout.questions for benchmark in benchmarks)
+        raise MissingData(f"{settings.data}: no benchmark to run; expected LLaVA's playground/data/eval with {names}")
+    return tasks, left_out
+
+
+def _require_same_model(output: Path, model: ModelRecord) -> None:
+    path = output / RESULTS
+    known = read_json(path) if path.is_file() else {"model_hash": model.hash}
+    if known.get("model_hash") != model.hash:
+        raise ValueError(
+            f"{output} holds results of another model ({known.get('model')}): give another --output, or delete it"
+        )
+
+
+def _share_left(task: Task, settings: RunSettings) -> bool:
+    known = read_parts(task.parts, len(task.questions)).keys()
+    return any(not known >= set(batch) for batch in share_of(task.batches(settings.batch_size), settings, Worker()))
+
+
+def _close(
+    task: Task, settings: RunSettings, runs: Mapping[str, dict[str, Any]], before: Sequence[str]
+) -> dict[str, Any]:
+    """Finish a benchmark if all of its answers are there, and make its row."""
+    name = task.benchmark.name
+    if name in before or (settings.shard is None and finish(task, runs[name])):
+        return evaluate_answers(task, settings)
+    given = len(read_parts(task.parts, len(task.questions)))
+    reason = f"{given} of {len(task.questions)} questions are answered"
+    if given == len(task.questions):
+        reason += ": run the same command without --shard to put them together"
+    return unfinished_row(task.benchmark, reason)
+
+
+def _write_results(output: Path, model: ModelRecord, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write `results.json`; rows of earlier calls stay."""
+    path = output / RESULTS
+    known = {row["benchmark"]: row for row in (read_json(path)["benchmarks"] if path.is_file() else ())}
+    known |= rows
+    order = [*BENCHMARKS, *(name for name in known if name not in BENCHMARKS)]
+    results = {
+        "model": model.name,
+        "model_hash": model.hash,
+        "versions": versions(),
+        "benchmarks": [known[name] for name in order if name in known],
+    }
+    write_json(path, results)
+    return results
+
+
+@contextmanager
+def _progress(tasks: Sequence[Task], settings: RunSettings) -> Iterator[Advance]:
+    """A function to be told how many questions of a benchmark are answered; shows them only on a terminal."""
+    if not (settings.progress and sys.stderr.isatty() and tasks):
+        yield lambda name, count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        bars = {}
+        for task in tasks:
+            share = share_of(task.batches(settings.batch_size), settings, Worker())
+            known = read_parts(task.parts, len(task.questions)).keys()
+            done = sum(place in known for batch in share for place in batch)
+            bars[task.benchmark.name] = bar.add_task(
+                task.benchmark.title, total=sum(map(len, share)), completed=done, start=False
+            )
+        yield lambda name, count: _advance(bar, bars[name], count)
+
+
+def _advance(bar: Any, task: Any, count: int) -> None:
+    if not bar.tasks[task].started:
+        bar.start_task(task)  # time left counts from here, not from when another benchmark began
+    bar.advance(task, count)
