@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from benchmarks import convert_memory
+from benchmarks import batched_generation, clip_files, clip_peers, convert_memory, scaling, scoring, scoring_gpu
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -29,3 +32,130 @@ def test_the_recorded_conversion_kept_its_bound() -> None:
     assert recorded["checkpoint_mb"] > 2000
     for way in ("convert", "to_official"):
         assert recorded[way]["peak_mb"] <= recorded["bound_mb"] == recorded["largest_file_mb"] + 1000
+
+
+def test_batched_generation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batched_generation, "LENGTHS", (1, 3))
+    options = ["batched_generation", "--questions", "7", "--rounds", "1", "--output", str(tmp_path / "result.json")]
+    monkeypatch.setattr("sys.argv", options)
+    batched_generation.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "result.json").read_text())
+    assert [one["new_tokens"] for one in printed["lengths"]] == [1, 3]
+    assert all(one["same_answers"] and one["batched"] > 0 for one in printed["lengths"])
+
+
+def test_the_recorded_batches_reached_their_mark() -> None:
+    recorded = json.loads((RESULTS / "batched_generation.json").read_text())
+    assert recorded["ratio"] == recorded["lengths"][-1]["ratio"] >= recorded["mark"] == batched_generation.MARK
+    assert (recorded["batch_size"], recorded["lengths"][-1]["new_tokens"]) == (16, 45)
+
+
+# Scoring --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip_files.save_clip(tmp_path_factory.mktemp("benchmarks") / "tiny", "tiny")
+
+
+def test_every_word_of_the_captions_is_one_token(tiny: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(tiny)
+    texts = clip_files.captions(40)
+    found = tokenizer(texts)["input_ids"]
+    assert [len(ids) - 2 for ids in found] == [len(text.split()) for text in texts]
+    assert min(map(len, found)) >= 8 + 2 and max(map(len, found)) <= 16 + 2
+    assert {ids[-1] for ids in found} == {CLIPConfig.from_pretrained(tiny).text_config.eos_token_id}
+
+
+def test_open_clip_is_given_every_weight_once(tiny: Path) -> None:
+    state = CLIPModel.from_pretrained(tiny).state_dict()
+    found = clip_peers.open_clip_state(state)
+    sizes = [
+        sum(tensor.numel() for name, tensor in one.items() if "position_ids" not in name) for one in (state, found)
+    ]
+    assert sizes[0] == sizes[1]
+    packed = found["visual.transformer.resblocks.1.attn.in_proj_weight"]
+    key = state["vision_model.encoder.layers.1.self_attn.k_proj.weight"]
+    assert torch.equal(packed[64:128], key)
+    assert torch.equal(found["visual.proj"], state["visual_projection.weight"].T)
+
+
+def test_scoring(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = ["--model", "tiny", "--pictures", "4", "--rounds", "2", "--workers", "0", "--output", str(output)]
+    scoring.main([*options, "--cases", "five captions"])
+    result = json.loads(output.read_text())
+    (case,) = result["cases"]
+    assert (case["pairs"], case["pictures"]) == (20, 4)
+    assert case["largest_score_difference"]["transformers"] < 0.01
+    seconds = case["seconds_by_round"]
+    assert [len(rounds) for rounds in seconds.values()] == [2] * len(seconds)
+    assert seconds.keys() >= {"aligngpt", "transformers", "model alone"}
+
+
+def test_sides_with_other_scores_are_refused(tmp_path: Path) -> None:
+    sides = {"one": lambda pairs: np.zeros(2), "other": lambda pairs: np.array([0, 0.02])}
+    with pytest.raises(SystemExit, match="scores differ"):
+        scoring.timed(sides, [(tmp_path, "a")] * 2, 1)
+
+
+def test_scoring_gpu(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    options = ["--model", "tiny", "--pairs", "6", "--batch-size", "4", "--rounds", "2", "--workers", "0"]
+    scoring_gpu.main([*options, "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert result["pairs_per_second"].keys() == {"aligngpt", "model alone"} and result["device"]
+    assert result["share_of_model"] > 0
+
+
+# Scaling --------------------------------------------------------------------------------------------------------------
+
+
+def test_scaling_finds_exponent_start_and_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A command of 5 s and a tenth for each pair, slower in the first round, whose processor time grows faster."""
+
+    def score(pairs: Path, images: Path, clip: Path, output: Path) -> dict[str, float]:
+        count = int(pairs.stem)
+        output.mkdir()
+        (output / "part-00000.parquet").write_bytes(b"x" * 3 * count)
+        slower = 0.5 if output.name.endswith("-0") else 0.0
+        return {"seconds": 5 + count / 10 + slower, "cpu_seconds": count**1.1, "peak": 1e8 + 2e5 * count}
+
+    monkeypatch.setattr(scaling, "DISTINCT", 2)
+    monkeypatch.setattr(scaling, "score", score)
+    result = scaling.over_sizes([20, 100], 10, 2, tmp_path, tmp_path)
+    seconds = result["over_seconds"]
+    assert (seconds["start"], seconds["exponent_less_start"]) == (5, 1)
+    assert seconds["exponent"] == pytest.approx(np.log(15 / 7) / np.log(5), abs=1e-4)
+    assert seconds["seconds_a_million_at_the_end"] == 1e5
+    assert result["over_cpu_seconds"]["exponent_less_start"] == 1.1 and result["over_cpu_seconds"]["start"] == 0
+    assert result["memory_growth"] == pytest.approx(1.2 / 1.04, abs=1e-3) and result["bytes_a_row"] == 3
+    assert result["within_bounds"] == {"exponent": True, "memory": False}
+
+
+def test_scaling_runs_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path) -> None:
+    monkeypatch.setattr(scaling, "DISTINCT", 2)
+    pairs, images = scaling.make_input(tmp_path, 3)
+    found = scaling.score(pairs, images, tiny, tmp_path / "scores")
+    assert found["peak"] > 1e8 and found["cpu_seconds"] > 0 and found["seconds"] > 0
+    assert (tmp_path / "scores" / "part-00000.parquet").is_file()
+
+
+def test_unit_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(scaling, "LARGE", (400, 300))
+    threads = torch.get_num_threads()
+    try:
+        costs = scaling.unit_costs("tiny", 2, 10, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert costs["json_bytes_a_record"] > 100
+    seconds = [value for name, value in costs.items() if name.endswith("_cpu_seconds")]
+    assert len(seconds) == 5 and all(0 < value < 1 for value in seconds)
+
+
+def test_cost_of_the_page(tmp_path: Path) -> None:
+    found = scaling.page_cost(50, tmp_path)
+    assert found["file_kb"] > 10 and found["cpu_seconds"] > 0

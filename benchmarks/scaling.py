@@ -1,0 +1,278 @@
+"""Time and peak memory of `aligngpt score` over the number of pairs, and what one unit of the work costs.
+
+    python -m benchmarks.scaling --output benchmarks/results/scaling.json
+
+The tiny scorer scores small JPEG files; each size is the whole command in a process of its own, several times, and the
+quickest counts. Memory is the most that it and its decoding processes hold at one moment, as proportional set size,
+which counts a page that several of them share once. The exponent is that of time over pairs, fitted to the logarithms,
+for the whole command and less its constant start, which a few pairs tell; the same for processor time, which other
+work on the machine disturbs less.
+
+The unit costs are processor seconds of one process for a picture, a text or a record, and bytes. Those of embedding are
+of the model `--model` on one thread. `page` is the whole command `aligngpt report data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aligngpt.artifacts import versions, write_json
+from aligngpt.data.scores import ScoreCounts
+from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
+from benchmarks.levels import make_scores
+
+MOST_EXPONENT, MOST_GROWTH = 1.02, 1.10
+DISTINCT = 1000
+SMALL, LARGE = (640, 480), (4000, 3000)
+
+
+def make_input(folder: Path, pairs: int) -> tuple[Path, Path]:
+    """Pairs over as many small picture files, links to a thousand different ones: their JSON, the pictures' folder."""
+    originals = folder / "originals"
+    if not originals.exists():
+        save_pictures(originals, DISTINCT, (96, 72))
+    images = folder / f"images-{pairs}"
+    names = []
+    for number in range(pairs):
+        names.append(f"{number // 10_000:04d}/{number:09d}.jpg")
+        place = images / names[-1]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.link(originals / f"{number % DISTINCT:06d}.jpg", place)
+    return save_pairs(folder / f"{pairs}.json", list(zip(names, captions(pairs), strict=True))), images
+
+
+# The command over the number of pairs ---------------------------------------------------------------------------------
+
+
+def score(pairs: Path, images: Path, clip: Path, output: Path) -> dict[str, float]:
+    """Run `aligngpt score`; see `command`."""
+    return command("score", "--pairs", pairs, "--images", images, "--scorer", clip, "--output", output)
+
+
+def command(*arguments: object) -> dict[str, float]:
+    """Run `aligngpt`: seconds, and of its processes together processor seconds and the most memory in bytes."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "aligngpt", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    peak, spent, ended = 0, 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak, spent
+        while not ended.wait(0.1):
+            family = _family(process.pid)
+            peak = max(peak, sum(map(_proportional_set, family)))
+            spent = max(spent, sum(map(_processor_seconds, family)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    process.wait()
+    seconds = time.monotonic() - started
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"aligngpt {arguments[0]} failed with {process.returncode}")
+    return {"seconds": seconds, "cpu_seconds": spent, "peak": peak}
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for each in found:
+        try:
+            for thread in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+        except OSError:  # just gone
+            continue
+    return found
+
+
+def _proportional_set(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of a process and of those among its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, work: Path) -> dict[str, Any]:
+    """Run every size, and the size that stands for the start, round after round."""
+    runs: dict[int, list[dict[str, float]]] = {size: [] for size in (start_pairs, *sizes)}
+    row_bytes = 0.0
+    inputs = {size: make_input(work, size) for size in runs}
+    for number in range(rounds):
+        for size, results in runs.items():
+            output = work / f"scores-{size}-{number}"
+            results.append(score(*inputs[size], clip, output))
+            row_bytes = sum(path.stat().st_size for path in output.glob("*.parquet")) / size
+            shutil.rmtree(output)
+    peaks = {size: statistics.median(run["peak"] for run in runs[size]) for size in runs}
+    growth = max(peaks[size] for size in sizes) / peaks[sizes[0]]
+    fits = {}
+    for clock in ("seconds", "cpu_seconds"):
+        best = {size: min(run[clock] for run in results) for size, results in runs.items()}
+        fits[clock] = _fit(sizes, start_pairs, best)
+    return {
+        "rounds": rounds,
+        "sizes": [
+            {
+                "pairs": size,
+                **{clock: [round(run[clock], 2) for run in runs[size]] for clock in fits},
+                "peak_mb": round(peaks[size] / 1e6, 1),
+            }
+            for size in runs
+        ],
+        "over_seconds": fits["seconds"],
+        "over_cpu_seconds": fits["cpu_seconds"],
+        "memory_growth": round(growth, 3),
+        "bytes_a_row": round(row_bytes, 1),
+        "bounds": {"exponent": MOST_EXPONENT, "memory_growth": MOST_GROWTH},
+        "within_bounds": {
+            "exponent": fits["seconds"]["exponent_less_start"] <= MOST_EXPONENT,
+            "memory": growth <= MOST_GROWTH,
+        },
+    }
+
+
+def _fit(sizes: Sequence[int], start_pairs: int, best: dict[int, float]) -> dict[str, float]:
+    """Exponents of the quickest times over pairs; the start is what the smallest sizes leave for no pairs at all."""
+    slope = (best[sizes[0]] - best[start_pairs]) / (sizes[0] - start_pairs)
+    start = max(0.0, best[start_pairs] - slope * start_pairs)
+    return {
+        "start": round(start, 2),
+        "exponent": round(_exponent(sizes, [best[size] for size in sizes]), 4),
+        "exponent_less_start": round(_exponent(sizes, [best[size] - start for size in sizes]), 4),
+        "seconds_a_million_at_the_end": round((best[sizes[-1]] - best[sizes[-2]]) * 1e6 / (sizes[-1] - sizes[-2]), 1),
+    }
+
+
+def _exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(seconds, 1e-3)), 1)[0])
+
+
+# What a unit costs --------------------------------------------------------------------------------------------------
+
+
+def unit_costs(size: str, pictures: int, rows: int, work: Path) -> dict[str, Any]:
+    """Processor seconds of decoding, embedding and the pass over a JSON file.
+
+    Args:
+        size: The model to embed with, one of `SIZES`.
+        pictures: Pictures and captions to measure on; an eighth as many of 12 megapixels.
+        rows: Records of the JSON file.
+        work: A folder for files.
+    """
+    import torch
+
+    from aligngpt.data.decoding import Decoder, Encoded
+    from aligngpt.data.scorers import ClipScorer
+    from aligngpt.data.sources import open_source
+
+    torch.set_num_threads(1)
+    scorer = ClipScorer.from_pretrained(save_clip(work / "unit-clip", size), "cpu", torch.float32)
+    decoder = Decoder([scorer.preparation])
+    costs: dict[str, Any] = {"model": size}
+    prepared: list[Any] = []
+    for (width, height), count in ((SMALL, pictures), (LARGE, max(1, pictures // 8))):
+        name = f"{width}x{height}"
+        names = save_pictures(work / name, count, (width, height))
+        tasks = [Encoded(one, path=str(work / name / one)) for one in names]
+        costs[f"decode_{name}_cpu_seconds"] = _each(partial(decoder.__getitem__, tasks), count)
+        prepared = prepared or [one.prepared[0] for one in decoder[tasks]]
+    texts = captions(pictures, seed=5)
+    costs["embed_image_cpu_seconds"] = _each(lambda: scorer.embed_images(prepared), pictures)
+    costs["embed_text_cpu_seconds"] = _each(lambda: scorer.embed_captions(texts), pictures)
+    pairs = save_pairs(work / "rows.json", [(f"{place:09d}.jpg", text) for place, text in enumerate(captions(rows))])
+    costs["json_bytes_a_record"] = round(pairs.stat().st_size / rows, 1)
+    costs["json_index_cpu_seconds"] = _each(lambda: open_source(pairs, work).shards(), rows, 1)
+    return costs
+
+
+def page_cost(rows: int, work: Path) -> dict[str, Any]:
+    """What `aligngpt report data` takes for so many drawn scores, without pictures, and counting one of their parts."""
+    make_scores(work / "drawn", rows)
+    parts = sorted((work / "drawn").glob("part-*.parquet"))
+    counting = _each(partial(_count, parts), len(parts), 1)
+    page = work / "page.html"
+    spent = command("report", "data", "--scores", work / "drawn", "--output", page)
+    return {
+        "rows": rows,
+        "cpu_seconds": round(spent["cpu_seconds"], 2),
+        "peak_mb": round(spent["peak"] / 1e6, 1),
+        "count_part_cpu_seconds": counting,
+        "file_kb": round(page.stat().st_size / 1000, 1),
+    }
+
+
+def _count(parts: Sequence[Path]) -> None:
+    """What the last step of `aligngpt score` does with every part."""
+    counts = ScoreCounts()
+    for part in parts:
+        counts.add(part)
+
+
+def _each(work: Callable[[], object], count: int, rounds: int = 3) -> float:
+    """Processor seconds of this process for one of `count` things, the median of several rounds behind a first one."""
+    spent = []
+    for _ in range(rounds + 1):
+        started = time.process_time()
+        work()
+        spent.append(time.process_time() - started)
+    return round(statistics.median(spent[1:]) / count, 7)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and perhaps write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--start-pairs", type=int, default=130, help="few, but enough that processes decode them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", choices=SIZES, default="ViT-B/32")
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--page-rows", type=int, default=1_000_000)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
+    work = Path(tempfile.mkdtemp(prefix="scaling-"))
+    try:
+        clip = save_clip(work / "tiny", "tiny")
+        result = {
+            "cores": os.cpu_count(),
+            "load_average_at_start": round(load, 2),
+            "score": over_sizes(options.pairs, options.start_pairs, options.rounds, clip, work),
+            "unit_costs": unit_costs(options.model, options.pictures, options.rows, work),
+            "page": page_cost(options.page_rows, work),
+            "versions": versions(),
+        }
+    finally:
+        shutil.rmtree(work)
+    print(json.dumps(result, indent=2))
+    if options.output is not None:
+        write_json(options.output, result)
+
+
+if __name__ == "__main__":
+    main()
