@@ -67,12 +67,18 @@ def test_the_commands() -> None:
         "generate",
         "chat",
         "eval scenes",
+        "select",
+        "report run",
+        "report data",
+        "report eval",
         "eval score",
         "eval compare",
         "eval submission",
-        "report",
+        "eval run",
+        "eval judge",
         "scenes make",
         "scenes make-bases",
+        "scenes benchmarks",
         "scenes captions",
     }
 
@@ -155,7 +161,8 @@ for line in sys.stdin.read().splitlines():
     lines += [
         "score --pairs missing.json",
         "generate --model missing --prompt x",
-        "report missing",
+        "report run missing",
+        "report data --scores missing",
         "pretrain --nothing",
     ]
     done = subprocess.run(
@@ -180,7 +187,7 @@ def test_version() -> None:
         (["level"], "Missing option '--scores'; see aligngpt level --help"),
         (["level", "--num-levels", "1"], "Invalid value for '--num-levels': 1 is not in the range 2<=x<=64"),
         (["eval", "scenes", "extra"], "Missing option '--model'; see aligngpt eval scenes --help"),
-        (["report", "gone"], "Invalid value for 'RUN': Directory 'gone' does not exist; see aligngpt report --help"),
+        (["report", "run", "gone"], "for 'RUN': Directory 'gone' does not exist; see aligngpt report run --help"),
         (["generate", "--model", "gone", "--prompt", "x"], "model folder 'gone' does not exist; only folders on disk"),
         (["generate", "--model", ".", "--prompt", "x"], "'.' is not a model folder: it has no config.json"),
     ],

@@ -8,17 +8,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from aligngpt.cli import cli
+from aligngpt.data.scores import read_scores
 from aligngpt.training.recipes import paper_pretrain, scenes_finetune
+from tests.data.counting import CountingScorer
 
 
 def invoke(*arguments: object) -> Result:
@@ -39,19 +39,6 @@ def record(monkeypatch: pytest.MonkeyPatch, target: str, result: Any) -> list[di
 
     monkeypatch.setattr(module, name, replacement)
     return calls
-
-
-class GreyScorer:
-    """Scores a picture by its mean grey value, from 0 to 1."""
-
-    def prepare(self, image: Image.Image) -> float:
-        return float(np.asarray(image).mean()) / 255
-
-    def score_prepared(self, prepared: Sequence[float], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return np.array(prepared, np.float32), np.array([len(caption) > 20 for caption in captions])
-
-    def describe(self) -> dict[str, str]:
-        return {"name": "grey", "class": "GreyScorer", "weights_hash": "0", "dtype": "float32"}
 
 
 @pytest.fixture
@@ -79,7 +66,7 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aligngpt.data.scores.ClipScorer.from_pretrained", lambda folder: GreyScorer())
+    monkeypatch.setattr("aligngpt.data.scorers.ClipScorer.from_pretrained", lambda folder, **options: CountingScorer())
 
 
 def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
@@ -127,12 +114,12 @@ def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> Non
 
 
 @pytest.mark.usefixtures("grey")
-def test_strict_is_exit_code_3_and_scores_nothing(pairs: Path, model: Path) -> None:
+def test_strict_is_exit_code_3_and_keeps_what_it_scored(pairs: Path, model: Path) -> None:
     spoil(pairs)
     done = invoke(*score_arguments(pairs, model, "--strict"))
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("aligngpt: error: 3 of 8 records are bad")
-    assert not (pairs.parent / "scores").exists()
+    assert read_scores(pairs.parent / "scores")["clip_score"].null_count == 3
 
 
 @pytest.mark.usefixtures("grey")
@@ -144,7 +131,7 @@ def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
     done = invoke(*common, "--write-pairs", pairs, leveled, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["counts"] == [2, 2, 2, 2]
-    assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [4, 4, 3, 3, 2, 2, 1, 1]
     fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--fitted"]
     table = invoke(*fitted, folder / "levels" / "levels.json")
     assert table.exit_code == 0, table.stderr
@@ -379,11 +366,25 @@ def test_an_impossible_job_claims_no_folder(tmp_path: Path, option: str) -> None
     assert not (tmp_path / "run").exists()
 
 
-def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.reporting.report", tmp_path / "report.html")
-    assert invoke("report", tmp_path).stdout == f"Page: {tmp_path / 'report.html'}\n"
+    assert invoke("report", "run", tmp_path).stdout == f"Page: {tmp_path / 'report.html'}\n"
     assert list(calls[0].values()) == [tmp_path, tmp_path / "report.html"]
-    assert json.loads(invoke("report", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
+    assert json.loads(invoke("report", "run", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
+
+
+def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligngpt.reporting import DataReport
+
+    page = tmp_path / "page.html"
+    calls = record(monkeypatch, "aligngpt.reporting.data_report", DataReport(page, ("All pairs have a score.",)))
+    words = ("report", "data", "--scores", tmp_path, "--output", page)
+    done = invoke(*words, "--levels", tmp_path, "--pairs", "shards/{0..9}.tar")
+    assert done.stdout == f"All pairs have a score.\nPage: {page}\n", done.stderr
+    given = {"scores": tmp_path, "output": page, "levels": tmp_path, "pairs": "shards/{0..9}.tar", "images": None}
+    assert calls[0] == given
+    told = json.loads(invoke(*words, "--json").stdout)
+    assert told == {"page": str(page), "findings": ["All pairs have a score."]}
 
 
 def test_make_writes_what_it_says(tmp_path: Path) -> None:

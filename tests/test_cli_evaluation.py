@@ -98,6 +98,89 @@ def test_compare_answers_or_results(folder: Path) -> None:
         assert text in done.stdout
 
 
+def test_compare_with_a_page(folder: Path) -> None:
+    short = "\nAnswer the question using a single word or phrase."
+    lines = [{"question_id": i, "image": "x.jpg", "text": f"Question {i}?{short}"} for i in range(30)]
+    write_lines(folder / "eval" / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
+    files = (folder / "first.jsonl", folder / "second.jsonl", "--benchmark", "gqa", "--labels", folder)
+    page = folder / "new" / "page.html"
+    done = invoke("eval", "compare", *files, "--page", page, "--data", folder / "eval")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(f"Page: {page}\n")
+    text = page.read_text(encoding="utf-8")
+    assert "second against first" in text and "Question 14?" in text
+    assert compare(*files, "--page", page) == compare(*files)
+    assert "Question 14?" not in page.read_text(encoding="utf-8")
+
+
+def test_files_of_the_same_name_are_called_by_their_folders(folder: Path) -> None:
+    for name in ("one", "two"):
+        score(folder, "first.jsonl", "--output", folder / name / "gqa" / "score.json")
+    files = [folder / name / "gqa" / "score.json" for name in ("one", "two")]
+    assert invoke("eval", "compare", *files, "--page", folder / "page.html").exit_code == 0
+    assert "two against one" in (folder / "page.html").read_text(encoding="utf-8")
+    assert invoke("eval", "compare", files[0], files[0], "--page", folder / "page.html").exit_code == 0
+    assert "score (B) against score (A)" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def outputs(folder: Path) -> Path:
+    """What `eval run` leaves of two models."""
+    for name in ("first", "second"):
+        assert score(folder, f"{name}.jsonl", "--output", folder / "out" / name / "gqa" / "score.json").exit_code == 0
+        rows = [{"benchmark": "gqa", "title": "GQA", "reasons": []}]
+        write_json(folder / "out" / name / "results.json", {"model": "tiny", "benchmarks": rows})
+    return folder / "out"
+
+
+def test_report_eval(outputs: Path) -> None:
+    done = invoke("report", "eval", outputs / "second")
+    assert (done.exit_code, done.stdout) == (0, f"Page: {outputs / 'second' / 'index.html'}\n"), done.output
+    page = outputs / "page.html"
+    done = invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--json")
+    assert json.loads(done.stdout) == {"page": str(page)}
+    text = page.read_text(encoding="utf-8")
+    assert "second is better on GQA" in text and "+46.7" in text and text.count('<li class="card pair">') == 12
+    invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--examples", "0")
+    assert '<li class="card pair">' not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["report", "eval", "out"], 1, "out/results.json: no such file"),
+        (["report", "eval", "nowhere"], 2, "'nowhere' does not exist"),
+        (["report", "eval", "out/first", "--compare", "out"], 1, "no benchmark has a score.json in both"),
+        (["report", "eval", "out/first", "--data", "."], 2, "which needs --compare as well"),
+        (
+            ["eval", "compare", "out/first/gqa/score.json", "out/second/gqa/score.json", "--data", "."],
+            2,
+            "needs --page",
+        ),
+    ],
+)
+def test_what_no_page_is_made_of(
+    arguments: list[str], code: int, message: str, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(outputs.parent)
+    done = invoke(*arguments)
+    assert done.exit_code == code, done.output
+    assert done.stderr.startswith("aligngpt: error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_pages_without_matplotlib_say_what_to_install(outputs: Path) -> None:
+    program = f"""
+import sys
+sys.modules["matplotlib"] = None
+from aligngpt.cli import cli
+sys.argv = ["aligngpt", "report", "eval", {str(outputs / "first")!r}]
+cli()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'aligngpt[report]'" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_submission(tmp_path: Path) -> None:
     lines = [{"question_id": i, "image": f"{i}.jpg", "text": "?", "category": "x"} for i in (2, 1)]
     questions = write_lines(tmp_path / "q.jsonl", lines)

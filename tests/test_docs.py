@@ -98,7 +98,7 @@ def parsed(line: str) -> tuple[click.Command, dict[str, Any]]:
     for param in order:
         value = values[str(param.name)]
         if isinstance(param.type, click.Path | ModelFolder):  # names of files, which need not be there
-            given |= {str(param.name): value} if isinstance(value, str) else {}
+            given |= {str(param.name): value} if isinstance(value, str) or param.multiple else {}
         else:
             given[str(param.name)] = param.type_cast_value(context, value)
     return command, given
@@ -108,6 +108,7 @@ def parsed(line: str) -> tuple[click.Command, dict[str, Any]]:
 def test_command_parses(line: str) -> None:
     command, given = parsed(line)
     required = {str(param.name) for param in command.get_params(click.Context(command)) if param.required}
+    given = {name: value for name, value in given.items() if value}
     assert "..." in line or required <= given.keys()
 
 
