@@ -75,6 +75,7 @@ def test_the_commands() -> None:
         "eval compare",
         "eval submission",
         "eval run",
+        "eval all",
         "eval judge",
         "scenes make",
         "scenes make-bases",

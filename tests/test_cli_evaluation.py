@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,8 @@ def test_submission(tmp_path: Path) -> None:
     ]
     done = invoke("eval", "submission", "gqa", *common)
     assert done.exit_code == 2 and "gqa is scored here, not by a server" in done.stderr
+    served = [name for name, one in BENCHMARKS.items() if one.write_submission]
+    assert f"{', '.join(served)} have one" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -240,12 +243,19 @@ def test_what_is_wrong_is_one_line(
     assert done.stdout == ""
 
 
-def test_the_help_names_every_benchmark() -> None:
-    help_text = " ".join(invoke("eval", "score", "--help").stdout.split())
-    assert all(name in help_text for name in BENCHMARKS)
-    submissions = " ".join(invoke("eval", "submission", "--help").stdout.split()).split("NAME is")[1].split(".")[0]
-    named = submissions.replace(" or ", ", ").split(",")
-    assert {name.strip() for name in named} == {name for name, one in BENCHMARKS.items() if one.write_submission}
+def test_an_unknown_benchmark_is_answered_with_every_name() -> None:
+    done = invoke("eval", "score", "unknown", "--answers", "pyproject.toml")
+    assert done.exit_code == 2 and f"there are {', '.join(BENCHMARKS)};" in done.stderr
+    for command in ("score", "submission"):
+        assert "mmbench_cn" not in invoke("eval", command, "--help").stdout  # a further one is named nowhere but there
+
+
+def test_an_interval_without_width_is_a_dash(folder: Path) -> None:
+    done = invoke(
+        "eval", "compare", folder / "first.jsonl", folder / "first.jsonl", "--benchmark", "gqa", "--labels", folder
+    )
+    assert done.exit_code == 0, done.output
+    assert re.search(r"95 % interval +│ - ", done.stdout) and "0.00 to 0.00" not in done.stdout
 
 
 def test_scoring_needs_no_model() -> None:

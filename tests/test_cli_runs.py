@@ -80,6 +80,34 @@ def test_missing_benchmarks_and_pictures_are_named(folder: Path, tmp_path: Path)
     assert invoke("eval", "run", "all", *options).exit_code == 1
 
 
+def test_a_score_that_fails_is_an_error_after_all_is_written(folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    for one in data.iterdir():
+        if one.name not in ("gqa", "vizwiz"):
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+    (data / "gqa/data/testdev_balanced_questions.json").write_text("{")
+    options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
+    done = invoke("eval", "run", "gqa", *options)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("aligngpt: error: gqa: ") and "broken JSON" in done.stderr
+    assert done.stderr.endswith("the answers are kept\n") and done.stderr.count("\n") == 1
+    assert (tmp_path / "out/gqa/answers.jsonl").is_file() and (tmp_path / "out/index.html").is_file()
+    assert invoke("eval", "run", "vizwiz", *options).exit_code == 0  # its server scores it
+    every = invoke("eval", "run", "all", *options)
+    assert every.exit_code == 0
+    assert "aligngpt: warning: gqa: " in every.stderr and "broken JSON" in every.stderr
+
+
+def test_eval_all_is_eval_run_all(folder: Path, tmp_path: Path) -> None:
+    done = [
+        invoke("eval", *words, *arguments(folder, tmp_path / "-".join(words), "--limit", 1, "--json"))
+        for words in (("all",), ("run", "all"))
+    ]
+    assert [one.exit_code for one in done] == [0, 0]
+    first, second = (json.loads(one.stdout)["benchmarks"] for one in done)
+    assert first == second and [row["benchmark"] for row in first] == list(BENCHMARKS)
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_stored_results_compare_as_answers_do(pope: tuple[Path, Path, Path], tmp
         stored.append(read_side(tmp_path / f"{place}.json"))
     again = compare(*stored)
     assert {**again, "answers": None} == {**direct, "answers": None}
+
+
+def test_two_judges_are_named(pope: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    labels, *files = pope
+    for one, answered in zip(files, ({"gpt-4-0613": 8}, {"not named": 8}), strict=True):
+        folder = tmp_path / one.stem
+        write_whole(folder / "score.json", plain(scored("pope", labels, one)))
+        write_whole(folder / "reviews-judge.json", {"judge": {"model": "llama"}, "answered_by": answered})
+    first, second = (read_side(tmp_path / one.stem / "score.json") for one in files)
+    result = compare(first, second)
+    assert result["judges"] == ["gpt-4-0613", "llama"]
+    assert result["notes"] == ["marked by different judges, gpt-4-0613 and llama: part of the difference may be theirs"]
+    assert compare(first, first)["notes"] == [] == compare(replace(first, judge=None), second)["notes"]
 
 
 def test_questions_outside_the_headline_do_not_count(tmp_path: Path) -> None:

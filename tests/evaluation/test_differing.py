@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import compare_folders
 from aligngpt.evaluation.differing import compare_outputs, differing_questions
 from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
@@ -99,7 +101,23 @@ def test_textvqa_finds_the_number_in_the_labels(tmp_path: Path) -> None:
         {"question_id": 7 + i, "image_id": "p", "question": text, "answers": ["x"]} for i, text in enumerate("aB")
     ]
     write_json(tmp_path / "textvqa" / "TextVQA_0.5.1_val.json", {"data": entries})
-    assert shown("textvqa", [8], tmp_path)[0]["question"] == "B\nReference OCR token: "
+    assert shown("textvqa", [8], tmp_path)[0]["question"] == "B"
+
+
+def test_a_benchmark_says_itself_how_its_items_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(
+        tmp_path / "gqa" / "llava_gqa_testdev_balanced.jsonl", [{"question_id": 1, "image": "1.jpg", "text": "Q"}]
+    )
+    named = replace(BENCHMARKS["gqa"], items_of=lambda questions, labels: [f"item {one.id}" for one in questions])
+    monkeypatch.setitem(BENCHMARKS, "gqa", named)
+    assert shown("gqa", ["item 1"], tmp_path)[0]["question"] == "Q"
+
+
+def test_how_to_answer_is_left_out_in_chinese_too(tmp_path: Path) -> None:
+    table = tmp_path / "mmbench_cn" / "mmbench_dev_cn_20231003.tsv"
+    table.parent.mkdir()
+    table.write_text("index\tquestion\tA\tB\tanswer\n4\t\u95ee\tx\ty\tA\n", encoding="utf-8")
+    assert shown("mmbench_cn", [4], tmp_path)[0]["question"] == "\u95ee\nA. x\nB. y"
 
 
 def test_mmbench_brings_its_picture_along(tmp_path: Path) -> None:

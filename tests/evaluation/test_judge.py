@@ -24,7 +24,14 @@ def settings(server: JudgeServer, **more: Any) -> JudgeSettings:
     return JudgeSettings("judge", server.url, **{"max_retries": 2, **more})
 
 
+def answer(name: int, prompt: str, text: str) -> dict[str, Any]:
+    return {"question_id": name, "prompt": prompt, "text": text}
+
+
 # MM-Vet -------------------------------------------------------------------------------------------------------------
+
+
+TEXTS = ("-1 and -5", "It is 5/4.", "A sea.")
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def mmvet(tmp_path: Path) -> Path:
         for name, truth in truths.items()
     }
     write_json(tmp_path / "eval" / "mm-vet" / "mm-vet.json", questions)
-    answer_lines(tmp_path / "a.jsonl", {0: "-1 and -5", 1: "It is 5/4.", 2: "A sea."})
+    write_lines(tmp_path / "a.jsonl", [answer(i, f"What is v1_{i}?", text) for i, text in enumerate(TEXTS)])
     return tmp_path
 
 
@@ -146,11 +153,41 @@ def test_read_grade(reply: str, grade: float | None) -> None:
     assert read_grade(reply) == grade
 
 
-def test_server_that_counts_no_tokens(mmvet: Path) -> None:
-    with JudgeServer(lambda request, place: completion("1.0", usage=None, system_fingerprint=None)) as server:
+@pytest.mark.parametrize("usage", [None, "x", [1], {"prompt_tokens": "10", "completion_tokens": True}])
+def test_server_that_counts_no_tokens_and_has_no_name(mmvet: Path, usage: Any) -> None:
+    reply = completion("1.0", usage=usage, system_fingerprint={}, model=["x"])
+    with JudgeServer(lambda request, place: reply) as server:
         result = grade(mmvet, server, prices=(1, 1))
+        again = grade(mmvet, server, prices=(1, 1))
     assert result["all_replies"]["replies_without_token_counts"] == 3 and result["all_replies"]["cost"] == 0
-    assert result["system_fingerprints"] == ["none"]
+    assert (result["system_fingerprints"], result["answered_by"]) == (["none"], {"not named": 3})
+    assert again["all_replies"] == result["all_replies"] and len(server.requests) == 3
+
+
+def test_answers_to_another_benchmark_are_not_paid_for(mmvet: Path) -> None:
+    strange = [answer(i, f"Is {i} a number?\nBriefly.", "Yes") for i in range(3)]
+    write_lines(mmvet / "a.jsonl", strange)
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        message = (
+            r"a\.jsonl: 3 of its 3 answers are to other questions, as v1_0: 'Is 0 a number\?\\nBriefly.', here 'What"
+        )
+        with pytest.raises(ValueError, match=message):
+            grade(mmvet, server)
+    assert server.requests == []
+
+
+def test_how_answers_fit_the_questions(mmvet: Path) -> None:
+    rows = [answer(0, "What is v1_0?", "a"), answer(0, "<image>\nWhat is v1_0?", "b")]
+    write_lines(mmvet / "a.jsonl", [*rows, answer(1, "What else?", "c"), answer(7, "What?", "d")])
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        result = grade(mmvet, server)
+    assert sorted(last_row(request)[2] for request in server.requests) == ["b", "c"]
+    assert result["answers"] == {"missing": 1, "extra": 1, "duplicate": 1} and result["unanswered"] == ["v1_2"]
+    assert result["notes"] == [
+        "answers to another text of the question, judged all the same: v1_1",
+        "answers to no question, not judged: 1",
+        "answers to a question that has another further down, not judged: 1",
+    ]
 
 
 @with_official
@@ -195,7 +232,7 @@ def llava_bench(tmp_path: Path) -> Path:
     contexts = [{"id": f"00{i}", "image": f"00{i}.jpg", "caption": [f"Scene {i}.", "More."]} for i in range(3)]
     write_lines(folder / "context.jsonl", contexts)
     answer_lines(folder / "answers_gpt4.jsonl", {i: f"Reference {i}." for i in (2, 1, 0)})
-    answer_lines(tmp_path / "a.jsonl", {i: f"Model {i}." for i in (1, 0, 2)})
+    write_lines(tmp_path / "a.jsonl", [answer(i, f"Question {i}?", f"Model {i}.") for i in (1, 0, 2)])
     return tmp_path
 
 
@@ -262,6 +299,9 @@ def test_files_that_lack_something(llava_bench: Path) -> None:
         answer_lines(folder / "answers_gpt4.jsonl", {i: "x" for i in range(3)})
         write_lines(folder / "context.jsonl", [{"image": f"00{i}.jpg", "caption": "x"} for i in range(3)])
         with pytest.raises(ValueError, match="none of its 1 answers is to a question of the labels"):
+            mark(llava_bench, server)
+        write_lines(llava_bench / "a.jsonl", [answer(i, f"What is {i}?", "x") for i in range(3)])
+        with pytest.raises(ValueError, match="3 of its 3 answers are to other questions, as 0: 'What is 0"):
             mark(llava_bench, server)
     assert server.requests == []
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from aligngpt.artifacts import alone_in
 from aligngpt.cli import cli
+from aligngpt.evaluation import judge_client
 from aligngpt.evaluation.files import load_json
 from aligngpt.evaluation.judge_client import EndpointError, JudgeClient, JudgeSettings, Replies
 from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
@@ -25,8 +29,9 @@ COUNT = 12
 
 
 @pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_key_and_short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(judge_client, "_FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         for i in range(COUNT)
     }
     write_json(tmp_path / "mm-vet" / "mm-vet.json", questions)
-    answer_lines(tmp_path / "a.jsonl", {i: f"A{i}" for i in range(COUNT)})
+    answer_lines(tmp_path / "a.jsonl", {i: f"A{i}" for i in range(COUNT)}, prompt="")
     return tmp_path
 
 
@@ -69,13 +74,15 @@ def test_a_table_and_json(folder: Path) -> None:
     assert len(server.requests) == COUNT and set(server.keys) == {"Bearer none"}
 
 
-def test_a_rerun_asks_nothing_even_without_the_server(folder: Path) -> None:
+def test_a_rerun_needs_neither_server_nor_key_nor_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with JudgeServer(lambda request, place: completion("0.5")) as server:
         assert judge(folder, server.url).exit_code == 0
         first = (folder / "grades.json").read_bytes()
         assert judge(folder, server.url, "--seed", 1, "--output", folder / "other.json").exit_code == 0
     assert len(server.requests) == 2 * COUNT  # another seed is another question, and another file's replies its own
     (folder / "grades.json").unlink()
+    monkeypatch.setattr(judge_client, "_HERE", ())
+    monkeypatch.setitem(sys.modules, "openai", None)
     assert judge(folder, server.url).exit_code == 0
     assert (folder / "grades.json").read_bytes() == first
 
@@ -109,21 +116,33 @@ def test_failing_for_ever_is_bounded_and_what_came_is_kept(folder: Path) -> None
         assert not (folder / "grades.json").exists()
         assert judge(folder, server.url).exit_code == 0
     assert "the judge: 10 of 12 replies are left to be had: Error code: 500" in error(done)
+    assert error(done).endswith("with questions v1_1, v1_2, v1_4, v1_5, v1_6 and 5 more")
     assert len(server.requests) == before + 10
     grades = {name: one["score"] for name, one in load_json(folder / "grades.json").items()}
     assert grades == {f"v1_{i}": [1.0 if i in (0, 3) else 0.5] for i in range(COUNT)}
 
 
-def test_a_refused_key_stops_at_once(folder: Path) -> None:
+def test_a_refused_key_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with JudgeServer(lambda request, place: failure(401)) as server:
         done = judge(folder, server.url, "--concurrency", 1)
     assert len(server.requests) <= 2
     assert "12 of 12 replies are left to be had: Error code: 401" in error(done)
 
 
-@pytest.mark.parametrize("body", ['{"choices": [', "<html>busy</html>", '{"choices": []}', "[]", '{"error": "busy"}'])
-def test_a_broken_reply_is_asked_for_again(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aligngpt.evaluation.judge_client._FIRST_PAUSE", 0.001)
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [',
+        "<html>busy</html>",
+        '{"choices": []}',
+        "[]",
+        '{"error": "busy"}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": [1]}}]}',
+    ],
+)
+def test_a_broken_reply_is_asked_for_again(folder: Path, body: str) -> None:
     with JudgeServer(lambda request, place: (200, body) if place < 2 else completion("1.0")) as server:
         assert judge(folder, server.url, "--concurrency", 1).exit_code == 0
         assert len(server.requests) == COUNT + 2
@@ -148,12 +167,61 @@ def test_nobody_there_and_too_slow(folder: Path) -> None:
     assert "no reply within 0.1 seconds" in error(done)
 
 
+def test_a_reply_that_drips(folder: Path) -> None:
+    """Each byte comes in time, the whole does not: neither the head nor the body may go on for ever."""
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n", b"\r\n" + b" " * 900
+
+    def drip(listener: socket.socket, at_once: bytes, slowly: bytes) -> None:
+        with listener.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.recv(9999)
+            connection.sendall(at_once)
+            for byte in slowly:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+
+    for at_once, slowly in ((b"", head), (head, body)):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=drip, args=(listener, at_once, slowly), daemon=True).start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            start = time.monotonic()
+            settings = JudgeSettings("judge", url, max_retries=0, timeout=0.2)
+            with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError) as caught:
+                client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
+        assert "no reply within 0.2 seconds" in str(caught.value) and time.monotonic() - start < 1.5
+
+
+def test_requests_for_one_reply_are_bounded(folder: Path) -> None:
+    """Broken replies and failures by turns share one count of repetitions."""
+    turns = [failure(500), (200, "[]"), failure(429), (200, "[]"), failure(503), (200, "[]")]
+    with JudgeServer(lambda request, place: turns[place % 6]) as server:
+        settings = JudgeSettings("judge", server.url, max_retries=3)
+        with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError):
+            client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
+    assert len(server.requests) == 4
+
+
+def test_pauses_as_long_as_the_endpoint_says() -> None:
+    asked = [{"retry-after-ms": "1"}, {"retry-after": "7"}, {"retry-after": "900"}, {"retry-after": "soon"}, {}]
+    assert [judge_client._asked_pause(headers) for headers in asked] == [0.001, 7.0, None, None, None]
+
+
+def test_a_server_elsewhere_that_needs_no_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_client, "_HERE", ())
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        done = judge(folder, server.url)
+    assert done.exit_code == 0, done.output
+    assert "asked without a key: the environment variable OPENAI_API_KEY is not set" in " ".join(done.stderr.split())
+    assert set(server.keys) == {"Bearer none"}
+    assert "key" not in judge(folder, server.url).stderr  # it asks nothing
+
+
 def test_a_key_is_needed_and_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = judge(folder, "https://judge.example/v1")
-    assert error(done).startswith(
-        "no key for https://judge.example/v1: the environment variable OPENAI_API_KEY is not set"
-    )
-    monkeypatch.setenv("JUDGE_KEY", "secret")
+    with JudgeServer(lambda request, place: failure(401)) as server:
+        done = judge(folder, server.url, "--concurrency", 1)
+    assert len(server.requests) <= 2
+    message = "left to be had: a key is needed: the environment variable OPENAI_API_KEY is not set; set it, or name"
+    assert message in error(done)
+    monkeypatch.setenv("JUDGE_KEY", "secret\n")
     with JudgeServer(lambda request, place: completion("1.0")) as server:
         assert judge(folder, server.url, "--key-variable", "JUDGE_KEY").exit_code == 0
     assert set(server.keys) == {"Bearer secret"}
@@ -164,6 +232,16 @@ def test_the_library_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "openai", None)
     done = judge(folder, "http://127.0.0.1:1/v1")
     assert "pip install 'aligngpt[judge]'" in error(done)
+
+
+def test_two_calls_do_not_both_pay(folder: Path) -> None:
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        with alone_in(folder, "-grades"):
+            done = judge(folder, server.url)
+            assert judge(folder, server.url, "--output", folder / "other.json").exit_code == 0
+        assert error(done).startswith(f"another run is at work in {folder}") and len(server.requests) == COUNT
+        assert judge(folder, server.url).exit_code == 0
+    assert not list(folder.glob(".lock*"))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +297,7 @@ def test_killed_and_run_again(folder: Path) -> None:
 
 def test_damaged_lines_are_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    write_lines(path, [{"key": "a", "text": "1"}, {"text": "no key"}])
+    write_lines(path, [{"key": "a", "text": "1"}, {"text": "no key"}, {"key": "b"}])
     path.write_bytes(path.read_bytes() + b'7\n{"key": "b", "te')
     replies = Replies(path)
     assert replies.find("a") == {"key": "a", "text": "1"} and replies.find("b") is None

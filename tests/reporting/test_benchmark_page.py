@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_scores_stand_beside_the_papers_with_interval_and_difference(output: Pat
     page = Typed(write_page(output))
     stored = json.loads((output / "gqa" / "score.json").read_text())
     low, high = (f"{bound:.1f}" for bound in stored["interval"])
-    assert f"GQA accuracy 66.7 {low} to {high} 62.9 +3.8 within the interval 63.6 +3.1" in page.text["results"]
+    assert f"GQA accuracy 66.7 {low} to {high} 62.9 +3.8 may be chance 63.6 +3.1" in page.text["results"]
     # 6 of 29 answers are right: 20.7 minus 58.4, which the interval does not reach.
     assert "58.4 -37.7 60.2 -39.5 58.2 -37.5 61.3 -40.6 29" in page.text["results"]
     assert "VQAv2 scored by a server 79.1 80.0 78.5 80.0" in page.text["results"]
@@ -90,7 +91,7 @@ def test_scores_stand_beside_the_papers_with_interval_and_difference(output: Pat
 def test_the_findings_stand_on_top(output: Path) -> None:
     head = Typed(write_page(output)).text["header"]
     assert head.startswith("AlignGPT · benchmarks my-model 3 of 4 benchmarks have a score.")
-    assert "Against the paper's AlignGPT-7B the score is higher on 1 of 3 benchmarks; on 2 the paper's figure" in head
+    assert "Against the paper's AlignGPT-7B the score is higher on 1 of 3 benchmarks; on 2 the difference may" in head
     assert "tiny, alignment adaptive" in head and "1 picture could not be read" in head
 
 
@@ -145,7 +146,7 @@ def test_drawn_data_are_never_set_against_the_paper(output: Path) -> None:
     assert "GQA not its own data accuracy 66.7" in page.text["results"]
     assert "GQA not" in page.text["results"] and " 62.9 63.6 " not in page.text["results"]
     assert "my-model" not in page.text["results"] and "minus it" not in page.text["results"]
-    assert "The paper's lines: the data here are not the paper's." in page.text["radar"]
+    assert "The paper's lines: data, questions or judge are not the paper's." in page.text["radar"]
     assert "AlignGPT-7B" not in page.text["radar"]
 
 
@@ -153,10 +154,28 @@ def test_some_drawn_data_leave_the_others_comparable(output: Path) -> None:
     edit(output / "gqa" / "run.json", data_note="Drawn miniatures.")
     edit(output / "pope" / "run.json", limit=30)
     folder = load_folder(output)
-    assert set(folder.comparable) == {"pope", "textvqa"}
+    assert set(folder.comparable) == {"textvqa"}  # neither drawn data nor the first questions alone
     page = Typed(write_page(output))
-    assert "POPE first 30 questions F1" in page.text["results"]
-    assert "higher on 0 of 2 benchmarks" in page.text["header"]
+    assert "POPE first 30 questions F1" in page.text["results"] and " - - - - 30" in page.text["results"]
+    assert "higher on 0 of 1 benchmark;" in page.text["header"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "mark", "comparable"),
+    [
+        ({"model": "llama", "answered_by": {}}, "judge: llama, the paper's is GPT-4", False),
+        ({"model": "gpt-4", "answered_by": {"llama": 3, "not named": 1}}, "judge: llama, the paper's is GPT-4", False),
+        ({"model": "gpt-4", "answered_by": {"gpt-4-0613": 3}}, "judge: gpt-4-0613 accuracy", True),
+        (None, "GQA accuracy", True),
+    ],
+)
+def test_a_judge_is_named_and_only_the_papers_compared(
+    judge: object, mark: str, comparable: bool, output: Path
+) -> None:
+    edit(output / "results.json", benchmarks=[{"benchmark": "gqa", "reasons": [], "judge": judge}])
+    page = Typed(write_page(output))
+    assert mark in page.text["results"] and ("62.9" in page.text["results"].split("Tables 1 and 2")[1]) == comparable
+    assert ("Against the paper" in page.text["header"]) == comparable
 
 
 def test_nothing_scored_is_a_page_too(tmp_path: Path) -> None:
@@ -178,6 +197,32 @@ def test_a_thirteenth_benchmark_has_its_title_and_no_figures_of_the_paper(output
     page = Typed(write_page(output))
     assert "Probes F1 of yes, mean of the subsets" in page.text["results"]
     assert "Probes official" in page.text["notes"] and "Probes" not in page.text["radar"]
+    edit(output / "results.json", benchmarks=rows[:1])
+    page = Typed(write_page(output))
+    assert "1 of 1 benchmark has a score." in page.text["header"] and "AlignGPT-7B" not in page.text["results"]
+
+
+def test_answers_without_a_score_are_answers(output: Path) -> None:
+    edit(output / "results.json", benchmarks=[{"benchmark": "gqa", "reasons": ["scored by a server"]}])
+    (output / "gqa" / "score.json").unlink()
+    assert Typed(write_page(output)).text["header"].endswith("tiny, alignment adaptive Answers 0")
+    edit(output / "gqa" / "run.json", counts={"questions": 30}, complete=True)
+    assert Typed(write_page(output)).text["header"].endswith("Answers 30 30 not scored; every picture was read")
+
+
+def test_the_radar_has_the_other_model_too(output: Path) -> None:
+    other = {
+        "benchmark": "gqa",
+        "scores": [50.0, 66.7],
+        "difference": 16.7,
+        "interval": [1.0, 30.0],
+        "metric": "accuracy",
+    }
+    other |= {"p_value": 0.1, "test": "sign test", "count": 30, "left_out": 0, "first_better": 0, "second_better": 5}
+    cut = other | {"benchmark": "pope", "left_out": 3, "scores": [1.0, 2.0]}  # of other questions than the paper's
+    page = Typed(write_page(output, comparisons=[other, cut], names=("other", "ours")))
+    assert "Benchmark ours other AlignGPT-7B LLaVA-1.5-7B GQA 66.7 50.0 62.9 62.0" in page.text["radar"]
+    assert "POPE 80.0 - 86.0" in page.text["radar"]
 
 
 @pytest.mark.parametrize(
@@ -236,14 +281,58 @@ def test_signs(value: float, written: str) -> None:
 
 
 def test_the_gate_by_hand(output: Path) -> None:
-    one, other = Gate((0.5, 0.3, 0.2), 1.0, 5), Gate((0.2, 0.3, 0.5), 1.05, 5)
+    one, other = Gate((0.5, 0.3, 0.2), 1.0, 15, (0.99, 1.01)), Gate((0.2, 0.3, 0.5), 1.05, 15, (1.04, 1.06))
     assert findings.shift(one, other) == pytest.approx(0.3)
     said = findings.gates({"A": one, "B": other})
     assert said[0] == (
-        f"The entropy of the gate's weights is lowest on A, 1.00 nats, and highest on B, 1.05; even weights would have "
-        f"{math.log(3):.2f}."
+        "The entropy of the gate's weights is between 0.049 (B) and 0.099 (A) below 1.099 nats, the entropy of even "
+        "weights."
     )
-    assert "A and B: 30.0" in said[1] and len(findings.gates({"A": one})) == 1
+    assert "1 of 1 pair of benchmarks apart" in said[1] and "A and B: 30.0" in said[1]
+    assert len(findings.gates({"A": one})) == 1
     page = Typed(write_page(output))
     assert "GQA: gate weights by kind of question" in page.text["gate"]
     assert "One Questions" not in page.text["gate"] and "GQA 30 0.500 0.300 0.200 1.030" in page.text["gate"]
+
+
+@pytest.mark.parametrize("interval", [(0.9, 1.045), (math.nan, math.nan)])
+def test_a_difference_that_may_be_chance_is_not_stated(interval: tuple[float, float]) -> None:
+    one, other = Gate((0.5, 0.3, 0.2), 1.0, 15, interval), Gate((0.2, 0.3, 0.5), 1.05, 15, (1.04, 1.06))
+    assert "No two benchmarks are told apart" in findings.gates({"A": one, "B": other})[1]
+    assert findings.kinds("A", {"a": one, "b": other}, "parts by kind") is None
+    alike = replace(one, interval=(1.0, 1.0)), replace(one, entropy=1.0004, interval=(1.0004, 1.0004))
+    assert not findings.told_apart(*alike)  # both are written 1.000
+    few = replace(one, count=2, interval=(1.0, 1.0)), replace(other, interval=(1.04, 1.06))
+    assert not findings.told_apart(*few)
+
+
+def test_every_map_of_the_gate_has_the_same_scale() -> None:
+    near, far = Gate((0.34, 0.33, 0.33), 1.0986, 15), Gate((0.6, 0.2, 0.2), 0.95, 15)
+    reach = figures.widest_deviation([near, far])
+    assert reach == pytest.approx(0.6 - 1 / 3) and figures.widest_deviation([near]) == 0.05
+    alone = figures.gate_weights({"near": near}, "a", "A", reach)
+    both = figures.gate_weights({"near": near, "far": far}, "b", "B", reach)
+    colors = [re.findall(r"fill: (#\w{6})", chart.svg) for chart in (alone, both)]
+    assert set(colors[0]) < set(colors[1])
+    assert as_typed(alone.alt) == "A, minus even ones. near: +0.01, \u00b10.00, \u00b10.00."
+
+
+def test_divisions_of_the_score_divide_the_gate_too(output: Path) -> None:
+    part = {"count": 15, "weights": [0.5, 0.3, 0.2], "entropy": 1.0, "entropy_interval": [0.98, 1.02]}
+    parts = {"query": part, "verify": part | {"entropy": 1.09, "entropy_interval": [1.085, 1.095]}}
+    again = {"attr": part, "rel": part}
+    edit(output / "gqa" / "gates.json", by_kind={"default": part}, by_group={"structural_type": parts, "other": again})
+    edit(output / "pope" / "gates.json", by_kind=again, by_group={"once_more": again})
+    text = Typed(write_page(output)).text["gate"]
+    assert "GQA: gate weights by structural type" in text and "query 15 0.500 0.300 0.200 1.000 0.980 to 1.020" in text
+    assert "GQA: entropy tells 1 of 1 pair of parts by structural type apart" in text
+    assert "GQA: gate weights by other" in text and "once more" not in text and "Within no benchmark" not in text
+
+
+def test_axes_of_nothing_have_a_span(output: Path) -> None:
+    result = replace(load_folder(output).results[0], name="mme", title="MME")
+    nothing = {task: {"score": 0.0, "interval": [0.0, 0.0], "count": 2} for task in ("count", "color")}
+    chart = figures.sub_scores(result, "task", nothing)
+    assert ">200<" in chart.svg and "count 0.0 (\N{EN DASH})" in chart.alt
+    same = figures.differences([{"benchmark": "gqa", "difference": 0.0, "interval": [0.0, 0.0]}], "A", "B")
+    assert re.search(r">\N{MINUS SIGN}1\.0+<", same.svg) and "0.04" not in same.svg

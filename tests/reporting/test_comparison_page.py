@@ -42,7 +42,7 @@ def test_the_page_shows_what_was_asked_and_what_was_said(folders: tuple[Path, Pa
     # The second model is right on 20 to 22 instead of 0 to 2.
     assert "What is <1>? right thing 1 first <b> ✓ Thing 1. second ✗ Hat" in text
     assert "What is <21>? right thing 21 first <b> ✗ Hat second ✓ Thing 21." in text
-    assert "Word 1? Reference OCR token: A right w first <b> ✓ w second ✗ <b>x</b>" in text
+    assert "Word 1? right w first <b> ✓ w second ✗ <b>x</b>" in text
     pictures = [found["alt"] for tag, found in page.tags if tag == "img"]
     assert len(pictures) == 6 and "Picture of the question: What is <1>?" in pictures
     assert "picture missing" not in text  # POPE has not one picture here: no room is left for them
@@ -95,6 +95,11 @@ def test_who_is_better_is_said(tmp_path: Path) -> None:
     assert "differing" not in page.text
     assert "POPE: first and second have no question in common." in page.text["compared"]
     assert "under 0.001 sign 9 0 9 0" in page.text["compared"]
+    assert "SEED-I 1.0 2.0 +50.0 \N{EN DASH} under" in page.text["compared"]  # no interval is shown without width
+    rows[0] |= {"benchmark": "probes", "title": "Probes", "notes": ["marked by different judges"]}
+    page = Page(write_comparison(tmp_path / "page.html", rows, ("A", "B")))
+    assert "B is better on Probes, " in page.text["header"] and ">probes<" not in page.html
+    assert "Probes: marked by different judges." in page.text["header"]
     nothing = Page(write_comparison(tmp_path / "page.html", rows[3:], ("A", "B")))
     assert "No benchmark could be compared." in nothing.text["header"]
 

@@ -12,6 +12,7 @@ import click
 from aligngpt import __version__
 from aligngpt.cli.base import Program
 from aligngpt.cli.benchmark_runs import run as run_benchmarks
+from aligngpt.cli.benchmark_runs import run_all
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.data import level, score
 from aligngpt.cli.evaluation import evaluate
@@ -49,6 +50,7 @@ def cli() -> None:
 for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
     cli.add_command(_command)
 evaluate.add_command(run_benchmarks)
+evaluate.add_command(run_all)
 evaluate.add_command(judge)
 
 

@@ -21,6 +21,9 @@ RUN_EXAMPLE = """
 aligngpt eval run pope --model runs/model --data playground/data/eval --output runs/eval
 aligngpt eval run all --model runs/model --data playground/data/eval --output runs/eval --batch-size 32
 """
+ALL_EXAMPLE = """
+aligngpt eval all --model runs/model --data playground/data/eval --output runs/eval
+"""
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _NAMED = 5  # pictures that could not be read; all are in run.json
@@ -58,7 +61,9 @@ class BenchmarkOrAll(click.ParamType):
     help="Processes that answer, each with a model of its own. [default: one for each GPU]",
 )
 @click.option("--shard", type=SHARE, help="Answer one of n shares; without it, all are put together. [default: all]")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask the first so many questions. [default: all]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Ask the first so many questions, without a score. [default: all]"
+)
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Type of the weights. [default: the model's own]")
 @judge_options("judge-")
 @json_option
@@ -72,9 +77,8 @@ def run(
 ) -> None:
     """Let a model answer benchmarks, and score the answers.
 
-    NAME is vqav2, gqa, vizwiz, scienceqa, textvqa, pope, mme, mmbench, mmbench_cn, seed, llava_bench or mmvet. With
-    all, those whose files are in the data folder are run, and the others are named. The same command goes on where it
-    was cut off.
+    NAME is a benchmark, such as pope; an unknown one is answered with the list of all. With all, those whose files are
+    in the data folder are run, and the others are named. The same command goes on where it was cut off.
     """
     judge = judge_settings(ctx, options)
     with results_alone():
@@ -84,10 +88,20 @@ def run(
         settings = RunSettings(output=output, judge=judge, **options)
         results = run_benchmarks(benchmarks, settings, skip_missing=len(benchmarks) > 1)
         page = _write_page(output)
+    named = {one.name for one in benchmarks}
+    failed = [row for row in results["benchmarks"] if row["benchmark"] in named and row.get("failed")]
+    messages = [f"{row['benchmark']}: {'; '.join(row['reasons'])}; the answers are kept" for row in failed]
     print_warnings(_warnings(results, output))
     if as_json:
         print_json({**results, "page": page})
-        return
+    else:
+        _print_results(results, output, page)
+    if len(benchmarks) == 1 and messages:
+        raise click.ClickException(messages[0])
+    print_warnings(messages)
+
+
+def _print_results(results: dict[str, Any], output: Path, page: Path | None) -> None:
     for name in results["finished_before"]:
         click.echo(f"{name}: finished before, nothing was left to do")
     asked = [row for row in results["benchmarks"] if "questions" in row]
@@ -98,6 +112,22 @@ def run(
             click.echo(f"note: {row['benchmark']}: {reason}")
     if page is not None:
         click.echo(f"Page: {page}")
+
+
+def _run_all(**options: Any) -> Any:
+    from aligngpt.evaluation.benchmarks import BENCHMARKS
+
+    assert run.callback is not None
+    return run.callback(benchmarks=tuple(BENCHMARKS.values()), **options)
+
+
+run_all = Command(
+    "all",
+    example=ALL_EXAMPLE,
+    callback=_run_all,
+    params=[param for param in run.params if param.name not in ("benchmarks", "debug")],
+    help="Let a model answer all benchmarks, and score the answers: the same as eval run all.",
+)
 
 
 def _write_page(output: Path) -> Path | None:
@@ -112,7 +142,8 @@ def _write_page(output: Path) -> Path | None:
 
 def _row(row: dict[str, Any]) -> list[Any]:
     interval = row["interval"]
-    bounds = None if not interval or None in interval else f"{interval[0]:.2f} to {interval[1]:.2f}"
+    told = interval and None not in interval and interval[0] < interval[1]  # none of answers that are all alike
+    bounds = f"{interval[0]:.2f} to {interval[1]:.2f}" if told else None
     return [row["title"], row["metric"], row["printed"], bounds, row["questions"], row["missing"]]
 
 

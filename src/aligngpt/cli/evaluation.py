@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +127,8 @@ def score(
 ) -> None:
     """Score an answers file as the official scorer does.
 
-    NAME is vqav2, gqa, vizwiz, scienceqa, textvqa, pope, mme, mmbench, mmbench_cn, seed, llava_bench or mmvet. Answers
-    are LLaVA's lines or, where a server scores, a submission file; both may be packed with gzip.
+    NAME is a benchmark, such as pope; an unknown one is answered with the list of all. Answers are LLaVA's lines or,
+    where a server scores, a submission file; both may be packed with gzip.
     """
     from aligngpt.artifacts import write_json
     from aligngpt.evaluation.scoring import score_files
@@ -169,8 +169,9 @@ def _digits(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def _interval(bounds: Iterable[float]) -> str:
-    return " to ".join(map(_digits, bounds))
+def _interval(bounds: Sequence[float]) -> str:
+    """A dash where there is none, or one without width, which too few questions have."""
+    return "-" if bounds[0] == bounds[1] or math.isnan(bounds[0]) else " to ".join(map(_digits, bounds))
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -232,15 +233,16 @@ def _write_comparison(page: Path, result: dict[str, Any], data: Path | None, sou
 
     with results_alone():
         chosen = differing_questions(result, data, at_most=_SHOWN)
-        write_comparison(page, [result | chosen], _apart(sources))
+        write_comparison(page, [result | chosen], apart(sources))
 
 
-def _apart(sources: tuple[Path, Path]) -> tuple[str, str]:
-    """Names of two files: their own, or the folders' where files are called the same."""
+def apart(sources: tuple[Path, Path]) -> tuple[str, str]:
+    """Names of two files or folders: their own, or those of the folders around them where they are called the same."""
     first, second = (path.resolve() for path in sources)
     while first.name == second.name and first != second:
         first, second = first.parent, second.parent
-    return (first.stem, second.stem) if first.stem != second.stem else (f"{first.stem} (A)", f"{second.stem} (B)")
+    names = [path.stem if path.is_file() else path.name for path in (first, second)]
+    return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")
 
 
 def _print_comparison(benchmark: Benchmark, result: dict[str, Any]) -> None:
@@ -254,6 +256,7 @@ def _print_comparison(benchmark: Benchmark, result: dict[str, Any]) -> None:
         ["A better, B better", f"{result['first_better']:,}, {result['second_better']:,}"],
     ]
     print_table(f"{benchmark.title}, {benchmark.metric}, {result['protocol']} protocol", ("", ""), rows)
+    _print_notes(result["notes"])
     if result["left_out"]:
         click.echo(f"note: questions that count for one of the two alone, left out: {result['left_out']}")
 
@@ -267,12 +270,16 @@ def _print_comparison(benchmark: Benchmark, result: dict[str, Any]) -> None:
 def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answers: Path, output: Path) -> None:
     """Write the file a benchmark's server takes.
 
-    NAME is vqav2, vizwiz, mmbench, mmbench_cn, seed or mmvet. The question file of mmbench is its table, that of seed
-    its label file.
+    NAME is a benchmark with a server, such as vqav2. The question file of mmbench is its table, that of seed its label
+    file.
     """
+    from aligngpt.evaluation.benchmarks import BENCHMARKS
     from aligngpt.evaluation.files import read_answers
 
     if benchmark.write_submission is None:
-        raise click.UsageError(f"{benchmark.name} is scored here, not by a server: use aligngpt eval score", ctx)
+        served = ", ".join(name for name, one in BENCHMARKS.items() if one.write_submission)
+        raise click.UsageError(
+            f"{benchmark.name} is scored here, not by a server: use aligngpt eval score; {served} have one", ctx
+        )
     benchmark.write_submission(questions, read_answers(answers, null_text=""), output)
     click.echo(f"Submission: {output}")

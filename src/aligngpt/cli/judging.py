@@ -40,7 +40,7 @@ def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[.
             "judge_key_variable",
             metavar="NAME",
             default="OPENAI_API_KEY",
-            help="Environment variable with the endpoint's key; one on this machine needs none.",
+            help="Environment variable with the endpoint's key; one of your own may need none.",
         ),
         click.option(f"--{prefix}seed", "judge_seed", type=int, default=0, help="Of the first run; each adds 1."),
         click.option(
@@ -77,7 +77,7 @@ def judge_options(prefix: str = "") -> Callable[[Callable[..., Any]], Callable[.
             "judge_timeout",
             type=click.FloatRange(min=0, min_open=True),
             default=120.0,
-            help="Seconds to wait for one reply.",
+            help="Seconds within which a reply has to be there, whole.",
         ),
         click.option(
             f"--{prefix}concurrency", "judge_concurrency", type=_COUNT, default=4, help="Requests under way at once."

@@ -8,6 +8,7 @@ import click
 
 from aligngpt.cli.arguments import FOLDER, NEW_FILE, json_option
 from aligngpt.cli.base import Command, Group
+from aligngpt.cli.evaluation import apart
 from aligngpt.cli.output import print_json, results_alone
 
 RUN_EXAMPLE = """
@@ -101,14 +102,9 @@ def report_eval(
         raise click.UsageError("--data is for the questions on which two models differ, which needs --compare as well")
     with results_alone():
         comparisons = [] if other is None else compare_outputs(other, output_folder, data, examples)
-        names = (folder_name(other or output_folder), folder_name(output_folder))
+        names = apart((other or output_folder, output_folder))
         written = write_page(output_folder, page, comparisons, names)
     if as_json:
         print_json({"page": written})
     else:
         click.echo(f"Page: {written}")
-
-
-def folder_name(folder: Path) -> str:
-    """What a page calls a folder."""
-    return folder.resolve().name

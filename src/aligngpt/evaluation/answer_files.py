@@ -25,6 +25,11 @@ class Record:
     line: Mapping[str, Any]
     seconds: float
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether it is empty because its picture could not be read."""
+        return "unreadable_picture" in self.line.get("metadata", ())
+
 
 class PartFile:
     """A file to which one process at a time adds answers; used as a context.
@@ -66,6 +71,8 @@ class PartFile:
 def read_parts(folder: Path, count: int) -> dict[int, Record]:
     """Read what all processes have answered so far, each question once, by its place.
 
+    A question whose picture could not be read may have been asked again: then the later answer is it.
+
     Args:
         folder: The folder of part files; it may be missing.
         count: Number of questions.
@@ -84,8 +91,14 @@ def read_parts(folder: Path, count: int) -> dict[int, Record]:
                 known = False
             if not known:
                 raise ValueError(f"{path}:{number}: no answer of this run: delete the file, and they are made again")
-            found.setdefault(record.place, record)
+            if record.place not in found or found[record.place].unreadable:
+                found[record.place] = record
     return found
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read an answers file that a run wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -178,6 +178,8 @@ class Benchmark:
         write_submission: Question file, answers and where to write what a server scores.
         judge: How another model marks the answers, where only that can.
         read_labels_alone: As `read_labels`, for a run that has named broken pictures in the label file already.
+        items_of: Questions, and the labels where there are any, to the id of the item each is scored in; None where
+            that is the question's own.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Benchmark:
     write_submission: Callable[[Path, Answers, Path], None] | None = None
     judge: Judge | None = None
     read_labels_alone: Callable[[Sequence[Path]], Labels] | None = None
+    items_of: Callable[[Sequence[Question], Labels | None], list[Id]] | None = None
 
 
 def match(ids: Iterable[Id], answers: Answers) -> tuple[dict[str, Answer], Count]:

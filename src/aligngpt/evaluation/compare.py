@@ -17,12 +17,13 @@ from aligngpt.evaluation.scoring import headline, item_of, resampled, score_answ
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models: where its answers come from, and what was made of each of those that count."""
+    """One of two models: where its answers come from, what was made of each of those that count, and who judged."""
 
     source: str
     benchmark: Benchmark
     protocol: str
     items: Sequence[Item]
+    judge: str | None = None
 
 
 def read_side(path: Path) -> Side:
@@ -35,11 +36,22 @@ def read_side(path: Path) -> Side:
         results = load_object(path, "results of aligngpt eval score")
         items = [item_of(record) for record in results["items"]]
         benchmark = BENCHMARKS[results["benchmark"]]
-        return Side(str(path), benchmark, results["protocol"], [item for item in items if item.stratum])
+        counted = [item for item in items if item.stratum]
+        return Side(str(path), benchmark, results["protocol"], counted, _judge_beside(path))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{path}: no results of aligngpt eval score --output; answers files need --benchmark and --labels"
         ) from None
+
+
+def _judge_beside(results: Path) -> str | None:
+    """Who judged the answers, where `aligngpt eval run` kept that beside their score."""
+    path = results.with_name("reviews-judge.json")
+    if results.name != "score.json" or not path.is_file():
+        return None
+    known = load_object(path, "what aligngpt eval judge writes")
+    names = [name for name in known["answered_by"] if name != "not named"]
+    return ", ".join(names) or str(known["judge"]["model"])
 
 
 def compare_folders(first: Path, second: Path) -> list[dict[str, Any]]:
@@ -65,7 +77,7 @@ def _compared(first: Path, second: Path, name: str) -> dict[str, Any]:
     try:
         return compare(*sides)
     except ValueError as error:
-        return {"benchmark": name, "reason": str(error)}
+        return {"benchmark": name, "title": BENCHMARKS[name].title, "reason": str(error)}
 
 
 def score_side(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Side:
@@ -86,7 +98,8 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
 
     Returns:
         `scores` of both, `difference` (second minus first), `interval`, `test`, `p_value`, the numbers of questions on
-        which the first is better, the second is better and neither, and `differing`: those questions.
+        which the first is better, the second is better and neither, `judges` where they are known, `notes`, and
+        `differing`: the questions on which they differ.
 
     Raises:
         ValueError: If the results are of different benchmarks or protocols, or have no question in common.
@@ -106,6 +119,7 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
     binary = all(item.score in (0, 1) for item in (*ones, *others))
     return {
         "benchmark": benchmark.name,
+        "title": benchmark.title,
         "metric": benchmark.metric,
         "protocol": first.protocol,
         "answers": [first.source, second.source],
@@ -119,6 +133,8 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
         "first_better": better[0],
         "second_better": better[1],
         "same": len(pairs) - sum(better),
+        "judges": [first.judge, second.judge],
+        "notes": _notes(first, second),
         "differing": [_differing(one, other) for one, other in pairs if one.score != other.score],
     }
 
@@ -127,6 +143,12 @@ def _check(first: Side, second: Side) -> None:
     ones, others = (f"{side.benchmark.name}, {side.protocol} protocol" for side in (first, second))
     if ones != others:
         raise ValueError(f"{first.source} is scored as {ones}, {second.source} as {others}: score both alike")
+
+
+def _notes(first: Side, second: Side) -> list[str]:
+    if first.judge is None or second.judge is None or first.judge == second.judge:
+        return []
+    return [f"marked by different judges, {first.judge} and {second.judge}: part of the difference may be theirs"]
 
 
 def _paired(first: Sequence[Item], second: Sequence[Item]) -> list[tuple[Item, Item]]:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aligngpt.data.pairs import RecordError, check_image_path
-from aligngpt.evaluation.benchmark import Benchmark, Question
+from aligngpt.evaluation.benchmark import Benchmark, Id, Question
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.benchmarks.textvqa import question_in
 from aligngpt.evaluation.compare import compare_folders
-from aligngpt.evaluation.files import read_answers
+from aligngpt.evaluation.files import find, read_answers
 
 _NO_DATA = "add --data with the folder of the benchmarks' files"
-_JUDGED = ("llava_bench", "mmvet")  # their scores hold the judge's words instead of the model's
-
-# What a score calls the question, where that is not its id.
-_ITEM_OF: dict[str, Callable[[Question], str]] = {
-    "vizwiz": lambda question: str(question.image),
-    "mme": lambda question: _task_and_picture(str(question.id)),
-    "mmvet": lambda question: f"v1_{question.id}",
-}
+_SAID_ALIKE = ("Answer ", "Reference OCR token:", "When the provided information is insufficient")  # of prompts' lines
 
 
 def compare_outputs(first: Path, second: Path, data: Path | None, at_most: int) -> list[dict[str, Any]]:
@@ -65,14 +57,14 @@ def differing_questions(
         ValueError: If the question file is another one or broken.
     """
     benchmark = BENCHMARKS[comparison["benchmark"]]
-    path = data and _find(data, benchmark.layout.questions)
+    path = data and find(data, benchmark.layout.questions)
     asked = _by_item(benchmark, path, data) if path and data else {}
     missing = None if path else f"{data} has no {benchmark.layout.questions}" if data else _NO_DATA
     said = [_model_texts(benchmark, path, asked) for path in answers] or [{}, {}]
     shown = []
     for one in _chosen(comparison["differing"], at_most):
         name, questions = str(one["id"]), asked.get(str(one["id"]), [])
-        prompts = [_without_instruction(question.prompt) for question in questions]
+        prompts = [_asked(question) for question in questions]
         texts = [known.get(name, text) for known, text in zip(said, one["texts"], strict=True)]
         image = _picture(questions[0], benchmark, data) if questions and data else None
         shown.append(one | {"texts": texts, "question": "\n".join(prompts) or None, "image": image})
@@ -91,47 +83,31 @@ def _chosen(differing: Sequence[dict[str, Any]], at_most: int) -> list[dict[str,
     return kept + sides[1][: at_most - len(kept)]
 
 
-def _find(data: Path, name: str) -> Path | None:
-    """A file below the data folder, packed or not; None if it is not there."""
-    return next((path for path in (data / name, data / f"{name}.gz") if path.exists()), None)
-
-
 def _by_item(benchmark: Benchmark, path: Path, data: Path) -> dict[str, list[Question]]:
-    """The questions by the id of the item that their score is kept under."""
-    item_of = _ITEM_OF.get(benchmark.name, lambda question: str(question.id))
-    if benchmark.name == "textvqa":
-        item_of = _textvqa_item(benchmark, data)
+    """The questions by the id of the item that they are scored in."""
+    questions = benchmark.read_questions(path)
+    names: Sequence[Id] = [question.id for question in questions]
+    if benchmark.items_of is not None:
+        labels = [file for name in benchmark.layout.labels if (file := find(data, name))]
+        names = benchmark.items_of(questions, benchmark.read_labels(labels) if labels else None)
     found: dict[str, list[Question]] = {}
-    for question in benchmark.read_questions(path):
-        found.setdefault(item_of(question), []).append(question)
+    for name, question in zip(names, questions, strict=True):
+        found.setdefault(str(name), []).append(question)
     return found
-
-
-def _textvqa_item(benchmark: Benchmark, data: Path) -> Callable[[Question], str]:
-    """TextVQA's questions go by their picture; their number is in the labels alone."""
-    paths = [path for name in benchmark.layout.labels if (path := _find(data, name))]
-    labels = benchmark.read_labels(paths) if paths else []
-    numbers = {label.key: str(label.id) for label in labels}
-    return lambda question: numbers.get((str(question.id), (question_in(question.prompt) or "").lower()), "")
-
-
-def _task_and_picture(name: str) -> str:
-    task, _, image = name.partition("/")
-    return f"{task}/{image.split('/')[-1].split('.')[0]}"
 
 
 def _model_texts(benchmark: Benchmark, path: Path, asked: Mapping[str, Sequence[Question]]) -> dict[str, str]:
     """The answers that a judge marked, by item; none where the score holds them itself."""
-    if benchmark.name not in _JUDGED or not path.is_file():
+    if benchmark.judge is None or not path.is_file():
         return {}
     texts = {str(row.id): row.text for row in read_answers(path).rows}
     return {item: texts[str(own[0].id)] for item, own in asked.items() if str(own[0].id) in texts}
 
 
-def _without_instruction(prompt: str) -> str:
-    """A prompt without its last line where that only says how to answer."""
-    head, _, last = prompt.rpartition("\n")
-    return head if head and last.startswith("Answer ") else prompt
+def _asked(question: Question) -> str:
+    """A prompt without the lines below the first that are the same for every question, such as how to answer."""
+    first, *others = (question.stored_prompt or question.prompt).split("\n")
+    return "\n".join([first, *(line for line in others if not line.startswith(_SAID_ALIKE))])
 
 
 def _picture(question: Question, benchmark: Benchmark, data: Path) -> Path | bytes | None:

@@ -22,6 +22,11 @@ _SUBMISSION_KEYS = ("answer", "prediction")
 _QUESTION_KEYS = {"image", "category", "text"}
 
 
+def find(data: Path, name: str) -> Path | None:
+    """A file or folder below the data folder, packed or not; None if it is not there."""
+    return next((path for path in (data / name, data / f"{name}.gz") if path.exists()), None)
+
+
 def load(path: Path) -> bytes:
     """Read a file, unpacked if it is a gzip file.
 

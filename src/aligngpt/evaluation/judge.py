@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.artifacts import write_json
-from aligngpt.evaluation.benchmark import Answers, Benchmark, Id
+from aligngpt.artifacts import alone_in, write_json
+from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Count, Id, match
 from aligngpt.evaluation.judge_client import (
     EndpointError,
     JudgeClient,
@@ -20,11 +18,23 @@ from aligngpt.evaluation.judge_client import (
     Message,
     Replies,
     Reply,
-    check_access,
 )
+from aligngpt.evaluation.progress import progress as progress_bar
 
-__all__ = ["EndpointError", "Judge", "JudgeSettings", "Judged", "Message", "Request", "Requests", "review"]
+__all__ = [
+    "EndpointError",
+    "Judge",
+    "JudgeSettings",
+    "Judged",
+    "Message",
+    "Request",
+    "Requests",
+    "answers_to",
+    "review",
+]
 
+_SHOWN = 60  # characters of a question in a message
+_NAMED = 5  # questions in a message
 _GIVE_UP = 5  # requests in a row that failed for good: the endpoint is down, the others would fail as well
 
 
@@ -45,9 +55,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests in the order of the questions; `unanswered` are questions without an answer, `notes` what to know."""
+    """What the judge is asked, in the order of the questions.
+
+    Args:
+        rows: A request for each answer.
+        count: How answers and questions fit.
+        unanswered: Questions without an answer.
+        notes: What to know.
+    """
 
     rows: Sequence[Request]
+    count: Count
     unanswered: Sequence[Id] = ()
     notes: tuple[str, ...] = ()
 
@@ -119,8 +137,9 @@ def review(
         What `<output's stem>-judge.json` holds; `docs/judge.md` names the fields.
 
     Raises:
-        ImportError: If the client library is not installed.
-        ValueError: If the benchmark has no judge, a file is broken or of another kind, or there is no key.
+        ImportError: If something has to be asked and the client library is not installed.
+        ValueError: If the benchmark has no judge, a file is broken or of another kind, the answers are to other
+            questions, or another call is at work on the same reviews.
         EndpointError: If some replies could not be had; those that came are kept.
     """
     judge = benchmark.judge
@@ -128,20 +147,50 @@ def review(
         raise ValueError(f"{benchmark.name} is scored without a judge")
     if output.suffix != judge.suffix:
         raise ValueError(f"{output}: reviews of {benchmark.name} are kept in a {judge.suffix} file; name it so")
-    check_access(settings)
     settings = replace(settings, runs=settings.runs if judge.several_runs else 1)
     asked = judge.requests(data, judge.read_answers(answers))
     if not asked.rows:
         raise ValueError(f"{answers}: none of its answers is to a question of {data}: is it another benchmark's?")
-    replies = Replies(output.with_name(f"{output.stem}-replies.jsonl"))
-    with JudgeClient(settings, replies) as client:
-        outcomes = _ask_all(client, judge, asked.rows, settings, progress)
-    _stop_if_failed(outcomes, replies.path)
-    judged = _judged(asked.rows, outcomes, settings)
-    judge.write(output, judged)
-    summary = _summary(benchmark, asked, judged, outcomes, settings)
-    write_json(output.with_name(f"{output.stem}-judge.json"), summary)
+    with alone_in(output.parent, f"-{output.stem}"):  # two calls would both pay
+        replies = Replies(output.with_name(f"{output.stem}-replies.jsonl"))
+        with JudgeClient(settings, replies) as client:
+            outcomes = _ask_all(client, judge, asked.rows, settings, progress)
+            asked = replace(asked, notes=(*asked.notes, *client.notes))
+        _stop_if_failed(asked.rows, outcomes, replies.path)
+        judged = _judged(asked.rows, outcomes, settings)
+        judge.write(output, judged)
+        summary = _summary(benchmark, asked, judged, outcomes, settings)
+        write_json(output.with_name(f"{output.stem}-judge.json"), summary)
     return summary
+
+
+def answers_to(questions: Mapping[str, str], answers: Answers) -> tuple[dict[str, Answer], Count, tuple[str, ...]]:
+    """Find the answer to each question; a judge is paid for each, so the question it was given to is compared.
+
+    Args:
+        questions: Their texts by id. An answers file keeps that text, perhaps with more around it, as its prompt.
+
+    Returns:
+        The answers by id, how they fit, and notes about what does not.
+
+    Raises:
+        ValueError: If no answer is to one of the questions, or most are to questions with another text.
+    """
+    given, count = match(questions, answers)
+    kept = [name for name, answer in given.items() if answer.prompt]
+    other = [name for name in kept if questions[name].strip() not in given[name].prompt]
+    if len(other) > len(kept) / 2:
+        name = other[0]
+        raise ValueError(
+            f"{answers.source}: {len(other)} of its {len(kept)} answers are to other questions, as {name}: "
+            f"{given[name].prompt[:_SHOWN]!r}, here {questions[name][:_SHOWN]!r}; are they to another benchmark?"
+        )
+    notes = [f"answers to another text of the question, judged all the same: {', '.join(other)}"] if other else []
+    if count.extra:
+        notes.append(f"answers to no question, not judged: {count.extra}")
+    if count.duplicate:
+        notes.append(f"answers to a question that has another further down, not judged: {count.duplicate}")
+    return given, count, tuple(notes)
 
 
 # Asking -------------------------------------------------------------------------------------------------------------
@@ -153,7 +202,7 @@ def _ask_all(
     """Ask everything, several at once; outcomes request by request, run by run, None where it was given up before."""
     jobs = [(request, run) for request in requests for run in range(settings.runs)]
     failed_in_row = 0
-    with ThreadPoolExecutor(settings.concurrency) as pool, _progress_bar(len(jobs), progress) as advance:
+    with ThreadPoolExecutor(settings.concurrency) as pool, progress_bar("judging", len(jobs), progress) as advance:
         futures = [pool.submit(_ask, client, judge, request, run, settings) for request, run in jobs]
         try:
             for future in futures:
@@ -194,32 +243,20 @@ def _ask(client: JudgeClient, judge: Judge, request: Request, run: int, settings
     return _Outcome(tuple(replies))
 
 
-def _stop_if_failed(outcomes: Sequence[_Outcome | None], kept: Path) -> None:
+def _stop_if_failed(requests: Sequence[Request], outcomes: Sequence[_Outcome | None], kept: Path) -> None:
     """Raise if a reply is missing: half a reviews file would be scored as if it were whole."""
     errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error is not None]
     if errors:
-        left = len(errors) + outcomes.count(None)
+        runs = len(outcomes) // len(requests)
+        left = [place // runs for place, outcome in enumerate(outcomes) if outcome is None or outcome.error is not None]
+        names = [str(requests[place].id) for place in dict.fromkeys(left)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         fatal = next((error for error in errors if error.fatal), errors[-1])
         raise EndpointError(
-            f"the judge: {left} of {len(outcomes)} replies are left to be had: {fatal}; the others are kept in {kept}, "
-            "and the same command goes on from there",
+            f"the judge: {len(left)} of {len(outcomes)} replies are left to be had: {fatal}; the others are kept in "
+            f"{kept}, and the same command goes on from there, with questions {', '.join(names[:_NAMED])}{more}",
             fatal.fatal,
         )
-
-
-@contextmanager
-def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object]]:
-    """A function to be told how many replies came; shows them and the time left, only on a terminal."""
-    if not (wanted and sys.stderr.isatty()):
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("judging", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 # What came of it ----------------------------------------------------------------------------------------------------
@@ -255,6 +292,7 @@ def _summary(
         "answered_by": dict(Counter(reply.record["answered_by"] or "not named" for reply in replies)),
         "system_fingerprints": sorted({reply.record["system_fingerprint"] or "none" for reply in replies}),
         "count": len(judged),
+        "answers": asdict(asked.count),
         "unanswered": list(asked.unanswered),
         "unreadable": [
             {"id": row.request.id, "run": run, "reply": reply}

@@ -18,8 +18,11 @@ Message = Mapping[str, str]
 Record = dict[str, Any]
 
 _HERE = ("localhost", "127.0.0.1", "::1")
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds, as the client library takes them
-_FATAL = (400, 401, 403, 404, 405, 422)  # another try would be refused as well
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds
+_LONGEST_ASKED = 60.0  # seconds of pause that an endpoint is granted
+_BUSY = (408, 409, 429)  # repeated, as every 5xx is
+_FATAL = (400, 401, 403, 404, 405, 422)  # another request would be refused as well
+_NO_KEY = "none"  # the library wants a key, a server of one's own does not
 
 
 class EndpointError(OSError):
@@ -28,11 +31,13 @@ class EndpointError(OSError):
     Args:
         message: What the endpoint or the network said, in one line.
         fatal: Whether every other request would meet the same.
+        again: Whether the same request may have more luck.
+        pause: Seconds the endpoint asks to be left alone; None if it does not say.
     """
 
-    def __init__(self, message: str, fatal: bool = False) -> None:
+    def __init__(self, message: str, fatal: bool = False, again: bool = False, pause: float | None = None) -> None:
         super().__init__(message)
-        self.fatal = fatal
+        self.fatal, self.again, self.pause = fatal, again, pause
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class JudgeSettings:
     Args:
         model: Its name at the endpoint.
         base_url: The endpoint, such as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`.
-        api_key_variable: The environment variable that holds the key; an endpoint on this machine needs none.
+        api_key_variable: The environment variable that holds the key; an endpoint of one's own may need none.
         seed: Sent along; a further run of the same question is asked with the next one.
         temperature: None for what the benchmark's own evaluator uses.
         runs: How often each answer is judged, where reviews hold several runs (MM-Vet); others take one.
@@ -50,7 +55,7 @@ class JudgeSettings:
         max_tokens: Longest reply; None for the benchmark's own. A model that thinks before it writes needs more.
         max_tokens_name: What the endpoint calls that limit.
         max_retries: How often a failed request is repeated.
-        timeout: Seconds to wait for one reply.
+        timeout: Seconds within which one reply has to be there, whole.
         concurrency: Requests under way at once.
     """
 
@@ -115,7 +120,8 @@ class Replies:
         for line in content.splitlines():
             try:
                 record = json.loads(line)
-                self._known[record["key"]] = record
+                if isinstance(record["text"], str):
+                    self._known[record["key"]] = record
             except (ValueError, TypeError, KeyError):
                 continue  # cut short: it is asked again
 
@@ -140,17 +146,20 @@ class JudgeClient(ExitStack):
     Args:
         settings: Which judge.
         replies: Where what it wrote is kept.
-
-    Raises:
-        ImportError: If the client library is not installed.
-        ValueError: If there is no key and the endpoint is not on this machine.
     """
 
     def __init__(self, settings: JudgeSettings, replies: Replies) -> None:
         super().__init__()
         self._settings, self._replies = settings, replies
         self._client: Any = None
+        self._portal: Any = None
         self._lock = threading.Lock()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of how it was asked."""
+        here = urlsplit(self._settings.base_url).hostname in _HERE
+        return () if self._client is None or here or self._key() else (f"asked without a key: {self._keyless()}",)
 
     def ask(self, messages: Sequence[Message], temperature: float, max_tokens: int, run: int, attempt: int) -> Reply:
         """Ask, or return what was replied before.
@@ -164,6 +173,7 @@ class JudgeClient(ExitStack):
 
         Raises:
             EndpointError: If no reply could be had.
+            ImportError: If the client library is not installed.
         """
         settings = self._settings
         request: Record = {
@@ -185,87 +195,119 @@ class JudgeClient(ExitStack):
         return Reply(record["text"], record)
 
     def _reply(self, request: Record) -> Record:
-        """Send a request until a whole reply comes; the library repeats what fails, this what comes back broken."""
+        """Send a request until a whole reply comes, or no more tries are left."""
         for attempt in range(self._settings.max_retries + 1):
-            body = self._send(request)
             try:
-                return _read_body(body)
-            except (ValueError, TypeError, KeyError, IndexError):
-                problem = " ".join(body[:80].split())
-            if attempt < self._settings.max_retries:
-                time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt))
-        raise EndpointError(f"the endpoint's reply is no chat completion: {problem!r}")
+                return _read_body(self._send(request))
+            except EndpointError as error:
+                if not error.again or attempt == self._settings.max_retries:
+                    raise
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) if error.pause is None else error.pause
+            time.sleep(pause)
+        raise AssertionError("unreachable")
 
     def _send(self, request: Record) -> str:
+        """Send a request once; the deadline holds for all of it, however slowly the reply drips in."""
+        client = self._connected()
+        import anyio
         import openai
 
+        settings = self._settings
+
+        async def body() -> str:
+            with anyio.fail_after(settings.timeout):
+                return str((await client.chat.completions.with_raw_response.create(**request)).text)
+
         try:
-            return self._connected().chat.completions.with_raw_response.create(**request).text
-        except openai.APITimeoutError:
-            raise EndpointError(f"no reply within {self._settings.timeout:g} seconds") from None
+            return str(self._portal.call(body))
+        except TimeoutError:
+            raise EndpointError(f"no reply within {settings.timeout:g} seconds", again=True) from None
         except openai.APIConnectionError as error:
             reason = f" ({error.__cause__})" if error.__cause__ else ""
-            raise EndpointError(f"no connection to {self._settings.base_url}{reason}") from None
+            raise EndpointError(f"no connection to {settings.base_url}{reason}", again=True) from None
         except openai.APIStatusError as error:
-            raise EndpointError(" ".join(str(error).split())[:300], error.status_code in _FATAL) from None
+            status = error.status_code
+            if status == 401 and not self._key():
+                raise EndpointError(f"a key is needed: {self._keyless()}", fatal=True) from None
+            raise EndpointError(
+                " ".join(str(error).split())[:300],
+                fatal=status in _FATAL,
+                again=status in _BUSY or status >= 500,
+                pause=_asked_pause(error.response.headers),
+            ) from None
 
     def _connected(self) -> Any:
-        """The library's client, made when the first reply is not on disk: without that no key is needed."""
+        """The library's client, made when the first reply is not on disk: without that no library is needed."""
         with self._lock:
             if self._client is None:
-                settings = self._settings
-                import openai
-
-                self._client = self.enter_context(
-                    openai.OpenAI(
-                        api_key=_api_key(settings),
-                        base_url=settings.base_url,
-                        max_retries=settings.max_retries,
-                        timeout=settings.timeout,
-                    )
+                try:
+                    import openai
+                    from anyio.from_thread import start_blocking_portal
+                except ImportError:
+                    raise ImportError(
+                        "a judge is asked through the package openai: pip install 'aligngpt[judge]'"
+                    ) from None
+                # The asynchronous client, as only that can be stopped at a deadline; repeating is done here alone.
+                client = openai.AsyncOpenAI(
+                    api_key=self._key() or _NO_KEY, base_url=self._settings.base_url, max_retries=0, timeout=None
                 )
+                self._portal = self.enter_context(start_blocking_portal())
+                self._client = self.enter_context(self._portal.wrap_async_context_manager(client))
             return self._client
 
+    def _key(self) -> str:
+        return os.environ.get(self._settings.api_key_variable, "").strip()
 
-def check_access(settings: JudgeSettings) -> None:
-    """Find out before anything is asked whether the library is installed and a key is there.
-
-    Raises:
-        ImportError: If the client library is not installed.
-        ValueError: If there is no key and the endpoint is not on this machine.
-    """
-    try:
-        import openai  # noqa: F401
-    except ImportError:
-        raise ImportError("a judge is asked through the package openai: pip install 'aligngpt[judge]'") from None
-    _api_key(settings)
-
-
-def _api_key(settings: JudgeSettings) -> str:
-    key = os.environ.get(settings.api_key_variable, "")
-    if not key and urlsplit(settings.base_url).hostname in _HERE:
-        return "none"  # the library wants one, a server on this machine does not
-    if not key:
-        raise ValueError(
-            f"no key for {settings.base_url}: the environment variable {settings.api_key_variable} is not set; set it, "
-            "or name the one that holds the key"
+    def _keyless(self) -> str:
+        return (
+            f"the environment variable {self._settings.api_key_variable} is not set; set it, or name the one that "
+            f"holds the key for {self._settings.base_url}"
         )
-    return key
+
+
+def _asked_pause(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait as the endpoint says them, None if it does not."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        return seconds if 0 <= seconds <= _LONGEST_ASKED else None
+    return None
 
 
 def _read_body(body: str) -> Record:
-    """What is kept of a chat completion; a reply without text, such as a refusal, has an empty one."""
-    answer = json.loads(body)
-    choice = answer["choices"][0]
-    text = choice["message"].get("content") or ""
-    if not isinstance(text, str):
-        raise ValueError("content is no text")
-    usage = answer.get("usage") or {}
+    """What is kept of a chat completion; a reply without text, such as a refusal, has an empty one.
+
+    Names and figures that are none are left out: they decide nothing.
+
+    Raises:
+        EndpointError: If it is no chat completion.
+    """
+    try:
+        answer = json.loads(body)
+        choice = answer["choices"][0]
+        text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        start = " ".join(body[:80].split())
+        raise EndpointError(f"the endpoint's reply is no chat completion: {start!r}", again=True) from None
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
     return {
         "text": text,
-        "answered_by": answer.get("model"),
-        "system_fingerprint": answer.get("system_fingerprint"),
-        "finish_reason": choice.get("finish_reason"),
-        "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"),
+        "answered_by": _name(answer.get("model")),
+        "system_fingerprint": _name(answer.get("system_fingerprint")),
+        "finish_reason": _name(choice.get("finish_reason")),
+        "prompt_tokens": _figure(usage.get("prompt_tokens")),
+        "completion_tokens": _figure(usage.get("completion_tokens")),
     }
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _figure(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

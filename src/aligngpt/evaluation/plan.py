@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligngpt.artifacts import hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.data.images import BadImage, load_image
+from aligngpt.evaluation.answer_files import Record, read_parts
 from aligngpt.evaluation.benchmark import Benchmark, Question, Unreadable
+from aligngpt.evaluation.files import find
 from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
 from aligngpt.modeling.checkpoints import INFO_FILE
 from aligngpt.modeling.processing import TEMPLATES
+from aligngpt.modeling.tokens import ALIGN_TOKEN, MARK
 from aligngpt.scenes import miniatures
 
 if TYPE_CHECKING:
@@ -23,10 +29,10 @@ _MODEL_FILES = (
     "*.safetensors", "*.bin", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "processor_config.json", "preprocessor_config.json", "chat_template.jinja", INFO_FILE,
 )  # fmt: skip
-_IMAGES_IN_FINGERPRINT = 256
+_SAMPLED_PICTURES = 100
 # What two calls must share to go on in one folder. Batch size and processes change nothing about the answers.
 _IDENTITY = (
-    "benchmark", "model_hash", "template_hash", "alignment", "dtype", "decoding", "limit", "data_hash", "images_hash",
+    "benchmark", "model_hash", "template_hash", "alignment", "dtype", "decoding", "limit", "data_hash",
 )  # fmt: skip
 
 
@@ -49,7 +55,7 @@ class RunSettings:
         limit: Only the first so many questions.
         dtype: One of `DTYPES`; the model's own by default.
         judge: Who marks the answers to LLaVA-Bench and MM-Vet.
-        progress: Whether to show how far it is, on a terminal.
+        progress: Whether to show how far it is.
     """
 
     model: Path
@@ -105,8 +111,7 @@ class Task:
     def batches(self, size: int) -> list[list[int]]:
         """The places of the questions in batches, the longest questions first, those without a picture apart.
 
-        What is answered together depends on nothing but the questions and the size, however the batches are divided
-        over processes and however often the run was cut off. The longest come first: what does not fit into memory
+        They depend on nothing but the questions and the size. The longest come first: what does not fit into memory
         shows at once.
         """
         batches = []
@@ -116,10 +121,21 @@ class Task:
             batches += [places[start : start + size] for start in range(0, len(places), size)]
         return batches
 
+    def answered(self) -> set[int]:
+        """The places that need not be asked again: those with an answer, or with a picture that stays unreadable."""
+        records = read_parts(self.parts, len(self.questions))
+        return {place for place, record in records.items() if not self.readable_now(record)}
 
-def find(data: Path, name: str) -> Path | None:
-    """A file or folder below the data folder, packed or not; None if it is not there."""
-    return next((path for path in (data / name, data / f"{name}.gz") if path.exists()), None)
+    def readable_now(self, record: Record) -> bool:
+        """Whether an answer is empty for want of a picture that can be read by now."""
+        picture = self.picture(self.questions[record.place])
+        if not (record.unreadable and isinstance(picture, Path)):
+            return False
+        try:
+            load_image(picture)
+        except BadImage:
+            return False
+        return True
 
 
 def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
@@ -127,13 +143,15 @@ def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
 
     Raises:
         MissingData: If the question file is missing, or all pictures are.
-        ValueError: If the question file is broken.
+        ValueError: If the question file is broken, or a question cannot be asked.
     """
     layout, remedy = benchmark.layout, f"to get {benchmark.title}: {benchmark.layout.source}"
     path = find(settings.data, layout.questions)
     if path is None:
         raise MissingData(f"{settings.data / layout.questions}: no such file; {remedy}")
     questions = tuple(benchmark.read_questions(path)[: settings.limit])
+    for question in questions:
+        _require_words(question, path)
     images = None if layout.images is None else settings.data / layout.images
     task = Task(benchmark, path, images, questions, settings.output / benchmark.name)
     if images is None and all(question.image is None for question in questions):
@@ -141,12 +159,24 @@ def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
     pictures = [picture for picture in map(task.picture, questions) if isinstance(picture, Path)]
     if images is not None and pictures and not images.is_dir():
         raise MissingData(f"{images}: no such folder; {remedy}")
-    if pictures and not any(picture.exists() for picture in pictures):
+    if pictures and all(_size(picture) < 0 for picture in pictures):
         raise MissingData(
             f"{images}: not one of the {len(pictures)} pictures of {path.name} is there, such as "
             f"{pictures[0].name}; {remedy}"
         )
     return task
+
+
+def _require_words(question: Question, source: Path) -> None:
+    """What no template takes is said before the model is loaded, not in the middle of the run."""
+    try:
+        question.prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{source}: question {question.id} holds half of a surrogate pair: mend its text") from None
+    found = ALIGN_TOKEN if ALIGN_TOKEN in question.prompt else MARK.search(question.prompt)
+    if found:
+        what = found if isinstance(found, str) else f"U+{ord(found[0]):04X}"
+        raise ValueError(f"{source}: question {question.id} holds {what}, which is reserved: take it out")
 
 
 # Two runs ------------------------------------------------------------------------------------------------------------
@@ -224,9 +254,7 @@ def _name_of(template: str) -> str:
 
 def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[str, Any]:
     """What `run.json` says when a run begins."""
-    images = [picture for picture in map(task.picture, task.questions) if isinstance(picture, Path)]
-    sample = images[:: max(1, len(images) // _IMAGES_IN_FINGERPRINT)]
-    sizes = "\n".join(f"{path.relative_to(task.image_folder or '')}\0{_size(path)}" for path in sample)
+    sizes = [_size(picture) for picture in map(task.picture, _sample(task)) if isinstance(picture, Path)]
     return {
         "benchmark": task.benchmark.name,
         **model.fields,
@@ -234,10 +262,16 @@ def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[
         "limit": settings.limit,
         "data_note": miniatures.NOTE if (settings.data / miniatures.MANIFEST).is_file() else None,
         "data_hash": hash_file(task.question_file),
-        "images_hash": hashlib.sha256(sizes.encode()).hexdigest(),
+        "image_sizes": " ".join(map(str, sizes)),
         "batch_size": settings.batch_size,
         "versions": versions(),
     }
+
+
+def _sample(task: Task) -> list[Question]:
+    """Some questions with a picture of its own file, all over the benchmark."""
+    pictured = [question for question in task.questions if isinstance(task.picture(question), Path)]
+    return pictured[:: -(-len(pictured) // _SAMPLED_PICTURES) or 1]
 
 
 def _size(path: Path) -> int:
@@ -247,28 +281,47 @@ def _size(path: Path) -> int:
         return -1
 
 
-def claim(task: Task, run: dict[str, Any]) -> bool:
+def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
     """Begin a run in its folder or go on with it; whether it had been finished.
+
+    Args:
+        alone: Nobody else is at work in the folder: a run that was begun there without an answer may be replaced.
 
     Raises:
         ValueError: If the folder holds another run; the message says what differs.
     """
     path = task.folder / "run.json"
-    if path.is_file():
+    begun = task.answers.is_file() or any(part.stat().st_size for part in task.parts.glob("*.jsonl"))
+    if begun and not path.is_file():
+        raise ValueError(f"{task.folder} holds answers but no run.json: give another --output, or delete this one")
+    if path.is_file() and not (alone and not begun):
         known = read_json(path)
-        names = [name for name in _IDENTITY if known.get(name) != run[name]]
-        if "limit" in names and "images_hash" in names:
-            names.remove("images_hash")  # fewer questions have fewer pictures
-        differing = [_difference(name, known.get(name), run[name]) for name in names]
+        differing = [
+            _difference(name, known.get(name), run[name]) for name in _IDENTITY if known.get(name) != run[name]
+        ]
+        if not differing and _other_pictures(task, known, run):
+            differing = ["other pictures (files of other sizes)"]
         if differing:
             raise ValueError(
                 f"{task.folder} holds another run: {'; '.join(differing)}: give another --output, or delete this one"
             )
-        return bool(known.get("complete")) and task.answers.is_file()
-    if any(task.parts.glob("*.jsonl")) or task.answers.is_file():
-        raise ValueError(f"{task.folder} holds answers but no run.json: give another --output, or delete this one")
+        finished = bool(known.get("complete")) and task.answers.is_file()
+        if finished and alone:
+            shutil.rmtree(task.parts, ignore_errors=True)  # there if the run was killed at its very end
+        return finished
     write_json(path, run | {"complete": False})
     return False
+
+
+def _other_pictures(task: Task, known: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether a picture has become another; one that was absent or could not be read may have been mended."""
+    records = read_parts(task.parts, len(task.questions))
+    mended = {one["image"] for one in known.get("unreadable_pictures", ())}
+    mended |= {task.questions[place].image for place, record in records.items() if record.unreadable}
+    sizes = zip(_sample(task), str(known.get("image_sizes")).split(), run["image_sizes"].split(), strict=False)
+    return any(
+        there != here and "-1" not in (there, here) and question.image not in mended for question, there, here in sizes
+    )
 
 
 def _difference(name: str, known: Any, given: Any) -> str:

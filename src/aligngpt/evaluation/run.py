@@ -6,7 +6,6 @@ A run's folder has a folder for each benchmark: `answers.jsonl`, `run.json`, `ga
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from aligngpt.artifacts import read_json, versions, write_json
 from aligngpt.evaluation.answer_files import at_work_in, read_parts
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.outcome import evaluate_answers, finish, unfinished_row
+from aligngpt.evaluation.outcome import evaluate_answers, finish, reopen, unfinished_row
 from aligngpt.evaluation.plan import (
     MissingData,
     ModelRecord,
@@ -27,7 +26,8 @@ from aligngpt.evaluation.plan import (
     open_task,
     read_model,
 )
-from aligngpt.evaluation.workers import Advance, Worker, answer_tasks, share_of
+from aligngpt.evaluation.progress import progress
+from aligngpt.evaluation.workers import Advance, Worker, answer_tasks, left_of, share_of
 
 RESULTS = "results.json"
 _PATIENCE = 60.0  # seconds in which another call has written its own rows
@@ -51,15 +51,19 @@ def run_benchmarks(
     """
     tasks, left_out = _open_tasks(benchmarks, settings, skip_missing)
     model = read_model(settings)
-    _require_same_model(settings.output, model)
+    _known_rows(settings.output, model)
     with ExitStack() as held:
         for task in tasks:
             held.enter_context(at_work_in(task.folder, shared=settings.shard is not None))
         runs = {task.benchmark.name: describe_run(task, settings, model) for task in tasks}
-        before = [task.benchmark.name for task in tasks if claim(task, runs[task.benchmark.name])]
+        with at_work_in(settings.output, patience=_PATIENCE):
+            _known_rows(settings.output, model)
+            before = [task.benchmark.name for task in tasks if _claim(task, runs[task.benchmark.name], settings)]
+            if not (settings.output / RESULTS).is_file():  # another model is to be refused from now on
+                _write_results(settings.output, model, {})
         pending = [task for task in tasks if task.benchmark.name not in before]
         with _progress(pending, settings) as advance:
-            answer_tasks([task for task in pending if _share_left(task, settings)], settings, model, advance)
+            answer_tasks([task for task in pending if left_of(task, settings)], settings, model, advance)
         rows = {one.name: unfinished_row(one, left_out[one.name]) for one in benchmarks if one.name in left_out}
         for task in tasks:
             rows[task.benchmark.name] = _close(task, settings, runs, before)
@@ -85,18 +89,29 @@ def _open_tasks(
     return tasks, left_out
 
 
-def _require_same_model(output: Path, model: ModelRecord) -> None:
+def _known_rows(output: Path, model: ModelRecord) -> dict[str, Any]:
+    """The rows of earlier calls, by benchmark.
+
+    Raises:
+        ValueError: If they are another model's, or the file is another command's.
+    """
     path = output / RESULTS
-    known = read_json(path) if path.is_file() else {"model_hash": model.hash}
-    if known.get("model_hash") != model.hash:
+    if not path.is_file():
+        return {}
+    known = read_json(path)
+    if not (isinstance(known, dict) and "model_hash" in known and isinstance(known.get("benchmarks"), list)):
+        raise ValueError(f"{path}: not written by eval run: give another --output, or delete it")
+    if known["model_hash"] != model.hash:
         raise ValueError(
             f"{output} holds results of another model ({known.get('model')}): give another --output, or delete it"
         )
+    return {row["benchmark"]: row for row in known["benchmarks"]}
 
 
-def _share_left(task: Task, settings: RunSettings) -> bool:
-    known = read_parts(task.parts, len(task.questions)).keys()
-    return any(not known >= set(batch) for batch in share_of(task.batches(settings.batch_size), settings, Worker()))
+def _claim(task: Task, run: dict[str, Any], settings: RunSettings) -> bool:
+    """Claim a benchmark's folder; whether nothing is left to be asked there."""
+    alone = settings.shard is None
+    return claim(task, run, alone) and not (alone and reopen(task))
 
 
 def _close(
@@ -115,9 +130,7 @@ def _close(
 
 def _write_results(output: Path, model: ModelRecord, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Write `results.json`; rows of earlier calls stay."""
-    path = output / RESULTS
-    known = {row["benchmark"]: row for row in (read_json(path)["benchmarks"] if path.is_file() else ())}
-    known |= rows
+    known = {**_known_rows(output, model), **rows}
     order = [*BENCHMARKS, *(name for name in known if name not in BENCHMARKS)]
     results = {
         "model": model.name,
@@ -125,33 +138,16 @@ def _write_results(output: Path, model: ModelRecord, rows: Mapping[str, dict[str
         "versions": versions(),
         "benchmarks": [known[name] for name in order if name in known],
     }
-    write_json(path, results)
+    write_json(output / RESULTS, results)
     return results
 
 
 @contextmanager
 def _progress(tasks: Sequence[Task], settings: RunSettings) -> Iterator[Advance]:
-    """A function to be told how many questions of a benchmark are answered; shows them only on a terminal."""
-    if not (settings.progress and sys.stderr.isatty() and tasks):
-        yield lambda name, count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        bars = {}
-        for task in tasks:
-            share = share_of(task.batches(settings.batch_size), settings, Worker())
-            known = read_parts(task.parts, len(task.questions)).keys()
-            done = sum(place in known for batch in share for place in batch)
-            bars[task.benchmark.name] = bar.add_task(
-                task.benchmark.title, total=sum(map(len, share)), completed=done, start=False
-            )
-        yield lambda name, count: _advance(bar, bars[name], count)
-
-
-def _advance(bar: Any, task: Any, count: int) -> None:
-    if not bar.tasks[task].started:
-        bar.start_task(task)  # time left counts from here, not from when another benchmark began
-    bar.advance(task, count)
+    """A function to be told how many questions of a benchmark are answered; the time left is that of all of them."""
+    titles = {task.benchmark.name: task.benchmark.title for task in tasks}
+    shares = [share_of(task.batches(settings.batch_size), settings, Worker()) for task in tasks]
+    total = sum(len(batch) for share in shares for batch in share)
+    left = sum(len(batch) for task in tasks for batch in left_of(task, settings))
+    with progress("loading the model", total, settings.progress, total - left) as advance:
+        yield lambda name, count: advance(count, titles[name])

@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 
-from aligngpt.evaluation.answer_files import PartFile, Record, read_parts
+from aligngpt.evaluation.answer_files import PartFile, Record
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.plan import ModelRecord, RunSettings, Task, open_task
 from aligngpt.evaluation.runner import Answer, Decoding, Prompt, answer_batches
 from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
 
 Advance = Callable[[str, int], object]  # told the benchmark's name and how many more are answered
@@ -34,6 +36,18 @@ class Worker:
     world: int = 1
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What ended a process: the message, and where it happened."""
+
+    message: str
+    trace: str
+
+
+class InWorker(Exception):
+    """The traceback of an error in another process, as the cause of the one that is raised here."""
+
+
 def number_of_processes(settings: RunSettings) -> int:
     """As asked for, or one for each GPU, or one."""
     return settings.processes or max(1, torch.cuda.device_count())
@@ -43,6 +57,13 @@ def share_of(batches: Sequence[list[int]], settings: RunSettings, worker: Worker
     """The batches of this call's shard that fall to one of its processes."""
     shard, shards = settings.shard or (1, 1)
     return batches[shard - 1 :: shards][worker.rank :: worker.world]
+
+
+def left_of(task: Task, settings: RunSettings, worker: Worker | None = None) -> list[list[int]]:
+    """What is still to be asked of the share of this call, or of one of its processes, batch by batch."""
+    known = task.answered()
+    share = share_of(task.batches(settings.batch_size), settings, worker or Worker())
+    return [left for batch in share if (left := [place for place in batch if place not in known])]
 
 
 def answer_tasks(tasks: Sequence[Task], settings: RunSettings, model: ModelRecord, advance: Advance) -> None:
@@ -61,18 +82,15 @@ def answer_tasks(tasks: Sequence[Task], settings: RunSettings, model: ModelRecor
 def _answer(tasks: Sequence[Task], settings: RunSettings, model: ModelRecord, worker: Worker, advance: Advance) -> None:
     loaded: tuple[Any, AlignGPTProcessor] | None = None
     for task in tasks:
-        known = read_parts(task.parts, len(task.questions)).keys()
-        share = share_of(task.batches(settings.batch_size), settings, worker)
-        batches = [batch for batch in share if not known >= set(batch)]
+        batches = left_of(task, settings, worker)
         if not batches:
             continue
         if loaded is None:
             loaded = _load(settings, worker)
         with PartFile(task.parts / _part_name(settings, worker)) as part:
             for records in _answered(task, batches, loaded, settings, model):
-                new = [record for record in records if record.place not in known]
-                part.add(new)
-                advance(task.benchmark.name, len(new))
+                part.add(records)
+                advance(task.benchmark.name, len(records))
 
 
 def _part_name(settings: RunSettings, worker: Worker) -> str:
@@ -98,7 +116,7 @@ def _answered(
     decoding = Decoding(
         max_new_tokens=task.benchmark.max_new_tokens,
         alignment=settings.alignment,
-        with_gate=model.alignment == "adaptive",
+        with_gate=needs_gate(model.alignment),
     )
     prompts = ([_prompt(task, place, processor) for place in batch] for batch in batches)
     started = time.monotonic()
@@ -181,8 +199,8 @@ def _listen(workers: Sequence[Any], messages: Any, advance: Advance) -> None:
             continue
         if message is None:
             left -= 1
-        elif isinstance(message, str):
-            raise ValueError(message)
+        elif isinstance(message, Failure):
+            raise ValueError(message.message) from InWorker(message.trace)
         else:
             advance(*message)
 
@@ -201,7 +219,8 @@ def _work(
         messages.put(None)
     except Exception as error:
         known = isinstance(error, ValueError | OSError)
-        messages.put(str(error) if known else f"{type(error).__name__}: {error}")
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        messages.put(Failure(text, traceback.format_exc()))
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,33 @@ from aligngpt.reporting.charts import (
     LINE,
     MUTED,
     TEAL,
+    VIOLET,
     Chart,
     Table,
     canvas,
-    heat_cells,
+    deviation_cells,
     legend,
-    lying_bars,
-    spoken,
     styled,
     to_svg,
 )
-from aligngpt.reporting.paper_results import FULL_SCORES, PAPER_MODELS, PaperModel, of_full, title_of
+from aligngpt.reporting.paper_results import (
+    FULL_PARTS,
+    FULL_SCORES,
+    PAPER_MODELS,
+    TITLES,
+    PaperModel,
+    of_full,
+    title_of,
+)
 from aligngpt.reporting.text import NO_VALUE, decimal, integer, shortened
 
-_SERIES = ((BLUE, "-", "o"), (AMBER, (0, (4, 1.5)), "s"), (TEAL, (0, (1, 1.2)), "D"))
+_SERIES = ((BLUE, "-", "o"), (AMBER, (0, (4, 1.5)), "s"), (TEAL, (0, (1, 1.2)), "D"), (VIOLET, (0, (6, 1, 1, 1)), "^"))
 _RINGS = 4
 _INNER = 0.25  # of the radius: where the lowest figure of an axis lies
 _LONGEST_NAME = 30  # characters beside a bar
+_LEAST_DIFFERENCE = 1.0  # percent of the full score; what the axis of smaller differences reaches to
+_LEAST_DEVIATION = 0.05  # of a weight from even ones; what the scale of smaller ones reaches to
+_LEAST_GAP = 0.05  # nats
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
@@ -46,7 +56,7 @@ def radar(series: Mapping[str, Mapping[str, float]]) -> Chart:
     """The paper's Figure 1: an axis for each benchmark, a line for each model; with fewer than three, bars.
 
     Args:
-        series: Up to three models, each with its score by benchmark; those of the first one have an axis.
+        series: Up to four models, each with its score by benchmark; those of the first one have an axis.
     """
     names = list(next(iter(series.values())))
     table = Table(
@@ -71,7 +81,7 @@ def _web(names: Sequence[str], series: Mapping[str, Mapping[str, float]], alt: s
     spokes = np.column_stack([np.cos(angles), np.sin(angles)])
     for ring in range(1, _RINGS + 1):
         axes.fill(*(ring / _RINGS * spokes).T, facecolor="none", edgecolor=LINE, linewidth=0.8)
-    ranges = {name: _axis(name, list(series.values())) for name in names}
+    ranges = {name: _axis(name, series) for name in names}
     for name, (x, y) in zip(names, spokes, strict=True):
         axes.plot((0, x), (0, y), color=LINE, linewidth=0.8)
         _name_axis(axes, name, ranges[name], x, y)
@@ -89,16 +99,17 @@ def _web(names: Sequence[str], series: Mapping[str, Mapping[str, float]], alt: s
     axes.set_ylim(-1.22, 1.22)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    legend(axes, columns=len(series))
+    legend(axes, columns=min(3, len(series)))
     return to_svg(figure, "radar", alt)
 
 
-def _axis(name: str, series: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    """The range of an axis, on round figures: all of the paper's models and those shown; a lone model has all of it."""
+def _axis(name: str, series: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
+    """The range of an axis, on round figures: all of the paper's models and those shown; without the paper, all."""
     full = FULL_SCORES.get(name, 100.0)
-    if len(series) == 1:
+    if not any(model.name in series for model in PAPER_MODELS):
         return 0.0, full
-    scores = [scores[name] for scores in (*series, *(model.scores for model in PAPER_MODELS)) if name in scores]
+    shown = (*series.values(), *(model.scores for model in PAPER_MODELS))
+    scores = [scores[name] for scores in shown if name in scores]
     step = full / 20
     low = step * math.floor(min(scores) / step)
     return low, max(low + step, min(full, step * math.ceil(max(scores) / step)))
@@ -161,7 +172,7 @@ def sub_scores(result: Result, division: str, parts: Mapping[str, Mapping[str, A
         )
     axes.set_yticks(range(len(parts)), [shortened(name, _LONGEST_NAME) for name in parts], color=INK)
     axes.set_ylim(len(parts) - 0.4, -0.6)
-    axes.set_xlim(left=0, right=None if result.name in FULL_SCORES else 102)
+    axes.set_xlim(0, 1.02 * FULL_PARTS.get(result.name, 100.0))
     axes.spines["left"].set_visible(False)
     named = division.replace("_", " ")
     table = sub_score_table(named, parts)
@@ -183,60 +194,91 @@ def score_text(score: float | None) -> str:
     return _figure(None if score is None or math.isnan(score) else score)
 
 
-def signed(difference: float) -> str:
-    """A difference with its sign and one digit: `+0.4`."""
-    written = decimal(abs(difference), 1)
+def signed(difference: float, places: int = 1) -> str:
+    """A difference with its sign: `+0.4`."""
+    written = decimal(abs(difference), places)
     sign = "\N{PLUS-MINUS SIGN}" if float(written) == 0 else "+" if difference > 0 else "\N{MINUS SIGN}"
     return f"{sign}{written}"
 
 
-def interval_text(interval: Sequence[float | None]) -> str:
-    """`61.2 to 63.9`; a dash where there is none."""
+def interval_text(interval: Sequence[float | None], places: int = 1) -> str:
+    """`61.2 to 63.9`; a dash where there is none, or one without width, which too few questions have."""
     low, high = interval
-    if low is None or high is None or math.isnan(low):
+    if low is None or high is None or math.isnan(low) or low == high:
         return NO_VALUE
-    return f"{decimal(low, 1)} to {decimal(high, 1)}"
+    return f"{decimal(low, places)} to {decimal(high, places)}"
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
 
 
+def widest_deviation(gates: Iterable[Gate]) -> float:
+    """How far a weight is from even ones, at most: the reach of the scale that all maps of a page share."""
+    return max(_LEAST_DEVIATION, *(float(abs(_deviations([gate])).max()) for gate in gates))
+
+
+def _deviations(gates: Iterable[Gate]) -> np.ndarray:
+    weights = np.array([gate.weights for gate in gates])
+    return weights - 1 / weights.shape[1]
+
+
 @styled
-def gate_weights(gates: Mapping[str, Gate], name: str, title: str) -> Chart:
-    """Mean gate weights (Eq. 2): a row for each benchmark or kind of question, a column for each lower level."""
-    weights = np.array([gate.weights for gate in gates.values()])
+def gate_weights(gates: Mapping[str, Gate], name: str, title: str, reach: float) -> Chart:
+    """Mean gate weights (Eq. 2) minus even ones: a row for each benchmark or part, a column for each lower level.
+
+    Args:
+        reach: Of the scale, on both sides of 0.
+    """
+    deviations = _deviations(gates.values())
+    levels = [str(level) for level in range(1, deviations.shape[1] + 1)]
     figure, axes = canvas(54 + 27 * len(gates), grid=None)
-    heat_cells(axes, weights, decimal)
+    deviation_cells(axes, deviations, reach, lambda value: signed(value, 2))
     axes.set_yticks(np.arange(len(gates)) + 0.5, [shortened(row, _LONGEST_NAME) for row in gates], color=INK)
-    levels = [str(level) for level in range(1, weights.shape[1] + 1)]
-    axes.set_xticks(np.arange(weights.shape[1]) + 0.5, levels)
-    axes.set_xlabel("Alignment level (its share of the local part)")
-    alt = f"{title}. " + " ".join(f"{row}: {spoken(gate.weights)}" for row, gate in gates.items())
+    axes.set_xticks(np.arange(len(levels)) + 0.5, levels)
+    axes.set_xlabel(f"Weight of each level minus {decimal(1 / len(levels))}, even weights")
+    alt = f"{title}, minus even ones. " + " ".join(
+        f"{row}: {', '.join(signed(value, 2) for value in own)}." for row, own in zip(gates, deviations, strict=True)
+    )
+    return Chart(title, alt, to_svg(figure, f"gate-{name}", alt), gate_table(gates))
+
+
+def gate_table(gates: Mapping[str, Gate]) -> Table:
+    """Weights and entropy of each benchmark or part, with the number of its questions."""
+    levels = range(1, len(next(iter(gates.values())).weights) + 1)
     rows = tuple(
-        (row, integer(gate.count), *(decimal(weight, 3) for weight in gate.weights), decimal(gate.entropy, 3))
+        (
+            row,
+            integer(gate.count),
+            *(decimal(weight, 3) for weight in gate.weights),
+            decimal(gate.entropy, 3),
+            interval_text(gate.interval, 3),
+        )
         for row, gate in gates.items()
     )
-    table = Table(("", "Questions", *(f"Level {level}" for level in levels), "Entropy (nats)"), rows)
-    return Chart(title, alt, to_svg(figure, f"gate-{name}", alt), table)
+    return Table(
+        ("", "Questions", *(f"Level {level}" for level in levels), "Entropy (nats)", "95 % interval"),
+        rows,
+    )
 
 
 @styled
 def gate_entropy(gates: Mapping[str, Gate]) -> Chart:
-    """Mean entropy of the gate weights of each benchmark, in nats, against that of even weights."""
-    values = [gate.entropy for gate in gates.values()]
+    """How far the mean entropy of each benchmark's gate weights is below that of even weights, with its interval."""
     even = math.log(len(next(iter(gates.values())).weights))
     figure, axes = canvas(54 + 27 * len(gates), grid="x")
-    lying_bars(axes, list(gates), values, [decimal(value) for value in values], DEEP_TEAL, inside=even > 0)
-    axes.axvline(even, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-    axes.text(even, -0.62, f"even weights {decimal(even)} ", ha="right", va="bottom", fontsize=11, color=MUTED)
-    axes.set_xlim(0, 1.12 * max(even, *values, 0.01))
-    axes.set_xlabel("Entropy (nats)")
-    alt = (
-        "Entropy of the gate weights: "
-        + ", ".join(f"{name} {decimal(value)}" for name, value in zip(gates, values, strict=True))
-        + f"; even weights would have {decimal(even)}."
+    for place, gate in enumerate(gates.values()):
+        gaps = [even - bound for bound in gate.interval]
+        axes.plot(gaps, (place, place), color=DEEP_TEAL, linewidth=2.4, alpha=0.5, solid_capstyle="round")
+        axes.plot(even - gate.entropy, place, "o", color=DEEP_TEAL, markersize=6, markeredgecolor=CARD, clip_on=False)
+    axes.set_yticks(range(len(gates)), [shortened(row, _LONGEST_NAME) for row in gates], color=INK)
+    axes.set_ylim(len(gates) - 0.4, -0.6)
+    axes.set_xlim(0, max(_LEAST_GAP, axes.get_xlim()[1]))
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"Nats below {decimal(even)}, the entropy of even weights; 95 % interval")
+    alt = f"Nats of entropy below even weights, which have {decimal(even)}: " + ", ".join(
+        f"{name} {decimal(even - gate.entropy, 3)}" for name, gate in gates.items()
     )
-    return Chart("How evenly the gate spreads", alt, to_svg(figure, "gate-entropy", alt))
+    return Chart("How far the gate is from even weights", f"{alt}.", to_svg(figure, "gate-entropy", f"{alt}."))
 
 
 # -------------------------------------------------------------------------------------------------------- differences
@@ -263,10 +305,13 @@ def from_paper(scores: Mapping[str, Score], model: PaperModel) -> Chart:
 def differences(comparisons: Sequence[Mapping[str, Any]], first: str, second: str) -> Chart:
     """Difference of two models on each benchmark with its 95 % interval, in percent of the full score."""
     rows = {one["benchmark"]: (one["difference"], one["interval"]) for one in comparisons}
-    return _differences(rows, f"{second} minus {first}", "differences")
+    titles = {one["benchmark"]: title_of(one["benchmark"], one.get("title")) for one in comparisons}
+    return _differences(rows, f"{second} minus {first}", "differences", titles)
 
 
-def _differences(rows: Mapping[str, tuple[float, Sequence[float]]], title: str, name: str) -> Chart:
+def _differences(
+    rows: Mapping[str, tuple[float, Sequence[float]]], title: str, name: str, titles: Mapping[str, str] = TITLES
+) -> Chart:
     figure, axes = canvas(54 + 27 * len(rows), grid="x")
     axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     for place, (benchmark, (difference, interval)) in enumerate(rows.items()):
@@ -274,14 +319,14 @@ def _differences(rows: Mapping[str, tuple[float, Sequence[float]]], title: str, 
         color = {1: TEAL, 0: MUTED, -1: AMBER}[side_of_zero(interval)]
         axes.plot((low, high), (place, place), color=color, linewidth=2.4, alpha=0.55, solid_capstyle="round")
         axes.plot(of_full(benchmark, difference), place, "o", color=color, markersize=6.5, markeredgecolor=CARD)
-    axes.set_yticks(range(len(rows)), [title_of(benchmark) for benchmark in rows], color=INK)
+    axes.set_yticks(range(len(rows)), [titles[benchmark] for benchmark in rows], color=INK)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
-    reach = max(abs(bound) for bound in axes.get_xlim())
+    reach = max(_LEAST_DIFFERENCE, *map(abs, axes.get_xlim()))
     axes.set_xlim(-reach, reach)
     axes.set_xlabel("% of the full score, 95 % interval")
     alt = f"{title}: " + ", ".join(
-        f"{title_of(benchmark)} {signed(difference)} ({interval_text(interval)})"
+        f"{titles[benchmark]} {signed(difference)} ({interval_text(interval)})"
         for benchmark, (difference, interval) in rows.items()
     )
     return Chart(title, f"{alt}.", to_svg(figure, name, f"{alt}."))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 from aligngpt.reporting import text
-from aligngpt.reporting.benchmark_folder import COUNTS, BenchmarkFolder, Gate, Result, Score
+from aligngpt.reporting.benchmark_folder import COUNTS, BenchmarkFolder, Gate, Score
 from aligngpt.reporting.paper_results import ALIGNGPT_7B, LLAVA_7B, TITLES, PaperModel, of_full
+
+_SEEN = 0.001  # nats; less is not seen in the three digits that are written
+_ENOUGH = 10  # questions; bootstrap intervals of fewer are too narrow
 
 
 def headline(folder: BenchmarkFolder) -> list[str]:
     """How many benchmarks have a score, and how they stand against the paper's 7B models."""
-    sentences = [f"{len(folder.scores)} of {text.count_of(len(folder.results), 'benchmark')} have a score."]
+    verb = "has" if len(folder.scores) == 1 else "have"
+    sentences = [f"{len(folder.scores)} of {text.count_of(len(folder.results), 'benchmark')} {verb} a score."]
     sentences += [against(folder, model) for model in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable]
     return sentences
 
@@ -23,7 +27,7 @@ def against(folder: BenchmarkFolder, model: PaperModel) -> str:
     shared, above, within = standing(folder, model)
     return (
         f"Against the paper's {model.name} the score is higher on {above} of {text.count_of(shared, 'benchmark')}; "
-        f"on {within} the paper's figure lies within the interval."
+        f"on {within} the difference may be chance: the paper's figure lies within the interval, or there is none."
     )
 
 
@@ -57,32 +61,46 @@ def widest(folder: BenchmarkFolder, model: PaperModel) -> list[str]:
 
 
 def gates(by_benchmark: Mapping[str, Gate]) -> list[str]:
-    """How evenly the gate spreads, and how far benchmarks part."""
-    even = text.decimal(math.log(len(next(iter(by_benchmark.values())).weights)))
+    """How evenly the gate spreads, and which benchmarks the entropy tells apart."""
+    even = math.log(len(next(iter(by_benchmark.values())).weights))
     ranked = sorted(by_benchmark, key=lambda name: by_benchmark[name].entropy)
-    least, most = (f"on {name}, {text.decimal(by_benchmark[name].entropy)}" for name in (ranked[0], ranked[-1]))
+    least, most = (text.decimal(even - by_benchmark[name].entropy, 3) for name in (ranked[0], ranked[-1]))
+    said = f"{text.decimal(even, 3)} nats, the entropy of even weights"
     if len(ranked) == 1:
-        return [f"The entropy of the gate's weights {least} nats; even weights would have {even}."]
-    moved, one, other = max(
-        (shift(by_benchmark[one], by_benchmark[other]), one, other) for one, other in combinations(ranked, 2)
-    )
+        return [f"The entropy of the gate's weights is {least} below {said}."]
+    parted = _parted(by_benchmark, "benchmarks")
     return [
-        f"The entropy of the gate's weights is lowest {least} nats, and highest {most}; "
-        f"even weights would have {even}.",
-        f"The widest apart are {one} and {other}: {text.percent(moved)} of the weight lies on other levels.",
+        f"The entropy of the gate's weights is between {most} ({ranked[-1]}) and {least} ({ranked[0]}) below {said}.",
+        parted[0].upper() + parted[1:],
     ]
 
 
-def kinds(divided: Sequence[Result]) -> str:
-    """How far the gate parts the questions of one benchmark by their kind."""
-    moved, title = max(
-        (max(shift(one, other) for one, other in combinations(result.kinds.values(), 2)), result.title)
-        for result in divided
-    )
+def _parted(rows: Mapping[str, Gate], what: str) -> str:
+    """Which two are the widest apart of those that are told apart, if any are."""
+    pairs = list(combinations(rows, 2))
+    apart = [(shift(rows[one], rows[other]), one, other) for one, other in pairs if told_apart(rows[one], rows[other])]
+    if not apart:
+        return f"no two {what} are told apart by their entropy and its 95 % intervals."
+    moved, one, other = max(apart)
     return (
-        f"Within one benchmark the kinds of questions part most in {title}: between the two widest apart "
-        f"{text.percent(moved)} of the weight lies on other levels."
+        f"entropy tells {len(apart)} of {text.count_of(len(pairs), 'pair')} of {what} apart; of these the widest apart "
+        f"are {one} and {other}: {text.percent(moved)} of the weight lies on other levels."
     )
+
+
+def kinds(title: str, parts: Mapping[str, Gate], what: str) -> str | None:
+    """Which parts of one benchmark's questions the entropy tells apart; None if it does not."""
+    if not any(told_apart(one, other) for one, other in combinations(parts.values(), 2)):
+        return None
+    return f"{title}: {_parted(parts, what)}"
+
+
+def told_apart(one: Gate, other: Gate) -> bool:
+    """Whether two mean entropies differ by what can be seen, with intervals of enough questions that do not overlap."""
+    if min(one.count, other.count) < _ENOUGH:
+        return False
+    overlap = not (one.interval[1] < other.interval[0] or other.interval[1] < one.interval[0])
+    return not overlap and abs(one.entropy - other.entropy) >= _SEEN
 
 
 def shift(one: Gate, other: Gate) -> float:

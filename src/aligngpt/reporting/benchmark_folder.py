@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.artifacts import read_json
-from aligngpt.reporting.paper_results import TITLES
+from aligngpt.reporting.paper_results import PAPER_JUDGE, TITLES, title_of
 
 COUNTS = ("given", "missing", "extra", "duplicate")  # of a score's answers
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gate made of some questions: mean weights (N - 1), which sum to 1, and mean entropy in nats."""
+    """What the gate made of some questions.
+
+    Attributes:
+        weights: Mean weights (N - 1), which sum to 1.
+        entropy: Mean entropy in nats.
+        count: Questions.
+        interval: 95 % interval of the entropy; NaN where there is none.
+    """
 
     weights: tuple[float, ...]
     entropy: float
     count: int
+    interval: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Result:
         run: Settings and counts of the run; empty where the benchmark was not run.
         gate: Of all its questions; `None` for a model without a gate.
         kinds: Of each kind of question.
+        groups: Of each part of each division of the score.
+        judges: The models that marked its answers, as they call themselves; none where no judge is recorded.
     """
 
     name: str
@@ -68,6 +78,17 @@ class Result:
     run: Mapping[str, Any]
     gate: Gate | None
     kinds: Mapping[str, Gate]
+    groups: Mapping[str, Mapping[str, Gate]]
+    judges: tuple[str, ...]
+
+    @property
+    def apart(self) -> str:
+        """Why the paper's figures are not to be set beside its score; empty if they may be."""
+        limit = self.run.get("limit")
+        marks = (["not its own data"] if self.data_note else []) + ([f"first {limit} questions"] if limit else [])
+        if not all(name.lower().startswith(PAPER_JUDGE.lower()) for name in self.judges):
+            marks.append(f"judge: {', '.join(self.judges)}, the paper's is {PAPER_JUDGE}")
+        return "; ".join(marks)
 
     @property
     def data_note(self) -> str:
@@ -100,8 +121,8 @@ class BenchmarkFolder:
     @cached_property
     def comparable(self) -> dict[str, Score]:
         """Those that may be set beside the paper's."""
-        noted = {result.name for result in self.results if result.data_note}
-        return {name: score for name, score in self.scores.items() if name in TITLES and name not in noted}
+        apart = {result.name for result in self.results if result.apart}
+        return {name: score for name, score in self.scores.items() if name in TITLES and name not in apart}
 
 
 def load_folder(folder: Path) -> BenchmarkFolder:
@@ -127,12 +148,14 @@ def _result(folder: Path, row: Mapping[str, Any]) -> Result:
     try:
         return Result(
             name=folder.name,
-            title=TITLES.get(folder.name) or str(row.get("title", folder.name)),
+            title=title_of(folder.name, row.get("title")),
             score=_score(score) if score else None,
             reasons=tuple(row.get("reasons") or ()),
             run=run or {},
             gate=_gate(gates) if gates else None,
-            kinds={kind: _gate(part) for kind, part in gates["by_kind"].items()} if gates else {},
+            kinds=_gates(gates["by_kind"]) if gates else {},
+            groups={name: _gates(parts) for name, parts in gates.get("by_group", {}).items()} if gates else {},
+            judges=_judges(row.get("judge")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder}: a file of another form ({error}); run aligngpt eval run again") from None
@@ -165,5 +188,18 @@ def _score(content: Mapping[str, Any]) -> Score | None:
     )
 
 
+def _gates(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Gate]:
+    return {name: _gate(part) for name, part in parts.items()}
+
+
 def _gate(part: Mapping[str, Any]) -> Gate:
-    return Gate(tuple(part["weights"]), part["entropy"], part["count"])
+    low, high = (math.nan if bound is None else bound for bound in part.get("entropy_interval") or (None, None))
+    return Gate(tuple(part["weights"]), part["entropy"], part["count"], (low, high))
+
+
+def _judges(judge: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Who answered for the judge, or who was asked where the server gave no names."""
+    if not judge:
+        return ()
+    named = tuple(name for name in judge.get("answered_by") or () if name != "not named")
+    return named or (str(judge["model"]),)

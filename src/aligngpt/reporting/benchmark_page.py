@@ -86,7 +86,7 @@ def write_page(
 
 
 def _render(folder: BenchmarkFolder, comparisons: Sequence[Comparison], names: tuple[str, str]) -> str:
-    sections = [_results(folder), _radar(folder)]
+    sections = [_results(folder), _radar(folder, comparisons, names)]
     sections += comparison_sections(comparisons, names) if comparisons else []
     sections += [_sub_scores(folder), _gate(folder), _answers(folder), _notes(folder), _settings(folder)]
     return fill(
@@ -106,13 +106,24 @@ def _tiles(folder: BenchmarkFolder) -> list[Tile]:
     tiles = [Tile("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", _alignments(folder))]
     for model in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
         shared, above, within = findings.standing(folder, model)
-        note = f"benchmarks; the paper's figure is within the interval on {within}"
+        note = f"benchmarks; on {within} the difference may be chance"
         tiles.append(Tile(f"Above {model.name}", f"{above} of {shared}", note))
-    given = sum(score.answers["given"] for score in folder.scores.values())
-    unreadable = sum(len(result.unreadable) for result in folder.results)
-    note = f"{text.count_of(unreadable, 'picture')} could not be read" if unreadable else "every picture was read"
-    tiles.append(Tile("Answers scored", text.integer(given), note))
+    tiles.append(_answers_tile(folder))
     return tiles
+
+
+def _answers_tile(folder: BenchmarkFolder) -> Tile:
+    given = sum(score.answers["given"] for score in folder.scores.values())
+    counts = [result.run.get("counts") or {} for result in folder.results if not result.score]
+    unscored = sum(count.get("questions", 0) for count in counts)
+    unreadable = sum(len(result.unreadable) for result in folder.results)
+    finished = [result for result in folder.results if result.run.get("complete")]
+    notes = [f"{text.integer(unscored)} not scored"] if unscored else []
+    if unreadable:
+        notes.append(f"{text.count_of(unreadable, 'picture')} could not be read")
+    elif finished:
+        notes.append("every picture was read")
+    return Tile("Answers", text.integer(given + unscored), "; ".join(notes))
 
 
 def _alignments(folder: BenchmarkFolder) -> str:
@@ -134,10 +145,11 @@ def _results(folder: BenchmarkFolder) -> Section:
         "outside it may still be no difference.",
     )
     section.extra["differences"] = bool(folder.comparable)
-    rivals = RIVALS if any(not result.data_note for result in folder.results) else ()
+    known = [result for result in folder.results if result.name in TITLES]
+    rivals = RIVALS if any(not result.apart for result in known) else ()
     section.extra["rivals"] = [model.name for model in rivals]
     section.extra["results"] = [_row(result, rivals) for result in folder.results]
-    section.extra["paper"] = _paper_table(folder)
+    section.extra["paper"] = _paper_table(folder) if known else None
     splits = [TITLES[name] for name in folder.comparable if name in TEST_SPLITS]
     if splits:
         section.extra["splits"] = (
@@ -148,11 +160,11 @@ def _results(folder: BenchmarkFolder) -> Section:
 
 
 def _row(result: Result, rivals: Sequence[PaperModel]) -> _Row:
-    score, limit = result.score, result.run.get("limit")
+    score = result.score
     return _Row(
         title=result.title,
         metric=score.metric if score else "",
-        mark="not its own data" if result.data_note else f"first {limit} questions" if limit else "",
+        mark=result.apart or (f"judge: {', '.join(result.judges)}" if result.judges else ""),
         score=figures.score_text(score.value) if score else "",
         interval=figures.interval_text(score.interval) if score else "",
         reason="" if score else text.shortened("; ".join(result.reasons), _REASON) or "no score was made",
@@ -162,8 +174,8 @@ def _row(result: Result, rivals: Sequence[PaperModel]) -> _Row:
 
 
 def _difference(result: Result, model: PaperModel) -> _Difference:
-    """Data that are not the paper's have nothing of it beside them."""
-    if result.name not in model.scores or result.data_note:
+    """A score that is not as the paper's has nothing of it beside it."""
+    if result.name not in model.scores or result.apart:
         return _Difference(text.NO_VALUE, "", False)
     figure = model.scores[result.name]
     if result.score is None:
@@ -188,7 +200,7 @@ def _paper_table(folder: BenchmarkFolder) -> Table:
     return Table(("Model", "Language model", "Pixels", *TITLES.values()), tuple(rows))
 
 
-def _radar(folder: BenchmarkFolder) -> Section | None:
+def _radar(folder: BenchmarkFolder, comparisons: Sequence[Comparison], names: tuple[str, str]) -> Section | None:
     shown = folder.comparable or {name: score for name, score in folder.scores.items() if name in TITLES}
     if not shown:
         return None
@@ -200,9 +212,13 @@ def _radar(folder: BenchmarkFolder) -> Section | None:
         "ends are written below its name; the lower end is not at the center. Areas and shapes mean nothing: they "
         "change with the order and the scales.",
     )
-    series = {folder.name: {name: score.value for name, score in shown.items()}}
+    own = names[1] if comparisons else folder.name
+    series = {own: {name: score.value for name, score in shown.items()}}
+    whole = {one["benchmark"]: one["scores"][0] for one in comparisons if "reason" not in one and not one["left_out"]}
+    if any(name in shown for name in whole):
+        series[names[0]] = {name: score for name, score in whole.items() if name in shown}
     if not folder.comparable:
-        section.missing.append("The paper's lines: the data here are not the paper's.")
+        section.missing.append("The paper's lines: data, questions or judge are not the paper's.")
         section.charts.append(figures.radar(series))
         return section
     series |= {model.name: model.scores for model in (ALIGNGPT_7B, LLAVA_7B)}
@@ -252,22 +268,52 @@ def _gate(folder: BenchmarkFolder) -> Section:
         "The gate",
         "For each question the gate mixes the lower levels' embeddings (weights alpha of Eq. 2) and adds them to the "
         "highest level's, which is always there in full (Eq. 3). The paper holds that tasks need different alignment; "
-        "the rows below would then differ.",
+        "the rows below would then differ. Maps show weights minus even ones, all in the same colors; parts of fewer "
+        "than ten questions are not told apart.",
     )
     gates = {result.title: result.gate for result in folder.results if result.gate}
     if not gates:
-        section.missing.append("Gate weights: a model without a gate, or another alignment setting than adaptive.")
+        section.missing.append("Gate weights: a model without a gate, or an alignment setting that does not read it.")
         return section
+    reach = figures.widest_deviation(_all_gates(folder))
     section.found.extend(findings.gates(gates))
-    section.charts.append(figures.gate_weights(gates, "all", "Gate weights by benchmark"))
+    section.charts.append(figures.gate_weights(gates, "all", "Gate weights by benchmark", reach))
     section.charts.append(figures.gate_entropy(gates))
-    divided = [result for result in folder.results if len(result.kinds) > 1]
-    if divided:
-        section.found.append(findings.kinds(divided))
-    for result in divided:
-        title = f"{result.title}: gate weights by kind of question"
-        section.charts.append(figures.gate_weights(_largest(result.kinds), result.name, title))
+    _divide_gate(section, folder, reach)
     return section
+
+
+def _divide_gate(section: Section, folder: BenchmarkFolder, reach: float) -> None:
+    """Draw the first division of each benchmark and list the others, and say where parts are told apart."""
+    section.extra["tables"] = tables = []
+    told = []
+    for result in folder.results:
+        for place, (named, parts) in enumerate(_divisions(result).items()):
+            title = f"{result.title}: gate weights by {named}"
+            if place:
+                tables.append((title, figures.gate_table(_largest(parts))))
+                continue
+            section.charts.append(figures.gate_weights(_largest(parts), result.name, title, reach))
+            told.append(findings.kinds(result.title, parts, f"parts by {named}"))
+    found = [said for said in told if said]
+    if told:
+        section.found.extend(found or ["Within no benchmark does entropy tell parts of its questions apart."])
+
+
+def _divisions(result: Result) -> dict[str, Mapping[str, Gate]]:
+    """How the gate of one benchmark is divided: by kind of question, and by what its score is divided by."""
+    divisions = {"kind of question": result.kinds}
+    for name, parts in result.groups.items():
+        if set(parts) != set(result.kinds):  # the same parts by another name
+            divisions[name.replace("_", " ")] = parts
+    return {name: parts for name, parts in divisions.items() if len(parts) > 1}
+
+
+def _all_gates(folder: BenchmarkFolder) -> list[Gate]:
+    divided = [parts for result in folder.results for parts in _divisions(result).values()]
+    return [result.gate for result in folder.results if result.gate] + [
+        one for parts in divided for one in parts.values()
+    ]
 
 
 def _largest(kinds: Mapping[str, Gate]) -> dict[str, Gate]:

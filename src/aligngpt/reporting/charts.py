@@ -29,8 +29,9 @@ from aligngpt.reporting.text import decimal, integer
 WIDTH = 440  # of every chart's own coordinates; the page scales charts to the room there is
 INK, MUTED, LINE, CARD = "#1b2430", "#5d6875", "#d4dae1", "#fefefe"
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", CARD: "var(--card)"}
-BLUE, AMBER, TEAL, DEEP_TEAL = "#2a7fc4", "#de8a1c", "#17998b", "#0f7d72"
+BLUE, AMBER, TEAL, DEEP_TEAL, VIOLET = "#2a7fc4", "#de8a1c", "#17998b", "#0f7d72", "#8c62bf"
 _LEVEL_RAMP = LinearSegmentedColormap.from_list("levels", ["#cfa750", "#97bb78", "#4cad96", "#3b96bb", "#6f86c9"])
+_TWO_WAY_RAMP = LinearSegmentedColormap.from_list("deviations", ["#b5670f", "#e9bd7c", "#f1f3f6", "#8dbbe0", "#1f5f9e"])
 _HEAT_RAMP = LinearSegmentedColormap.from_list("weights", ["#e6eef6", "#8dbbe0", "#2a7fc4", "#153f73"])
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
@@ -231,12 +232,33 @@ def heat_cells(axes: Axes, values: np.ndarray, written: Callable[[float], str]) 
         values: (rows, columns), from 0 upwards.
         written: How a value is written.
     """
-    rows, columns = values.shape
     highest = max(float(values.max()), 1e-9)
-    axes.pcolormesh(values, cmap=_HEAT_RAMP, vmin=0, vmax=highest, edgecolors=CARD, linewidth=1.6, rasterized=False)
+    _cells(axes, values, written, _HEAT_RAMP, (0, highest), values > 0.55 * highest)
+
+
+def deviation_cells(axes: Axes, values: np.ndarray, reach: float, written: Callable[[float], str]) -> None:
+    """As `heat_cells`, for values on either side of 0: where `reach` is the same, so is what a color means.
+
+    Args:
+        values: (rows, columns), from -reach to reach.
+        written: How a value is written.
+    """
+    _cells(axes, values, written, _TWO_WAY_RAMP, (-reach, reach), abs(values) > 0.7 * reach)
+
+
+def _cells(
+    axes: Axes,
+    values: np.ndarray,
+    written: Callable[[float], str],
+    ramp: LinearSegmentedColormap,
+    span: tuple[float, float],
+    dark: np.ndarray,
+) -> None:
+    rows, columns = values.shape
+    axes.pcolormesh(values, cmap=ramp, vmin=span[0], vmax=span[1], edgecolors=CARD, linewidth=1.6, rasterized=False)
     size = 6 if columns > 10 else 11
     for (row, column), value in np.ndenumerate(values):
-        shade = "#ffffff" if value > 0.55 * highest else "#1b2431"  # the cell's color is the same in either mode
+        shade = "#ffffff" if dark[row, column] else "#1b2431"  # the cell's color is the same in either mode
         text = written(float(value))
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=size)
     axes.set_ylim(rows, 0)

@@ -92,7 +92,7 @@ def comparison_sections(comparisons: Sequence[Comparison], names: tuple[str, str
         "over questions; p is that of McNemar's exact test where every question is right or wrong, else of the sign "
         "test. Many tests find a difference by chance more often than one.",
         found=_findings(comparisons, names) if found else [],
-        missing=[f"{title_of(one['benchmark'])}: {one['reason']}." for one in comparisons if "reason" in one],
+        missing=[f"{_title(one)}: {one['reason']}." for one in comparisons if "reason" in one],
     )
     if not done:
         return [section]
@@ -110,7 +110,7 @@ def comparison_sections(comparisons: Sequence[Comparison], names: tuple[str, str
         "one as for the other while there are any, drawn with a fixed seed.",
     )
     for why in dict.fromkeys(one["missing"] for one in shown if one["missing"]):
-        titles = text.listed([title_of(one["benchmark"]) for one in shown if one["missing"] == why])
+        titles = text.listed([_title(one) for one in shown if one["missing"] == why])
         questions.missing.append(f"What was asked in {titles}: {why}.")
     questions.extra["strips"] = strips
     return [section, questions]
@@ -120,7 +120,7 @@ def _findings(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list
     done = [one for one in comparisons if "reason" not in one]
     if not done:
         return ["No benchmark could be compared."]
-    sides = {title_of(one["benchmark"]): figures.side_of_zero(one["interval"]) for one in done}
+    sides = {_title(one): figures.side_of_zero(one["interval"]) for one in done}
     sentences = [
         f"{names[who]} is better on {text.listed(found)}, with an interval that leaves out zero."
         for who, side in ((1, 1), (0, -1))
@@ -129,7 +129,12 @@ def _findings(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list
     undecided = [title for title in sides if not sides[title]]
     if undecided:
         sentences.append(f"On {text.listed(undecided)} the interval of the difference does not tell which is better.")
+    sentences += [f"{_title(one)}: {note}." for one in done for note in one.get("notes", ())]
     return sentences
+
+
+def _title(comparison: Comparison) -> str:
+    return title_of(comparison["benchmark"], comparison.get("title"))
 
 
 def _tiles(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Tile]:
@@ -153,7 +158,7 @@ def _tiles(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Ti
 def _table(done: Sequence[Comparison], names: tuple[str, str]) -> Table:
     rows = tuple(
         (
-            title_of(one["benchmark"]),
+            _title(one),
             *(figures.score_text(score) for score in one["scores"]),
             figures.signed(one["difference"]),
             figures.interval_text(one["interval"]),
@@ -183,7 +188,7 @@ def _probability(p_value: float) -> str:
 def _strip(comparison: Comparison, names: tuple[str, str]) -> _Strip:
     cards = tuple(_card(one, names) for one in comparison["shown"])
     note = f"{text.integer(len(cards))} of {text.count_of(len(comparison['differing']), 'question')} that differ"
-    return _Strip(title_of(comparison["benchmark"]), note, any(card.picture for card in cards), cards)
+    return _Strip(_title(comparison), note, any(card.picture for card in cards), cards)
 
 
 def _card(one: Mapping[str, Any], names: tuple[str, str]) -> _Card:

@@ -19,6 +19,8 @@ TITLES = {
     "mmvet": "MM-Vet",
 }
 FULL_SCORES = {"mme": 2000.0}  # of a perfect model; 100 elsewhere
+FULL_PARTS = {"mme": 200.0}  # of a part of a benchmark, such as a task of MME
+PAPER_JUDGE = "GPT-4"  # that marked LLaVA-Bench and MM-Vet
 TEST_SPLITS = {"vqav2": "test-dev", "vizwiz": "test-dev"}  # which the paper's scores are of, and servers alone have
 
 
@@ -69,6 +71,6 @@ def of_full(benchmark: str, points: float) -> float:
     return 100 * points / FULL_SCORES.get(benchmark, 100.0)
 
 
-def title_of(benchmark: str) -> str:
-    """The name of a benchmark in the paper's tables; that of one the paper has not, as it is."""
-    return TITLES.get(benchmark, benchmark)
+def title_of(benchmark: str, title: str | None = None) -> str:
+    """The name of a benchmark in the paper's tables; of one the paper has not, the title it is given or its name."""
+    return TITLES.get(benchmark) or title or benchmark

@@ -179,6 +179,11 @@ def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> No
     assert result["score"] == 0
     assert any(note.startswith("count: no answer is yes or no") for note in result["notes"])
     assert any(note.startswith("answers with a tab or a newline") for note in result["notes"])
+    rows += [("code_reasoning/a.png", question, "maybe") for question in ("One?", "Two?")]
+    notes = scored("mme", labels, answers(tmp_path / "b.jsonl", rows))["notes"]
+    assert [note for note in notes if "yes or no" in note] == [
+        "count, code_reasoning: no answer is yes or no; the official scorer stops, here such a task scores 0"
+    ]
 
 
 def test_finished_lines_bring_their_labels(tmp_path: Path) -> None:

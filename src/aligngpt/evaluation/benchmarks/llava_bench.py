@@ -24,7 +24,7 @@ from aligngpt.evaluation.benchmark import (
     repeated,
 )
 from aligngpt.evaluation.files import load_object, load_records, locate, read_answers, read_questions, record_id
-from aligngpt.evaluation.judge import Judge, Judged, Message, Request, Requests
+from aligngpt.evaluation.judge import Judge, Judged, Message, Request, Requests, answers_to
 
 UNREADABLE = (-1.0, -1.0)
 _MOST = 10.0  # the best mark
@@ -174,14 +174,14 @@ def requests(data: Path, answers: Answers) -> Requests:
             it, a file of `llava/eval/table` of its code; without it they are in words of this package.
 
     Raises:
-        ValueError: If a question has no context, reference answer or rule.
+        ValueError: If a question has no context, reference answer or rule, or the answers are to other questions.
     """
     folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
     questions = read_questions(folder / "questions.jsonl")
     contexts = _contexts(folder / "context.jsonl")
     references = {str(row.id): row.text for row in read_answers(folder / "answers_gpt4.jsonl").rows}
-    given, _ = match((question.id for question in questions), answers)
-    rules, notes = _rules(folder / "rule.json")
+    given, count, notes = answers_to({str(question.id): question.prompt for question in questions}, answers)
+    rules, rule_notes = _rules(folder / "rule.json")
     rows = []
     for place, question in enumerate(questions, start=1):
         name, image, category = str(question.id), str(question.image), _PREFIX + question.kind
@@ -195,7 +195,8 @@ def requests(data: Path, answers: Answers) -> Requests:
         rule = ("Assistant", _OWN_RULE) if rules is None else rules[category]
         chat = _chat(contexts[image], question.prompt, references[name], given[name].text, *rule)
         rows.append(Request(question.id, chat, {"id": place, "question_id": question.id, "category": category}))
-    return Requests(rows, [question.id for question in questions if str(question.id) not in given], notes)
+    unanswered = [question.id for question in questions if str(question.id) not in given]
+    return Requests(rows, count, unanswered, (*rule_notes, *notes))
 
 
 def _chat(context: str, question: str, reference: str, answer: str, role: str, rule: str) -> tuple[Message, ...]:

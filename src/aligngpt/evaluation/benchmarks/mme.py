@@ -12,9 +12,11 @@ from aligngpt.evaluation.benchmark import (
     Answers,
     Benchmark,
     Count,
+    Id,
     Item,
     Layout,
     Protocol,
+    Question,
     Score,
     repeated,
 )
@@ -241,7 +243,7 @@ def _item(pair: Sequence[Line]) -> Item:
         for line in pair
     )
     return Item(
-        f"{task}/{_stem(pair[0].image)}",
+        _item_id(task, pair[0].image),
         (mean(map(float, right)) + all(right)) / 2,
         groups={"task": task},
         stratum=task if task in PERCEPTION else None,
@@ -257,13 +259,28 @@ def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers
     apart = sum(_stem(first.image) != _stem(second.image) for first, second in pairs)
     if apart:
         notes.append(f"pairs of lines about two different pictures: {apart}")
-    for task in scores:
-        if all(read_yes_no(line.answer or "") == "other" for pair in pairs if pair[0].task == task for line in pair):
-            notes.append(f"{task}: no answer is yes or no; the official scorer stops, here the task scores 0")
+    unread = [
+        task
+        for task in scores
+        if all(read_yes_no(line.answer or "") == "other" for pair in pairs if pair[0].task == task for line in pair)
+    ]
+    if unread:
+        notes.append(
+            f"{', '.join(unread)}: no answer is yes or no; the official scorer stops, here such a task scores 0"
+        )
     broken = sum("\t" in row.text or "\n" in row.text for row in answers.rows)
     if broken:
         notes.append(f"answers with a tab or a newline, at which the official scorer stops: {broken}")
     return tuple(notes)
+
+
+def items_of(questions: Sequence[Question], labels: Sequence[Line] | None) -> list[Id]:
+    """Both questions of a picture are one item."""
+    return [_item_id(*str(question.id).split("/", 1)) for question in questions]
+
+
+def _item_id(task: str, image: str = "") -> str:
+    return f"{task}/{_stem(image)}"
 
 
 MME = Benchmark(
@@ -287,4 +304,5 @@ MME = Benchmark(
     differs="the official scorer takes answers two by two by position, so that a missing one pairs others wrongly",
     scale=200.0,
     combine="sum",
+    items_of=items_of,
 )

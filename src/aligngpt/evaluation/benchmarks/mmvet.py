@@ -15,15 +15,17 @@ from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    Id,
     Item,
     Layout,
     Protocol,
+    Question,
     Score,
     match,
     missing_note,
 )
 from aligngpt.evaluation.files import kind, lacking, load_object, locate, read_answers, read_questions
-from aligngpt.evaluation.judge import Judge, Judged, Request, Requests
+from aligngpt.evaluation.judge import Judge, Judged, Request, Requests, answers_to
 
 _FOLDER = "mm-vet"
 _PREFIX = "v1_"
@@ -172,7 +174,12 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
     asked = read_questions(questions)
     given, _ = match((one.id for one in asked), answers)
     texts: Mapping[str, str] = {name: answer.text for name, answer in given.items()}
-    write_json(output, {f"v1_{one.id}": texts.get(str(one.id), "") for one in asked})
+    write_json(output, {f"{_PREFIX}{one.id}": texts.get(str(one.id), "") for one in asked})
+
+
+def items_of(questions: Sequence[Question], labels: Any) -> list[Id]:
+    """Items are called as the labels call their questions."""
+    return [f"{_PREFIX}{question.id}" for question in questions]
 
 
 # The judge ----------------------------------------------------------------------------------------------------------
@@ -204,21 +211,25 @@ def requests(data: Path, answers: Answers) -> Requests:
 
     Args:
         data: The folder with `mm-vet`, or that folder.
+
+    Raises:
+        ValueError: If these are no questions of MM-Vet, or the answers are to others.
     """
     folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
     path = folder / "mm-vet.json"
     questions = load_object(path, "MM-Vet's questions, an object of id to question")
-    given, _ = match(questions, answers)
+    try:
+        truths = {name: str(one["answer"]) for name, one in questions.items()}
+        asked = {name: str(one["question"]) for name, one in questions.items()}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no MM-Vet questions: {lacking(error)}") from None
+    given, count, notes = answers_to(asked, answers)
     rows = []
-    for name, answer in given.items():
-        try:
-            question, truth = str(questions[name]["question"]), str(questions[name]["answer"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: {name} is no MM-Vet question: {lacking(error)}") from None
-        truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-        row = f"{question} | {truth} | {answer.text} | "
+    for name in (name for name in asked if name in given):
+        truth = truths[name].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+        row = f"{asked[name]} | {truth} | {given[name].text} | "
         rows.append(Request(name, ({"role": "user", "content": _TASK + row},)))
-    return Requests(rows, [name for name in questions if name not in given])
+    return Requests(rows, count, [name for name in asked if name not in given], notes)
 
 
 def read_grade(reply: str) -> float | None:
@@ -274,4 +285,5 @@ MMVET = Benchmark(
         reminder=_REMINDER,
         several_runs=True,
     ),
+    items_of=items_of,
 )

@@ -15,9 +15,11 @@ from aligngpt.evaluation.benchmark import (
     Answers,
     Benchmark,
     Count,
+    Id,
     Item,
     Layout,
     Protocol,
+    Question,
     Score,
     match,
     repeated,
@@ -117,6 +119,12 @@ def _item(label: Annotation, answer: Answer | None) -> Item:
     return Item(label.id, right, text, prediction, Counter(people).most_common(1)[0][0])
 
 
+def items_of(questions: Sequence[Question], labels: Sequence[Annotation] | None) -> list[Id]:
+    """Questions go by their picture here; the number they are scored by is in the labels alone."""
+    numbers = {label.key: label.id for label in labels or ()}
+    return [numbers.get((str(one.id), (question_in(one.prompt) or "").lower()), "") for one in questions]
+
+
 TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA",
@@ -136,4 +144,5 @@ TEXTVQA = Benchmark(
     score=score,
     differs="the official score is the mean over the lines of the answers: a question without one is left out, one "
     "with two counts twice",
+    items_of=items_of,
 )

@@ -17,6 +17,7 @@ from aligngpt.evaluation.benchmark import (
     Item,
     Layout,
     Protocol,
+    Question,
     Score,
     match,
     missing_note,
@@ -140,6 +141,11 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
     write_json(output, [{"image": image, "answer": vqa.normalise(given[str(image)].text)} for image in ids])
 
 
+def items_of(questions: Sequence[Question], labels: Labels | None) -> list[Id]:
+    """Items go by picture."""
+    return [str(question.image) for question in questions]
+
+
 VIZWIZ = Benchmark(
     name="vizwiz",
     title="VizWiz",
@@ -159,4 +165,5 @@ VIZWIZ = Benchmark(
     score=score,
     write_submission=write_submission,
     differs="the official scorer wants an answer to every question",
+    items_of=items_of,
 )
