@@ -139,11 +139,6 @@ def test_an_unknown_benchmark(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "there is no benchmark 'vqa'; there are vqav2, gqa" in done.stderr
 
 
-def test_the_help_names_every_benchmark() -> None:
-    help_text = " ".join(invoke("eval", "run", "--help").stdout.split())
-    assert all(name in help_text for name in BENCHMARKS)
-
-
 def test_miniatures_at_the_command_line(folder: Path, tmp_path: Path) -> None:
     done = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 6, "--json")
     assert json.loads(done.stdout) == {"questions": 6, "seed": 0}
