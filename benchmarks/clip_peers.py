@@ -22,11 +22,12 @@ Pairs = Sequence[tuple[Path, str]]
 class TransformersLoop:
     """`CLIPModel` and `CLIPProcessor` on lists of pictures and texts, batch by batch, as their documentation shows."""
 
-    def __init__(self, folder: Path, batch_size: int) -> None:
+    def __init__(self, folder: Path, batch_size: int, backend: str | None = None) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
+        settings = {} if backend is None else {"backend": backend}
         self._model = CLIPModel.from_pretrained(folder).eval()
-        self._processor = CLIPProcessor.from_pretrained(folder)
+        self._processor = CLIPProcessor.from_pretrained(folder, **settings)
         self._batch_size = batch_size
 
     def __call__(self, pairs: Pairs) -> np.ndarray:

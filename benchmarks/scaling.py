@@ -4,9 +4,9 @@
 
 The tiny scorer scores small JPEG files; each size is the whole command in a process of its own, several times, and the
 quickest counts. Memory is the most that it and its decoding processes hold at one moment, as proportional set size,
-which counts a page that several of them share once. The exponent is that of time over pairs, fitted to the logarithms,
-for the whole command and less its constant start, which a few pairs tell; the same for processor time, which other
-work on the machine disturbs less.
+which counts a page that several of them share once. The exponent is that of time over pairs, for the whole command and
+less its constant start, for which a size of few pairs is run too; the same for processor time, which other work on the
+machine disturbs less.
 
 The unit costs are processor seconds of one process for a picture, a text or a record, and bytes. Those of embedding are
 of the model `--model` on one thread. `page` is the whole command `aligngpt report data`.
@@ -24,15 +24,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import curve_fit  # type: ignore[import-untyped]
 
 from aligngpt.artifacts import versions, write_json
 from aligngpt.data.scores import ScoreCounts
+from benchmarks import processes
 from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
 from benchmarks.levels import make_scores
 
@@ -72,10 +74,10 @@ def command(*arguments: object) -> dict[str, float]:
 
     def watch() -> None:
         nonlocal peak, spent
-        while not ended.wait(0.1):
-            family = _family(process.pid)
-            peak = max(peak, sum(map(_proportional_set, family)))
-            spent = max(spent, sum(map(_processor_seconds, family)))
+        while not ended.wait(0.3):
+            family = processes.family(process.pid)
+            peak = max(peak, sum(map(processes.proportional_set, family)))
+            spent = max(spent, sum(map(processes.processor_seconds, family)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -88,35 +90,6 @@ def command(*arguments: object) -> dict[str, float]:
     return {"seconds": seconds, "cpu_seconds": spent, "peak": peak}
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    for each in found:
-        try:
-            for thread in Path(f"/proc/{each}/task").iterdir():
-                found += map(int, (thread / "children").read_text().split())
-        except OSError:  # just gone
-            continue
-    return found
-
-
-def _proportional_set(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
-
-
-def _processor_seconds(pid: int) -> float:
-    """Of a process and of those among its children that have ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
 def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, work: Path) -> dict[str, Any]:
     """Run every size, and the size that stands for the start, round after round."""
     runs: dict[int, list[dict[str, float]]] = {size: [] for size in (start_pairs, *sizes)}
@@ -126,6 +99,7 @@ def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, 
         for size, results in runs.items():
             output = work / f"scores-{size}-{number}"
             results.append(score(*inputs[size], clip, output))
+            print(f"round {number + 1}: {size} pairs, {results[-1]}", file=sys.stderr)
             row_bytes = sum(path.stat().st_size for path in output.glob("*.parquet")) / size
             shutil.rmtree(output)
     peaks = {size: statistics.median(run["peak"] for run in runs[size]) for size in runs}
@@ -133,7 +107,7 @@ def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, 
     fits = {}
     for clock in ("seconds", "cpu_seconds"):
         best = {size: min(run[clock] for run in results) for size, results in runs.items()}
-        fits[clock] = _fit(sizes, start_pairs, best)
+        fits[clock] = _fit(best)
     return {
         "rounds": rounds,
         "sizes": [
@@ -156,20 +130,26 @@ def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, 
     }
 
 
-def _fit(sizes: Sequence[int], start_pairs: int, best: dict[int, float]) -> dict[str, float]:
-    """Exponents of the quickest times over pairs; the start is what the smallest sizes leave for no pairs at all."""
-    slope = (best[sizes[0]] - best[start_pairs]) / (sizes[0] - start_pairs)
-    start = max(0.0, best[start_pairs] - slope * start_pairs)
+def _fit(best: Mapping[int, float]) -> dict[str, float]:
+    """The quickest times as a power of the pairs, and as a constant start plus one, fitted for small relative errors.
+
+    Args:
+        best: Seconds by number of pairs, at least four.
+    """
+    pairs, seconds = np.array(list(best), float), np.array(list(best.values()))
+    least, most = seconds[0], seconds[-1]
+    guess = (least, (most - least) / pairs[-1], 1.0)
+    fitted, _ = curve_fit(_start_and_power, pairs, seconds, p0=guess, sigma=seconds)
     return {
-        "start": round(start, 2),
-        "exponent": round(_exponent(sizes, [best[size] for size in sizes]), 4),
-        "exponent_less_start": round(_exponent(sizes, [best[size] - start for size in sizes]), 4),
-        "seconds_a_million_at_the_end": round((best[sizes[-1]] - best[sizes[-2]]) * 1e6 / (sizes[-1] - sizes[-2]), 1),
+        "start": round(float(fitted[0]), 2),
+        "exponent": round(float(np.polyfit(np.log(pairs[1:]), np.log(seconds[1:]), 1)[0]), 4),
+        "exponent_less_start": round(float(fitted[2]), 4),
+        "milliseconds_a_pair_at_the_end": round(1e3 * float((most - seconds[-2]) / (pairs[-1] - pairs[-2])), 4),
     }
 
 
-def _exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(np.maximum(seconds, 1e-3)), 1)[0])
+def _start_and_power(pairs: np.ndarray, start: float, each: float, exponent: float) -> np.ndarray:
+    return start + each * pairs**exponent
 
 
 # What a unit costs --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,32 @@ def test_open_clip_is_given_every_weight_once(tiny: Path) -> None:
     assert torch.equal(found["visual.proj"], state["visual_projection.weight"].T)
 
 
-def test_scoring(tmp_path: Path) -> None:
+class InThisProcess:
+    """A side without the seconds that a process of its own takes to start."""
+
+    def __init__(self, name: str, setup: scoring.Setup) -> None:
+        """As `scoring.SideProcess`."""
+        self._asked, self._asking = multiprocessing.Pipe()
+        self._name, self._setup = name, setup
+
+    def __call__(self) -> tuple[float, np.ndarray | None]:
+        """Have the whole of such a process run, for one question."""
+        self._asking.send(True)
+        self._asking.send(False)
+        scoring.serve(self._asked, self._name, self._setup)
+        assert self._asking.recv() is None
+        seconds, scores = self._asking.recv()
+        return seconds, scores
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(scoring, "SideProcess", InThisProcess)
     output = tmp_path / "result.json"
     options = ["--model", "tiny", "--pictures", "4", "--rounds", "2", "--workers", "0", "--output", str(output)]
+    options += ["--retries", "0"]
     scoring.main([*options, "--cases", "five captions"])
     result = json.loads(output.read_text())
     (case,) = result["cases"]
@@ -96,10 +120,10 @@ def test_scoring(tmp_path: Path) -> None:
     assert seconds.keys() >= {"aligngpt", "transformers", "model alone"}
 
 
-def test_sides_with_other_scores_are_refused(tmp_path: Path) -> None:
-    sides = {"one": lambda pairs: np.zeros(2), "other": lambda pairs: np.array([0, 0.02])}
+def test_sides_with_other_scores_are_refused() -> None:
+    sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.02]))}
     with pytest.raises(SystemExit, match="scores differ"):
-        scoring.timed(sides, [(tmp_path, "a")] * 2, 1)
+        scoring.timed(sides, 1, 0)
 
 
 def test_scoring_gpu(tmp_path: Path) -> None:
@@ -122,17 +146,20 @@ def test_scaling_finds_exponent_start_and_growth(monkeypatch: pytest.MonkeyPatch
         output.mkdir()
         (output / "part-00000.parquet").write_bytes(b"x" * 3 * count)
         slower = 0.5 if output.name.endswith("-0") else 0.0
-        return {"seconds": 5 + count / 10 + slower, "cpu_seconds": count**1.1, "peak": 1e8 + 2e5 * count}
+        return {"seconds": 5 + count / 10 + slower, "cpu_seconds": 3 + count**1.1, "peak": 1e8 + 4e4 * count}
 
     monkeypatch.setattr(scaling, "DISTINCT", 2)
     monkeypatch.setattr(scaling, "score", score)
-    result = scaling.over_sizes([20, 100], 10, 2, tmp_path, tmp_path)
-    seconds = result["over_seconds"]
+    result = scaling.over_sizes([20, 100, 500], 10, 2, tmp_path, tmp_path)
+    seconds, processor = result["over_seconds"], result["over_cpu_seconds"]
     assert (seconds["start"], seconds["exponent_less_start"]) == (5, 1)
-    assert seconds["exponent"] == pytest.approx(np.log(15 / 7) / np.log(5), abs=1e-4)
-    assert seconds["seconds_a_million_at_the_end"] == 1e5
-    assert result["over_cpu_seconds"]["exponent_less_start"] == 1.1 and result["over_cpu_seconds"]["start"] == 0
-    assert result["memory_growth"] == pytest.approx(1.2 / 1.04, abs=1e-3) and result["bytes_a_row"] == 3
+    assert 0.6 < seconds["exponent"] < 0.7 and seconds["milliseconds_a_pair_at_the_end"] == 100
+    assert (processor["start"], processor["exponent_less_start"], processor["exponent"]) == (
+        3,
+        1.1,
+        pytest.approx(1.1, abs=0.1),
+    )
+    assert result["memory_growth"] == pytest.approx(1.2 / 1.008, abs=1e-3) and result["bytes_a_row"] == 3
     assert result["within_bounds"] == {"exponent": True, "memory": False}
 
 

@@ -7,6 +7,7 @@ Torch is imported when a scorer is made.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ _IMAGES_AT_ONCE = {"cpu": 16}
 _TEXTS_AT_ONCE = {"cpu": 32}
 _AT_ONCE = 256
 _MOST_CHUNKS = 64
+# Numbers of glibc's malloc.h.
+_MALLOC_MMAP_THRESHOLD, _MALLOC_TRIM_THRESHOLD = -3, -1
 
 
 class Scorer(Protocol):
@@ -180,6 +183,8 @@ class ClipScorer:
     ) -> ClipScorer:
         """Load a checkpoint folder with model, tokenizer and image processor.
 
+        On a CPU this process then keeps memory that is freed, up to 2 GB, where its C library is glibc.
+
         Args:
             folder: A local folder; nothing is looked up elsewhere.
             device: Where the model runs; unless given a CUDA GPU, else Apple's, else the CPU.
@@ -219,6 +224,8 @@ class ClipScorer:
             raise ValueError(f"{folder} holds no tokenizer, no {' or '.join(_VOCABULARIES)}: copy its files there too")
         tokenizer = _part(folder, "tokenizer", AutoTokenizer.from_pretrained)
         image_processor = _part(folder, "image processor", AutoImageProcessor.from_pretrained, backend="pil")
+        if device.type == "cpu":
+            _keep_freed_memory()
         return cls(model.to(device).eval(), tokenizer, image_processor, folder, long_captions)
 
     @property
@@ -354,6 +361,19 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a model frees, rather than give it back after each layer.
+
+    The kernel clears every page that it hands out again: a ViT-B/32 on two cores spent a tenth of its time so, or more.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    mallopt(_MALLOC_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_MALLOC_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _part(folder: Path, what: str, load: Callable[..., Any], **settings: Any) -> Any:
