@@ -121,7 +121,7 @@ def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_sides_with_other_scores_are_refused() -> None:
-    sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.02]))}
+    sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.1]))}
     with pytest.raises(SystemExit, match="scores differ"):
         scoring.timed(sides, 1, 0)
 
