@@ -37,7 +37,7 @@ _STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def merges() -> list[tuple[str, str]]:
-    """Byte-pair merges, learned until each of `WORDS` is one token."""
+    """Byte-pair merges, learned until each of `WORDS` is one token; their order differs from call to call."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -91,9 +91,10 @@ def _byte_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
 
 
-def save_merges(path: Path) -> Path:
-    """Write the merges as open_clip's tokenizer reads them."""
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges())]
+def save_merges(clip: Path, path: Path) -> Path:
+    """Write the merges of a checkpoint folder as open_clip's tokenizer reads them."""
+    pairs = json.loads((clip / "tokenizer.json").read_text())["model"]["merges"]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs)]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     return path
 

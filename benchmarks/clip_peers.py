@@ -146,7 +146,7 @@ def save_open_clip(clip: Path, folder: Path) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     state = {name: tensor.contiguous() for name, tensor in open_clip_state(model.state_dict()).items()}
     save_file(state, folder / "open_clip_model.safetensors")
-    save_merges(folder / "merges.txt.gz")
+    save_merges(clip, folder / "merges.txt.gz")
     return folder
 
 

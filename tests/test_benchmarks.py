@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_every_word_of_the_captions_is_one_token(tiny: Path) -> None:
     assert {ids[-1] for ids in found} == {CLIPConfig.from_pretrained(tiny).text_config.eos_token_id}
 
 
+def test_open_clip_is_given_the_merges_of_the_same_folder(tmp_path: Path, tiny: Path) -> None:
+    packed = clip_files.save_merges(tiny, tmp_path / "merges.txt.gz").read_bytes()
+    (version, *lines) = gzip.decompress(packed).decode().split("\n")
+    assert version.startswith("#") and lines[-1]
+    vocabulary = CLIPTokenizer.from_pretrained(tiny).get_vocab()
+    assert [vocabulary[line.replace(" ", "")] for line in lines] == list(range(512, 512 + len(lines)))
+
+
 def test_open_clip_is_given_every_weight_once(tiny: Path) -> None:
     state = CLIPModel.from_pretrained(tiny).state_dict()
     found = clip_peers.open_clip_state(state)
@@ -121,7 +130,7 @@ def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_sides_with_other_scores_are_refused() -> None:
-    sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.1]))}
+    sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.02]))}
     with pytest.raises(SystemExit, match="scores differ"):
         scoring.timed(sides, 1, 0)
 
