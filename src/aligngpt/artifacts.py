@@ -157,6 +157,14 @@ def parse_json(content: bytes, source: str) -> Any:
         raise ValueError(f"{source}: JSON nested too deeply to be read") from None
 
 
+def file_size(path: Path) -> int:
+    """Bytes of a file, -1 where there is none that can be looked at."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1
+
+
 def hash_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aligngpt.artifacts import alone_in, versions, write_json
+from aligngpt.artifacts import alone_in, file_size, versions, write_json
 from aligngpt.data.agreement import agreements
 from aligngpt.data.decoding import Decoder
 from aligngpt.data.score_batches import ScoredBatch, decoded_batches, planned, scored_batches
@@ -242,15 +242,8 @@ def _images_hash(source: Source, shards: Sequence[SourceShard]) -> str | None:
                 paths = True
                 if source.images is None:
                     raise ValueError(f"{source.path} names its pictures by paths: give the folder they start from")
-                digest.update(f"{record.image}\0{_size(source.images / (record.image or ''))}\n".encode())
+                digest.update(f"{record.image}\0{file_size(source.images / (record.image or ''))}\n".encode())
     return digest.hexdigest() if paths else None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return -1
 
 
 def _processes(records: int | None) -> int:

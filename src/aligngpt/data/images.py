@@ -16,6 +16,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile
 
+from aligngpt.text import one_line
+
 MAX_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 200
 MAX_BYTES = 1 << 28
@@ -174,7 +176,7 @@ def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
         try:
             return factory(file, "")
         except Exception as error:  # as above: a header may hold anything
-            raise BadImage(f"not a readable {name} picture: {_one_line(error)}") from error
+            raise BadImage(f"not a readable {name} picture: {one_line(error)}") from error
     raise BadImage(f"not a picture, in spite of its name ending in {suffix}" if suffix else "not a picture")
 
 
@@ -198,7 +200,7 @@ def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
-        raise BadImage(f"truncated or damaged {image.format} picture: {_one_line(error)}") from error
+        raise BadImage(f"truncated or damaged {image.format} picture: {one_line(error)}") from error
     return (rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb), orientation
 
 
@@ -233,7 +235,3 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # a damaged EXIF block says nothing about the picture
         return 1
     return told if told in _UPRIGHT else 1
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

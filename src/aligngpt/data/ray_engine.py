@@ -29,7 +29,6 @@ import pyarrow as pa
 
 from aligngpt.data.decoding import Decoder
 from aligngpt.data.engine import ScoreRun, available_cpus, check_arguments, progress_bar, share_of
-from aligngpt.data.records import one_line
 from aligngpt.data.score_batches import (
     Batch,
     Picture,
@@ -47,6 +46,7 @@ from aligngpt.data.score_batches import (
 from aligngpt.data.scorers import ClipScorer, LongCaptions, Scorer
 from aligngpt.data.scores import ScoreSummary
 from aligngpt.data.sources import Source, SourceShard
+from aligngpt.text import one_line
 
 # A block is handed on once it holds this much, so that it carries one batch unless batches are small.
 _BYTES_PER_BLOCK = 1 << 20

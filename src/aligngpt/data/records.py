@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from aligngpt.data.pairs import RecordError, check_id, check_image_path, check_pair, check_text, known_names
+from aligngpt.text import one_line
 
 SHARD_SIZE = 10_000
 
@@ -266,11 +267,6 @@ def _path(place: str) -> str:
     """What stands behind the protocol; of a chain of them, `zip://a.tar::s3://b.zip`, behind the first."""
     links = place.split("::")
     return next((link for link in links if "://" in link), links[0]).rpartition("://")[2].replace(os.sep, "/")
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class IdLog:

@@ -98,11 +98,9 @@ class Source:
             with open_binary(self.files[0]) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
-        sampled = tables.footer if self.kind == "parquet" else _pieces
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # which spares time where files are far away
-            contents = pool.map(sampled, self.files)
-            sizes = pool.map(_size, self.files)
-            for name, size, content in zip(short_names(self.files), sizes, contents, strict=True):
+            looked_at = pool.map(_with_footer if self.kind == "parquet" else _with_pieces, self.files)
+            for name, (size, content) in zip(short_names(self.files), looked_at, strict=True):
                 digest.update(f"{name}\0{size}\n".encode())
                 digest.update(content)
         return digest.hexdigest()
@@ -256,15 +254,23 @@ def _exists(place: str) -> bool:
     return _size(place) is not None
 
 
-def _pieces(place: str) -> bytes:
-    """A file's content, or pieces of it evenly spaced from its first byte to its last; b"" of a missing file.
+def _with_footer(place: str) -> tuple[int | None, bytes]:
+    """A Parquet file's size and footer."""
+    return _size(place), tables.footer(place)
 
-    On the web too, where a server that knows no pieces would send all of it.
+
+def _with_pieces(place: str) -> tuple[int | None, bytes]:
+    """A file's size, and its content or pieces of it evenly spaced from its first byte to its last.
+
+    No content of a missing file, nor on the web, where a server that knows no pieces would send all of it.
     """
-    system, _ = fsspec.core.url_to_fs(place)
     size = _size(place)
-    if size is None or _is_web(system):
-        return b""
+    if size is None or _is_web(fsspec.core.url_to_fs(place)[0]):
+        return size, b""
+    return size, _pieces(place, size)
+
+
+def _pieces(place: str, size: int) -> bytes:
     with open_binary(place) as file:
         if size <= _WHOLE:
             return file.read()

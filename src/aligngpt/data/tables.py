@@ -20,11 +20,11 @@ from aligngpt.data.records import (
     SourceShard,
     may_pass,
     note_id,
-    one_line,
     open_binary,
     row_record,
     short_names,
 )
+from aligngpt.text import one_line
 
 _ROWS_AT_ONCE = 64
 _IDS_AT_ONCE = 1 << 16

@@ -19,11 +19,11 @@ from aligngpt.data.records import (
     Columns,
     SourceRecord,
     SourceShard,
-    one_line,
     open_binary,
     row_record,
     short_names,
 )
+from aligngpt.text import one_line
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 CAPTION_SUFFIXES = ("txt", "text", "caption")

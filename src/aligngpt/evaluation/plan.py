@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligngpt.artifacts import hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.artifacts import file_size, hash_file, hash_folder, read_json, versions, write_json
 from aligngpt.data.images import BadImage, load_image
 from aligngpt.evaluation.answer_files import Record, read_parts
 from aligngpt.evaluation.benchmark import Benchmark, Question, Unreadable
@@ -159,7 +159,7 @@ def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
     pictures = [picture for picture in map(task.picture, questions) if isinstance(picture, Path)]
     if images is not None and pictures and not images.is_dir():
         raise MissingData(f"{images}: no such folder; {remedy}")
-    if pictures and all(_size(picture) < 0 for picture in pictures):
+    if pictures and all(file_size(picture) < 0 for picture in pictures):
         raise MissingData(
             f"{images}: not one of the {len(pictures)} pictures of {path.name} is there, such as "
             f"{pictures[0].name}; {remedy}"
@@ -254,7 +254,7 @@ def _name_of(template: str) -> str:
 
 def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[str, Any]:
     """What `run.json` says when a run begins."""
-    sizes = [_size(picture) for picture in map(task.picture, _sample(task)) if isinstance(picture, Path)]
+    sizes = [file_size(picture) for picture in map(task.picture, _sample(task)) if isinstance(picture, Path)]
     return {
         "benchmark": task.benchmark.name,
         **model.fields,
@@ -272,13 +272,6 @@ def _sample(task: Task) -> list[Question]:
     """Some questions with a picture of its own file, all over the benchmark."""
     pictured = [question for question in task.questions if isinstance(task.picture(question), Path)]
     return pictured[:: -(-len(pictured) // _SAMPLED_PICTURES) or 1]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return -1
 
 
 def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
