@@ -5,7 +5,7 @@
 The model has the sizes of the drawn world's recipe and hardly any training: what it writes is noise, so both sides
 write a fixed number of tokens. The mark, 6 times as many questions in a second, is for 45 tokens, the demo's fullest
 description; with shorter answers the prompt, which is the same work for both, counts for more. Pictures are decoded and
-prepared in the measured time. Both sides go through `aligngpt.evaluation.runner`, in rounds that take turns, and must
+prepared in the measured time. Both sides go through `aligngpt.inference.batch_generation`, in rounds that take turns, and must
 write the same answers.
 """
 
@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from aligngpt.artifacts import versions, write_json
-from aligngpt.evaluation.runner import Prompt, answer
+from aligngpt.utils.io import versions, write_json
+from aligngpt.inference.batch_generation import Prompt, answer
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
-from aligngpt.scenes import bases, data
-from aligngpt.scenes.recipe import BasesRecipe
+from aligngpt.synthetic import backbones as bases, dataset as data
+from aligngpt.synthetic.configs import BasesRecipe
 
 BATCH_SIZE = 16
 LENGTHS = (8, 16, 45)  # of the answers, in tokens; the last is that of the mark

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from aligngpt.artifacts import versions, write_json
+from aligngpt.utils.io import versions, write_json
 from tests import official
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 5504, 600

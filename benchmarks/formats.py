@@ -25,9 +25,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.artifacts import versions, write_json
-from aligngpt.data.scores import read_scores
-from aligngpt.scenes.data import make
+from aligngpt.utils.io import versions, write_json
+from aligngpt.curation.scoring.store import read_scores
+from aligngpt.synthetic.dataset import make
 
 SHARD = 10_000  # rows of a row group and samples of a tar, as many as a shard of JSON has
 

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.artifacts import versions, write_json
+from aligngpt.utils.io import versions, write_json
 
 ROWS = 10_000
 MOST_SECONDS, MOST_MB = 60, 2000
@@ -35,8 +35,8 @@ MOST_SECONDS, MOST_MB = 60, 2000
 PROLOGUE = """
 import json, re, sys, time
 from pathlib import Path
-from aligngpt.data.levels import LevelBoundaries, score_stream
-from aligngpt.data.quantiles import ScoreRanking
+from aligngpt.curation.levels import LevelBoundaries, score_stream
+from aligngpt.curation.quantiles import ScoreRanking
 import numpy as np
 folder, levels = Path(sys.argv[1]), int(sys.argv[2])
 started = time.monotonic()

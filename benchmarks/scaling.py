@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import curve_fit  # type: ignore[import-untyped]
 
-from aligngpt.artifacts import versions, write_json
-from aligngpt.data.scores import ScoreCounts
+from aligngpt.utils.io import versions, write_json
+from aligngpt.curation.scoring.store import ScoreCounts
 from benchmarks import processes
 from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
 from benchmarks.levels import make_scores
@@ -166,8 +166,8 @@ def unit_costs(size: str, pictures: int, rows: int, work: Path) -> dict[str, Any
     """
     import torch
 
-    from aligngpt.data.decoding import Decoder, Encoded
-    from aligngpt.data.scorers import ClipScorer
+    from aligngpt.curation.scoring.decoding import Decoder, Encoded
+    from aligngpt.curation.scoring.scorers import ClipScorer
     from aligngpt.data.sources import open_source
 
     torch.set_num_threads(1)

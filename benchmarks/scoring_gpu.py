@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from aligngpt.artifacts import versions, write_json
-from aligngpt.data.decoding import start_early
-from aligngpt.data.engine import score_source
-from aligngpt.data.scorers import ClipScorer, default_device
+from aligngpt.utils.io import versions, write_json
+from aligngpt.curation.scoring.decoding import start_early
+from aligngpt.curation.scoring.local_backend import score_source
+from aligngpt.curation.scoring.scorers import ClipScorer, default_device
 from aligngpt.data.sources import open_source
 from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
 

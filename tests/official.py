@@ -30,9 +30,9 @@ from transformers import (
 )
 
 from aligngpt.modeling.backbones import vision_config_of
-from aligngpt.modeling.official import LANGUAGE_MODELS
+from aligngpt.modeling.conversion.official_config import LANGUAGE_MODELS
 from aligngpt.modeling.processing import pad_to_square
-from aligngpt.modeling.weights import open_weights, weight_files
+from aligngpt.modeling.conversion.weight_files import open_weights, weight_files
 
 IMAGE = -200
 VICUNA = (

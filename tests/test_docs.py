@@ -15,7 +15,7 @@ import click
 import pytest
 
 from aligngpt.cli import cli
-from aligngpt.cli.arguments import ModelFolder
+from aligngpt.cli.params import ModelFolder
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "aligngpt"

@@ -81,19 +81,19 @@ def test_every_room_has_its_rule() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "count"),
     [
-        ("aligngpt.modeling.model", "from aligngpt.data.pairs import Turn", 1),
+        ("aligngpt.modeling.model", "from aligngpt.data.schema import Turn", 1),
         ("aligngpt.modeling.model", "from ..data import pairs", 1),
         ("aligngpt.modeling.model", "from .alignment import combine\nimport torch", 0),
-        ("aligngpt.data.batches", "from aligngpt.modeling.processing import AlignGPTProcessor", 0),
-        ("aligngpt.data.batches", "from aligngpt.modeling import AlignGPTProcessor", 0),
-        ("aligngpt.data.batches", "from aligngpt.modeling.model import AlignGPTForConditionalGeneration", 1),
-        ("aligngpt.training.stages", "def f():\n    import aligngpt.evaluation.scenes", 1),
-        ("aligngpt.scenes.data", "from aligngpt.artifacts import write_json", 0),
-        ("aligngpt.artifacts", "from aligngpt.data.pairs import Turn", 1),
-        ("aligngpt.scenes.data", "from aligngpt.training.recipes import scenes", 1),
-        ("aligngpt.evaluation.scenes", "from aligngpt import scenes", 0),
-        ("aligngpt.evaluation.scenes", "from aligngpt import serving", 1),
-        ("aligngpt.cli.scenes", "from aligngpt import pipeline", 0),
+        ("aligngpt.training.collator", "from aligngpt.modeling.processing import AlignGPTProcessor", 0),
+        ("aligngpt.training.collator", "from aligngpt.modeling import AlignGPTProcessor", 0),
+        ("aligngpt.training.collator", "from aligngpt.modeling.model import AlignGPTForConditionalGeneration", 1),
+        ("aligngpt.training.stages", "def f():\n    import aligngpt.evaluation.benchmarks.synthetic", 1),
+        ("aligngpt.synthetic.dataset", "from aligngpt.utils.io import write_json", 0),
+        ("aligngpt.utils.io", "from aligngpt.data.schema import Turn", 1),
+        ("aligngpt.synthetic.dataset", "from aligngpt.training.configs import scenes", 1),
+        ("aligngpt.evaluation.benchmarks.synthetic", "from aligngpt import scenes", 0),
+        ("aligngpt.evaluation.benchmarks.synthetic", "from aligngpt import serving", 1),
+        ("aligngpt.cli.synthetic", "from aligngpt import pipeline", 0),
         ("aligngpt.reporting.__init__", "from .. import serving", 1),
     ],
 )
@@ -107,7 +107,7 @@ import socket, sys
 def refuse(*args, **kwargs):
     raise AssertionError("a socket was opened")
 socket.socket.__init__ = refuse
-import aligngpt, aligngpt.cli, aligngpt.options
+import aligngpt, aligngpt.cli, aligngpt.cli.config_options
 heavy = {"torch", "transformers", "numpy", "PIL", "rich", "pyarrow", "logging.config"} & set(sys.modules)
 assert not heavy, heavy
 assert set(aligngpt.__all__) <= set(dir(aligngpt))

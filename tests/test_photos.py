@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from aligngpt.cli import cli
-from aligngpt.data.scores import read_scores
+from aligngpt.curation.scoring.store import read_scores
 
 PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
 BASES = ("--language-model", "scenes-llm", "--vision-tower", "scenes-clip")

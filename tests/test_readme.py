@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from transformers import AutoConfig
 
 from aligngpt.cli import cli
-from aligngpt.cli.arguments import bundled_folder
-from aligngpt.data.pairs import read_pairs
-from aligngpt.scenes.recipe import BasesRecipe
+from aligngpt.cli.params import bundled_folder
+from aligngpt.data.schema import read_pairs
+from aligngpt.synthetic.configs import BasesRecipe
 from tests import official
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.picture_files import picture, png_header
+from tests.image_files import picture, png_header
 
 PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
 

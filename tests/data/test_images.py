@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from aligngpt.data.images import BadImage, check_header, decode_image, load_image, read_encoded
-from tests.data.picture_files import picture, png_header
+from tests.image_files import picture, png_header
 
 BAD_HEADERS = [
     ("missing.jpg", "no such file"),

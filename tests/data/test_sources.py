@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.data import json_records, records, tables
+from aligngpt.data import json_format as json_records, records, table_format as tables
 from aligngpt.data.records import IdLog
 from aligngpt.data.sources import open_source
-from tests.data.source_files import (
+from tests.source_files import (
     COUNT,
     datasets_folder,
     errors,
@@ -420,7 +420,7 @@ def test_the_first_record_with_an_id_keeps_it_in_every_format(tmp_path: Path) ->
 
 
 def test_a_record_without_an_id_has_its_place_for_one_in_both_forms(tmp_path: Path) -> None:
-    from aligngpt.data.pairs import read_pairs
+    from aligngpt.data.schema import read_pairs
 
     values = [llava(0, id=None), {"image": "1.png", "caption": "x"}, {"image": "2.png", "conversations": turns("y")}]
     path = write_lines(tmp_path, values)
@@ -430,7 +430,7 @@ def test_a_record_without_an_id_has_its_place_for_one_in_both_forms(tmp_path: Pa
 
 
 def test_photos_are_read_as_the_pairs_they_are(photos: Path) -> None:
-    from aligngpt.data.pairs import read_pairs
+    from aligngpt.data.schema import read_pairs
 
     found = read(open_source(photos / "pairs.json", photos / "images"))
     expected = read_pairs(photos / "pairs.json", photos / "images").records

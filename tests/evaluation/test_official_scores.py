@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation import vqa
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmarks import BENCHMARKS, gqa, llava_bench, pope, scienceqa
 from aligngpt.evaluation.benchmarks.mme import read_yes_no
-from aligngpt.evaluation.files import load_json, load_records, read_answers
-from aligngpt.evaluation.options import infer_option
+from aligngpt.evaluation.readers import load_json, load_records, read_answers
+from aligngpt.evaluation.benchmarks.option_matching import infer_option
 from aligngpt.evaluation.scoring import score_files
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"

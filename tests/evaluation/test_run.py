@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation import workers
-from aligngpt.evaluation.answer_files import PartFile, Record, at_work_in, read_parts
+from aligngpt.evaluation import parallel as workers
+from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.judge import JudgeSettings
+from aligngpt.evaluation.judge.judge import JudgeSettings
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.plan import MissingData, RunSettings, open_task
+from aligngpt.evaluation.tasks import MissingData, RunSettings, open_task
 from aligngpt.evaluation.scoring import score_files
-from aligngpt.scenes import miniatures
-from tests.evaluation.judge_server import JudgeServer, Reply, completion
-from tests.evaluation.miniature_runs import content, lines, run, save_model
+from aligngpt.synthetic import mock_benchmarks as miniatures
+from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion
+from tests.evaluation.mock_runs import content, lines, run, save_model
 
 SERVED = ("vqav2", "vizwiz")
 JUDGED = ("llava_bench", "mmvet")

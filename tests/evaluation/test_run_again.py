@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation import run as run_module
-from aligngpt.evaluation import workers
-from aligngpt.evaluation.judge import JudgeSettings
-from aligngpt.scenes import miniatures
-from tests.evaluation.judge_server import JudgeServer, completion
-from tests.evaluation.miniature_runs import content, lines, run, save_model
+from aligngpt.evaluation import parallel as workers
+from aligngpt.evaluation.judge.judge import JudgeSettings
+from aligngpt.synthetic import mock_benchmarks as miniatures
+from tests.evaluation.judge.judge_server import JudgeServer, completion
+from tests.evaluation.mock_runs import content, lines, run, save_model
 
 
 @pytest.fixture(scope="module")

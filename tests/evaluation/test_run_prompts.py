@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.files import read_answers
+from aligngpt.evaluation.readers import read_answers
 
 OFFICIAL = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"
 FILES = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.artifacts import write_json as write_whole
+from aligngpt.utils.io import write_json as write_whole
 from aligngpt.cli.output import plain
 from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, match
 from aligngpt.evaluation.benchmarks import BENCHMARKS

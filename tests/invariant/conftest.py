@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.data.datasets import InstructionDataset
+from aligngpt.training.datasets import InstructionDataset
 from tests import tiny
 from tests.invariant.samples import ALL, Built, dataset_of
 

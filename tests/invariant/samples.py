@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aligngpt.data.batches import Collator
-from aligngpt.data.datasets import InstructionDataset
-from aligngpt.data.pairs import Conversation, Turn
+from aligngpt.training.collator import Collator
+from aligngpt.training.datasets import InstructionDataset
+from aligngpt.data.schema import Conversation, Turn
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from tests import tiny
 

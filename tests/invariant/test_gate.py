@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aligngpt.data.datasets import InstructionDataset, image_in_front
+from aligngpt.training.datasets import InstructionDataset, image_in_front
 from tests.invariant.samples import (
     ALL,
     CONVERSATIONS,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aligngpt.training.recipes import scenes_finetune, scenes_pretrain
+from aligngpt.training.configs import scenes_finetune, scenes_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from tests import tiny
 from tests.invariant.samples import CONVERSATIONS, pictures_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aligngpt.serving.session import Session
+from aligngpt.inference.chat_session import Session
 from tests import tiny
 from tests.invariant.samples import Built, assert_same_logits
 

@@ -15,8 +15,8 @@ pytest.importorskip("lmms_eval", reason="lmms-eval has an environment of its own
 
 import torch
 
-from aligngpt.evaluation.lmms_plugin import AlignGPT
-from aligngpt.evaluation.runner import Prompt, answer
+from aligngpt.evaluation.lmms_eval_model import AlignGPT
+from aligngpt.inference.batch_generation import Prompt, answer
 from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import load_model
 from tests import tiny

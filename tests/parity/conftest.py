@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from aligngpt.modeling import AlignGPTProcessor, load_template
 from aligngpt.modeling.checkpoints import load_model
-from aligngpt.modeling.conversion import convert_official
+from aligngpt.modeling.conversion.from_official import convert_official
 from tests.parity.comparisons import COMPARISONS
 from tests.parity.deviations import Pairs
 from tests.parity.ours import Converted, Loaded

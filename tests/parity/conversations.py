@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aligngpt.data.datasets import InstructionDataset, PretrainDataset, Sample
-from aligngpt.data.pairs import ReadResult, read_conversations, read_pairs
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset, Sample
+from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTProcessor
 from tests.parity.deviations import Cases, Pairs
 from tests.parity.ours import Converted

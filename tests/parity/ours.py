@@ -12,9 +12,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from aligngpt.data.batches import Collator
-from aligngpt.data.datasets import InstructionDataset, PretrainDataset
-from aligngpt.data.pairs import read_conversations, read_pairs
+from aligngpt.training.collator import Collator
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset
+from aligngpt.data.schema import read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
 from aligngpt.modeling.alignment import image_text_dots
 from aligngpt.training.stages import Stage, apply_stage

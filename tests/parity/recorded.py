@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.data.datasets import IGNORED
+from aligngpt.training.datasets import IGNORED
 from aligngpt.modeling import AlignGPTProcessor
 
 FOLDER = Path(__file__).parent / "official"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.data.datasets import IGNORED
-from aligngpt.data.pairs import Turn
-from aligngpt.modeling.official import official_name
+from aligngpt.training.datasets import IGNORED
+from aligngpt.data.schema import Turn
+from aligngpt.modeling.conversion.official_config import official_name
 from tests.parity.comparisons import BATCHES
 from tests.parity.conversations import CUT_BEFORE_THE_ANSWER, CUT_IN_THE_IMAGE, DIFFERENT, recorded_of, sample_of
 from tests.parity.deviations import deviation

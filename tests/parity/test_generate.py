@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from aligngpt.cli import cli
-from aligngpt.serving.session import Session
+from aligngpt.inference.chat_session import Session
 from tests.parity.deviations import deviation
 from tests.parity.ours import Converted
 from tests.parity.prompts import NEW_TOKENS, generated, messages_of, pictures_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aligngpt.data.datasets import IGNORED
+from aligngpt.training.datasets import IGNORED
 from tests.parity.comparisons import COMPARISONS
 from tests.parity.deviations import Pairs, check
 from tests.parity.ours import Converted, collated, forward

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from aligngpt.artifacts import write_json
+from aligngpt.utils.io import write_json
 from aligngpt.cli.output import plain
 from tests.evaluation.benchmark_files import answer_lines, scored, write_lines
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.scenes import world
+from aligngpt.synthetic import scenes as world
 
 LEVELS = 8
 KINDS = world.QUESTION_KINDS

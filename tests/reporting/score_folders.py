@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.data.agreement import agreements
-from aligngpt.data.levels import LevelBoundaries
-from aligngpt.data.scores import ScoreCounts, score_columns
+from aligngpt.curation.scorer_ranks import agreements
+from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scoring.store import ScoreCounts, score_columns
 from aligngpt.data.sources import open_source
 from tests.tiny import picture
 

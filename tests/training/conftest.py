@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, scenes_finetune, scenes_pretrain
+from aligngpt.training.configs import FinetuneRecipe, PretrainRecipe, scenes_finetune, scenes_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer
 from tests import tiny

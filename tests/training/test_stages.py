@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aligngpt.artifacts import hash_file
-from aligngpt.data.batches import ModalityGroupedSampler
-from aligngpt.data.datasets import InstructionDataset
-from aligngpt.data.pairs import StrictDataError
+from aligngpt.utils.io import hash_file
+from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.training.datasets import InstructionDataset
+from aligngpt.data.schema import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
 from aligngpt.training.stages import TRAINS, apply_stage, finetune, pretrain, training_arguments

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from aligngpt.options import RecipeBook, recipe_from_context
-from aligngpt.text import printable
+from aligngpt.cli.config_options import RecipeBook, recipe_from_context
+from aligngpt.utils.text import printable
 
 _FROM_WORKER = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
 
@@ -174,7 +174,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return _one_line(f"{place}{error.strerror}"), EXIT_FAILED
     message = _one_line(_of_worker(str(error))) or type(error).__name__
     if isinstance(error, ValueError):
-        from aligngpt.data.pairs import StrictDataError
+        from aligngpt.data.schema import StrictDataError
 
         return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else EXIT_FAILED
     if isinstance(error, OSError | ImportError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aligngpt.cli.arguments import FOLDER, NEW_FOLDER, json_option
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, print_table, print_warnings, quiet_loading
 
@@ -47,11 +47,11 @@ def convert(
         raise click.BadParameter("the official code has its own templates.", param_hint="'--template'")
     with quiet_loading():
         if target == "official":
-            from aligngpt.modeling.export import export_official
+            from aligngpt.modeling.conversion.to_official import export_official
 
             report = export_official(source, output, vision_tower=vision_tower, base_llm=base_llm)
         else:
-            from aligngpt.modeling.conversion import convert_official
+            from aligngpt.modeling.conversion.from_official import convert_official
 
             report = convert_official(source, output, vision_tower=vision_tower, base_llm=base_llm, template=template)
     print_warnings(report["warnings"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.arguments import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
+from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
 from aligngpt.cli.base import Group
 from aligngpt.cli.output import plain, print_json, print_table, results_alone, with_interval
 
@@ -92,7 +92,7 @@ def evaluate() -> None:
 @json_option
 def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
     """Ask the test questions of the embedded world."""
-    from aligngpt.evaluation import scenes as benchmark
+    from aligngpt.evaluation.benchmarks import synthetic as benchmark
 
     with results_alone():
         result = benchmark.evaluate(model, data, output, **options)
@@ -130,7 +130,7 @@ def score(
     NAME is a benchmark, such as pope; an unknown one is answered with the list of all. Answers are LLaVA's lines or,
     where a server scores, a submission file; both may be packed with gzip.
     """
-    from aligngpt.artifacts import write_json
+    from aligngpt.utils.io import write_json
     from aligngpt.evaluation.scoring import score_files
 
     result = score_files(benchmark, labels, answers, protocol, ignore)
@@ -229,7 +229,7 @@ def compare(
 
 def _write_comparison(page: Path, result: dict[str, Any], data: Path | None, sources: tuple[Path, Path]) -> None:
     from aligngpt.evaluation.differing import differing_questions
-    from aligngpt.reporting.comparison_page import write_comparison
+    from aligngpt.reporting.benchmarks.comparison import write_comparison
 
     with results_alone():
         chosen = differing_questions(result, data, at_most=_SHOWN)
@@ -274,7 +274,7 @@ def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answer
     file.
     """
     from aligngpt.evaluation.benchmarks import BENCHMARKS
-    from aligngpt.evaluation.files import read_answers
+    from aligngpt.evaluation.readers import read_answers
 
     if benchmark.write_submission is None:
         served = ", ".join(name for name, one in BENCHMARKS.items() if one.write_submission)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from aligngpt.data.pairs import BadRecord
+    from aligngpt.data.schema import BadRecord
 
 PLAIN_WIDTH = 120
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from aligngpt.cli.arguments import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
+from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 from aligngpt.cli.base import RecipeCommand
 from aligngpt.cli.output import print_json, print_table, results_alone
-from aligngpt.options import RecipeBook
+from aligngpt.cli.config_options import RecipeBook
 
 PRETRAIN_EXAMPLE = """
 aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/pictures \\
@@ -26,14 +26,14 @@ aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/s
 
 def pretrain_book() -> RecipeBook:
     """Return the recipes of stage 1."""
-    from aligngpt.training.recipes import PRETRAIN_RECIPES
+    from aligngpt.training.configs import PRETRAIN_RECIPES
 
     return RecipeBook(PRETRAIN_RECIPES, default="paper")
 
 
 def finetune_book() -> RecipeBook:
     """Return the recipes of stage 2."""
-    from aligngpt.training.recipes import FINETUNE_RECIPES
+    from aligngpt.training.configs import FINETUNE_RECIPES
 
     return RecipeBook(FINETUNE_RECIPES, default="paper")
 

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile
 
-from aligngpt.text import one_line
+from aligngpt.utils.text import one_line
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 200

@@ -18,8 +18,8 @@ import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow as pa
 
-from aligngpt.data.pairs import RecordError, check_id, check_image_path, check_pair, check_text, known_names
-from aligngpt.text import one_line
+from aligngpt.data.schema import RecordError, check_id, check_image_path, check_pair, check_text, known_names
+from aligngpt.utils.text import one_line
 
 SHARD_SIZE = 10_000
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
 
-from aligngpt.artifacts import read_json
-from aligngpt.data import json_records, tables, tars
+from aligngpt.utils.io import read_json
+from aligngpt.data import json_format as json_records, table_format as tables, webdataset_format as tars
 from aligngpt.data.records import Columns, SourceRecord, SourceShard, open_binary, short_names
 
 __all__ = ["Columns", "Source", "SourceRecord", "SourceShard", "open_source"]

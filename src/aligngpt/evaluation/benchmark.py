@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.judge import Judge
+    from aligngpt.evaluation.judge.judge import Judge
 
 Protocol = Literal["official", "strict"]
 Id = int | str

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.data.pairs import RecordError, check_image_path
+from aligngpt.data.schema import RecordError, check_image_path
 from aligngpt.evaluation.benchmark import Benchmark, Id, Question
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import compare_folders
-from aligngpt.evaluation.files import find, read_answers
+from aligngpt.evaluation.readers import find, read_answers
 
 _NO_DATA = "add --data with the folder of the benchmarks' files"
 _SAID_ALIKE = ("Answer ", "Reference OCR token:", "When the provided information is insufficient")  # of prompts' lines

@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligngpt.artifacts import read_json, versions, write_json
-from aligngpt.evaluation.answer_files import at_work_in, read_parts
+from aligngpt.utils.io import read_json, versions, write_json
+from aligngpt.evaluation.prediction_files import at_work_in, read_parts
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.outcome import evaluate_answers, finish, reopen, unfinished_row
-from aligngpt.evaluation.plan import (
+from aligngpt.evaluation.postprocess import evaluate_answers, finish, reopen, unfinished_row
+from aligngpt.evaluation.tasks import (
     MissingData,
     ModelRecord,
     RunSettings,
@@ -26,8 +26,8 @@ from aligngpt.evaluation.plan import (
     open_task,
     read_model,
 )
-from aligngpt.evaluation.progress import progress
-from aligngpt.evaluation.workers import Advance, Worker, answer_tasks, left_of, share_of
+from aligngpt.utils.progress import progress
+from aligngpt.evaluation.parallel import Advance, Worker, answer_tasks, left_of, share_of
 
 RESULTS = "results.json"
 _PATIENCE = 60.0  # seconds in which another call has written its own rows

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from aligngpt.artifacts import atomic_path
+from aligngpt.utils.io import atomic_path
 
 Cell = str | int | None
 

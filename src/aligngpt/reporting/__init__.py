@@ -5,7 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("the page's charts need matplotlib: install it with `pip install 'aligngpt[report]'`") from error
 
-from aligngpt.reporting.data_page import DataReport, data_report
-from aligngpt.reporting.page import report
+from aligngpt.reporting.data.page import DataReport, data_report
+from aligngpt.reporting.run.page import report
 
 __all__ = ["DataReport", "data_report", "report"]

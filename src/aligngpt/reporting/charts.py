@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aligngpt.reporting.text import decimal, integer
+from aligngpt.reporting.formatting import decimal, integer
 
 WIDTH = 440  # of every chart's own coordinates; the page scales charts to the room there is
 INK, MUTED, LINE, CARD = "#1b2430", "#5d6875", "#d4dae1", "#fefefe"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from aligngpt.data.images import BadImage, check_header
-from aligngpt.serving.session import Session
+from aligngpt.inference.chat_session import Session
 
 HELP = "/level N|adaptive|global|...: turn the dial   /image FILE: show another   /reset: start over   /help   /exit"
 

@@ -17,15 +17,15 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aligngpt.artifacts import hash_file, read_json, versions, write_json
-from aligngpt.data.batches import Collator
-from aligngpt.data.datasets import InstructionDataset, PretrainDataset
-from aligngpt.data.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, read_levels
-from aligngpt.data.pairs import ReadResult, read_conversations, read_pairs
+from aligngpt.utils.io import hash_file, read_json, versions, write_json
+from aligngpt.training.collator import Collator
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset
+from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, read_levels
+from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, read_base, save_stage1
-from aligngpt.training.recipes import FinetuneRecipe, PretrainRecipe, StageRecipe
+from aligngpt.training.configs import FinetuneRecipe, PretrainRecipe, StageRecipe
 from aligngpt.training.trainer import AlignGPTTrainer
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from aligngpt.data.batches import ModalityGroupedSampler
-from aligngpt.data.datasets import IGNORED
+from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.training.datasets import IGNORED
 
 
 class _TruncatedSamples(TrainerCallback, ExportableState):

@@ -11,7 +11,7 @@ import pytest
 
 from aligngpt.evaluation.benchmark import Unreadable
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.files import read_answers
+from aligngpt.evaluation.readers import read_answers
 from tests.evaluation.benchmark_files import scored, verdicts, write_lines
 from tests.evaluation.test_spreadsheet import cells
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.files import read_answers
+from aligngpt.evaluation.readers import read_answers
 from tests.evaluation.benchmark_files import scored, verdicts, write_json, write_lines
 
 

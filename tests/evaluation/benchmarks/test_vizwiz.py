@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.files import load_json, read_answers
+from aligngpt.evaluation.readers import load_json, read_answers
 from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json, write_lines
 
 

@@ -20,7 +20,7 @@ from aligngpt.evaluation.benchmark import (
     match,
     missing_note,
 )
-from aligngpt.evaluation.files import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean
 
 _NO_STEPS = ("exist", "query: name", "choose name")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.artifacts import atomic_path
+from aligngpt.utils.io import atomic_path
 from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
@@ -23,8 +23,8 @@ from aligngpt.evaluation.benchmark import (
     match,
     repeated,
 )
-from aligngpt.evaluation.files import load_object, load_records, locate, read_answers, read_questions, record_id
-from aligngpt.evaluation.judge import Judge, Judged, Message, Request, Requests, answers_to
+from aligngpt.evaluation.readers import load_object, load_records, locate, read_answers, read_questions, record_id
+from aligngpt.evaluation.judge.judge import Judge, Judged, Message, Request, Requests, answers_to
 
 UNREADABLE = (-1.0, -1.0)
 _MOST = 10.0  # the best mark

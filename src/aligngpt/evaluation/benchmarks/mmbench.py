@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation import files
+from aligngpt.evaluation import readers as files
 from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
@@ -24,7 +24,7 @@ from aligngpt.evaluation.benchmark import (
     match,
 )
 from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.options import infer_option
+from aligngpt.evaluation.benchmarks.option_matching import infer_option
 from aligngpt.evaluation.spreadsheet import Cell, write_sheet
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -20,7 +20,7 @@ from aligngpt.evaluation.benchmark import (
     Score,
     repeated,
 )
-from aligngpt.evaluation.files import gather, load_records, load_text, read_answers, read_questions
+from aligngpt.evaluation.readers import gather, load_records, load_text, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, total
 
 PERCEPTION = (

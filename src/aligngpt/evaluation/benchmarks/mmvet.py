@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.artifacts import write_json
+from aligngpt.utils.io import write_json
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
@@ -24,8 +24,8 @@ from aligngpt.evaluation.benchmark import (
     match,
     missing_note,
 )
-from aligngpt.evaluation.files import kind, lacking, load_object, locate, read_answers, read_questions
-from aligngpt.evaluation.judge import Judge, Judged, Request, Requests, answers_to
+from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.judge.judge import Judge, Judged, Request, Requests, answers_to
 
 _FOLDER = "mm-vet"
 _PREFIX = "v1_"

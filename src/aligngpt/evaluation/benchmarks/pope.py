@@ -19,7 +19,7 @@ from aligngpt.evaluation.benchmark import (
     Score,
     match,
 )
-from aligngpt.evaluation.files import folders, gather, load_records, read_answers, read_questions, record_id
+from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
 from aligngpt.evaluation.metrics import mean, total
 
 _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json")

@@ -20,7 +20,7 @@ from aligngpt.evaluation.benchmark import (
     Score,
     match,
 )
-from aligngpt.evaluation.files import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
+from aligngpt.evaluation.readers import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
 from aligngpt.evaluation.metrics import mean
 
 OPTIONS = "ABCDE"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.artifacts import atomic_path
+from aligngpt.utils.io import atomic_path
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
@@ -23,7 +23,7 @@ from aligngpt.evaluation.benchmark import (
     in_groups,
     match,
 )
-from aligngpt.evaluation.files import lacking, load_json, load_records, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import lacking, load_json, load_records, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean
 
 

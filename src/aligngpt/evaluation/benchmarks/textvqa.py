@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation import vqa
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
@@ -24,7 +24,7 @@ from aligngpt.evaluation.benchmark import (
     match,
     repeated,
 )
-from aligngpt.evaluation.files import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean
 
 _OLD_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)

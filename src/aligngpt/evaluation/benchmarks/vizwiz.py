@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligngpt.artifacts import write_json
-from aligngpt.evaluation import vqa
+from aligngpt.utils.io import write_json
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answers,
@@ -22,7 +22,7 @@ from aligngpt.evaluation.benchmark import (
     match,
     missing_note,
 )
-from aligngpt.evaluation.files import folders, gather, lacking, load_records, read_answers, read_questions
+from aligngpt.evaluation.readers import folders, gather, lacking, load_records, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, means_by_part
 
 _ANNOTATIONS = ("val*.json", "annotations.json", "Annotations/val.json")

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aligngpt.artifacts import write_json
-from aligngpt.evaluation import vqa
+from aligngpt.utils.io import write_json
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answers,
@@ -23,7 +23,7 @@ from aligngpt.evaluation.benchmark import (
     match,
     missing_note,
 )
-from aligngpt.evaluation.files import load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, means_by_part
 
 _ANNOTATIONS = ("v2_mscoco_*_annotations.json", "*annotations.json")

@@ -1,0 +1,1 @@
+"""Decisions about image-text pairs: scores, levels, duplicates, filters."""

@@ -1,0 +1,1 @@
+"""Scoring of image-text pairs: scorers, batches, backends, score store."""

@@ -1,0 +1,1 @@
+"""Batched generation, prompts and chat: one implementation for evaluation, lmms-eval, chat and servers."""

@@ -1,0 +1,1 @@
+"""Official AlignGPT checkpoints, converted in both directions."""

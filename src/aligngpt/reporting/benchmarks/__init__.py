@@ -1,0 +1,1 @@
+"""The benchmark report and the comparison of two models."""

@@ -1,0 +1,205 @@
+"""What `aligngpt eval run` leaves behind, read for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aligngpt.utils.io import read_json
+from aligngpt.reporting.benchmarks.paper_results import PAPER_JUDGE, TITLES, title_of
+
+COUNTS = ("given", "missing", "extra", "duplicate")  # of a score's answers
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate made of some questions.
+
+    Attributes:
+        weights: Mean weights (N - 1), which sum to 1.
+        entropy: Mean entropy in nats.
+        count: Questions.
+        interval: 95 % interval of the entropy; NaN where there is none.
+    """
+
+    weights: tuple[float, ...]
+    entropy: float
+    count: int
+    interval: tuple[float, float] = (math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What `aligngpt eval score` wrote, without its items.
+
+    Attributes:
+        value: The headline in the unit of the paper's tables.
+        interval: Its 95 % interval; NaN where there is none.
+        count: Items that count in it.
+        protocol: Which of `protocols`, the headline by each, it is; `None` where one has none.
+        answers: How many of each of `COUNTS`.
+        groups: By division, then by part: `score`, `interval` and `count`.
+        notes: How the protocols differ, where the official scorer would have stopped.
+    """
+
+    value: float
+    metric: str
+    interval: tuple[float, float]
+    count: int
+    protocol: str
+    protocols: Mapping[str, float | None]
+    answers: Mapping[str, int]
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark of the folder.
+
+    Attributes:
+        score: `None` where there is none.
+        reasons: Why there is none, or what else was not done.
+        run: Settings and counts of the run; empty where the benchmark was not run.
+        gate: Of all its questions; `None` for a model without a gate.
+        kinds: Of each kind of question.
+        groups: Of each part of each division of the score.
+        judges: The models that marked its answers, as they call themselves; none where no judge is recorded.
+    """
+
+    name: str
+    title: str
+    score: Score | None
+    reasons: tuple[str, ...]
+    run: Mapping[str, Any]
+    gate: Gate | None
+    kinds: Mapping[str, Gate]
+    groups: Mapping[str, Mapping[str, Gate]]
+    judges: tuple[str, ...]
+
+    @property
+    def apart(self) -> str:
+        """Why the paper's figures are not to be set beside its score; empty if they may be."""
+        limit = self.run.get("limit")
+        marks = (["not its own data"] if self.data_note else []) + ([f"first {limit} questions"] if limit else [])
+        if not all(name.lower().startswith(PAPER_JUDGE.lower()) for name in self.judges):
+            marks.append(f"judge: {', '.join(self.judges)}, the paper's is {PAPER_JUDGE}")
+        return "; ".join(marks)
+
+    @property
+    def data_note(self) -> str:
+        """What makes its data others than the paper's, such as a drawn miniature; empty if nothing does."""
+        return str(self.run.get("data_note") or "")
+
+    @property
+    def unreadable(self) -> list[Mapping[str, Any]]:
+        """Pictures that could not be read, each with `question_id`, `image` (or null) and `reason`."""
+        return list(self.run.get("unreadable_pictures") or [])
+
+
+@dataclass(frozen=True)
+class BenchmarkFolder:
+    """All benchmarks of a folder, in the order of the paper's tables."""
+
+    folder: Path
+    model: str
+    results: tuple[Result, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """What there is of scores, by benchmark."""
+        return {result.name: result.score for result in self.results if result.score}
+
+    @cached_property
+    def comparable(self) -> dict[str, Score]:
+        """Those that may be set beside the paper's."""
+        apart = {result.name for result in self.results if result.apart}
+        return {name: score for name, score in self.scores.items() if name in TITLES and name not in apart}
+
+
+def load_folder(folder: Path) -> BenchmarkFolder:
+    """Read `results.json` and the files of each benchmark beside it.
+
+    Raises:
+        FileNotFoundError: If there is no `results.json`.
+        ValueError: If a file is not what `aligngpt eval run` writes.
+    """
+    path = folder / "results.json"
+    content = read_json(path)
+    try:
+        rows = {row["benchmark"]: row for row in content["benchmarks"]}
+        model = str(content["model"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: expected the results of aligngpt eval run; give the folder it wrote") from None
+    names = sorted(rows, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
+    return BenchmarkFolder(folder, model, tuple(_result(folder / name, rows[name]) for name in names))
+
+
+def _result(folder: Path, row: Mapping[str, Any]) -> Result:
+    score, run, gates = (_read(folder / f"{name}.json") for name in ("score", "run", "gates"))
+    try:
+        return Result(
+            name=folder.name,
+            title=title_of(folder.name, row.get("title")),
+            score=_score(score) if score else None,
+            reasons=tuple(row.get("reasons") or ()),
+            run=run or {},
+            gate=_gate(gates) if gates else None,
+            kinds=_gates(gates["by_kind"]) if gates else {},
+            groups={name: _gates(parts) for name, parts in gates.get("by_group", {}).items()} if gates else {},
+            judges=_judges(row.get("judge")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder}: a file of another form ({error}); run aligngpt eval run again") from None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file's object; `None` if there is no such file."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object; run aligngpt eval run again")
+    return content
+
+
+def _score(content: Mapping[str, Any]) -> Score | None:
+    if content["score"] is None:
+        return None
+    low, high = (math.nan if bound is None else bound for bound in content["interval"])
+    return Score(
+        value=float(content["score"]),
+        metric=content["metric"],
+        interval=(low, high),
+        count=content["count"],
+        protocol=content["protocol"],
+        protocols=content["protocols"],
+        answers={name: content["answers"][name] for name in COUNTS},
+        groups=content["groups"],
+        notes=tuple(content["notes"]),
+    )
+
+
+def _gates(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Gate]:
+    return {name: _gate(part) for name, part in parts.items()}
+
+
+def _gate(part: Mapping[str, Any]) -> Gate:
+    low, high = (math.nan if bound is None else bound for bound in part.get("entropy_interval") or (None, None))
+    return Gate(tuple(part["weights"]), part["entropy"], part["count"], (low, high))
+
+
+def _judges(judge: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Who answered for the judge, or who was asked where the server gave no names."""
+    if not judge:
+        return ()
+    named = tuple(name for name in judge.get("answered_by") or () if name != "not named")
+    return named or (str(judge["model"]),)

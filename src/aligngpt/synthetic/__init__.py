@@ -1,0 +1,1 @@
+"""The synthetic dataset with ground truth, its backbones and mock benchmark files."""

@@ -1,0 +1,1 @@
+"""Files, folders, progress and text: what every package uses."""

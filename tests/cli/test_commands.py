@@ -1,0 +1,402 @@
+"""What each command hands to the code behind it, and what it prints of the result."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from aligngpt.cli import cli
+from aligngpt.curation.scoring.store import read_scores
+from aligngpt.training.configs import paper_pretrain, scenes_finetune
+from tests.curation.counting import CountingScorer
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="aligngpt")
+
+
+def record(monkeypatch: pytest.MonkeyPatch, target: str, result: Any) -> list[dict[str, Any]]:
+    """Replace a function by one that takes the same arguments, keeps them, prints noise and returns `result`."""
+    module_name, name = target.rsplit(".", 1)
+    module = importlib.import_module(module_name)
+    signature = inspect.signature(getattr(module, name))
+    calls: list[dict[str, Any]] = []
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        calls.append(dict(signature.bind(*args, **kwargs).arguments))
+        print("noise of the work")
+        return result
+
+    monkeypatch.setattr(module, name, replacement)
+    return calls
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Eight good pairs of growing brightness."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    records = []
+    for place in range(8):
+        Image.new("L", (8, 8), 30 * place + 10).save(folder / f"{place}.png")
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "Grey."}]
+        records.append({"id": str(place), "image": f"{place}.png", "conversations": turns})
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+@pytest.fixture
+def grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", lambda folder, **options: CountingScorer())
+
+
+def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
+    folder = pairs.parent
+    return [
+        *("score", "--pairs", pairs, "--images", folder / "images", "--scorer", model, "--output", folder / "scores"),
+        *more,
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- score and level
+
+
+@pytest.mark.usefixtures("grey")
+def test_score_prints_json_alone(pairs: Path, model: Path) -> None:
+    done = invoke(*score_arguments(pairs, model, "--json"))
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["scored"], result["failed"], result["truncated"]) == (8, 0, 0)
+    assert "bad record" not in done.stderr
+
+
+def spoil(pairs: Path) -> None:
+    """Remove one picture, empty another, cut a third short behind its header."""
+    images = pairs.parent / "images"
+    (images / "1.png").unlink()
+    (images / "2.png").write_bytes(b"")
+    Image.effect_noise((64, 64), 90).save(images / "3.png")
+    content = (images / "3.png").read_bytes()
+    (images / "3.png").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.usefixtures("grey")
+def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> None:
+    spoil(pairs)
+    done = invoke(*score_arguments(pairs, model, "--json"))
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["scored"], result["failed"]) == (5, 3)
+    named = [line for line in done.stderr.splitlines() if ".png" in line]
+    assert [next(f"{n}.png" for n in range(8) if f"{n}.png" in line) for line in named] == ["1.png", "2.png", "3.png"]
+    again = invoke(*score_arguments(pairs, model))
+    assert again.exit_code == 0
+    assert [line for line in again.stderr.splitlines() if ".png" in line] == named, "a resumed run names them too"
+
+
+@pytest.mark.usefixtures("grey")
+def test_strict_is_exit_code_3_and_keeps_what_it_scored(pairs: Path, model: Path) -> None:
+    spoil(pairs)
+    done = invoke(*score_arguments(pairs, model, "--strict"))
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith("aligngpt: error: 3 of 8 records are bad")
+    assert read_scores(pairs.parent / "scores")["clip_score"].null_count == 3
+
+
+@pytest.mark.usefixtures("grey")
+def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
+    folder = pairs.parent
+    assert invoke(*score_arguments(pairs, model)).exit_code == 0
+    leveled = folder / "leveled.json"
+    common = ["level", "--scores", folder / "scores", "--output", folder / "levels", "--num-levels", "4"]
+    done = invoke(*common, "--write-pairs", pairs, leveled, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["counts"] == [2, 2, 2, 2]
+    assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [4, 4, 3, 3, 2, 2, 1, 1]
+    fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--fitted"]
+    table = invoke(*fitted, folder / "levels" / "levels.json")
+    assert table.exit_code == 0, table.stderr
+    assert "from score" in table.stdout and "unscored" not in table.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+TRAINED = {
+    "stage": "pretrain",
+    "alignment": "levels",
+    "steps": 2,
+    "seconds": 1.0,
+    "samples": 8,
+    "truncated_samples": 0,
+    "final_loss": 0.5,
+    "loss_by_level": [0.75, 0.25],
+    "parameters": [{"part": "projector", "parameters": 1234567, "trains": True}],
+}
+
+
+def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.training.stages.pretrain", TRAINED)
+    folder = pairs.parent
+    arguments = ["pretrain", "--pairs", pairs, "--images", folder / "images", "--output", folder / "out", "--strict"]
+    done = invoke(*arguments, "--language-model", model, "--vision-tower", model, "--num-alignment-levels", "2")
+    assert done.exit_code == 0, done.stderr
+    recipe = calls[0].pop("recipe")
+    assert recipe == type(recipe)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
+    assert calls[0] == {
+        "pairs": pairs,
+        "images": folder / "images",
+        "levels": None,
+        "language_model": model,
+        "vision_tower": model,
+        "output": folder / "out",
+        "strict": True,
+    }
+    for text in ("1,234,567", "0.750", "truncated samples"):
+        assert text in done.stdout
+    assert "noise" not in done.stdout and "noise" in done.stderr
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.training.stages.finetune", TRAINED)
+    folder = pairs.parent
+    arguments = ["finetune", "--conversations", pairs, "--images", folder / "images", "--output", folder / "out"]
+    arguments += ["--recipe", "scenes", "--json", "--stage1", "random" if random else model]
+    done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == TRAINED
+    expected = {**vars(scenes_finetune()), "alignment_embeddings": "random" if random else "stage1"}
+    assert vars(calls[0]["recipe"]) == expected
+    assert calls[0]["stage1"] == (None if random else model)
+    assert calls[0]["language_model"] == (model if random else None)
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def test_generate_json(model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"text": "Two.", "alignment": 3, "gate_weights": None, "new_tokens": 2, "seconds": 0.1}
+    calls = record(monkeypatch, "aligngpt.inference.chat_session.generate", answer)
+    pictures = [pairs.parent / "images" / name for name in ("0.png", "1.png")]
+    options = [item for picture in pictures for item in ("--image", picture)]
+    common = ["generate", "--model", model, *options, "--prompt", "How many?", "--alignment", "3"]
+    done = invoke(*common, "--max-new-tokens", "5", "--temperature", "0.5", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == answer
+    (call,) = calls
+    assert list(call["images"]) == pictures
+    assert (call["alignment"], call["max_new_tokens"], call["temperature"]) == (3, 5, 0.5)
+    assert (call["prompt"], call["stream"]) == ("How many?", None)
+
+
+def test_generate_streams_the_answer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*args: Any, stream: Any, **kwargs: Any) -> dict[str, Any]:
+        for piece in ("Two ", "circles."):
+            stream(piece)
+        return {}
+
+    importlib.import_module("aligngpt.inference.chat_session")
+    monkeypatch.setattr("aligngpt.inference.chat_session.generate", generate)
+    assert invoke("generate", "--model", model, "--prompt", "What?").stdout == "Two circles.\n"
+
+
+def test_a_stage_1_checkpoint_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.inference.chat_session.generate", {})
+    (tmp_path / "stage1.json").write_text("{}")
+    assert invoke("generate", "--model", tmp_path, "--prompt", "What?").exit_code == 0
+    assert calls[0]["model"] == tmp_path
+
+
+LOUDNESS = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage-1 checkpoint on the shipped base models, and pairs."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "data"
+    sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
+    assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
+    recipe = ["--recipe", "scenes", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
+    bases = ["--language-model", "scenes-llm", "--vision-tower", "scenes-clip", "--device-batch-size", "2"]
+    inputs = ["--pairs", data / "pretrain.json", "--images", data / "pictures", "--output", folder / "stage1"]
+    done = invoke("pretrain", *inputs, *bases, *recipe)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["score", "generate", "generate --json", "chat"])
+def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
+    data = trained / "data"
+    picture = str(data / "pictures" / "000000.png")
+    asked = ["--model", str(trained / "stage1"), "--image", picture, "--max-new-tokens", "2"]
+    arguments = {
+        "score": [
+            *("--pairs", str(data / "pretrain.json"), "--images", str(data / "pictures")),
+            *("--scorer", "scenes-clip", "--output", str(tmp_path / "scores")),
+        ],
+        "generate": [*asked, "--prompt", "Describe the picture."],
+        "chat": asked,
+    }[verb.split()[0]]
+    environment = {name: value for name, value in os.environ.items() if name not in LOUDNESS}
+    done = subprocess.run(
+        [sys.executable, "-m", "aligngpt", *verb.split(), *arguments],
+        input="",
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr and "LOAD REPORT" not in done.stderr + done.stdout
+
+
+def test_an_empty_prompt_is_wrong_usage(model: Path) -> None:
+    done = invoke("generate", "--model", model, "--prompt", " ")
+    assert done.exit_code == 2
+    assert "the prompt is empty" in done.stderr
+
+
+def test_chat(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.serving.terminal.chat", None)
+    assert invoke("chat", "--model", model, "--alignment", "global").exit_code == 0
+    assert list(calls[0].values()) == [model, None, "global", 256, 0.0]
+
+
+# ------------------------------------------------------------------------------------------------------------- scenes
+
+RESULTS = {
+    "count": 20,
+    "accuracy": 0.75,
+    "interval": [0.5, 0.875],
+    "by_kind": {"place_of": {"accuracy": 0.25, "interval": [0.125, 0.375], "count": 8}},
+    "description": {
+        "precision": 0.5,
+        "recall": 0.625,
+        "precision_interval": [0.25, 0.75],
+        "recall_interval": [0.375, 0.875],
+    },
+}
+SUMMARY = {
+    "spearman_score_coverage": 0.8125,
+    "caption_recall_by_level": [0.125, 0.5],
+    "caption_precision_by_level": [0.25, 0.625],
+    "stage1_loss_by_level": [1.5, 0.75],
+    "accuracy": {"adaptive": 0.875, "none": 0.75},
+    "accuracy_interval": {"adaptive": [0.85, 0.9], "none": [0.7, 0.8]},
+    "accuracy_by_kind": {"adaptive": {"count": 1.0}, "none": {"count": 0.5}},
+    "seconds": {"score": 12.5},
+}
+
+
+def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.evaluation.benchmarks.synthetic.evaluate", RESULTS)
+    common = ["eval", "scenes", "--model", model, "--data", tmp_path, "--output", tmp_path / "out"]
+    done = invoke(*common, "--alignment", "0.5,0.5", "--limit", "20")
+    assert done.exit_code == 0, done.stderr
+    assert list(calls[0].values())[:3] == [model, tmp_path, tmp_path / "out"]
+    assert (calls[0]["alignment"], calls[0]["batch_size"], calls[0]["limit"]) == ((0.5, 0.5), 100, 20)
+    for text in ("0.750 (0.500 to 0.875)", "place_of", "objects described, recall: 0.625 (0.375 to 0.875)"):
+        assert text in done.stdout
+
+
+def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"by_level": [{"level": 1, "precision": 0.5, "recall": 0.25, "recall_interval": [0.125, 0.375]}]}
+    calls = record(monkeypatch, "aligngpt.evaluation.benchmarks.synthetic.caption_by_level", result)
+    done = invoke("scenes", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert (calls[0]["batch_size"], calls[0]["limit"]) == (100, 200)
+    assert "0.250 (0.125 to 0.375)" in done.stdout
+
+
+def test_run_scenes_ends_with_the_results_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.experiments.demo.run_scenes", SUMMARY)
+    done = invoke("run", "scenes", "--output", tmp_path / "run", "--finetune.learning-rate", "1e-5", "--pairs", "100")
+    assert done.exit_code == 0, done.stderr
+    assert (calls[0]["recipe"].finetune.learning_rate, calls[0]["recipe"].pairs) == (1e-5, 100)
+    assert calls[0]["output"] == tmp_path / "run"
+    for text in ("0.875 (0.850 to 0.900)", "1.500", "0.125", "12.500", "0.812"):
+        assert text in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Page: {tmp_path / 'run' / 'report.html'}"
+    assert json.loads(invoke("run", "scenes", "--output", tmp_path / "run", "--json").stdout) == SUMMARY
+
+
+def test_run_scenes_has_no_option_for_what_its_arms_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.experiments.demo.run_scenes", SUMMARY)
+    shown = invoke("run", "scenes", "--help").stdout
+    assert "--pretrain.learning-rate" in shown and "--finetune.alignment-embeddings" in shown
+    for name in ("pretrain.alignment", "pretrain.num-alignment-levels", "finetune.alignment"):
+        assert f"--{name} " not in shown
+        assert f"No such option '--{name}'" in invoke("run", "scenes", f"--{name}", "8").stderr
+    file = tmp_path / "recipe.json"
+    for recipe, message in (
+        ({"num_levels": 4, "pretrain": {"num_alignment_levels": 3}}, "num_alignment_levels is 3, but the recipe makes"),
+        ({"finetune": {"alignment": "local"}}, "finetune.alignment is local, but the job trains with adaptive"),
+    ):
+        file.write_text(json.dumps(recipe))
+        done = invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file)
+        assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    file.write_text(json.dumps({"num_levels": 4, "pretrain": {"num_alignment_levels": 4}}))
+    assert invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file, "--num-levels", "5").exit_code == 0
+    assert calls[-1]["recipe"].pretrain.num_alignment_levels == 5
+
+
+@pytest.mark.parametrize("option", ["pairs", "captioned", "threads"])
+def test_an_impossible_job_claims_no_folder(tmp_path: Path, option: str) -> None:
+    done = invoke("run", "scenes", "--output", tmp_path / "run", f"--{option}", "0")
+    assert done.exit_code == 2 and f"{option} is 0; it must be at least 1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_report_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.reporting.report", tmp_path / "report.html")
+    assert invoke("report", "run", tmp_path).stdout == f"Page: {tmp_path / 'report.html'}\n"
+    assert list(calls[0].values()) == [tmp_path, tmp_path / "report.html"]
+    assert json.loads(invoke("report", "run", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
+
+
+def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligngpt.reporting import DataReport
+
+    page = tmp_path / "page.html"
+    calls = record(monkeypatch, "aligngpt.reporting.data_report", DataReport(page, ("All pairs have a score.",)))
+    words = ("report", "data", "--scores", tmp_path, "--output", page)
+    done = invoke(*words, "--levels", tmp_path, "--pairs", "shards/{0..9}.tar")
+    assert done.stdout == f"All pairs have a score.\nPage: {page}\n", done.stderr
+    given = {"scores": tmp_path, "output": page, "levels": tmp_path, "pairs": "shards/{0..9}.tar", "images": None}
+    assert calls[0] == given
+    told = json.loads(invoke(*words, "--json").stdout)
+    assert told == {"page": str(page), "findings": ["All pairs have a score."]}
+
+
+def test_make_writes_what_it_says(tmp_path: Path) -> None:
+    sizes = ["--pairs", "4", "--conversations", "3", "--questions", "7", "--seed", "5"]
+    done = invoke("scenes", "make", "--output", tmp_path / "data", *sizes, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {"pairs": 4, "conversations": 3, "questions": 7, "seed": 5}
+    assert len(json.loads((tmp_path / "data" / "pretrain.json").read_text())) == 4
+
+
+def test_make_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.synthetic.backbones.make_bases", {"clip": {}})
+    done = invoke("scenes", "make-bases", "--output", tmp_path, "--seed", "3")
+    assert done.stdout == f"Base models: {tmp_path}\n", done.stderr
+    assert (calls[0]["recipe"].seed, calls[0]["output"]) == (3, tmp_path)

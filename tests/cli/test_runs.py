@@ -1,0 +1,147 @@
+"""`eval run` and `scenes benchmarks` at the command line: what is printed, what is refused, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aligngpt.cli import cli
+from aligngpt.evaluation.benchmarks import BENCHMARKS
+from tests.evaluation.mock_runs import content, save_model
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="aligngpt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model and miniatures of the benchmarks."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_model(folder)
+    done = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 6)
+    assert done.exit_code == 0 and "questions" in done.stdout
+    return folder
+
+
+def arguments(folder: Path, output: Path, *more: object) -> list[object]:
+    return ["--model", folder / "model", "--data", folder / "data", "--output", output, *more]
+
+
+def test_all_from_questions_to_scores(folder: Path, tmp_path: Path) -> None:
+    done = invoke("eval", "run", "all", *arguments(folder, tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert all(one.title in done.stdout for one in BENCHMARKS.values())
+    assert "note: vqav2: scored by a server" in done.stdout
+    assert "note: mmvet: not judged: give --judge-url and --judge-model" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == sorted(BENCHMARKS)
+    before = content(tmp_path / "out" / "pope")
+    again = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out"), "--json")
+    assert again.exit_code == 0
+    results = json.loads(again.stdout)
+    assert results["finished_before"] == ["pope"] and len(results["benchmarks"]) == len(BENCHMARKS)
+    assert content(tmp_path / "out" / "pope") == before
+    said = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out")).stdout
+    assert "pope: finished before, nothing was left to do" in said
+
+
+def test_what_eval_score_writes_is_what_a_run_writes(folder: Path, tmp_path: Path) -> None:
+    assert invoke("eval", "run", "gqa", *arguments(folder, tmp_path / "out")).exit_code == 0
+    labels, own = folder / "data/gqa/data/testdev_balanced_questions.json", tmp_path / "out/gqa"
+    scored = ["eval", "score", "gqa", "--labels", labels, "--answers", own / "answers.jsonl"]
+    assert invoke(*scored, "--output", tmp_path / "score.json").exit_code == 0
+    assert (own / "score.json").read_bytes() == (tmp_path / "score.json").read_bytes()
+
+
+def test_missing_benchmarks_and_pictures_are_named(folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    for name in ("pope", "MME", "mmbench", "mmbench_cn", "seed_bench", "mm-vet", "scienceqa", "textvqa", "vqav2"):
+        shutil.rmtree(data / name)
+    for number in range(6):
+        (data / f"vizwiz/test/VizWiz_test_{number:08d}.jpg").write_bytes(b"" if number else b"\xff\xd8 no picture")
+    options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
+    done = invoke("eval", "run", "all", *options)
+    assert done.exit_code == 0, done.output
+    assert "note: pope: " in done.stdout and "pope/llava_pope_test.jsonl: no such file; to get POPE" in done.stdout
+    (warning,) = done.stderr.splitlines()
+    assert (
+        "vizwiz: questions whose picture could not be read, with empty answers: 6: VizWiz_test_00000000.jpg" in warning
+    )
+    assert warning.endswith(f"and 1 more, all named in {tmp_path / 'out/vizwiz/run.json'}")
+    lost = invoke("eval", "run", "pope", *options)
+    assert lost.exit_code == 1 and lost.stderr.count("\n") == 1
+    assert "no such file; to get POPE: pictures: http://images.cocodataset.org" in lost.stderr
+    shutil.rmtree(data)
+    data.mkdir()
+    assert invoke("eval", "run", "all", *options).exit_code == 1
+
+
+def test_a_score_that_fails_is_an_error_after_all_is_written(folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    for one in data.iterdir():
+        if one.name not in ("gqa", "vizwiz"):
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+    (data / "gqa/data/testdev_balanced_questions.json").write_text("{")
+    options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
+    done = invoke("eval", "run", "gqa", *options)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("aligngpt: error: gqa: ") and "broken JSON" in done.stderr
+    assert done.stderr.endswith("the answers are kept\n") and done.stderr.count("\n") == 1
+    assert (tmp_path / "out/gqa/answers.jsonl").is_file() and (tmp_path / "out/index.html").is_file()
+    assert invoke("eval", "run", "vizwiz", *options).exit_code == 0  # its server scores it
+    every = invoke("eval", "run", "all", *options)
+    assert every.exit_code == 0
+    assert "aligngpt: warning: gqa: " in every.stderr and "broken JSON" in every.stderr
+
+
+def test_eval_all_is_eval_run_all(folder: Path, tmp_path: Path) -> None:
+    done = [
+        invoke("eval", *words, *arguments(folder, tmp_path / "-".join(words), "--limit", 1, "--json"))
+        for words in (("all",), ("run", "all"))
+    ]
+    assert [one.exit_code for one in done] == [0, 0]
+    first, second = (json.loads(one.stdout)["benchmarks"] for one in done)
+    assert first == second and [row["benchmark"] for row in first] == list(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--shard", "3/2"], 2, "'3/2' is no share such as 2/8"),
+        (["--shard", "half"], 2, "'half' is no share"),
+        (["--batch-size", 0], 2, "0 is not in the range x>=1"),
+        (["--judge-url", "http://127.0.0.1:1/v1"], 2, "a judge needs both --judge-url and --judge-model"),
+        (["--alignment", 9], 1, "a level from 1 to 4"),
+        (["--dtype", "int4"], 2, "'int4' is not one of"),
+    ],
+)
+def test_what_is_wrong_is_one_line(more: list[object], code: int, message: str, folder: Path, tmp_path: Path) -> None:
+    done = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out", *more))
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    assert done.stderr.startswith("aligngpt: error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_setting_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    assert invoke("eval", "run", "pope", *arguments(folder, tmp_path, "--limit", 2)).exit_code == 0
+    done = invoke("eval", "run", "pope", *arguments(folder, tmp_path, "--limit", 3))
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    assert "limit is 2 there and 3 here: give another --output, or delete this one" in done.stderr
+
+
+def test_an_unknown_benchmark(folder: Path, tmp_path: Path) -> None:
+    done = invoke("eval", "run", "vqa", *arguments(folder, tmp_path))
+    assert done.exit_code == 2 and "there is no benchmark 'vqa'; there are vqav2, gqa" in done.stderr
+
+
+def test_miniatures_at_the_command_line(folder: Path, tmp_path: Path) -> None:
+    done = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 6, "--json")
+    assert json.loads(done.stdout) == {"questions": 6, "seed": 0}
+    other = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 9)
+    assert other.exit_code == 1 and "choose another folder" in other.stderr
+    assert invoke("scenes", "benchmarks", "--output", tmp_path / "few", "--questions", 5).exit_code == 2

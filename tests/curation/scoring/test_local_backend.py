@@ -1,0 +1,405 @@
+"""Scores stand in the input's order, whatever decodes them; what is embedded once; what an interruption costs."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from aligngpt.data import json_format as json_records
+from aligngpt.curation.scoring import batches as score_batches
+from aligngpt.curation.scoring.decoding import IMAGES_PER_TASK, Decoder, Encoded, decoded, perceptual_hash
+from aligngpt.curation.scoring.local_backend import score_source
+from aligngpt.data.images import DecodedImage, load_image
+from aligngpt.curation.scoring.batches import caption_hash, planned
+from aligngpt.curation.scoring.scorers import ClipScorer
+from aligngpt.curation.scoring.store import SCHEMA, ScoreSummary, read_manifest, read_scores
+from aligngpt.data.sources import open_source
+from tests.curation.counting import CountingScorer, mean_of
+from tests.image_files import picture
+from tests.source_files import datasets_folder, llava, samples, write_json, write_lines, write_parquet, write_tar
+
+
+def run(pairs: Path | str, images: Path | None, scorer: Any, output: Path, **settings: Any) -> ScoreSummary:
+    scorers = scorer if isinstance(scorer, list) else [scorer]
+    settings = {"batch_size": 4, "workers": 0, "progress": False} | settings
+    return score_source(open_source(pairs, images), scorers, output, **settings)
+
+
+def pairs_of(folder: Path, count: int, **changes: Any) -> Path:
+    """Pairs over the six good pictures of `images`, one after the other."""
+    records = [llava(number, image=f"{number % 6}.png", **changes) for number in range(count)]
+    return write_json(folder, records)
+
+
+@pytest.fixture
+def shards_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_records, "SHARD_SIZE", 8)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder for a test's own files beside its output."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+# What is written ----------------------------------------------------------------------------------------------------
+
+
+def test_parts_hold_the_scorers_scores_in_order(
+    clip_folder: Path, images: Path, work: Path, tmp_path: Path, shards_of_8: None
+) -> None:
+    scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
+    summary = run(pairs_of(work, 19), images, scorer, tmp_path / "out", batch_size=3)
+    assert (summary.scored, summary.failed, summary.shards, summary.resumed_shards) == (19, 0, 3, 0)
+    names = ["manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    table = read_scores(tmp_path / "out")
+    assert table.schema.equals(SCHEMA)
+    captions = [f"cäption {number}" for number in range(19)]
+    pictures = [load_image(images / f"{number % 6}.png") for number in range(19)]
+    scores, _ = scorer.score(pictures, captions)
+    assert table["clip_score"].to_pylist() == pytest.approx(scores.tolist(), abs=1e-6) and np.std(scores) > 1e-3
+    assert table["id"].to_pylist() == [f"p{number}" for number in range(19)]
+    assert table["image"].to_pylist() == [f"{number % 6}.png" for number in range(19)]
+    assert table["caption_chars"].to_pylist() == [len(caption) for caption in captions]
+    assert table["caption_hash"].to_pylist() == [caption_hash(caption) for caption in captions]
+    assert set(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)) == {(40, 30)}
+    for column in ("image_hash", "image_phash"):
+        hashes = table[column].to_pylist()
+        assert hashes[:6] * 3 == hashes[:18] and len(set(hashes)) == 6
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["scorers"] == [scorer.describe()] and manifest["shards"] == 3
+    assert manifest["counts"] == {"scored": 19, "failed": 0, "truncated": 0, "errors": {}}
+    assert manifest["inputs"]["pairs_hash"] == open_source(work / "pairs.json").fingerprint
+    assert set(manifest["versions"]) == {"aligngpt", "python", "torch", "transformers"}
+
+
+def test_all_formats_have_equal_scores(clip_folder: Path, images: Path, work: Path, tmp_path: Path) -> None:
+    numbers = range(6)
+    data = [(images / f"{number}.png").read_bytes() for number in numbers]
+    ids, captions = [f"p{number}" for number in numbers], [f"cäption {number}" for number in numbers]
+    columns = {"id": ids, "image": data, "caption": captions}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = pa.array([{"bytes": content, "path": None} for content in data], kind)
+    members: dict[str, bytes] = {}
+    for name, content, caption in zip(ids, data, captions, strict=True):
+        members |= {f"{name}.png": content, f"{name}.txt": caption.encode()}
+    places = [
+        write_json(work, [llava(number) for number in numbers]),
+        write_lines(work, [llava(number) for number in numbers]),
+        write_parquet(work / "a.parquet", columns),
+        datasets_folder(work / "set", pa.table(columns | {"image": cells})),
+        write_tar(work / "a.tar", members),
+    ]
+    scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
+    tables = []
+    for number, place in enumerate(places):
+        run(place, images if number < 2 else None, scorer, tmp_path / str(number))
+        tables.append(read_scores(tmp_path / str(number)).drop_columns("image").combine_chunks())
+    assert tables[0].num_rows == 6 and tables[0]["error"].null_count == 6
+    assert all(table.equals(tables[0]) for table in tables[1:])
+
+
+def test_batches_and_processes_do_not_change_the_scores(
+    images: Path, work: Path, tmp_path: Path, shards_of_8: None
+) -> None:
+    pairs, written = pairs_of(work, 21), []
+    for place, (batch_size, workers) in enumerate([(1, 0), (7, 0), (64, 0), (4, 2), (64, 1)]):
+        run(pairs, images, CountingScorer(), tmp_path / str(place), batch_size=batch_size, workers=workers)
+        written.append(contents(tmp_path / str(place)))
+    assert len(written[0]) == 3 and all(one == written[0] for one in written[1:])
+
+
+def test_several_scorers_share_one_pass(
+    clip_folder: Path, siglip_folder: Path, images: Path, work: Path, tmp_path: Path
+) -> None:
+    pairs = pairs_of(work, 12)
+    scorers = [ClipScorer.from_pretrained(folder, "cpu") for folder in (clip_folder, siglip_folder)]
+    summary = run(pairs, images, scorers, tmp_path / "both", workers=1)
+    both = read_scores(tmp_path / "both")
+    for scorer, column in zip(scorers, ("clip_score", "clip_score_tiny-siglip"), strict=True):
+        run(pairs, images, scorer, tmp_path / column)
+        assert both[column].to_pylist() == read_scores(tmp_path / column)["clip_score"].to_pylist()
+    (agreement,) = summary.agreement
+    assert agreement["scorers"] == ["tiny-clip", "tiny-siglip"] and agreement["pairs"] == 12
+    manifest = read_manifest(tmp_path / "both")
+    assert manifest["agreement"] == [agreement] and -1 <= agreement["spearman"] <= 1
+    assert [scorer["name"] for scorer in manifest["scorers"]] == ["tiny-clip", "tiny-siglip"]
+
+
+def test_a_pass_of_two_scorers_decodes_each_picture_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+
+    def stop(data: bytes, name: str, at_least: int | None) -> None:
+        seen.append(at_least)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("aligngpt.curation.scoring.decoding.decode_image", stop)
+    small, large, whole = (lambda image: 0 for _ in range(3))
+    small.at_least, large.at_least = 64, 96  # type: ignore[attr-defined]
+    for preparations in ([small, large], [large, whole]):
+        with pytest.raises(ZeroDivisionError):
+            Decoder(preparations)[[Encoded("0.png", path=str(images / "0.png"))]]
+    assert seen == [96, None]  # as large as the most demanding scorer needs it
+
+
+# What is embedded once ----------------------------------------------------------------------------------------------
+
+
+def test_pictures_and_captions_that_come_again_are_embedded_once(
+    images: Path, work: Path, tmp_path: Path, shards_of_8: None
+) -> None:
+    """Five captions over one picture, then a second shard that may not know of the first."""
+    records = [llava(number, image=f"{number // 5}.png") for number in range(16)]
+    for number in (6, 7, 15):
+        records[number]["conversations"] = records[5]["conversations"]
+    scorer = CountingScorer()
+    run(write_json(work, records), images, scorer, tmp_path / "out", batch_size=2)
+    assert sum(scorer.images) == 2 + 3  # 0 and 1, then 1, 2 and 3
+    expected = [0, 1, 2, 3, 4, 5, *range(8, 15), 5]
+    assert sorted(scorer.captions) == sorted(f"cäption {number}" for number in expected)
+    scores = read_scores(tmp_path / "out")["clip_score"].to_pylist()
+    means = [mean_of(DecodedImage(picture(seed), (0, 0, 40, 30), (40, 30))) for seed in range(4)]
+    lengths = [9 if number < 10 or number == 15 else 10 for number in range(16)]
+    assert scores == pytest.approx([np.cos(means[n // 5] - lengths[n] / 100) for n in range(16)], abs=1e-6)
+
+
+def test_only_so_many_pictures_are_remembered(
+    images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = {}
+    for remembered in (2, 6):
+        monkeypatch.setattr(score_batches, "REMEMBERED", remembered)
+        scorer = CountingScorer()
+        run(pairs_of(work, 12), images, scorer, tmp_path / str(remembered))
+        embedded[remembered] = sum(scorer.images)
+    assert embedded == {2: 12, 6: 6}
+    assert contents(tmp_path / "2") == contents(tmp_path / "6")
+
+
+def test_the_same_bytes_in_a_table_are_one_picture(images: Path, work: Path, tmp_path: Path) -> None:
+    data = [(images / f"{number // 5}.png").read_bytes() for number in range(10)]
+    scorer = CountingScorer()
+    run(
+        write_parquet(work / "a.parquet", {"image": data, "caption": list("abcdefghij")}),
+        None,
+        scorer,
+        tmp_path / "out",
+    )
+    assert sum(scorer.images) == 2 and len(scorer.captions) == 10
+
+
+def test_captions_of_pictures_that_cannot_be_used_are_not_embedded(images: Path, work: Path, tmp_path: Path) -> None:
+    records = [llava(0, image="gone.png"), llava(1), llava(0, id="again")]
+    scorer = CountingScorer()
+    run(write_json(work, records), images, scorer, tmp_path / "out", batch_size=1)
+    assert scorer.captions == ["cäption 1", "cäption 0"]
+    assert read_scores(tmp_path / "out")["clip_score"].null_count == 1
+
+
+def test_a_batch_closes_when_it_has_enough_of_anything(
+    images: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_batches, "BYTES_PER_BATCH", 1500)
+    same = write_json(work, [llava(number, image="0.png") for number in range(40)])
+    shards = open_source(same, images).shards()
+    assert [(len(batch.rows), len(batch.new), batch.last) for batch in planned(shards, images, 2)] == [
+        (16, 1, False),
+        (16, 0, False),
+        (8, 0, True),
+    ]
+    tar = open_source(write_tar(work / "a.tar", samples(range(7)))).shards()  # pictures of 700 bytes
+    assert [len(batch.new) for batch in planned(tar, None, 100)] == [3, 3, 1]
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_more_is_read_than_is_under_way(images: Path, workers: int) -> None:
+    read = 0
+
+    def tasks() -> Iterator[list[Encoded]]:
+        nonlocal read
+        for number in range(60):
+            read += 1
+            yield [Encoded(f"{number}", path=str(images / f"{number % 6}.png"))] * IMAGES_PER_TASK
+
+    done = 0
+    for results in decoded(tasks(), Decoder([mean_of]), workers, 4 * IMAGES_PER_TASK, True):
+        done += 1
+        assert len(results) == IMAGES_PER_TASK and results[0].error is None
+        assert read - done <= 4 + 1
+    assert done == read == 60
+
+
+def test_large_pictures_travel_in_smaller_portions(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1500)
+    (batch,) = planned(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
+    assert [len(task) for task in score_batches._tasks(batch)] == [3, 3, 3, 1]
+    monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1 << 20)
+    assert [len(task) for task in score_batches._tasks(batch)] == [8, 2]
+
+
+# Interruptions ------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    images: Path, work: Path, tmp_path: Path, shards_of_8: None
+) -> None:
+    pairs = pairs_of(work, 20)
+    run(pairs, images, CountingScorer(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):  # in the second shard, whose six pictures take two batches
+        run(pairs, images, CountingScorer(fail_after=3), tmp_path / "parts")
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["manifest.json", "part-00000.parquet"]
+    with pytest.raises(ValueError, match="cut off before its end"):
+        read_scores(tmp_path / "parts")
+    rest = CountingScorer()
+    summary = run(pairs, images, rest, tmp_path / "parts")
+    assert sorted(rest.captions) == sorted(f"cäption {number}" for number in range(8, 20))
+    assert (summary.scored, summary.shards, summary.resumed_shards) == (20, 3, 1)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert read_manifest(tmp_path / "parts")["counts"]["scored"] == 20
+
+
+def test_a_finished_run_is_not_repeated(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
+    pairs, out = pairs_of(work, 20), tmp_path / "out"
+    run(pairs, images, CountingScorer(), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = CountingScorer()
+    summary = run(pairs, images, again, out)
+    assert again.captions == [] and (summary.scored, summary.resumed_shards) == (20, 3)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "part-00001.parquet").unlink()
+    mend = CountingScorer()
+    run(pairs, images, mend, out)
+    assert len(mend.captions) == 8 and {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_shares_make_up_the_whole(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
+    pairs = pairs_of(work, 38)
+    run(pairs, images, CountingScorer(), tmp_path / "whole")
+    summaries, asked = [], []
+    for share in (2, 3, 1):
+        scorer = CountingScorer()
+        summaries.append(run(pairs, images, scorer, tmp_path / "shares", shard=(share, 3)))
+        asked.append(len(scorer.captions))
+    assert asked == [8 + 6, 8, 8 + 8]  # shards 1 and 4, then 2, then 0 and 3
+    assert [summary.missing_shards for summary in summaries] == [3, 2, 0]
+    assert [summary.scored for summary in summaries] == [14, 22, 38]
+    assert contents(tmp_path / "shares") == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"shard must be i/n with i from 1 to n, got 4/3"):
+        run(pairs, images, CountingScorer(), tmp_path / "shares", shard=(4, 3))
+
+
+def test_scores_of_another_input_are_refused(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
+    pairs, out = pairs_of(work, 12), tmp_path / "out"
+    run(pairs, images, CountingScorer(), out)
+    other_images = tmp_path / "images"
+    other_images.mkdir()
+    for number in range(6):
+        picture(number, (50, 50)).save(other_images / f"{number}.png")
+    (tmp_path / "other").mkdir()
+    other_pairs = pairs_of(tmp_path / "other", 12, note="changed")
+    changes: list[tuple[str, Path, Path, Any, dict[str, Any]]] = [
+        ("pairs_hash", other_pairs, images, CountingScorer(), {}),
+        ("images_hash", pairs, other_images, CountingScorer(), {}),
+        ("scorers", pairs, images, CountingScorer(weights_hash="def"), {}),
+        ("scorers, columns", pairs, images, [CountingScorer(), CountingScorer("b")], {}),
+        ("long_captions", pairs, images, CountingScorer(), {"long_captions": "chunk-mean"}),
+    ]
+    for differing, source, folder, scorer, settings in changes:
+        with pytest.raises(ValueError, match=rf"another input \({differing} differ\): give another output folder"):
+            run(source, folder, scorer, out, **settings)
+    (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"part-00001\.parquet does not hold the scores expected there"):
+        run(pairs, images, CountingScorer(), out)
+
+
+def kill_this_process(image: DecodedImage) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(images: Path, work: Path, tmp_path: Path) -> None:
+    scorer = CountingScorer()
+    scorer.preparation = kill_this_process
+    with pytest.raises(OSError, match="a process that decodes pictures was killed, perhaps for want of memory"):
+        run(pairs_of(work, 12), images, scorer, tmp_path / "out", workers=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+# Arguments and signs of life ----------------------------------------------------------------------------------------
+
+
+def test_impossible_arguments_are_refused(images: Path, work: Path, tmp_path: Path) -> None:
+    pairs = pairs_of(work, 2)
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (CountingScorer(), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (CountingScorer(), {"workers": -1}, "workers must be at least 0, got -1"),
+        ([], {}, "at least one scorer"),
+        ([CountingScorer(), CountingScorer()], {}, "told apart by their folders' names, got counting, counting"),
+    ]
+    for scorer, settings, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            run(pairs, images, scorer, tmp_path / "out", **settings)
+    with pytest.raises(ValueError, match=r"pairs\.json names its pictures by paths: give the folder they start from"):
+        run(pairs, None, CountingScorer(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_without_a_usable_record_asks_for_the_right_folder(work: Path, tmp_path: Path) -> None:
+    for records, count in (([], 0), ([llava(0), llava(1)], 2)):
+        pairs = write_json(work, records)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"has {count} records and none of them can be used") as caught:
+                run(pairs, work, CountingScorer(), tmp_path / str(count))
+        assert ("p0: 0.png: no such file" in str(caught.value)) == bool(records)
+
+
+def test_no_progress_bar_without_a_terminal(
+    images: Path, work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "out", progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_progress_bar_counts_pairs_on_a_terminal(
+    images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "out", progress=True)
+    captured = capsys.readouterr()
+    assert "8/8" in captured.err and captured.out == ""
+
+
+def test_hashes_of_captions_and_pictures() -> None:
+    same = ["A  Cat\n", "a cat", " a\u00a0CAT "]
+    assert len({caption_hash(text) for text in same}) == 1
+    assert caption_hash("ﬁne") == caption_hash("fine") != caption_hash("fin")
+    rng = np.random.default_rng(0)
+    coarse = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(2)]
+
+    def phash(image: Image.Image) -> int:
+        return perceptual_hash(DecodedImage(image, (0, 0, *image.size), image.size))
+
+    large, small, other = coarse[0].resize((800, 600)), coarse[0].resize((90, 70)), coarse[1].resize((800, 600))
+    packed = io.BytesIO()
+    large.save(packed, "JPEG", quality=50)
+    assert (phash(large) ^ phash(Image.open(packed))).bit_count() <= 4
+    assert (phash(large) ^ phash(small)).bit_count() <= 10
+    assert (phash(large) ^ phash(other)).bit_count() >= 16

@@ -1,0 +1,103 @@
+"""What lies behind the scorers' agreement: the manifest's figures, and levels and pairs of the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aligngpt.curation.scoring.store import read_manifest
+from aligngpt.curation.scorer_agreement import NUM_LEVELS, Agreement, agreements
+from tests.reporting.score_folders import rows_table, synthetic, write_scores
+
+
+def compared(folder: Path, table: Any, column: str = "clip_score") -> Agreement:
+    write_scores(folder, table, part=700)
+    (found,) = agreements(folder, read_manifest(folder), column)
+    return found
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values))
+
+
+def test_levels_and_pairs_are_those_of_the_ranks(tmp_path: Path) -> None:
+    table = synthetic(4_000)
+    found = compared(tmp_path / "scores", table)
+    both = [(row["clip_score"], row["clip_score_clip-b"]) for row in table.to_pylist() if row["clip_score"] is not None]
+    x, y = (ranks(np.array(scores)) for scores in zip(*both, strict=True))
+    assert (found.column, found.pairs, found.every) == ("clip_score_clip-b", len(both), 1)
+    assert found.spearman == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
+    a, b = x * NUM_LEVELS // len(both), y * NUM_LEVELS // len(both)
+    assert found.close == pytest.approx((np.abs(a - b) <= 1).mean(), abs=0.01)
+    assert found.matrix.sum() == len(both) and found.matrix.sum(axis=1) == pytest.approx(len(both) / 8, abs=3)
+    known = [place for place, score in enumerate(table["clip_score"].to_pylist()) if score is not None]
+    assert known[int(np.argmax(x - y))] in found.first_higher
+    assert known[int(np.argmax(y - x))] in found.other_higher
+
+
+def test_the_figures_are_the_manifest_s_and_the_levels_fit_them(tmp_path: Path) -> None:
+    found = compared(tmp_path / "scores", synthetic(3_000))
+    (told,) = read_manifest(tmp_path / "scores")["agreement"]
+    assert (found.pairs, found.spearman, found.equal_levels) == (
+        told["pairs"], told["spearman"], told["equal_levels"]
+    )  # fmt: skip
+    assert np.trace(found.matrix) / found.matrix.sum() == pytest.approx(told["equal_levels"], abs=1e-6)
+
+
+def test_of_very_many_pairs_the_same_are_looked_at_as_for_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aligngpt.curation.scorer_ranks.MOST_PAIRS", 600)
+    found = compared(tmp_path / "scores", both([(place / 2_000, abs(place - 999) / 2_000) for place in range(2_000)]))
+    assert (found.pairs, found.every, found.matrix.sum()) == (500, 4, 500)
+    assert found.other_higher[0] == 0 and all(row % 4 == 0 for row in (*found.first_higher, *found.other_higher))
+    assert np.trace(found.matrix) / 500 == pytest.approx(found.equal_levels, abs=1e-6)
+
+
+def test_the_second_scorer_can_come_first(tmp_path: Path) -> None:
+    table = synthetic(1_000)
+    one, other = compared(tmp_path / "a", table), compared(tmp_path / "b", table, "clip_score_clip-b")
+    assert other.column == "clip_score" and other.spearman == one.spearman
+    assert np.array_equal(other.matrix, one.matrix.T)
+    assert set(other.first_higher) == set(one.other_higher)
+
+
+def both(pairs: list[tuple[float | None, float | None]]) -> Any:
+    return rows_table([{"clip_score": one, "clip_score_clip-b": other} for one, other in pairs])
+
+
+def test_the_same_order_on_another_scale_agrees_in_all(tmp_path: Path) -> None:
+    found = compared(tmp_path / "same", both([(place / 100, place / 1_000 - 0.5) for place in range(80)]))
+    assert (found.spearman, found.equal_levels, found.close, found.first_higher) == (1, 1, 1, ())
+    found = compared(tmp_path / "reverse", both([(place / 100, -place / 1_000) for place in range(80)]))
+    assert (found.spearman, found.equal_levels) == (-1, 0)
+    assert found.first_higher[0] == 79 and found.other_higher[0] == 0
+
+
+def test_scorers_that_cannot_be_compared(tmp_path: Path) -> None:
+    assert compared(tmp_path / "flat", both([(place / 10, 0.5) for place in range(5)])).spearman is None
+    apart = write_scores(tmp_path / "apart", both([(0.5, None), (None, 0.5)]))
+    assert agreements(apart, read_manifest(apart), "clip_score") == ()
+    alone = write_scores(tmp_path / "alone", rows_table([{"clip_score": 0.5}]))
+    assert agreements(alone, read_manifest(alone), "clip_score") == ()
+
+
+def test_of_three_scorers_each_is_compared_with_the_first(tmp_path: Path) -> None:
+    table = both([(place / 100, place / 100) for place in range(40)])
+    table = table.append_column("clip_score_c", table["clip_score"].cast("float32"))
+    write_scores(tmp_path / "scores", table)
+    manifest = read_manifest(tmp_path / "scores")
+    (told,) = manifest["agreement"]
+    manifest["scorers"].append(manifest["scorers"][0] | {"name": "c"})
+    manifest["agreement"] += [
+        told | {"scorers": ["clip-a", "c"], "pairs": 0, "spearman": None},
+        told | {"scorers": ["clip-b", "c"], "spearman": 0.25},
+    ]
+    (tmp_path / "scores" / "manifest.json").write_text(json.dumps(manifest))
+    found = agreements(tmp_path / "scores", manifest, "clip_score_clip-b")
+    assert [(one.column, one.spearman) for one in found] == [("clip_score", 1), ("clip_score_c", 0.25)]
+    assert [one.column for one in agreements(tmp_path / "scores", manifest, "clip_score")] == ["clip_score_clip-b"]

@@ -1,0 +1,185 @@
+"""One pass over the scores counts what a slow look at every row counts, whatever the size of the parts."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation import statistics as data_scan
+from aligngpt.curation.statistics import Scan, Smallest, scan
+from tests.reporting.score_folders import rows_table, synthetic, write_scores
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    return synthetic(3_000, pictures=500)
+
+
+@pytest.fixture(scope="module")
+def boundaries(table: Any) -> LevelBoundaries:
+    return LevelBoundaries.fit([score for score in table["clip_score"].to_pylist() if score is not None], 5)
+
+
+@pytest.fixture(scope="module")
+def folder(table: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scores(tmp_path_factory.mktemp("scanned") / "scores", table, part=1_000)
+
+
+@pytest.fixture(scope="module")
+def scanned(folder: Path, boundaries: LevelBoundaries) -> Scan:
+    return scan(folder, boundaries=boundaries)
+
+
+@pytest.fixture(scope="module")
+def rows(table: Any, boundaries: LevelBoundaries) -> list[dict[str, Any]]:
+    """The rows with their level, the slow way."""
+    rows = table.to_pylist()
+    for row in rows:
+        score = row["clip_score"]
+        row["level"] = 0 if score is None else 1 + sum(cut <= score for cut in boundaries.boundaries)
+    return list(rows)
+
+
+def test_the_smallest_are_those_that_sorting_puts_first() -> None:
+    rng = random.Random(3)
+    keys = [float(rng.randrange(40)) for _ in range(500)]
+    smallest = Smallest(7)
+    for start in range(0, 500, 33):
+        part = np.arange(start, min(500, start + 33))
+        smallest.add(np.array([keys[row] for row in part]), part)
+    assert smallest.rows == tuple(sorted(range(500), key=lambda row: (keys[row], row))[:7])
+
+
+def test_counts_are_those_of_a_slow_look(scanned: Scan, rows: list[dict[str, Any]]) -> None:
+    scored = [row for row in rows if row["level"]]
+    assert (scanned.rows, scanned.scored) == (3_000, len(scored))
+    assert scanned.minimum == min(row["clip_score"] for row in scored)
+    assert scanned.maximum == max(row["clip_score"] for row in scored)
+    for level in range(1, 6):
+        mine = [row for row in scored if row["level"] == level]
+        assert scanned.counts[level] == len(mine)
+        assert scanned.sums[level] / len(mine) == pytest.approx(fmean(row["clip_score"] for row in mine))
+        assert scanned.cut[level] == sum(row["text_truncated"] for row in mine)
+        lengths = Counter(row["caption_chars"] for row in mine)
+        assert {length: count for length, count in enumerate(scanned.lengths[level].tolist()) if count} == lengths
+    assert scanned.longest == max(row["caption_chars"] for row in rows)
+    assert scanned.num_scorers == 2
+
+
+def test_the_histogram_is_in_bins_of_a_ten_thousandth(scanned: Scan, rows: list[dict[str, Any]]) -> None:
+    for share in (0.01, 0.25, 0.5, 0.99):
+        scores = sorted(row["clip_score"] for row in rows if row["level"])
+        exact = scores[math.ceil(share * len(scores)) - 1]
+        place = data_scan.quantile_bin(scanned.histogram.sum(axis=0), share)
+        assert data_scan.bin_score(place) <= exact < data_scan.bin_score(place + 1)
+
+
+def test_lowest_and_boundary_rows(scanned: Scan, rows: list[dict[str, Any]], boundaries: LevelBoundaries) -> None:
+    scored = [place for place, row in enumerate(rows) if row["level"]]
+    ranked = sorted(scored, key=lambda place: (rows[place]["clip_score"], place))
+    assert scanned.lowest == tuple(ranked[:24])
+    assert [place for place, *_ in scanned.boundary_rows] == [0, 1, 2, 3]
+    for place, below, above in scanned.boundary_rows:
+        cut = boundaries.boundaries[place]
+        assert rows[below]["clip_score"] == max(
+            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] < cut
+        )
+        assert rows[above]["clip_score"] == min(
+            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] >= cut
+        )
+
+
+def test_drawn_rows_belong_to_their_level_and_differ(scanned: Scan, rows: list[dict[str, Any]]) -> None:
+    assert scanned.drawn[0] == ()
+    for level in range(1, 6):
+        drawn = scanned.drawn[level]
+        assert len(set(drawn)) == len(drawn) == 5
+        assert all(rows[row]["level"] == level for row in drawn)
+    assert len(scanned.cut_rows) == 5 and all(rows[row]["text_truncated"] for row in scanned.cut_rows)
+
+
+def test_the_draw_favors_no_place() -> None:
+    drawn = data_scan.priorities(np.arange(100_000))
+    assert drawn.min() >= 0 and drawn.max() < 1
+    counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
+    assert np.abs(counts - 10_000).max() < 500
+    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("part", [1, 64, 5_000])
+def test_the_division_into_parts_changes_nothing(
+    scanned: Scan, table: Any, boundaries: LevelBoundaries, part: int, tmp_path: Path
+) -> None:
+    some = table.slice(0, 300) if part == 1 else table
+    again = scan(write_scores(tmp_path / "scores", some, part=part), boundaries=boundaries)
+    wanted = scan(write_scores(tmp_path / "whole", some, part=300), boundaries=boundaries) if part == 1 else scanned
+    for one in fields(Scan):
+        mine, theirs = getattr(again, one.name), getattr(wanted, one.name)
+        if one.name == "sums":  # floats are added in another order
+            assert np.allclose(mine, theirs)
+        else:
+            assert np.array_equal(mine, theirs) if isinstance(theirs, np.ndarray) else mine == theirs, one.name
+
+
+def test_reasons_are_those_of_the_manifest(tmp_path: Path) -> None:
+    errors = ["no such file", "cut at byte 17", "cut at byte 1,024", "12 x 3.5 pixels", None, "cut at byte 9"]
+    table = rows_table([{"error": error, "clip_score": None if error else 0.2} for error in errors])
+    found = scan(write_scores(tmp_path / "scores", table)).reasons
+    assert [(reason.text, reason.count, reason.rows) for reason in found] == [
+        ("cut at byte N", 3, (1, 2, 5)),
+        ("no such file", 1, (0,)),
+        ("N x N pixels", 1, (3,)),
+    ]
+
+
+def test_reasons_without_end_are_put_together(tmp_path: Path) -> None:
+    table = rows_table([{"error": "why " + "x" * place} for place in range(500)])
+    found = scan(write_scores(tmp_path / "scores", table)).reasons
+    assert len(found) == 101
+    assert (found[0].text, found[0].count, found[0].rows) == ("other reasons", 400, (100, 101, 102))
+    assert (found[1].text, found[1].rows) == ("why ", (0,))
+
+
+def test_reasons_can_be_shown(tmp_path: Path) -> None:
+    table = rows_table([{"error": "no\x1b[31m \u202efile\u2028"}])
+    (found,) = scan(write_scores(tmp_path / "scores", table)).reasons
+    assert (found.text, found.rows) == ("no\\x1b[Nm \\u202efile\\u2028", (0,))
+
+
+def test_scores_without_any_score_or_level(tmp_path: Path) -> None:
+    nothing = scan(write_scores(tmp_path / "nothing", rows_table([{"error": "no such file"}] * 3)))
+    assert (nothing.rows, nothing.scored, nothing.lowest, nothing.drawn) == (3, 0, (), ((),))
+    some = scan(write_scores(tmp_path / "some", rows_table([{"clip_score": 0.25}, {"clip_score": 0.5}])))
+    assert some.drawn == (tuple(sorted((0, 1), key=lambda row: data_scan.priorities(np.array([row]))[0])),)
+    assert some.boundary_rows == () and some.counts.tolist() == [2]
+
+
+def test_captions_of_any_length_are_counted(tmp_path: Path) -> None:
+    table = rows_table([{"clip_score": 0.2, "caption_chars": length} for length in (0, 5, 100_000)])
+    found = scan(write_scores(tmp_path / "scores", table))
+    assert found.longest == 100_000
+    assert np.flatnonzero(found.lengths[0]).tolist() == [0, 5, data_scan.LONGEST]
+
+
+def test_many_levels_show_few_pairs_each() -> None:
+    assert [data_scan.examples_per_level(levels) for levels in (0, 2, 8, 16, 32, 64)] == [12, 5, 5, 5, 3, 2]
+    cuts = LevelBoundaries.fit(np.linspace(0, 1, 1_000), 64)
+    shown = data_scan._boundaries_shown(cuts)
+    assert len(shown) == 8 and shown == sorted(set(shown))
+    assert data_scan._boundaries_shown(LevelBoundaries(4, "quantile", (0.2, 0.2, 0.3), 0.2, 0.4)) == [0, 2]
+
+
+def test_files_that_are_no_pictures_are_no_copies(tmp_path: Path) -> None:
+    rows = [{"image_hash": 7, "caption_hash": 8, "error": "not a picture"}] * 3
+    rows += [{"image_hash": 9, "caption_hash": 8, "clip_score": 0.2}]
+    repeats = scan(write_scores(tmp_path / "scores", rows_table(rows))).repeats
+    assert (repeats.copies.rows, repeats.copies.shared_rows, repeats.reuse.reused) == (1, 0, 0)

@@ -1,0 +1,324 @@
+"""What can go wrong between here and a judge, against a real server: repeated, bounded, kept, said in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aligngpt.utils.io import alone_in
+from aligngpt.cli import cli
+from aligngpt.evaluation.judge.judge import client as judge_client
+from aligngpt.evaluation.readers import load_json
+from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, JudgeSettings, Replies
+from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
+from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion, failure, last_row
+
+COUNT = 12
+
+
+@pytest.fixture(autouse=True)
+def no_key_and_short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(judge_client, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """MM-Vet with twelve questions, and answers to them."""
+    questions = {
+        f"v1_{i}": {"imagename": "x.png", "question": f"Q{i}", "answer": "x", "capability": ["rec"]}
+        for i in range(COUNT)
+    }
+    write_json(tmp_path / "mm-vet" / "mm-vet.json", questions)
+    answer_lines(tmp_path / "a.jsonl", {i: f"A{i}" for i in range(COUNT)}, prompt="")
+    return tmp_path
+
+
+def arguments(folder: Path, url: str, *more: object) -> list[str]:
+    given = ("eval", "judge", "mmvet", "--data", folder, "--answers", folder / "a.jsonl")
+    judge = ("--output", folder / "grades.json", "--judge-url", url, "--judge-model", "judge", "--retries", 2)
+    return [str(argument) for argument in (*given, *judge, *more)]
+
+
+def judge(folder: Path, url: str, *more: object) -> Result:
+    return CliRunner().invoke(cli, arguments(folder, url, *more), prog_name="aligngpt")
+
+
+def error(done: Result) -> str:
+    """The one line a failed command ends with."""
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("aligngpt: error: ") and "Traceback" not in done.output
+    return line.removeprefix("aligngpt: error: ")
+
+
+def test_a_table_and_json(folder: Path) -> None:
+    with JudgeServer(lambda request, place: completion("0.5")) as server:
+        done = judge(folder, server.url, "--price-in", 2, "--price-out", 8)
+        again = json.loads(judge(folder, server.url, "--price-in", 2, "--price-out", 8, "--json").stdout)
+    assert done.exit_code == 0, done.output
+    for text in ("MM-Vet: 12 answers judged by judge-0613", "all replies", "1,200", f"Reviews: {folder}/grades.json"):
+        assert text in done.stdout.replace("\n", "")
+    assert (again["all_replies"]["cost"], again["this_call"]["cost"]) == (pytest.approx(0.002592), 0)
+    assert len(server.requests) == COUNT and set(server.keys) == {"Bearer none"}
+
+
+def test_a_rerun_needs_neither_server_nor_key_nor_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with JudgeServer(lambda request, place: completion("0.5")) as server:
+        assert judge(folder, server.url).exit_code == 0
+        first = (folder / "grades.json").read_bytes()
+        assert judge(folder, server.url, "--seed", 1, "--output", folder / "other.json").exit_code == 0
+    assert len(server.requests) == 2 * COUNT  # another seed is another question, and another file's replies its own
+    (folder / "grades.json").unlink()
+    monkeypatch.setattr(judge_client, "_HERE", ())
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert judge(folder, server.url).exit_code == 0
+    assert (folder / "grades.json").read_bytes() == first
+
+
+@pytest.mark.parametrize("trouble", [failure(429), failure(500), failure(503), (0, "")])
+def test_busy_down_or_hanging_up_then_fine(folder: Path, trouble: Reply) -> None:
+    seen: dict[str, int] = {}
+
+    def reply(request: dict[str, Any], place: int) -> Reply:
+        question = last_row(request)[0]
+        seen[question] = seen.get(question, 0) + 1
+        return trouble if seen[question] < (3 if trouble[0] else 2) else completion("1.0")
+
+    with JudgeServer(reply) as server:
+        done = judge(folder, server.url)
+    assert done.exit_code == 0, done.output
+    assert set(seen.values()) == {3 if trouble[0] else 2}
+    assert load_json(folder / "grades-judge.json")["this_call"]["replies"] == COUNT
+
+
+def test_failing_for_ever_is_bounded_and_what_came_is_kept(folder: Path) -> None:
+    def reply(request: dict[str, Any], place: int) -> Reply:
+        return completion("1.0") if last_row(request)[0] in ("Q0", "Q3") else failure(500)
+
+    with JudgeServer(reply) as server:
+        done = judge(folder, server.url, "--concurrency", 1)
+        # Q1, Q2 fail, Q3 comes, Q4 to Q8 fail: five in a row, the rest is not asked (the next may be under way).
+        assert 2 + 7 * 3 <= len(server.requests) <= 2 + 9 * 3
+        server.reply = lambda request, place: completion("0.5")
+        before = len(server.requests)
+        assert not (folder / "grades.json").exists()
+        assert judge(folder, server.url).exit_code == 0
+    assert "the judge: 10 of 12 replies are left to be had: Error code: 500" in error(done)
+    assert error(done).endswith("with questions v1_1, v1_2, v1_4, v1_5, v1_6 and 5 more")
+    assert len(server.requests) == before + 10
+    grades = {name: one["score"] for name, one in load_json(folder / "grades.json").items()}
+    assert grades == {f"v1_{i}": [1.0 if i in (0, 3) else 0.5] for i in range(COUNT)}
+
+
+def test_a_refused_key_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with JudgeServer(lambda request, place: failure(401)) as server:
+        done = judge(folder, server.url, "--concurrency", 1)
+    assert len(server.requests) <= 2
+    assert "12 of 12 replies are left to be had: Error code: 401" in error(done)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [',
+        "<html>busy</html>",
+        '{"choices": []}',
+        "[]",
+        '{"error": "busy"}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": [1]}}]}',
+    ],
+)
+def test_a_broken_reply_is_asked_for_again(folder: Path, body: str) -> None:
+    with JudgeServer(lambda request, place: (200, body) if place < 2 else completion("1.0")) as server:
+        assert judge(folder, server.url, "--concurrency", 1).exit_code == 0
+        assert len(server.requests) == COUNT + 2
+        server.reply = lambda request, place: (200, body)
+        done = judge(folder, server.url, "--seed", 1)
+    assert "the endpoint's reply is no chat completion" in error(done)
+
+
+def test_nobody_there_and_too_slow(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        done = judge(folder, url, "--retries", 0)
+    assert f"no connection to {url}" in error(done)
+
+    def reply(request: dict[str, Any], place: int) -> Reply:
+        time.sleep(0.5)
+        return completion("1.0")
+
+    with JudgeServer(reply) as server:
+        done = judge(folder, server.url, "--retries", 0, "--timeout", 0.1)
+    assert "no reply within 0.1 seconds" in error(done)
+
+
+def test_a_reply_that_drips(folder: Path) -> None:
+    """Each byte comes in time, the whole does not: neither the head nor the body may go on for ever."""
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n", b"\r\n" + b" " * 900
+
+    def drip(listener: socket.socket, at_once: bytes, slowly: bytes) -> None:
+        with listener.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.recv(9999)
+            connection.sendall(at_once)
+            for byte in slowly:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+
+    for at_once, slowly in ((b"", head), (head, body)):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=drip, args=(listener, at_once, slowly), daemon=True).start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            start = time.monotonic()
+            settings = JudgeSettings("judge", url, max_retries=0, timeout=0.2)
+            with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError) as caught:
+                client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
+        assert "no reply within 0.2 seconds" in str(caught.value) and time.monotonic() - start < 1.5
+
+
+def test_requests_for_one_reply_are_bounded(folder: Path) -> None:
+    """Broken replies and failures by turns share one count of repetitions."""
+    turns = [failure(500), (200, "[]"), failure(429), (200, "[]"), failure(503), (200, "[]")]
+    with JudgeServer(lambda request, place: turns[place % 6]) as server:
+        settings = JudgeSettings("judge", server.url, max_retries=3)
+        with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError):
+            client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
+    assert len(server.requests) == 4
+
+
+def test_pauses_as_long_as_the_endpoint_says() -> None:
+    asked = [{"retry-after-ms": "1"}, {"retry-after": "7"}, {"retry-after": "900"}, {"retry-after": "soon"}, {}]
+    assert [judge_client._asked_pause(headers) for headers in asked] == [0.001, 7.0, None, None, None]
+
+
+def test_a_server_elsewhere_that_needs_no_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_client, "_HERE", ())
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        done = judge(folder, server.url)
+    assert done.exit_code == 0, done.output
+    assert "asked without a key: the environment variable OPENAI_API_KEY is not set" in " ".join(done.stderr.split())
+    assert set(server.keys) == {"Bearer none"}
+    assert "key" not in judge(folder, server.url).stderr  # it asks nothing
+
+
+def test_a_key_is_needed_and_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with JudgeServer(lambda request, place: failure(401)) as server:
+        done = judge(folder, server.url, "--concurrency", 1)
+    assert len(server.requests) <= 2
+    message = "left to be had: a key is needed: the environment variable OPENAI_API_KEY is not set; set it, or name"
+    assert message in error(done)
+    monkeypatch.setenv("JUDGE_KEY", "secret\n")
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        assert judge(folder, server.url, "--key-variable", "JUDGE_KEY").exit_code == 0
+    assert set(server.keys) == {"Bearer secret"}
+    assert all("secret" not in path.read_text() for path in folder.glob("*.json*"))
+
+
+def test_the_library_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    done = judge(folder, "http://127.0.0.1:1/v1")
+    assert "pip install 'aligngpt[judge]'" in error(done)
+
+
+def test_two_calls_do_not_both_pay(folder: Path) -> None:
+    with JudgeServer(lambda request, place: completion("1.0")) as server:
+        with alone_in(folder, "-grades"):
+            done = judge(folder, server.url)
+            assert judge(folder, server.url, "--output", folder / "other.json").exit_code == 0
+        assert error(done).startswith(f"another run is at work in {folder}") and len(server.requests) == COUNT
+        assert judge(folder, server.url).exit_code == 0
+    assert not list(folder.glob(".lock*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("gqa", (), "gqa needs no judge: use aligngpt eval score"),
+        ("llava_bench", ("--runs", 2), "reviews of llava_bench hold one run"),
+        ("mmvet", ("--price-in", 2), "a cost needs both prices"),
+        ("mmvet", ("--runs", 0), "0 is not in the range x>=1"),
+    ],
+)
+def test_wrong_usage(folder: Path, name: str, more: tuple[object, ...], message: str) -> None:
+    words = arguments(folder, "http://127.0.0.1:1/v1", *more)
+    words[2] = name
+    done = CliRunner().invoke(cli, words, prog_name="aligngpt")
+    assert done.exit_code == 2 and message in done.output
+    for option, text in (("--judge-url", "both --judge-url and --judge-model"), ("", "say who judges")):
+        left = ["--judge-url", "http://x"] if option else []
+        done = CliRunner().invoke(cli, [*arguments(folder, "http://x")[:9], *left])
+        assert done.exit_code == 2 and text in done.output
+
+
+# Cut off ------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_and_run_again(folder: Path) -> None:
+    """A run killed in its middle loses at most what was under way, and ends as one that was let alone."""
+
+    def reply(request: dict[str, Any], place: int) -> Reply:
+        time.sleep(0.05)
+        return completion(f"0.{int(last_row(request)[0][1:]) % 10}")
+
+    kept = folder / "grades-replies.jsonl"
+    with JudgeServer(reply) as server:
+        words = [sys.executable, "-m", "aligngpt", *arguments(folder, server.url, "--concurrency", 1)]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not kept.exists() or kept.read_bytes().count(b"\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = kept.read_bytes().count(b"\n")
+        assert 3 <= done < COUNT and not (folder / "grades.json").exists()
+        with open(kept, "ab") as file:
+            file.write(b'{"key": "cut sho')  # a line the kill has cut
+        asked = len(server.requests)
+        assert judge(folder, server.url).exit_code == 0
+        assert len(server.requests) - asked == COUNT - done
+    grades = {name: one["score"] for name, one in load_json(folder / "grades.json").items()}
+    assert grades == {f"v1_{i}": [i % 10 / 10] for i in range(COUNT)}
+    assert len(Replies(kept)._known) == COUNT
+
+
+def test_damaged_lines_are_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write_lines(path, [{"key": "a", "text": "1"}, {"text": "no key"}, {"key": "b"}])
+    path.write_bytes(path.read_bytes() + b'7\n{"key": "b", "te')
+    replies = Replies(path)
+    assert replies.find("a") == {"key": "a", "text": "1"} and replies.find("b") is None
+    replies.add({"key": "b", "text": "2"})
+    assert Replies(path).find("b") == {"key": "b", "text": "2"} and Replies(path).find("a") is not None
+
+
+def test_what_makes_another_request(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "x"}]
+    with JudgeServer(lambda request, place: completion(str(place))) as server:
+
+        def ask(*more: Any, **given: Any) -> str:
+            settings = JudgeSettings(**{"model": "judge", "base_url": server.url} | given)
+            with JudgeClient(settings, Replies(tmp_path / "r.jsonl")) as client:
+                return client.ask(chat, *(more or (0.0, 5, 0, 0))).text
+
+        assert [ask(), ask(), ask(seed=1), ask(model="other"), ask(max_tokens_name="max_completion_tokens")] == [
+            "0", "0", "1", "2", "3",
+        ]  # fmt: skip
+        assert [ask(0.5, 5, 0, 0), ask(0.0, 6, 0, 0), ask(0.0, 5, 1, 0), ask(0.0, 5, 0, 1)] == ["4", "5", "6", "7"]
+        assert ask(timeout=3, concurrency=1, max_retries=0, prices=(1, 1)) == "0"
+    assert server.requests[3]["max_completion_tokens"] == 5 and "max_tokens" not in server.requests[3]
+    with pytest.raises(EndpointError):
+        ask(0.9, 5, 0, 0, max_retries=0)

@@ -1,0 +1,136 @@
+"""Batched answers are those of one by one, token for token; pictures that cannot be read are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aligngpt.data.images import BadImage
+from aligngpt.evaluation.benchmark import Unreadable
+from aligngpt.inference.batch_generation import Answer, Decoding, Prompt, answer, answer_batches
+from aligngpt.modeling.checkpoints import load_model
+from tests import tiny
+from tests.evaluation.mock_runs import LEVELS, save_model
+
+QUESTIONS = ("Red?", "What is this? And what is that, over there behind the house?", "How many?" * 9, "Why", "x" * 120)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    return load_model(save_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
+    """Twenty questions of mixed length; two of three have a picture, as a file or as its content."""
+    folder = tmp_path_factory.mktemp("pictures")
+    found = []
+    for number in range(20):
+        path = folder / f"{number}.png"
+        tiny.picture(number, (30 + number, 24)).save(path)
+        content: list[dict[str, str]] = [{"type": "text", "text": QUESTIONS[number % len(QUESTIONS)] + str(number)}]
+        images: tuple[Path | bytes, ...] = ()
+        if number % 3:
+            content.insert(0, {"type": "image"})
+            images = (path,) if number % 2 else (path.read_bytes(),)
+        text = loaded[1].render([{"role": "user", "content": content}], add_generation_prompt=True)
+        found.append(Prompt(text, images))
+    return found
+
+
+def tokens_of(loaded: tuple[Any, Any], prompts: list[Prompt], batch_size: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The answers, and the tokens of each up to the one that ends it."""
+    model, processor = loaded
+    ends, pad = set(model.generation_config.eos_token_id), processor.tokenizer.pad_token_id
+    rows: list[list[int]] = []
+    generate = type(model).generate
+
+    def kept(self: Any, **inputs: Any) -> torch.Tensor:
+        written = generate(self, **inputs)
+        for row in written[:, inputs["input_ids"].shape[1] :].tolist():
+            end = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+            assert set(row[end + 1 :]) <= {pad}
+            rows.append(row[: end + 1])
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "generate", kept)
+        given = list(answer(model, processor, prompts, batch_size=batch_size, max_new_tokens=40, with_gate=True))
+    return given, rows
+
+
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_batched_is_one_by_one(
+    batch_size: int, loaded: tuple[Any, Any], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single, single_tokens = tokens_of(loaded, prompts, 1, monkeypatch)
+    batched, batched_tokens = tokens_of(loaded, prompts, batch_size, monkeypatch)
+    assert batched_tokens == single_tokens
+    assert len({len(row) for row in single_tokens}) > 3  # answers end at different places
+    assert [one.text for one in batched] == [one.text for one in single]
+    for one, other, prompt in zip(batched, single, prompts, strict=True):
+        if not prompt.images:
+            assert one.gate_weights is other.gate_weights is None
+        else:
+            torch.testing.assert_close(one.gate_weights, other.gate_weights, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(one.image_text_dots, other.image_text_dots, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alignment", [None, "adaptive", "local", "global", 2])
+def test_the_gate_is_what_the_model_says_of_it(alignment: Any, loaded: tuple[Any, Any], prompts: list[Prompt]) -> None:
+    model, processor = loaded
+    prompt = prompts[1]
+    (given,) = answer(model, processor, [prompt], max_new_tokens=2, alignment=alignment, with_gate=True)
+    (picture,) = (tiny.picture(1, (31, 24)),)
+    weights, dots = model.gate(**processor(images=[picture], text=[prompt.text], return_tensors="pt"))
+    assert given.gate_weights is not None and len(given.gate_weights) == LEVELS - 1
+    torch.testing.assert_close(given.gate_weights, weights[0].tolist())
+    torch.testing.assert_close(given.image_text_dots, dots[0].tolist())
+
+
+def test_pictures_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Prompt], tmp_path: Path) -> None:
+    cut, words = tmp_path / "cut.png", tmp_path / "words.jpg"
+    cut.write_bytes(Path(str(prompts[1].images[0])).read_bytes()[:600])
+    words.write_text("no picture")
+    text = prompts[1].text
+    bad = [Prompt(text, (tmp_path / "none.png",)), Prompt(text, (cut,)), Prompt(text, (words,)), Prompt(text, (b"",))]
+    bad.append(Prompt(text, (Unreadable("broken base64"),)))
+    batches = [[bad[0], prompts[1], bad[1], prompts[3]], bad[2:]]
+    first, second = answer_batches(*loaded, batches, Decoding(max_new_tokens=40))
+    alone = list(answer(*loaded, prompts[:4], batch_size=1, max_new_tokens=40))
+    assert (first[1], first[3]) == (alone[1], alone[3])
+    assert first[0] == Answer("", error="no such file")
+    assert [one.text for one in (first[2], *second)] == [""] * 4
+    reasons = ["truncated", "not a picture", "empty", "broken base64"]
+    for one, reason in zip((first[2], *second), reasons, strict=True):
+        assert one.error is not None and reason in one.error
+    with pytest.raises(BadImage, match="no such file"):
+        list(answer(*loaded, [prompts[1], bad[0]]))
+
+
+def test_batches_are_taken_as_they_are_needed(loaded: tuple[Any, Any], prompts: list[Prompt]) -> None:
+    taken = []
+
+    def batches() -> Any:
+        for number in range(6):
+            taken.append(number)
+            yield prompts[:1]
+
+    answers = answer_batches(*loaded, batches(), Decoding(max_new_tokens=1))
+    next(answers)
+    assert taken == [0, 1, 2]
+    assert len(list(answers)) == 5
+
+
+def test_too_little_memory_is_one_line(
+    loaded: tuple[Any, Any], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, **inputs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate")
+
+    monkeypatch.setattr(type(loaded[0]), "generate", full)
+    with pytest.raises(ValueError, match=r"not enough memory on cpu for a batch of 4: give a smaller --batch-size"):
+        list(answer(*loaded, prompts[:4], batch_size=4))

@@ -1,0 +1,315 @@
+"""A session answers as if each turn were the first, streams what it answers, and turns the dial when told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aligngpt.data.images import BadImage
+from aligngpt.modeling.checkpoints import load_model
+from aligngpt.inference.chat_session import Session, generate
+from aligngpt.serving.terminal import HELP, chat
+from tests import tiny
+
+LEVELS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model, adaptive, and two pictures beside it."""
+    folder = tmp_path_factory.mktemp("serving")
+    for name, setting in (("model", "adaptive"), ("plain", "none")):
+        model, processor = tiny.build(folder / "backbones", num_alignment_levels=LEVELS, alignment=setting)
+        processor.use_alignment = setting != "none"
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    for seed in range(2):
+        tiny.picture(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+def pictures(folder: Path, number: int = 1) -> list[Path]:
+    return [folder / f"{seed}.png" for seed in range(number)]
+
+
+def answered(folder: Path, messages: list[tuple[str, str]], images: int, alignment: Any = None) -> tuple[str, str]:
+    """The prompt's text, and its answer worked out from scratch: greedy steps, no cache, no `generate`."""
+    model, processor = load_model(folder / "model")
+    turns = [{"role": role, "content": text} for role, text in messages]
+    prompt = processor.render(turns, add_generation_prompt=True)
+    inputs = processor([tiny.picture(seed) for seed in range(images)] or None, prompt, return_tensors="pt")
+    ids, read, written = inputs["input_ids"], inputs["instruction_mask"], []
+    for _ in range(8):
+        with torch.no_grad():
+            logits = model(ids, inputs.get("pixel_values"), instruction_mask=read, alignment=alignment).logits
+        written.append(int(logits[0, -1].argmax()))
+        if written[-1] == 3:
+            break
+        ids = torch.cat([ids, torch.tensor([[written[-1]]])], dim=1)
+        read = torch.nn.functional.pad(read, (0, 1))
+    return prompt, processor.tokenizer.decode(written, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, images: int) -> None:
+    session = Session(folder / "model", pictures(folder, images))
+    first = session.ask("What is it?", max_new_tokens=8)
+    second = session.ask("And why?", max_new_tokens=8)
+    opening = ("user", "<image>\n" * images + "What is it?")
+    assert answered(folder, [opening], images)[1] == first["text"]
+    messages = [opening, ("assistant", first["text"]), ("user", "And why?")]
+    prompt, text = answered(folder, messages, images)
+    assert second["text"] == text
+    assert prompt.count("<image>") == images
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
+    assert 1 <= second["new_tokens"] <= 8 and second["seconds"] >= 0
+    assert (second["gate_weights"] is None) == (images == 0)
+
+
+def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    first, second = (
+        session.ask(prompt, max_new_tokens=2)["gate_weights"] for prompt in ("What?", "A very different question")
+    )
+    assert len(first) == LEVELS - 1
+    assert sum(first) == pytest.approx(1, abs=1e-4)
+    assert second == first
+    session.reset()
+    assert session.ask("A very different question", max_new_tokens=2)["gate_weights"] != first
+
+
+def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(folder / "model", pictures(folder))
+    monkeypatch.setattr(session.model.config, "gate_text", "all")
+    first, second = (session.ask(prompt, max_new_tokens=8) for prompt in ("What is it?", "And why?"))
+    assert first["gate_weights"] != second["gate_weights"]
+    messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
+    assert second["text"] == answered(folder, messages, 1, [*second["gate_weights"], 1.0])[1]
+
+
+def test_streamed_pieces_are_the_text(folder: Path) -> None:
+    for prompt in ("What?", "Where is it?", "Tell all of it.", "x"):
+        pieces: list[str] = []
+        result = generate(folder / "model", pictures(folder), prompt, max_new_tokens=40, stream=pieces.append)
+        assert "".join(pieces) == result["text"]
+        assert "" not in pieces
+
+
+def test_streaming_holds_back_the_space_around_an_answer() -> None:
+    from aligngpt.inference.chat_session import _Streamer
+
+    words = tiny.tokenizer()
+    pieces: list[str] = []
+    streamer = _Streamer(words, pieces.append)
+    streamer.put(torch.tensor([[2, 9, 9]]))  # the prompt
+    for token in words.encode(" \n a red\n\ncat \n ", add_special_tokens=False):
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert len(pieces) > 1 and "".join(pieces) == "a red\n\ncat"
+
+
+# ----------------------------------------------------------------------------------------------------------- the dial
+
+
+def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(folder / "model", pictures(folder))
+    embeddings: list[torch.Tensor] = []
+    get_alignment = session.model.get_alignment
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        aligned = get_alignment(*args, **kwargs)
+        embeddings.append(aligned.embedding[0])
+        return aligned
+
+    monkeypatch.setattr(session.model, "get_alignment", noted)
+    table = session.model.alignment_embeddings.weight
+    settings: tuple[tuple[Any, Any, Any], ...] = (  # what is set, what is reported, what stands in front of the text
+        (None, "adaptive", None),
+        ("adaptive", "adaptive", None),
+        (1, 1, table[0]),
+        ("3", 3, table[2]),
+        ("global", "global", table[2]),
+        ("0.5,0,-2", (0.5, 0.0, -2.0), 0.5 * table[0] - 2 * table[2]),
+    )
+    for setting, reported, embedding in settings:
+        session.reset()
+        session.set_alignment(setting)
+        embeddings.clear()
+        result = session.ask("Describe it.", max_new_tokens=8)
+        assert result["text"] == answered(folder, [("user", "<image>\nDescribe it.")], 1, reported)[1]
+        assert result["alignment"] == reported
+        assert (result["gate_weights"] is None) == (embedding is not None)
+        if embedding is not None:
+            assert torch.allclose(embeddings[0], embedding, atol=1e-6)
+    session.set_alignment("none")
+    assert session.ask("Describe it.", max_new_tokens=2)["gate_weights"] is None
+
+
+def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> None:
+    session = Session(folder / "model", alignment=2)
+    for setting in ("much", "0", LEVELS + 1, "1,2"):
+        with pytest.raises(ValueError, match=f"a level from 1 to {LEVELS}"):
+            session.set_alignment(setting)
+        assert session.alignment == 2
+    with pytest.raises(ValueError, match="is not known"):
+        Session(folder / "model", alignment="much")
+
+
+def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
+    session = Session(folder / "plain", pictures(folder), alignment="none")
+    with pytest.raises(ValueError, match="trained without alignment: leave out the setting 2"):
+        session.set_alignment(2)
+    result = session.ask("What?", max_new_tokens=2)
+    assert (result["alignment"], result["gate_weights"]) == ("none", None)
+
+
+# -------------------------------------------------------------------------------------------------------- what fails
+
+
+def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    first = session.ask("What is it?", max_new_tokens=4)
+    before = list(session.messages)
+    for prompt, images, reason in (
+        ("Why \ufdd0?", 0, "reserved character"),
+        ("What is <align>?", 0, "holds <align>, which is reserved"),
+        ("See <image>", 2, "the prompt has 1 <image> for 2 pictures: give one for each, or none"),
+        ("<image><image><image>", 2, "the prompt has 3 <image> for 2 pictures"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            session.ask(prompt, images=pictures(folder, images))
+        assert (session.messages, len(session.images)) == (before, 1)
+    second = session.ask("And why?", max_new_tokens=4)["text"]
+    messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
+    assert answered(folder, messages, 1)[1].startswith(second)
+
+
+def test_an_image_placeholder_without_a_picture_is_words(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    session.ask("What is it?", max_new_tokens=2)
+    session.ask("And what is <image>?", max_new_tokens=2)
+    assert session.messages[2]["content"] == [{"type": "text", "text": "And what is <image>?"}]
+    encoding = session.processor.encode(session.processor.render(session.messages))
+    assert encoding.input_ids.count(session.processor.image_token_id) == session.processor.num_image_tokens
+    assert "And what is <image>?" in session.processor.tokenizer.decode(encoding.input_ids)
+
+
+def test_a_prompt_says_where_its_pictures_stand(folder: Path) -> None:
+    session = Session(folder / "model", pictures(folder))
+    first = session.ask("Is <image> red?", max_new_tokens=8)["text"]
+    assert first == answered(folder, [("user", "Is <image> red?")], 1)[1]
+    second = session.ask("Or <image>?", images=[folder / "1.png"], max_new_tokens=8)["text"]
+    messages = [("user", "Is <image> red?"), ("assistant", first), ("user", "Or <image>?")]
+    assert second == answered(folder, messages, 2)[1]
+
+
+def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_text("no picture")
+    with pytest.raises(BadImage, match="not a picture"):
+        Session(folder / "model", [tmp_path / "fake.png"])
+    with pytest.raises(BadImage, match="no such file"):
+        generate(folder / "model", [tmp_path / "gone.png"], "What?")
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder at"):
+        Session(tmp_path / "gone")
+
+
+def test_sampling_is_drawn_and_greed_is_not(folder: Path) -> None:
+    texts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        texts.append(generate(folder / "model", [], "Say something", max_new_tokens=12, temperature=5.0)["text"])
+    assert texts[0] == texts[1] != texts[2]
+    greedy = {generate(folder / "model", [], "Say something", max_new_tokens=12)["text"] for _ in range(2)}
+    assert len(greedy) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the terminal
+
+
+def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *said: str) -> list[str]:
+    """The lines that a chat prints while these lines are typed."""
+    typed: Iterator[str] = iter(said)
+
+    def typing(prompt: str = "") -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", typing)
+    capsys.readouterr()
+    chat(folder / "model", folder / "0.png", None, max_new_tokens=8, temperature=0.0)
+    assert next(typed, None) is None, "the chat ended before the typing did"
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which no line is wrapped."""
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_chat_is_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[tuple[str, Any, int]] = []
+    original = Session.ask
+
+    def ask(self: Session, prompt: str, **options: Any) -> dict[str, Any]:
+        result = original(self, prompt, **options)
+        asked.append((prompt, self.alignment, len(self.messages)))
+        return result
+
+    monkeypatch.setattr(Session, "ask", ask)
+    said = ("What?", "", "  /level 2 ", "Why?", "/reset", "/level", "[red] So?", "/exit")
+    lines = talk(folder, monkeypatch, capsys, *said)
+    assert asked == [("What?", None, 2), ("Why?", 2, 4), ("[red] So?", None, 2)]
+    text = "\n".join(lines)
+    assert HELP in text and text.count("model: ") == 3
+    told = [line.rpartition("you: ")[2] for line in lines]
+    assert [line for line in told if line.startswith(("alignment: ", "forgotten"))] == [
+        "alignment: 2",
+        "forgotten",
+        "alignment: adaptive",
+    ]
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_chat_shows_pictures_with_the_next_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[list[Path], int]] = []
+    original = Session.ask
+
+    def ask(self: Session, prompt: str, *, images: Any, **options: Any) -> dict[str, Any]:
+        shown = list(images)
+        result = original(self, prompt, images=images, **options)
+        asked.append((shown, len(self.images)))
+        return result
+
+    monkeypatch.setattr(Session, "ask", ask)
+    other = folder / "1.png"
+    said = (f"/image {folder / 'gone.png'}", f"/image {other}", "A <align>?", "And this?", "Sure?")
+    text = "\n".join(talk(folder, monkeypatch, capsys, *said, f"/image {other}", "/reset", "What?"))
+    assert asked == [([other], 2), ([], 2), ([], 1)]  # a question that fails keeps its picture, a reset drops it
+    assert f"{folder / 'gone.png'}: no such file" in text
+    assert text.count(f"with the next question: {other}") == 2
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_chat_survives_mistakes_and_ends_with_the_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ("/level 99", "/what", "/help", "What is <align>?", "What is <image>?", "What?")
+    lines = talk(folder, monkeypatch, capsys, *said)
+    text = "\n".join(lines)
+    assert "alignment 99 is not known: give one of" in text
+    assert text.count(HELP) == 3
+    assert "turn 1, user: 'What is <align>?' holds <align>, which is reserved" in text
+    assert text.count("model: ") == 3
