@@ -4,7 +4,7 @@
 
 The model has the sizes of the drawn world's recipe and hardly any training: what it writes is noise, so both sides
 write a fixed number of tokens. The mark, 6 times as many questions in a second, is for 45 tokens, the demo's fullest
-description; with shorter answers the prompt, which is the same work for both, counts for more. Pictures are decoded and
+description; with shorter answers the prompt, which is the same work for both, counts for more. Images are decoded and
 prepared in the measured time. Both sides go through `aligngpt.inference.batch_generation`, in rounds that take turns, and must
 write the same answers.
 """
@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 
-from aligngpt.utils.io import versions, write_json
 from aligngpt.inference.batch_generation import Prompt, answer
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
-from aligngpt.synthetic import backbones as bases, dataset as data
-from aligngpt.synthetic.configs import BasesRecipe
+from aligngpt.synthetic import backbones as bases
+from aligngpt.synthetic import dataset as data
+from aligngpt.synthetic.configs import BackboneTrainingConfig
+from aligngpt.utils.io import versions, write_json
 
 BATCH_SIZE = 16
 LENGTHS = (8, 16, 45)  # of the answers, in tokens; the last is that of the mark
@@ -37,7 +38,7 @@ MARK = 6.0
 
 def make_model(folder: Path) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """The demo's model as it is before any training: both base models of the recipe's sizes, of one step each."""
-    recipe = BasesRecipe(clip_steps=1, clip_batch=2, llm_steps=1, llm_batch=2)
+    recipe = BackboneTrainingConfig(clip_steps=1, clip_batch=2, llm_steps=1, llm_batch=2)
     tokenizer = bases.make_tokenizer(random.Random(recipe.seed))
     bases.make_clip(tokenizer, recipe, folder / "clip")
     bases.make_language_model(tokenizer, recipe, folder / "llm")
@@ -47,12 +48,12 @@ def make_model(folder: Path) -> tuple[AlignGPTForConditionalGeneration, AlignGPT
 
 
 def make_prompts(folder: Path, processor: AlignGPTProcessor, questions: int) -> list[Prompt]:
-    """Questions of the drawn world with their pictures."""
+    """Questions of the drawn world with their images."""
     data.make(folder / "data", pairs=1, conversations=1, questions=questions)
     return [
         Prompt(
             processor.render([{"role": "user", "content": f"<image>\n{one['text']}"}], add_generation_prompt=True),
-            (folder / "data" / "pictures" / one["image"],),
+            (folder / "data" / "images" / one["image"],),
         )
         for one in data.read_questions(folder / "data")
     ]

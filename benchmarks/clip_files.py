@@ -1,6 +1,6 @@
 """What the scoring benchmarks read: CLIP folders with random weights, photograph-like JPEG files, captions, pairs.
 
-Nothing is downloaded. Pictures are cut out of a field of noise of all scales, whose files are about as large as those
+Nothing is downloaded. Images are cut out of a field of noise of all scales, whose files are about as large as those
 of photographs; captions are 8 to 16 words, each a token of the CLIP tokenizer that is made here.
 """
 
@@ -106,7 +106,7 @@ def captions(count: int, seed: int = 0) -> list[str]:
     return [" ".join(generator.choice(WORDS, length)) for length in lengths]
 
 
-def save_pictures(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> list[str]:
+def save_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> list[str]:
     """Write JPEG files of `size`, (width, height), quality 90; their names."""
     folder.mkdir(parents=True)
     width, height = size
@@ -116,8 +116,8 @@ def save_pictures(folder: Path, count: int, size: tuple[int, int], seed: int = 0
     for number in range(count):
         left, top = generator.integers(0, _MARGIN + 1, 2)
         cut = canvas[top : top + height, left : left + width, generator.permutation(3)]
-        picture, content = Image.fromarray(cut), io.BytesIO()
-        picture.save(content, "JPEG", quality=90)
+        image, content = Image.fromarray(cut), io.BytesIO()
+        image.save(content, "JPEG", quality=90)
         names.append(f"{number:06d}.jpg")
         (folder / names[-1]).write_bytes(content.getvalue())
     return names

@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[Path, str]]
 
 
 class TransformersLoop:
-    """`CLIPModel` and `CLIPProcessor` on lists of pictures and texts, batch by batch, as their documentation shows."""
+    """`CLIPModel` and `CLIPProcessor` on lists of images and texts, batch by batch, as their documentation shows."""
 
     def __init__(self, folder: Path, batch_size: int, backend: str | None = None) -> None:
         from transformers import CLIPModel, CLIPProcessor
@@ -69,7 +69,7 @@ class OpenClip:
 
 
 class OpenClipLoader(OpenClip):
-    """The same with pictures and texts prepared in the processes of a `DataLoader`, as its training code does."""
+    """The same with images and texts prepared in the processes of a `DataLoader`, as its training code does."""
 
     def __init__(self, folder: Path, batch_size: int, workers: int) -> None:
         super().__init__(folder, batch_size)
@@ -94,7 +94,7 @@ class _PreparedPairs(torch.utils.data.Dataset):
 
 
 class ModelAlone:
-    """The model of `transformers` on tensors that lie ready: each picture and each caption once, nothing else."""
+    """The model of `transformers` on tensors that lie ready: each image and each caption once, nothing else."""
 
     def __init__(self, folder: Path, pairs: Pairs, images_at_once: int, texts_at_once: int) -> None:
         from transformers import CLIPModel, CLIPTokenizer

@@ -1,9 +1,9 @@
-"""The same drawn scenes as JSON with picture files, as Parquet and as WebDataset: equal scores, equal speed?
+"""The same drawn scenes as JSON with image files, as Parquet and as WebDataset: equal scores, equal speed?
 
     python -m benchmarks.formats --pairs 20000 --output benchmarks/results/formats.json
 
-Each format is scored by the command `aligngpt score --scorer scenes-clip` in a process of its own. The scores, ids,
-hashes and sizes of all rows have to be the same to the bit; only `image` differs, which names a picture's place. The
+Each format is scored by the command `aligngpt score --scorer synthetic-clip` in a process of its own. The scores, ids,
+hashes and sizes of all rows have to be the same to the bit; only `image` differs, which names a image's place. The
 command fails if they are not.
 """
 
@@ -25,24 +25,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.utils.io import versions, write_json
 from aligngpt.curation.scoring.store import read_scores
 from aligngpt.synthetic.dataset import make
+from aligngpt.utils.io import versions, write_json
 
 SHARD = 10_000  # rows of a row group and samples of a tar, as many as a shard of JSON has
 
 
 def records(data: Path) -> Iterator[tuple[str, bytes, str]]:
-    """Id, encoded picture and caption of every pair."""
+    """Id, encoded image and caption of every pair."""
     for record in json.loads((data / "pretrain.json").read_text(encoding="utf-8")):
-        picture = (data / "pictures" / record["image"]).read_bytes()
-        yield record["id"], picture, record["conversations"][1]["value"]
+        image = (data / "images" / record["image"]).read_bytes()
+        yield record["id"], image, record["conversations"][1]["value"]
 
 
 def write_parquet(data: Path, place: Path) -> None:
-    """One file with row groups of 10,000 rows, pictures as `datasets` stores them."""
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("id", pa.string()), ("image", picture), ("caption", pa.string())])
+    """One file with row groups of 10,000 rows, images as `datasets` stores them."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("id", pa.string()), ("image", image), ("caption", pa.string())])
     rows = [
         {"id": name, "image": {"bytes": content, "path": None}, "caption": caption}
         for name, content, caption in records(data)
@@ -51,7 +51,7 @@ def write_parquet(data: Path, place: Path) -> None:
 
 
 def write_tars(data: Path, folder: Path) -> None:
-    """Tars of 10,000 samples, each a picture and a text of one name."""
+    """Tars of 10,000 samples, each a image and a text of one name."""
     folder.mkdir()
     rows = list(records(data))
     for number, start in enumerate(range(0, len(rows), SHARD)):
@@ -65,7 +65,7 @@ def write_tars(data: Path, folder: Path) -> None:
 
 def score(pairs: Path, output: Path, more: Sequence[object] = ()) -> float:
     """Run the command; seconds, with the start of Python."""
-    command = [sys.executable, "-m", "aligngpt", "score", "--pairs", pairs, "--scorer", "scenes-clip", *more]
+    command = [sys.executable, "-m", "aligngpt", "score", "--pairs", pairs, "--scorer", "synthetic-clip", *more]
     started = time.monotonic()
     subprocess.run([*map(str, command), "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
@@ -82,7 +82,7 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
     write_parquet(data, folder / "pairs.parquet")
     write_tars(data, folder / "tars")
     seconds = {
-        "json": score(data / "pretrain.json", folder / "json", ("--images", data / "pictures")),
+        "json": score(data / "pretrain.json", folder / "json", ("--images", data / "images")),
         "parquet": score(folder / "pairs.parquet", folder / "parquet"),
         "webdataset": score(folder / "tars", folder / "webdataset"),
     }

@@ -8,7 +8,7 @@ which counts a page that several of them share once. The exponent is that of tim
 less its constant start, for which a size of few pairs is run too; the same for processor time, which other work on the
 machine disturbs less.
 
-The unit costs are processor seconds of one process for a picture, a text or a record, and bytes. Those of embedding are
+The unit costs are processor seconds of one process for a image, a text or a record, and bytes. Those of embedding are
 of the model `--model` on one thread. `page` is the whole command `aligngpt report data`.
 """
 
@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import curve_fit  # type: ignore[import-untyped]
 
-from aligngpt.utils.io import versions, write_json
 from aligngpt.curation.scoring.store import ScoreCounts
+from aligngpt.utils.io import versions, write_json
 from benchmarks import processes
-from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
+from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
 from benchmarks.levels import make_scores
 
 MOST_EXPONENT, MOST_GROWTH = 1.02, 1.10
@@ -44,10 +44,10 @@ SMALL, LARGE = (640, 480), (4000, 3000)
 
 
 def make_input(folder: Path, pairs: int) -> tuple[Path, Path]:
-    """Pairs over as many small picture files, links to a thousand different ones: their JSON, the pictures' folder."""
+    """Pairs over as many small image files, links to a thousand different ones: their JSON, the images' folder."""
     originals = folder / "originals"
     if not originals.exists():
-        save_pictures(originals, DISTINCT, (96, 72))
+        save_images(originals, DISTINCT, (96, 72))
     images = folder / f"images-{pairs}"
     names = []
     for number in range(pairs):
@@ -155,12 +155,12 @@ def _start_and_power(pairs: np.ndarray, start: float, each: float, exponent: flo
 # What a unit costs --------------------------------------------------------------------------------------------------
 
 
-def unit_costs(size: str, pictures: int, rows: int, work: Path) -> dict[str, Any]:
+def unit_costs(size: str, images: int, rows: int, work: Path) -> dict[str, Any]:
     """Processor seconds of decoding, embedding and the pass over a JSON file.
 
     Args:
         size: The model to embed with, one of `SIZES`.
-        pictures: Pictures and captions to measure on; an eighth as many of 12 megapixels.
+        images: Images and captions to measure on; an eighth as many of 12 megapixels.
         rows: Records of the JSON file.
         work: A folder for files.
     """
@@ -175,15 +175,15 @@ def unit_costs(size: str, pictures: int, rows: int, work: Path) -> dict[str, Any
     decoder = Decoder([scorer.preparation])
     costs: dict[str, Any] = {"model": size}
     prepared: list[Any] = []
-    for (width, height), count in ((SMALL, pictures), (LARGE, max(1, pictures // 8))):
+    for (width, height), count in ((SMALL, images), (LARGE, max(1, images // 8))):
         name = f"{width}x{height}"
-        names = save_pictures(work / name, count, (width, height))
+        names = save_images(work / name, count, (width, height))
         tasks = [Encoded(one, path=str(work / name / one)) for one in names]
         costs[f"decode_{name}_cpu_seconds"] = _each(partial(decoder.__getitem__, tasks), count)
         prepared = prepared or [one.prepared[0] for one in decoder[tasks]]
-    texts = captions(pictures, seed=5)
-    costs["embed_image_cpu_seconds"] = _each(lambda: scorer.embed_images(prepared), pictures)
-    costs["embed_text_cpu_seconds"] = _each(lambda: scorer.embed_captions(texts), pictures)
+    texts = captions(images, seed=5)
+    costs["embed_image_cpu_seconds"] = _each(lambda: scorer.embed_images(prepared), images)
+    costs["embed_text_cpu_seconds"] = _each(lambda: scorer.embed_captions(texts), images)
     pairs = save_pairs(work / "rows.json", [(f"{place:09d}.jpg", text) for place, text in enumerate(captions(rows))])
     costs["json_bytes_a_record"] = round(pairs.stat().st_size / rows, 1)
     costs["json_index_cpu_seconds"] = _each(lambda: open_source(pairs, work).shards(), rows, 1)
@@ -191,7 +191,7 @@ def unit_costs(size: str, pictures: int, rows: int, work: Path) -> dict[str, Any
 
 
 def page_cost(rows: int, work: Path) -> dict[str, Any]:
-    """What `aligngpt report data` takes for so many drawn scores, without pictures, and counting one of their parts."""
+    """What `aligngpt report data` takes for so many drawn scores, without images, and counting one of their parts."""
     make_scores(work / "drawn", rows)
     parts = sorted((work / "drawn").glob("part-*.parquet"))
     counting = _each(partial(_count, parts), len(parts), 1)
@@ -214,7 +214,7 @@ def _count(parts: Sequence[Path]) -> None:
 
 
 def _each(work: Callable[[], object], count: int, rounds: int = 3) -> float:
-    """Processor seconds of this process for one of `count` things, the median of several rounds behind a first one."""
+    """Processor seconds of this process for one of `count` objects, the median of several rounds behind a first one."""
     spent = []
     for _ in range(rounds + 1):
         started = time.process_time()
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start-pairs", type=int, default=130, help="few, but enough that processes decode them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", choices=SIZES, default="ViT-B/32")
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--page-rows", type=int, default=1_000_000)
     parser.add_argument("--output", type=Path)
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "cores": os.cpu_count(),
             "load_average_at_start": round(load, 2),
             "score": over_sizes(options.pairs, options.start_pairs, options.rounds, clip, work),
-            "unit_costs": unit_costs(options.model, options.pictures, options.rows, work),
+            "unit_costs": unit_costs(options.model, options.images, options.rows, work),
             "page": page_cost(options.page_rows, work),
             "versions": versions(),
         }

@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from aligngpt.utils.io import versions, write_json
 from aligngpt.curation.scoring.decoding import start_early
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import read_scores
 from aligngpt.data.sources import open_source
+from aligngpt.utils.io import versions, write_json
 from benchmarks import processes
-from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
+from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
 from benchmarks.clip_peers import (
     ModelAlone,
     OpenClip,
@@ -49,7 +49,7 @@ from benchmarks.clip_peers import (
     save_open_clip,
 )
 
-# Draft mode and the order of roundings move a cosine a little; another picture or caption would move it a lot more.
+# Draft mode and the order of roundings move a cosine a little; another image or caption would move it a lot more.
 _MOST_DIFFERENCE = 0.01
 _MOST_EMBEDDING_DIFFERENCE = 1e-5
 # Of the processor, while a side runs; and how long to wait until they leave it alone.
@@ -61,14 +61,14 @@ class Case:
     """Files of one kind.
 
     Attributes:
-        size: (width, height) of the pictures.
-        pictures: How many.
-        captions_each: Pairs of each picture.
+        size: (width, height) of the images.
+        images: How many.
+        captions_each: Pairs of each image.
         mark: The ratio over the transformers loop that is wanted.
     """
 
     size: tuple[int, int]
-    pictures: int
+    images: int
     captions_each: int
     mark: float
 
@@ -89,7 +89,7 @@ class Setup:
         clip: The checkpoint folder of `transformers`.
         open_clip: The same weights for open_clip.
         listed: The pairs as JSON.
-        images: The pictures' folder.
+        images: The images' folder.
         pairs: The pairs as the other sides take them.
         batch_size: Of the engine.
         peer_batch_size: Of the other sides.
@@ -177,7 +177,7 @@ def serve(asked: Connection, name: str, setup: Setup) -> None:
 def measure(name: str, case: Case, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write a case's files and time every side on them, round after round."""
     folder = work / name.replace(" ", "-")
-    names = [one for one in save_pictures(folder, case.pictures, case.size) for _ in range(case.captions_each)]
+    names = [one for one in save_images(folder, case.images, case.size) for _ in range(case.captions_each)]
     pairs = [(folder / image, text) for image, text in zip(names, captions(len(names)), strict=True)]
     listed = save_pairs(work / f"{folder.name}.json", [(path.name, text) for path, text in pairs])
     settings = options.batch_size, options.peer_batch_size, options.workers
@@ -193,8 +193,8 @@ def measure(name: str, case: Case, work: Path, options: argparse.Namespace) -> d
     return {
         "name": name,
         "pairs": len(pairs),
-        "pictures": case.pictures,
-        "mean_file_kb": round(sum(path.stat().st_size for path in folder.iterdir()) / case.pictures / 1000, 1),
+        "images": case.images,
+        "mean_file_kb": round(sum(path.stat().st_size for path in folder.iterdir()) / case.images / 1000, 1),
         "pairs_per_second": {side: round(len(pairs) / statistics.median(all_), 2) for side, all_ in seconds.items()},
         "aligngpt_over": {side: round(ratio, 3) for side, ratio in over.items()},
         "share_of_model": round(share, 3),
@@ -207,7 +207,7 @@ def measure(name: str, case: Case, work: Path, options: argparse.Namespace) -> d
 
 
 def _sides() -> list[str]:
-    """Those that can take part here: without torchvision `transformers` prepares pictures with PIL in any case."""
+    """Those that can take part here: without torchvision `transformers` prepares images with PIL in any case."""
     needs = {"open_clip": "open_clip", "open_clip loader": "open_clip", "transformers, PIL": "torchvision"}
     return [side for side in SIDES if side not in needs or importlib.util.find_spec(needs[side])]
 
@@ -283,10 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--retries", type=int, default=3, help="of a run during which others had the processor")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures the engine embeds at once")
+    parser.add_argument("--batch-size", type=int, default=64, help="images the engine embeds at once")
     parser.add_argument("--peer-batch-size", type=int, default=16, help="pairs at once of the other sides")
     parser.add_argument("--workers", type=int, help="processes of the engine that decode")
-    parser.add_argument("--pictures", type=int, help="in place of each case's own number")
+    parser.add_argument("--images", type=int, help="in place of each case's own number")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
@@ -304,8 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = []
         for name in options.cases:
             case = CASES[name]
-            if options.pictures is not None:
-                case = Case(case.size, options.pictures, case.captions_each, case.mark)
+            if options.images is not None:
+                case = Case(case.size, options.images, case.captions_each, case.mark)
             cases.append(measure(name, case, work, options))
     finally:
         shutil.rmtree(work)

@@ -3,7 +3,7 @@
     python -m benchmarks.scoring_gpu --output benchmarks/results/scoring_gpu.json
 
 `aligngpt` is `score_source` from JPEG files to the finished folder of scores, in the scorer's own precision (bfloat16
-on a CUDA GPU); the other side is the same model on picture and token tensors that lie on the device. Both run in every
+on a CUDA GPU); the other side is the same model on image and token tensors that lie on the device. Both run in every
 round, one after the other. Without a GPU it runs on what there is, and says so.
 """
 
@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from aligngpt.utils.io import versions, write_json
 from aligngpt.curation.scoring.decoding import start_early
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.scorers import ClipScorer, default_device
 from aligngpt.data.sources import open_source
-from benchmarks.clip_files import SIZES, captions, save_clip, save_pairs, save_pictures
+from aligngpt.utils.io import versions, write_json
+from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
 
 
 def device_name(device: str) -> str:
@@ -37,7 +37,7 @@ def device_name(device: str) -> str:
 
 
 def model_alone(clip: Path, device: str, dtype: torch.dtype, pairs: int, at_once: int) -> Callable[[], None]:
-    """The model's work for so many pairs: one picture tensor and one token tensor, over and over."""
+    """The model's work for so many pairs: one image tensor and one token tensor, over and over."""
     from transformers import CLIPModel, CLIPTokenizer
 
     model = CLIPModel.from_pretrained(clip, dtype=dtype).to(device).eval()
@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     scorer = ClipScorer.from_pretrained(clip)
     described = scorer.describe()
     images = work / "images"
-    names = save_pictures(images, options.pairs, (640, 480))
+    names = save_images(images, options.pairs, (640, 480))
     pairs = save_pairs(work / "pairs.json", list(zip(names, captions(options.pairs), strict=True)))
 
     def engine() -> None:

@@ -1,4 +1,4 @@
-"""Pictures made from a seed, and a file that declares more pixels than it has."""
+"""Images made from a seed, and a file that declares more pixels than it has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+def make_image(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     """Noise that is the same for the same seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)

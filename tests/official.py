@@ -31,8 +31,8 @@ from transformers import (
 
 from aligngpt.modeling.backbones import vision_config_of
 from aligngpt.modeling.conversion.official_config import LANGUAGE_MODELS
-from aligngpt.modeling.processing import pad_to_square
 from aligngpt.modeling.conversion.weight_files import open_weights, weight_files
+from aligngpt.modeling.processing import pad_to_square
 
 IMAGE = -200
 VICUNA = (
@@ -220,7 +220,7 @@ class Reference:
 
 
 def pixels_of(image: Image.Image, tower: Path) -> Tensor:
-    """A picture as the official code hands it to the tower, image_aspect_ratio `pad`."""
+    """An image as the official code hands it to the tower, image_aspect_ratio `pad`."""
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(tower, backend="pil")

@@ -42,9 +42,9 @@ def gate_weights(
     linear_1: tuple[Matrix, Vector],
     linear_2: tuple[Matrix, Vector],
 ) -> list[float]:
-    """Eq. 2 for one sample: `image_tokens` of each of its pictures, embeddings of the text that the gate reads."""
+    """Eq. 2 for one sample: `image_tokens` of each of its images, embeddings of the text that the gate reads."""
     text = mean(text_tokens)
-    dots = mean([[dot(token, text) for token in picture] for picture in image_tokens])
+    dots = mean([[dot(token, text) for token in image] for image in image_tokens])
     return softmax(linear(*linear_2, [gelu(value) for value in linear(*linear_1, dots)]))
 
 

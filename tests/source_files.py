@@ -65,7 +65,7 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def samples(numbers: range, folder: str = "") -> dict[str, bytes]:
-    """Two members for each sample: a picture of 700 bytes, and its text."""
+    """Two members for each sample: an image of 700 bytes, and its text."""
     members = {}
     for number in numbers:
         members[f"{folder}p{number}.jpg"] = bytes([number % 256]) * 700
@@ -87,7 +87,7 @@ def datasets_folder(folder: Path, table: pa.Table, files: int = 2) -> Path:
 
 
 def every_format(folder: Path) -> dict[str, Source]:
-    """The same pairs in all five formats, pictures with the record where the format can hold them."""
+    """The same pairs in all five formats, images with the record where the format can hold them."""
     numbers = range(COUNT)
     columns: dict[str, list[Any]] = {
         "id": [f"p{number}" for number in numbers],

@@ -117,12 +117,12 @@ class InThisProcess:
 def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scoring, "SideProcess", InThisProcess)
     output = tmp_path / "result.json"
-    options = ["--model", "tiny", "--pictures", "4", "--rounds", "2", "--workers", "0", "--output", str(output)]
+    options = ["--model", "tiny", "--images", "4", "--rounds", "2", "--workers", "0", "--output", str(output)]
     options += ["--retries", "0"]
     scoring.main([*options, "--cases", "five captions"])
     result = json.loads(output.read_text())
     (case,) = result["cases"]
-    assert (case["pairs"], case["pictures"]) == (20, 4)
+    assert (case["pairs"], case["images"]) == (20, 4)
     assert case["largest_score_difference"]["transformers"] < 0.01
     seconds = case["seconds_by_round"]
     assert [len(rounds) for rounds in seconds.values()] == [2] * len(seconds)

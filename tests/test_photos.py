@@ -1,6 +1,6 @@
 """The commands on real photographs of mixed sizes and types, bad files among them, from score to an answer.
 
-Reads `photos/` from the folder `shared` beside the repository, whose pictures belong to others; skipped elsewhere.
+Reads `photos/` from the folder `shared` beside the repository, whose images belong to others; skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aligngpt.cli import cli
 from aligngpt.curation.scoring.store import read_scores
 
 PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
-BASES = ("--language-model", "scenes-llm", "--vision-tower", "scenes-clip")
+BASES = ("--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip")
 TWO_STEPS = ("--recipe", "scenes", "--max-steps", 2, "--batch-size", 4, "--device-batch-size", 4, "--max-length", 1024)
 REASONS = {
     "truncated.jpg": "truncated",
-    "text.jpg": "not a picture",
+    "text.jpg": "not an image",
     "empty.jpg": "empty file",
     "huge.png": "decompression bomb",
 }
@@ -36,7 +36,7 @@ def run(*arguments: object) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to all pictures, good and bad, and pairs and conversations over them."""
+    """A folder with links to all images, good and bad, and pairs and conversations over them."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "images").mkdir()
     broken = json.loads((PHOTOS / "broken" / "broken.json").read_text())
@@ -53,7 +53,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_photographs_go_from_score_to_an_answer_and_every_bad_file_is_named(work: Path):
     images = ("--images", work / "images")
-    _, told = run("score", "--pairs", work / "pairs.json", *images, "--scorer", "scenes-clip", "--output", work / "s")
+    _, told = run(
+        "score", "--pairs", work / "pairs.json", *images, "--scorer", "synthetic-clip", "--output", work / "s"
+    )
     for name, reason in REASONS.items():
         assert any(name in line and reason in line for line in told.splitlines()), told
     assert not any("grey16.png" in line for line in told.splitlines())
@@ -65,7 +67,7 @@ def test_photographs_go_from_score_to_an_answer_and_every_bad_file_is_named(work
     run("level", "--scores", work / "s", "--output", work / "levels", "--num-levels", 4)
     page = ("report", "data", "--scores", work / "s", "--levels", work / "levels", "--pairs", work / "pairs.json")
     told, _ = run(*page, *images, "--output", work / "page.html")
-    assert "4 pairs" in told and "2 pictures" in told  # the bad files, and the kiwi that is also there in grey
+    assert "4 pairs" in told and "2 images" in told  # the bad files, and the kiwi that is also there in gray
     shown = (work / "page.html").read_text(encoding="utf-8")
     assert all(name in shown for name in REASONS) and "Near copies" in shown and "grey16.png" in shown
 
@@ -89,7 +91,7 @@ def test_photographs_go_from_score_to_an_answer_and_every_bad_file_is_named(work
 
 
 def test_strict_makes_a_bad_file_fatal(work: Path):
-    arguments = ["--pairs", work / "pairs.json", "--images", work / "images", "--scorer", "scenes-clip"]
+    arguments = ["--pairs", work / "pairs.json", "--images", work / "images", "--scorer", "synthetic-clip"]
     arguments += ["--output", work / "strict", "--strict"]
     result = CliRunner().invoke(cli, ["score", *map(str, arguments)], prog_name="aligngpt")
     assert result.exit_code == 3

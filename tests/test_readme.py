@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from aligngpt.cli import cli
 from aligngpt.cli.params import bundled_folder
 from aligngpt.data.schema import read_pairs
-from aligngpt.synthetic.configs import BasesRecipe
+from aligngpt.synthetic.configs import BackboneTrainingConfig
 from tests import official
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +29,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What the page's placeholders stand for here; the last two are made by `folder`.
 STANDS_FOR = {
-    "path/to/vicuna-7b-v1.5": str(bundled_folder("scenes-llm")),
-    "path/to/clip-vit-large-patch14-336": str(bundled_folder("scenes-clip")),
+    "path/to/vicuna-7b-v1.5": str(bundled_folder("synthetic-llm")),
+    "path/to/clip-vit-large-patch14-336": str(bundled_folder("synthetic-clip")),
     "path/to/aligngpt-7b": "official",
     "path/to/mm_projector_align.bin": "official_stage1/mm_projector_align.bin",
 }
@@ -46,7 +46,7 @@ ADDED = {
     "aligngpt eval scenes": "--limit 7",
 }
 
-TYPED = {"aligngpt chat": "What is in the picture?\n/level 3\n/exit\n"}
+TYPED = {"aligngpt chat": "What is in the image?\n/level 3\n/exit\n"}
 
 # Commands that need a fresh machine: whoever checks the project out, and `.ci/run`, begins with these.
 SET_UP = {
@@ -91,16 +91,16 @@ def give_own_data(folder: Path) -> None:
     drawn = folder / "runs" / "scenes" / "data"
     shutil.copy(drawn / "pretrain.json", folder / "pairs.json")
     shutil.copy(drawn / "finetune.json", folder / "conversations.json")
-    shutil.copy(drawn / "pictures" / "test_00000.png", folder / "picture.jpg")
-    shutil.copytree(drawn / "pictures", folder / "images")
+    shutil.copy(drawn / "images" / "test_00000.png", folder / "image.jpg")
+    shutil.copytree(drawn / "images", folder / "images")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run, with official checkpoints over the drawn world's base models."""
     folder = tmp_path_factory.mktemp("readme")
-    clip, llm = (AutoConfig.from_pretrained(bundled_folder(name)) for name in ("scenes-clip", "scenes-llm"))
-    official.save_checkpoint(folder / "official", bundled_folder("scenes-clip"))
+    clip, llm = (AutoConfig.from_pretrained(bundled_folder(name)) for name in ("synthetic-clip", "synthetic-llm"))
+    official.save_checkpoint(folder / "official", bundled_folder("synthetic-clip"))
     (folder / "official_stage1").mkdir()
     stage1 = official.stage1_tensors(llm.hidden_size, clip.vision_config.hidden_size, 8)
     torch.save(stage1, folder / "official_stage1" / "mm_projector_align.bin")
@@ -232,7 +232,9 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_page_on_the_drawn_world_has_the_recipe_of_the_bases() -> None:
     page = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)
-    assert dict(listed).items() >= {name: str(value) for name, value in asdict(BasesRecipe()).items()}.items()
+    assert (
+        dict(listed).items() >= {name: str(value) for name, value in asdict(BackboneTrainingConfig()).items()}.items()
+    )
 
 
 def test_demo_output_has_its_place() -> None:

@@ -102,7 +102,7 @@ def build(
     return model, processor
 
 
-def picture(seed: int, size: tuple[int, int] = (30, 20)) -> Image.Image:
-    """A picture of noise."""
+def make_image(seed: int, size: tuple[int, int] = (30, 20)) -> Image.Image:
+    """An image of noise."""
     noise = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(noise.to(torch.uint8).numpy())

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from aligngpt import __version__
 from aligngpt.cli import cli
-from aligngpt.cli.params import ALIGNMENT, bundled_folder
 from aligngpt.cli.base import Program, explain
 from aligngpt.cli.output import cell, plain, print_bad_records, print_json, print_table, results_alone
+from aligngpt.cli.params import ALIGNMENT, bundled_folder
 from aligngpt.data.schema import BadRecord, StrictDataError
 
 HELP_SECONDS = 0.6  # 0.3 is the promise; a shared machine is given twice that
@@ -78,7 +78,7 @@ def test_the_commands() -> None:
         "eval all",
         "eval judge",
         "scenes make",
-        "scenes make-bases",
+        "scenes backbones",
         "scenes benchmarks",
         "scenes captions",
     }
@@ -249,13 +249,13 @@ class _Broken(Dataset):
         return 4
 
     def __getitem__(self, place: int) -> int:
-        raise ValueError(f"picture {place}: cut short\n  behind its header: ValueError")
+        raise ValueError(f"image {place}: cut short\n  behind its header: ValueError")
 
 
 def test_an_error_in_a_worker_process_reads_as_any_other() -> None:
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker process 0") as caught:
         list(DataLoader(_Broken(), num_workers=1))
-    assert explain(caught.value) == ("picture 0: cut short behind its header: ValueError", 1)
+    assert explain(caught.value) == ("image 0: cut short behind its header: ValueError", 1)
 
 
 def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar() -> None:
@@ -327,13 +327,13 @@ def test_bundled_names_are_folders_of_the_package(tmp_path: Path, monkeypatch: p
     from aligngpt.cli.params import MODEL
 
     monkeypatch.setattr("aligngpt.__file__", str(tmp_path / "__init__.py"))
-    assert bundled_folder("scenes-llm") == tmp_path / "scenes" / "bases" / "llm"
-    with pytest.raises(click.BadParameter, match="aligngpt scenes make-bases"):
-        MODEL.convert("scenes-clip", None, None)
+    assert bundled_folder("synthetic-llm") == tmp_path / "scenes" / "bases" / "llm"
+    with pytest.raises(click.BadParameter, match="aligngpt scenes backbones"):
+        MODEL.convert("synthetic-clip", None, None)
     clip = tmp_path / "scenes" / "bases" / "clip"
     clip.mkdir(parents=True)
     (clip / "config.json").write_text("{}")
-    assert MODEL.convert("scenes-clip", None, None) == clip
+    assert MODEL.convert("synthetic-clip", None, None) == clip
 
 
 def test_fitted_boundaries_bring_their_own_number(tmp_path: Path) -> None:

@@ -65,8 +65,10 @@ def pairs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", lambda folder, **options: CountingScorer())
+def gray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", lambda folder, **options: CountingScorer()
+    )
 
 
 def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
@@ -80,7 +82,7 @@ def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
 # ---------------------------------------------------------------------------------------------------- score and level
 
 
-@pytest.mark.usefixtures("grey")
+@pytest.mark.usefixtures("gray")
 def test_score_prints_json_alone(pairs: Path, model: Path) -> None:
     done = invoke(*score_arguments(pairs, model, "--json"))
     assert done.exit_code == 0, done.stderr
@@ -90,7 +92,7 @@ def test_score_prints_json_alone(pairs: Path, model: Path) -> None:
 
 
 def spoil(pairs: Path) -> None:
-    """Remove one picture, empty another, cut a third short behind its header."""
+    """Remove one image, empty another, cut a third short behind its header."""
     images = pairs.parent / "images"
     (images / "1.png").unlink()
     (images / "2.png").write_bytes(b"")
@@ -99,7 +101,7 @@ def spoil(pairs: Path) -> None:
     (images / "3.png").write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.usefixtures("grey")
+@pytest.mark.usefixtures("gray")
 def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> None:
     spoil(pairs)
     done = invoke(*score_arguments(pairs, model, "--json"))
@@ -113,7 +115,7 @@ def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> Non
     assert [line for line in again.stderr.splitlines() if ".png" in line] == named, "a resumed run names them too"
 
 
-@pytest.mark.usefixtures("grey")
+@pytest.mark.usefixtures("gray")
 def test_strict_is_exit_code_3_and_keeps_what_it_scored(pairs: Path, model: Path) -> None:
     spoil(pairs)
     done = invoke(*score_arguments(pairs, model, "--strict"))
@@ -122,7 +124,7 @@ def test_strict_is_exit_code_3_and_keeps_what_it_scored(pairs: Path, model: Path
     assert read_scores(pairs.parent / "scores")["clip_score"].null_count == 3
 
 
-@pytest.mark.usefixtures("grey")
+@pytest.mark.usefixtures("gray")
 def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
     folder = pairs.parent
     assert invoke(*score_arguments(pairs, model)).exit_code == 0
@@ -196,14 +198,14 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
 def test_generate_json(model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"text": "Two.", "alignment": 3, "gate_weights": None, "new_tokens": 2, "seconds": 0.1}
     calls = record(monkeypatch, "aligngpt.inference.chat_session.generate", answer)
-    pictures = [pairs.parent / "images" / name for name in ("0.png", "1.png")]
-    options = [item for picture in pictures for item in ("--image", picture)]
+    images = [pairs.parent / "images" / name for name in ("0.png", "1.png")]
+    options = [item for image in images for item in ("--image", image)]
     common = ["generate", "--model", model, *options, "--prompt", "How many?", "--alignment", "3"]
     done = invoke(*common, "--max-new-tokens", "5", "--temperature", "0.5", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout) == answer
     (call,) = calls
-    assert list(call["images"]) == pictures
+    assert list(call["images"]) == images
     assert (call["alignment"], call["max_new_tokens"], call["temperature"]) == (3, 5, 0.5)
     assert (call["prompt"], call["stream"]) == ("How many?", None)
 
@@ -237,8 +239,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
     assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
     recipe = ["--recipe", "scenes", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
-    bases = ["--language-model", "scenes-llm", "--vision-tower", "scenes-clip", "--device-batch-size", "2"]
-    inputs = ["--pairs", data / "pretrain.json", "--images", data / "pictures", "--output", folder / "stage1"]
+    bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip", "--device-batch-size", "2"]
+    inputs = ["--pairs", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
     done = invoke("pretrain", *inputs, *bases, *recipe)
     assert done.exit_code == 0, done.output
     return folder
@@ -247,12 +249,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("verb", ["score", "generate", "generate --json", "chat"])
 def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
     data = trained / "data"
-    picture = str(data / "pictures" / "000000.png")
-    asked = ["--model", str(trained / "stage1"), "--image", picture, "--max-new-tokens", "2"]
+    image = str(data / "images" / "000000.png")
+    asked = ["--model", str(trained / "stage1"), "--image", image, "--max-new-tokens", "2"]
     arguments = {
         "score": [
-            *("--pairs", str(data / "pretrain.json"), "--images", str(data / "pictures")),
-            *("--scorer", "scenes-clip", "--output", str(tmp_path / "scores")),
+            *("--pairs", str(data / "pretrain.json"), "--images", str(data / "images")),
+            *("--scorer", "synthetic-clip", "--output", str(tmp_path / "scores")),
         ],
         "generate": [*asked, "--prompt", "Describe the picture."],
         "chat": asked,
@@ -396,7 +398,7 @@ def test_make_writes_what_it_says(tmp_path: Path) -> None:
 
 
 def test_make_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.synthetic.backbones.make_bases", {"clip": {}})
-    done = invoke("scenes", "make-bases", "--output", tmp_path, "--seed", "3")
+    calls = record(monkeypatch, "aligngpt.synthetic.backbones.train_backbones", {"clip": {}})
+    done = invoke("scenes", "backbones", "--output", tmp_path, "--seed", "3")
     assert done.stdout == f"Base models: {tmp_path}\n", done.stderr
     assert (calls[0]["recipe"].seed, calls[0]["output"]) == (3, tmp_path)

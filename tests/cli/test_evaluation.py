@@ -221,7 +221,7 @@ def test_submission(tmp_path: Path) -> None:
         (
             ["score", "mmbench", "--labels", "b.tsv", "--answers", "first.jsonl"],
             1,
-            "picture of index 1 is broken base64",
+            "image of index 1 is broken base64",
         ),
         (["score", "mmvet", "--labels", "questions.json", "--answers", "first.jsonl"], 1, "no MM-Vet questions"),
         (["compare", "first.jsonl", "second.jsonl"], 1, "need --benchmark and --labels"),

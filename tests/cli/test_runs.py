@@ -57,24 +57,22 @@ def test_what_eval_score_writes_is_what_a_run_writes(folder: Path, tmp_path: Pat
     assert (own / "score.json").read_bytes() == (tmp_path / "score.json").read_bytes()
 
 
-def test_missing_benchmarks_and_pictures_are_named(folder: Path, tmp_path: Path) -> None:
+def test_missing_benchmarks_and_images_are_named(folder: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
     for name in ("pope", "MME", "mmbench", "mmbench_cn", "seed_bench", "mm-vet", "scienceqa", "textvqa", "vqav2"):
         shutil.rmtree(data / name)
     for number in range(6):
-        (data / f"vizwiz/test/VizWiz_test_{number:08d}.jpg").write_bytes(b"" if number else b"\xff\xd8 no picture")
+        (data / f"vizwiz/test/VizWiz_test_{number:08d}.jpg").write_bytes(b"" if number else b"\xff\xd8 no image")
     options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
     done = invoke("eval", "run", "all", *options)
     assert done.exit_code == 0, done.output
     assert "note: pope: " in done.stdout and "pope/llava_pope_test.jsonl: no such file; to get POPE" in done.stdout
     (warning,) = done.stderr.splitlines()
-    assert (
-        "vizwiz: questions whose picture could not be read, with empty answers: 6: VizWiz_test_00000000.jpg" in warning
-    )
+    assert "vizwiz: questions whose image could not be read, with empty answers: 6: VizWiz_test_00000000.jpg" in warning
     assert warning.endswith(f"and 1 more, all named in {tmp_path / 'out/vizwiz/run.json'}")
     lost = invoke("eval", "run", "pope", *options)
     assert lost.exit_code == 1 and lost.stderr.count("\n") == 1
-    assert "no such file; to get POPE: pictures: http://images.cocodataset.org" in lost.stderr
+    assert "no such file; to get POPE: images: http://images.cocodataset.org" in lost.stderr
     shutil.rmtree(data)
     data.mkdir()
     assert invoke("eval", "run", "all", *options).exit_code == 1

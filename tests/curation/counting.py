@@ -11,19 +11,19 @@ from aligngpt.data.images import DecodedImage
 
 
 def mean_of(image: DecodedImage) -> float:
-    """The mean of a picture's values, 0 to 1; some sizes are refused."""
+    """The mean of an image's values, 0 to 1; some sizes are refused."""
     if image.size == (2, 2):
         raise ValueError("too\nsmall")
-    return float(np.asarray(image.picture, np.float64).mean()) / 255
+    return float(np.asarray(image.image, np.float64).mean()) / 255
 
 
 class CountingScorer:
-    """Embeds pictures by their mean and captions by their length, as unit vectors of two numbers.
+    """Embeds images by their mean and captions by their length, as unit vectors of two numbers.
 
     The score is the cosine of the angle between a mean m and a length n, (m - n / 100) radians apart.
 
     Attributes:
-        images: The pictures it was given, batch by batch, as how many there were.
+        images: The images it was given, batch by batch, as how many there were.
         captions: The captions it was given.
     """
 

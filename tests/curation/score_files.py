@@ -18,16 +18,16 @@ from aligngpt.curation.levels import write_levels
 from aligngpt.curation.scoring.batches import caption_hash
 from aligngpt.curation.scoring.store import SCHEMA, part_path
 from aligngpt.data.sources import Source, open_source
-from tests.image_files import picture
+from tests.image_files import make_image
 
 FORMATS = ("llava_json", "json_lines", "parquet", "datasets", "webdataset")
 NAMES = tuple(f"p{number}" for number in range(12))
 
 
 def encoded(seed: int) -> bytes:
-    """A picture as PNG."""
+    """An image as PNG."""
     buffer = io.BytesIO()
-    picture(seed, (8, 6)).save(buffer, "png")
+    make_image(seed, (8, 6)).save(buffer, "png")
     return buffer.getvalue()
 
 
@@ -38,7 +38,7 @@ def llava(name: str, **extra: Any) -> dict[str, Any]:
 
 
 def rows(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a table that holds its pictures."""
+    """Rows of a table that holds its images."""
     return [
         {"id": name, "image": {"bytes": encoded(place), "path": None}, "caption": f"Caption of {name}", "size": [place]}
         for place, name in enumerate(names)

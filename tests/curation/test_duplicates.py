@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from aligngpt.curation import duplicates as data_repeats
-from aligngpt.curation.duplicates import CaptionSample, Copies, NearCopies, PictureSample, Reuse
+from aligngpt.curation.duplicates import CaptionSample, Copies, ImageSample, NearCopies, Reuse
 
 PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "photos" / "images"
-Pictures = list[tuple[int, int, int]]  # hash of the bytes, hash of the name, perceptual hash
+Images = list[tuple[int, int, int]]  # hash of the bytes, hash of the name, perceptual hash
 
 
-def sampled(pictures: Pictures, limit: int | None = None, batch: int = 50) -> tuple[Copies, NearCopies]:
-    sample = PictureSample(limit)
-    for start in range(0, len(pictures), batch):
-        content, names, perceptual = zip(*pictures[start : start + batch], strict=True)
+def sampled(images: Images, limit: int | None = None, batch: int = 50) -> tuple[Copies, NearCopies]:
+    sample = ImageSample(limit)
+    for start in range(0, len(images), batch):
+        content, names, perceptual = zip(*images[start : start + batch], strict=True)
         sample.add(
             np.array(content, np.uint64), np.array(names, np.int64), np.array(perceptual, np.uint64),
             np.array(perceptual) > 0, np.arange(start, start + len(content)),
@@ -32,33 +32,33 @@ def sampled(pictures: Pictures, limit: int | None = None, batch: int = 50) -> tu
 def reused(pairs: list[tuple[int, int]], limit: int | None = None) -> Reuse:
     sample = CaptionSample(limit)
     for start in range(0, len(pairs), 70):
-        captions, pictures = zip(*pairs[start : start + 70], strict=True)
+        captions, images = zip(*pairs[start : start + 70], strict=True)
         rows = np.arange(start, start + len(captions))
-        sample.add(np.array(captions, np.uint64), np.array(pictures, np.uint64), rows)
+        sample.add(np.array(captions, np.uint64), np.array(images, np.uint64), rows)
     return sample.result()
 
 
 def test_copies_are_those_of_a_slow_look() -> None:
     rng = random.Random(0)
-    pictures = [(rng.randrange(60), rng.randrange(8), 0) for _ in range(200)]
-    found, near = sampled(pictures)
-    names, sizes = defaultdict(set), Counter(content for content, *_ in pictures)
-    for content, name, _ in pictures:
+    images = [(rng.randrange(60), rng.randrange(8), 0) for _ in range(200)]
+    found, near = sampled(images)
+    names, sizes = defaultdict(set), Counter(content for content, *_ in images)
+    for content, name, _ in images:
         names[content].add(name)
-    assert (found.every, found.rows, found.pictures) == (1, 200, len(sizes))
+    assert (found.every, found.rows, found.images) == (1, 200, len(sizes))
     assert found.shared_rows == sum(size for size in sizes.values() if size > 1)
     assert found.copied_rows == sum(sizes[content] for content, known in names.items() if len(known) > 1)
-    contents = [content for content, *_ in pictures]
+    contents = [content for content, *_ in images]
     most = sorted((c for c in names if len(names[c]) > 1), key=lambda c: (-len(names[c]), contents.index(c)))[:8]
     assert [group.count for group in found.groups] == [len(names[content]) for content in most]
     for group, content in zip(found.groups, most, strict=True):
-        assert [pictures[row][0] for row in group.rows] == [content] * len(group.rows)
-        assert len({pictures[row][1] for row in group.rows}) == len(group.rows) == min(3, group.count)
+        assert [images[row][0] for row in group.rows] == [content] * len(group.rows)
+        assert len({images[row][1] for row in group.rows}) == len(group.rows) == min(3, group.count)
         assert group.rows[0] == contents.index(content)
     assert near == NearCopies(0, 0, (), True)
 
 
-def test_five_captions_over_one_picture_are_no_copies() -> None:
+def test_five_captions_over_one_image_are_no_copies() -> None:
     found, _ = sampled([(7, 1, 0)] * 5 + [(8, 2, 0)])
     assert (found.shared_rows, found.copied_rows, found.groups) == (5, 0, ())
 
@@ -105,12 +105,12 @@ def test_a_crowd_of_hashes_that_may_be_incomplete_is_said_to_be() -> None:
 
 def test_near_copies_are_different_bytes() -> None:
     look = 0x0F0F_1234_5678_9ABC
-    pictures = [(1, 1, look), (1, 2, look), (2, 3, look), (3, 4, look ^ 0b101), (4, 5, look ^ 0xFF), (5, 6, 0)]
-    _, near = sampled(pictures)
-    assert (near.pictures, near.near, near.complete) == (4, 3, True)
-    assert near.pairs == ((0, 0, 2),)  # the third picture is near both, and no picture is shown twice
+    images = [(1, 1, look), (1, 2, look), (2, 3, look), (3, 4, look ^ 0b101), (4, 5, look ^ 0xFF), (5, 6, 0)]
+    _, near = sampled(images)
+    assert (near.images, near.near, near.complete) == (4, 3, True)
+    assert near.pairs == ((0, 0, 2),)  # the third image is near both, and no image is shown twice
     _, near = sampled([(1, 1, look), (1, 2, look)])
-    assert (near.pictures, near.near, near.pairs) == (1, 0, ())
+    assert (near.images, near.near, near.pairs) == (1, 0, ())
 
 
 def test_captions_used_again_are_those_of_a_slow_look() -> None:
@@ -118,9 +118,9 @@ def test_captions_used_again_are_those_of_a_slow_look() -> None:
     pairs = [(int(rng.expovariate(0.05)), rng.randrange(30)) for _ in range(400)]
     found = reused(pairs)
     over, sizes = defaultdict(set), Counter(caption for caption, _ in pairs)
-    for caption, picture in pairs:
-        over[caption].add(picture)
-    several = {caption: len(pictures) for caption, pictures in over.items() if len(pictures) > 1}
+    for caption, image in pairs:
+        over[caption].add(image)
+    several = {caption: len(images) for caption, images in over.items() if len(images) > 1}
     assert (found.every, found.rows, found.captions, found.reused) == (1, 400, len(over), len(several))
     assert found.reused_rows == sum(sizes[caption] for caption in several)
     assert found.doubled_rows == 400 - len(set(pairs))
@@ -134,22 +134,22 @@ def test_captions_used_again_are_those_of_a_slow_look() -> None:
 
 
 def test_nothing_seen_is_nothing_found() -> None:
-    copies, near = PictureSample(None).result()
-    assert (copies.rows, copies.groups, near.pictures) == (0, (), 0)
+    copies, near = ImageSample(None).result()
+    assert (copies.rows, copies.groups, near.images) == (0, (), 0)
     assert CaptionSample(None).result().rows == 0
 
 
 def test_a_sample_has_whole_groups_and_their_share() -> None:
     rng = np.random.default_rng(2)
     contents = rng.permutation(np.repeat(np.arange(40_000), np.where(np.arange(40_000) % 4 == 0, 3, 1)))
-    pictures = [(int(content), row, 0) for row, content in enumerate(contents)]
-    whole, _ = sampled(pictures, batch=5_000)
-    part, _ = sampled(pictures, limit=10_000, batch=5_000)
+    images = [(int(content), row, 0) for row, content in enumerate(contents)]
+    whole, _ = sampled(images, batch=5_000)
+    part, _ = sampled(images, limit=10_000, batch=5_000)
     assert (whole.every, part.every) == (1, 8)
     assert 5_000 <= part.rows <= 10_000
     assert part.shared_rows / part.rows == pytest.approx(whole.shared_rows / whole.rows, abs=0.02)
     assert all(group.count == 3 for group in part.groups)
-    captions = reused([(content, row) for row, (content, *_) in enumerate(pictures[:20_000])], limit=3_000)
+    captions = reused([(content, row) for row, (content, *_) in enumerate(images[:20_000])], limit=3_000)
     assert captions.every == 8 and captions.rows <= 3_000
 
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
 from aligngpt.curation import filtering as select
-from aligngpt.curation.levels import read_levels
-from aligngpt.curation.filters import Defect, SelectionRules
 from aligngpt.curation.filtering import select_pairs, selection_file
+from aligngpt.curation.filters import Defect, SelectionRules
+from aligngpt.curation.levels import read_levels
 from aligngpt.data.sources import Source, open_source
 from tests.curation.score_files import FORMATS, NAMES, encoded, grade, llava, make_source, write_scores, write_tar
 

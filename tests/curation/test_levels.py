@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
 from aligngpt.curation.levels import LevelBoundaries, read_levels, write_levels
-from aligngpt.data.schema import ImageTextPair, read_pairs, write_pairs
 from aligngpt.curation.quantiles import ScoreRanking
+from aligngpt.data.schema import ImageTextPair, read_pairs, write_pairs
 
 NAN = float("nan")
 

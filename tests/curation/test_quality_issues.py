@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aligngpt.curation import quality_issues as defects
-from aligngpt.curation.quality_issues import defect_mask
 from aligngpt.curation.filters import DEFECTS, Defect
+from aligngpt.curation.quality_issues import defect_mask
 from aligngpt.curation.scoring.store import iter_scores
 from tests.curation.score_files import make_source, write_scores
 
@@ -61,7 +61,7 @@ def test_all_scores_are_the_lowest_hundred_percent(scored: Any) -> None:
     assert found(scored(clip_score=[0.1, None, 0.3]), "mismatch:100") == [0, 2]
 
 
-def test_of_one_picture_the_best_scored_record_is_no_duplicate(scored: Any) -> None:
+def test_of_one_image_the_best_scored_record_is_no_duplicate(scored: Any) -> None:
     folder = scored(clip_score=[0.1, 0.3, 0.3, 0.2, None, 0.5, 0.1], image_hash=[7, 7, 7, 8, 8, None, None])
     assert found(folder, "duplicate_image") == [0, 2, 4]
 
@@ -71,26 +71,26 @@ def test_of_one_pair_the_first_record_is_no_duplicate(scored: Any) -> None:
     assert found(folder, "duplicate_pair") == [2, 4]
 
 
-def test_a_caption_is_reused_where_its_pictures_differ(scored: Any) -> None:
+def test_a_caption_is_reused_where_its_images_differ(scored: Any) -> None:
     folder = scored(clip_score=[0.1] * 8, image_hash=[1, 2, 3, 1, 1, 4, 5, None], caption_hash=[9, 9, 9, 8, 8, 7, 7, 7])
-    assert found(folder, "reused_caption") == [0, 1, 2, 5, 6], "8 stands twice with one picture"
+    assert found(folder, "reused_caption") == [0, 1, 2, 5, 6], "8 stands twice with one image_hash"
     assert found(folder, "reused_caption:3") == [0, 1, 2]
 
 
 def repeats_by_hand(rows: list[tuple[float | None, int | None, int | None]]) -> dict[str, list[int]]:
-    """Places of rows (score, picture, caption) that repeat others, each compared with all."""
+    """Places of rows (score, image_hash, caption) that repeat others, each compared with all."""
     image, pair, caption = [], [], []
-    for place, (score, picture, text) in enumerate(rows):
+    for place, (score, image_hash, text) in enumerate(rows):
         value = -9 if score is None else score
-        for other, (other_score, other_picture, other_text) in enumerate(rows):
+        for other, (other_score, other_hash, other_text) in enumerate(rows):
             other_value = -9 if other_score is None else other_score
             better = other_value > value or (other_value == value and other < place)
-            if picture is not None and picture == other_picture and better:
+            if image_hash is not None and image_hash == other_hash and better:
                 image.append(place)
-            if None not in (picture, text) and (picture, text) == (other_picture, other_text) and other < place:
+            if None not in (image_hash, text) and (image_hash, text) == (other_hash, other_text) and other < place:
                 pair.append(place)
-        pictures = {p for _, p, t in rows if t == text and p is not None}
-        if text is not None and picture is not None and len(pictures) >= 3:
+        images = {p for _, p, t in rows if t == text and p is not None}
+        if text is not None and image_hash is not None and len(images) >= 3:
             caption.append(place)
     return {"duplicate_image": sorted(set(image)), "duplicate_pair": sorted(set(pair)), "reused_caption:3": caption}
 
@@ -108,8 +108,8 @@ def test_repeats_are_those_of_comparing_all_rows(scored: Any, monkeypatch: pytes
         )
         for _ in range(60)
     ]
-    score, picture, caption = (list(column) for column in zip(*rows, strict=True))
-    folder = scored(clip_score=score, image_hash=picture, caption_hash=caption)
+    score, image_hash, caption = (list(column) for column in zip(*rows, strict=True))
+    folder = scored(clip_score=score, image_hash=image_hash, caption_hash=caption)
     for name, places in repeats_by_hand(rows).items():
         assert 0 < len(places) < 60
         assert found(folder, name) == places, name

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.scoring.store import read_manifest
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, Agreement, agreements
+from aligngpt.curation.scoring.store import read_manifest
 from tests.reporting.score_folders import rows_table, synthetic, write_scores
 
 

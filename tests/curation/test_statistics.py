@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation import statistics as data_scan
+from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.statistics import Scan, Smallest, scan
 from tests.reporting.score_folders import rows_table, synthetic, write_scores
 
 
 @pytest.fixture(scope="module")
 def table() -> Any:
-    return synthetic(3_000, pictures=500)
+    return synthetic(3_000, images=500)
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_many_levels_show_few_pairs_each() -> None:
     assert data_scan._boundaries_shown(LevelBoundaries(4, "quantile", (0.2, 0.2, 0.3), 0.2, 0.4)) == [0, 2]
 
 
-def test_files_that_are_no_pictures_are_no_copies(tmp_path: Path) -> None:
-    rows = [{"image_hash": 7, "caption_hash": 8, "error": "not a picture"}] * 3
+def test_files_that_are_no_images_are_no_copies(tmp_path: Path) -> None:
+    rows = [{"image_hash": 7, "caption_hash": 8, "error": "not an image"}] * 3
     rows += [{"image_hash": 9, "caption_hash": 8, "clip_score": 0.2}]
     repeats = scan(write_scores(tmp_path / "scores", rows_table(rows))).repeats
     assert (repeats.copies.rows, repeats.copies.shared_rows, repeats.reuse.reused) == (1, 0, 0)

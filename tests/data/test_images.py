@@ -1,4 +1,4 @@
-"""Pictures are read upright, in RGB and with true brightness, or refused with the reason."""
+"""Images are read upright, in RGB and with true brightness, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from aligngpt.data.images import BadImage, check_header, decode_image, load_image, read_encoded
-from tests.image_files import picture, png_header
+from tests.image_files import make_image, png_header
 
 BAD_HEADERS = [
     ("missing.jpg", "no such file"),
     ("empty.jpg", "empty file (0 bytes)"),
-    ("text.jpg", "not a picture, in spite of its name ending in .jpg"),
+    ("text.jpg", "not an image, in spite of its name ending in .jpg"),
     ("bomb.png", "decompression bomb: declares 30000 x 30000 pixels, more than 100,000,000"),
     ("folder.png", "not a regular file"),
     ("a\0b.png", "cannot be read: embedded null byte"),
@@ -34,14 +34,14 @@ def test_bad_files_are_refused_from_their_header(images: Path, read, name: str, 
     assert str(caught.value) == reason
 
 
-def test_a_truncated_picture_is_found_by_decoding_only(images: Path) -> None:
+def test_a_truncated_image_is_found_by_decoding_only(images: Path) -> None:
     assert check_header(images / "truncated.jpg") == (200, 200)
-    with pytest.raises(BadImage, match="truncated or damaged JPEG picture: image file is truncated"):
+    with pytest.raises(BadImage, match="truncated or damaged JPEG image: image file is truncated"):
         load_image(images / "truncated.jpg")
 
 
 def test_a_png_cut_inside_its_data_is_refused(tmp_path: Path) -> None:
-    picture(0, (64, 64)).save(tmp_path / "x.png")
+    make_image(0, (64, 64)).save(tmp_path / "x.png")
     content = (tmp_path / "x.png").read_bytes()
     for length in (20, 40, 500, len(content) - 200):
         (tmp_path / "x.png").write_bytes(content[:length])
@@ -50,7 +50,7 @@ def test_a_png_cut_inside_its_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_size_limits_are_inclusive(tmp_path: Path) -> None:
-    picture(0, (20, 10)).save(tmp_path / "x.png")
+    make_image(0, (20, 10)).save(tmp_path / "x.png")
     assert load_image(tmp_path / "x.png", max_pixels=200).size == (20, 10)
     with pytest.raises(BadImage, match="declares 20 x 10 pixels, more than 199"):
         load_image(tmp_path / "x.png", max_pixels=199)
@@ -58,19 +58,19 @@ def test_size_limits_are_inclusive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(201, 1), (1, 201)])
 def test_strips_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
-    picture(0, size).save(tmp_path / "x.png")
+    make_image(0, size).save(tmp_path / "x.png")
     with pytest.raises(BadImage, match="one side is over 200 times the other"):
         check_header(tmp_path / "x.png")
 
 
 @pytest.mark.filterwarnings("error")
-def test_no_warning_of_large_pictures_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_warning_of_large_images_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large.png").write_bytes(png_header(9_900, 10_000))  # PIL warns above 89.5 megapixels
     assert check_header(tmp_path / "large.png") == (9_900, 10_000)
     (tmp_path / "larger.png").write_bytes(png_header(12_000, 10_000))
     with pytest.raises(BadImage, match="bomb"):
         load_image(tmp_path / "larger.png")
-    picture(0).save(tmp_path / "x.tiff")
+    make_image(0).save(tmp_path / "x.tiff")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # TIFF checks again while it decodes
     filters = list(warnings.filters)
     assert load_image(tmp_path / "x.tiff").size == (40, 30)
@@ -112,11 +112,11 @@ def test_a_transparent_palette_becomes_rgb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str, mode: str) -> None:
-    grey = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
+    gray = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
     if suffix == "ppm":
-        (tmp_path / "x.ppm").write_bytes(b"P5 6 1 65535\n" + grey.astype(">u2").tobytes())
+        (tmp_path / "x.ppm").write_bytes(b"P5 6 1 65535\n" + gray.astype(">u2").tobytes())
     else:
-        content = grey.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+        content = gray.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
         Image.frombytes(mode, (6, 1), content).save(tmp_path / f"x.{suffix}")
     assert np.asarray(load_image(tmp_path / f"x.{suffix}"))[0, :, 0].tolist() == [0, 1, 128, 255, 0, 1]
 
@@ -132,7 +132,7 @@ def test_32_bit_grey_is_refused(tmp_path: Path, mode: str) -> None:
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = picture(0, (3, 2))
+    stored = make_image(0, (3, 2))
     stored.save(tmp_path / "x.png", exif=exif)
     pixels = np.asarray(stored)
     upright = {
@@ -148,7 +148,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 
 
 def test_a_damaged_exif_block_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(0, (16, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0nonsense")
+    make_image(0, (16, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0nonsense")
     assert load_image(tmp_path / "x.jpg").size == (16, 8)
 
     def fail(image: Image.Image) -> None:
@@ -164,8 +164,8 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     assert load_image(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_picture_of_one_pixel_is_refused(tmp_path: Path) -> None:
-    picture(0, (1, 1)).save(tmp_path / "x.png")
+def test_a_image_of_one_pixel_is_refused(tmp_path: Path) -> None:
+    make_image(0, (1, 1)).save(tmp_path / "x.png")
     with pytest.raises(BadImage, match="declares 1 x 1 pixels: a counting pixel"):
         load_image(tmp_path / "x.png")
 
@@ -177,7 +177,7 @@ def encoded(image: Image.Image, **settings) -> bytes:
 
 
 def smooth(size: tuple[int, int]) -> Image.Image:
-    """A picture without fine detail, none of whose symmetries hold."""
+    """An image without fine detail, none of whose symmetries hold."""
     across, down = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
     channels = [across, down**2, np.abs(across - 0.3 * down)]
     return Image.fromarray((255 * np.stack(channels, axis=-1)).astype(np.uint8))
@@ -187,7 +187,7 @@ def test_bytes_are_read_as_the_file_they_are(images: Path) -> None:
     for name in ("0.png", "whole.jpg"):
         found = decode_image(read_encoded(images / name), name)
         whole = load_image(images / name)
-        assert np.array_equal(np.asarray(found.picture), np.asarray(whole))
+        assert np.array_equal(np.asarray(found.image), np.asarray(whole))
         assert (found.size, found.box) == (whole.size, (0, 0, *whole.size))
     for name, reason in BAD_HEADERS[1:4]:
         data = (images / name).read_bytes()
@@ -206,9 +206,9 @@ def test_only_jpegs_far_too_large_are_decoded_at_a_fraction() -> None:
         ((640, 480), None, 1),
     ]:
         found = decode_image(encoded(smooth(size)), at_least=at_least)
-        assert found.picture.size == (size[0] // fraction, size[1] // fraction)
+        assert found.image.size == (size[0] // fraction, size[1] // fraction)
         assert found.size == size and found.box == (0, 0, size[0] / fraction, size[1] / fraction)
-    assert decode_image(encoded(smooth((640, 480)), format="PNG"), at_least=8).picture.size == (640, 480)
+    assert decode_image(encoded(smooth((640, 480)), format="PNG"), at_least=8).image.size == (640, 480)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -219,10 +219,10 @@ def test_a_fraction_shows_what_the_whole_shows_however_it_is_turned(orientation:
     data = encoded(smooth(size), exif=exif)
     whole, part = decode_image(data), decode_image(data, at_least=100)
     assert part.size == whole.size == (size if orientation < 5 else size[::-1])
-    assert part.picture.width == -(-whole.size[0] // 4)
+    assert part.image.width == -(-whole.size[0] // 4)
     left, top, right, bottom = part.box
     assert (right - left, bottom - top) == (whole.size[0] / 4, whole.size[1] / 4)
-    scaled = [each.picture.resize((48, 48), Image.Resampling.BICUBIC, box=each.box) for each in (whole, part)]
+    scaled = [each.image.resize((48, 48), Image.Resampling.BICUBIC, box=each.box) for each in (whole, part)]
     difference = np.abs(np.asarray(scaled[0], int) - np.asarray(scaled[1], int))
     assert difference.max() <= 2  # without the box the edges of the odd size are off by up to 5
 
@@ -233,13 +233,12 @@ def test_fractions_of_photos_stay_within_the_stated_tolerance(photos: Path) -> N
         data = path.read_bytes()
         for side in (96, 144):
             part = decode_image(data, at_least=2 * side)
-            if part.picture.size == part.size:
+            if part.image.size == part.size:
                 continue
             scale = side / min(part.size)
             target = (round(part.size[0] * scale), round(part.size[1] * scale))
             scaled = [
-                each.picture.resize(target, Image.Resampling.BICUBIC, box=each.box)
-                for each in (decode_image(data), part)
+                each.image.resize(target, Image.Resampling.BICUBIC, box=each.box) for each in (decode_image(data), part)
             ]
             means.append(np.abs(np.asarray(scaled[0], int) - np.asarray(scaled[1], int)).mean())
     assert len(means) > 40
@@ -248,16 +247,16 @@ def test_fractions_of_photos_stay_within_the_stated_tolerance(photos: Path) -> N
 
 def test_cmyk_jpegs_and_animations_become_rgb_from_bytes_too() -> None:
     ink = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
-    found = decode_image(encoded(ink), at_least=8).picture
+    found = decode_image(encoded(ink), at_least=8).image
     assert found.mode == "RGB" and found.size == (8, 8)
     assert np.abs(np.asarray(found, int) - (0, 255, 255)).max() <= 3
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     content = io.BytesIO()
     frames[0].save(content, format="WEBP", lossless=True, save_all=True, append_images=frames[1:])
-    assert decode_image(content.getvalue()).picture.getpixel((0, 0)) == (255, 0, 0)
+    assert decode_image(content.getvalue()).image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_files_too_large_for_a_picture_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_too_large_for_a_image_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aligngpt.data.images.MAX_BYTES", 1 << 20)
     with open(tmp_path / "x.tiff", "wb") as file:
         file.truncate((1 << 20) + 1)
@@ -284,10 +283,10 @@ def test_photos_that_are_broken_are_told_from_those_that_are_odd(photos: Path) -
         except BadImage as error:
             reasons[entry["image"]] = str(error)
     assert sorted(reasons) == sorted(entry["image"] for entry in known if not entry["readable"])
-    for name, word in {"truncated": "truncated", "text": "not a picture", "empty": "0 bytes", "huge": "bomb"}.items():
+    for name, word in {"truncated": "truncated", "text": "not an image", "empty": "0 bytes", "huge": "bomb"}.items():
         assert next(reason for image, reason in reasons.items() if image.startswith(name)).find(word) >= 0
-    grey = np.asarray(load_image(photos / "broken" / "grey16.png"))
-    assert grey.shape == (141, 196, 3) and abs(grey.mean() - 118) < 1
+    gray = np.asarray(load_image(photos / "broken" / "grey16.png"))
+    assert gray.shape == (141, 196, 3) and abs(gray.mean() - 118) < 1
 
 
 def test_all_photos_are_read(photos: Path) -> None:

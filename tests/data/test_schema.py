@@ -124,7 +124,7 @@ BAD_RECORDS: list[tuple[Any, str]] = [
     (record(similarity=3, alignment_level=3), "alignment_level 3 and similarity 3 disagree"),
     (record(image="missing.png"), "no such file"),
     (record(image="empty.jpg"), "empty file (0 bytes)"),
-    (record(image="text.jpg"), "not a picture"),
+    (record(image="text.jpg"), "not an image"),
     (record(image="bomb.png"), "decompression bomb: declares 30000 x 30000 pixels"),
     (record(image="a\0.png"), "embedded null byte"),
 ]
@@ -162,7 +162,7 @@ def test_a_bad_conversation_is_listed(tmp_path: Path, images: Path, bad: Any, re
 
 @pytest.mark.parametrize("image", [..., None, []])
 def test_an_image_placeholder_without_an_image_is_words(tmp_path: Path, images: Path, image: Any) -> None:
-    said = ("What is <image>?", "<image> marks a picture.", "<image><image>", "Two.")
+    said = ("What is <image>?", "<image> marks an image.", "<image><image>", "Two.")
     result = read_conversations(write(tmp_path, [record(image=image, conversations=turns(*said))]), images)
     assert result.bad == []
     assert result.records[0].images == ()

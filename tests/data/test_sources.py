@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.data import json_format as json_records, records, table_format as tables
+from aligngpt.data import json_format as json_records
+from aligngpt.data import records
+from aligngpt.data import table_format as tables
 from aligngpt.data.records import IdLog
 from aligngpt.data.sources import open_source
 from tests.source_files import (
@@ -51,7 +53,7 @@ def test_all_formats_give_the_same_records_in_order(tmp_path: Path) -> None:
             assert [record.data for record in read(source)] == [bytes([number]) * 700 for number in range(COUNT)]
 
 
-def test_pictures_are_named_by_where_they_stand(tmp_path: Path) -> None:
+def test_images_are_named_by_where_they_stand(tmp_path: Path) -> None:
     named = {kind: [record.image for record in read(source)] for kind, source in every_format(tmp_path).items()}
     assert named["llava_json"][:2] == named["json_lines"][:2] == ["0.png", "1.png"]
     assert (named["parquet"][0], named["parquet"][13]) == ("a.parquet#0", "b.parquet#0")

@@ -1,4 +1,4 @@
-"""Parquet files and folders of `datasets`: rows, their pictures, and tables that are not what they should be."""
+"""Parquet files and folders of `datasets`: rows, their images, and tables that are not what they should be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.data import json_format as json_records, table_format as tables
+from aligngpt.data import json_format as json_records
+from aligngpt.data import table_format as tables
 from aligngpt.data.sources import open_source
 from tests.source_files import (
     datasets_folder,
@@ -38,7 +39,7 @@ def test_parquet_shards_are_row_groups_of_a_file(tmp_path: Path) -> None:
     assert [shard.size for shard in open_source(path).shards()] == [40]  # a row group is not divided
 
 
-def test_tables_hold_pictures_as_bytes_paths_or_both(tmp_path: Path) -> None:
+def test_tables_hold_images_as_bytes_paths_or_both(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = [{"bytes": b"1", "path": "x.png"}, {"bytes": None, "path": "x.png"}, None]
     table = {"image": pa.array(cells, kind), "text": ["a", "b", "c"]}
@@ -181,9 +182,9 @@ def test_a_damaged_row_group_ends_its_shard_alone(tmp_path: Path) -> None:
 def test_a_folder_that_datasets_wrote_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    picture = {"bytes": b"z", "path": "a.png"}
+    image = {"bytes": b"z", "path": "a.png"}
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    made = datasets.Dataset.from_dict({"image": [picture] * 5, "text": list("abcde")}, features=features)
+    made = datasets.Dataset.from_dict({"image": [image] * 5, "text": list("abcde")}, features=features)
     made.save_to_disk(tmp_path / "set", num_shards=2)
     found = read(open_source(tmp_path / "set"))
     assert [(one.caption, one.data) for one in found] == [(text, b"z") for text in "abcde"]

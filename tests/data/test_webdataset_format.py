@@ -112,14 +112,14 @@ def test_a_tar_that_is_cut_short_gives_what_it_holds_and_says_so(tmp_path: Path)
         (tmp_path / "a.tar").write_bytes(whole[:length])
         found = read(open_source(tmp_path / "a.tar"))
         good = [record for record in found if record.error is None]
-        # A sample takes 512 + 1024 bytes for its picture and 512 + 512 for its text, whose last content may be missing.
+        # A sample takes 512 + 1024 bytes for its image and 512 + 512 for its text, whose last content may be missing.
         assert [record.id for record in good] == [f"p{n}" for n in range(len(good))]
         assert len(good) in (length // 2560, (length + 512) // 2560)
         told = found[-1].error if found else None
         within = length % 2560
         if length > 5 * 2560 or (length and (within == 0 or within >= 2060)):  # the text of 10 bytes begins at 2048
             assert told is None, length
-        elif 1212 <= within <= 1536:  # between the picture, which ends at 1212, and its text: no byte is missing
+        elif 1212 <= within <= 1536:  # between the image, which ends at 1212, and its text: no byte is missing
             assert told is not None and "no caption" in told, length
         else:
             assert told is not None and ("cut short" in told or "not a readable tar" in told), length

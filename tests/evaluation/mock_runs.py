@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.tasks import RunSettings
 from aligngpt.evaluation.run import run_benchmarks
+from aligngpt.evaluation.tasks import RunSettings
 from tests import tiny
 
 LEVELS = 4

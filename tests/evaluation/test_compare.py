@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aligngpt.utils.io import write_json as write_whole
 from aligngpt.cli.output import plain
 from aligngpt.evaluation.benchmark import Item
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import Side, compare, read_side, score_side
 from aligngpt.evaluation.metrics import two_sided_binomial
+from aligngpt.utils.io import write_json as write_whole
 from tests.evaluation.benchmark_files import answer_lines, scored, write_lines
 
 

@@ -57,7 +57,7 @@ def test_the_widest_differences_come_first() -> None:
     assert [one["id"] for one in found] == [40, 41]
 
 
-def test_question_and_picture(tmp_path: Path) -> None:
+def test_question_and_image(tmp_path: Path) -> None:
     prompt = "What?\nAnswer the question using a single word or phrase."
     lines = [
         {"question_id": 1, "image": "a/1.jpg", "text": prompt},
@@ -66,7 +66,7 @@ def test_question_and_picture(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
     one, two, other = shown("gqa", ["1", "2", "3"], tmp_path)
     assert (one["question"], one["image"]) == ("What?", tmp_path / "gqa/data/images/a/1.jpg")
-    assert (two["question"], two["image"]) == ("Q", None)  # it would lead out of the picture folder
+    assert (two["question"], two["image"]) == ("Q", None)  # it would lead out of the image folder
     assert (other["question"], other["image"], other["texts"]) == (None, None, ["a", "b"])
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
@@ -75,12 +75,12 @@ def test_question_and_picture(tmp_path: Path) -> None:
     assert missing == f"{tmp_path} has no pope/llava_pope_test.jsonl"
 
 
-def test_vizwiz_goes_by_picture(tmp_path: Path) -> None:
+def test_vizwiz_goes_by_image(tmp_path: Path) -> None:
     write_lines(tmp_path / "vizwiz" / "llava_test.jsonl", [{"question_id": 0, "image": "V_1.jpg", "text": "Q"}])
     assert shown("vizwiz", ["V_1.jpg"], tmp_path)[0]["image"] == tmp_path / "vizwiz/test/V_1.jpg"
 
 
-def test_mme_has_both_questions_of_a_picture(tmp_path: Path) -> None:
+def test_mme_has_both_questions_of_a_image(tmp_path: Path) -> None:
     lines = [
         {"question_id": "OCR/0001.png", "image": "OCR/0001.png", "text": text} for text in ("Is it A?", "Is it B?")
     ]
@@ -120,7 +120,7 @@ def test_how_to_answer_is_left_out_in_chinese_too(tmp_path: Path) -> None:
     assert shown("mmbench_cn", [4], tmp_path)[0]["question"] == "\u95ee\nA. x\nB. y"
 
 
-def test_mmbench_brings_its_picture_along(tmp_path: Path) -> None:
+def test_mmbench_brings_its_image_along(tmp_path: Path) -> None:
     table = tmp_path / "mmbench" / "mmbench_dev_20230712.tsv"
     table.parent.mkdir()
     table.write_text("index\tquestion\tA\tB\tanswer\timage\n4\tq\tx\ty\tA\tAAAA\n1000004\tq\ty\tx\tB\tAAAA\n")

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmarks import BENCHMARKS, gqa, llava_bench, pope, scienceqa
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmarks.mme import read_yes_no
-from aligngpt.evaluation.readers import load_json, load_records, read_answers
 from aligngpt.evaluation.benchmarks.option_matching import infer_option
+from aligngpt.evaluation.readers import load_json, load_records, read_answers
 from aligngpt.evaluation.scoring import score_files
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"
@@ -100,7 +100,7 @@ def test_adversarial_answers_of_one_word(name: str, key: str, tmp_path: Path) ->
     wanted = expected(f"{name}/adversarial/expected.json")
     labels = f"{name}/adversarial/annotations.json"
     raw = scored(name, labels, f"{name}/adversarial/raw_submission.json")
-    assert {one[key]: vqa.normalise(one["prediction"]) for one in wanted["per_item"]} == {
+    assert {one[key]: vqa.normalize(one["prediction"]) for one in wanted["per_item"]} == {
         one[key]: one["converted"] for one in wanted["per_item"]
     }
     lines = [{"question_id": one[key], "prompt": "?", "text": one["prediction"]} for one in wanted["per_item"]]
@@ -153,10 +153,10 @@ def test_textvqa_adversarial() -> None:
     for item, one, label in zip(result["items"], wanted["per_item"], labels, strict=True):
         assert (item.get("text"), item["prediction"], item["score"]) == (
             one["text"],
-            one["normalised_text"],
+            one["normalized_text"],
             one["score"],
         )
-        assert [vqa.normalise(person) for person in label["answers"]] == one["answers_normalised"]
+        assert [vqa.normalize(person) for person in label["answers"]] == one["answers_normalized"]
 
 
 # ------------------------------------------------------------------------------------------------------------------ GQA
@@ -214,10 +214,10 @@ def test_scienceqa(labels: tuple[str, ...], answers: str, wanted: str) -> None:
         assert item["score"] == float(one["pred_index"] == one["answer"])
 
 
-def test_scienceqa_strict_counts_unanswered_pictures() -> None:
+def test_scienceqa_strict_counts_unanswered_images() -> None:
     strict = scored("scienceqa", "scienceqa/adversarial", "scienceqa/adversarial/answers.jsonl", protocol="strict")
-    pictures = [one for one in expected("scienceqa/adversarial/problems.json").values() if one["image"]]
-    assert strict["details"]["img_total"] == len(pictures) == 21  # the official 20 and the one without an answer
+    images = [one for one in expected("scienceqa/adversarial/problems.json").values() if one["image"]]
+    assert strict["details"]["img_total"] == len(images) == 21  # the official 20 and the one without an answer
     assert strict["score"] == pytest.approx(100 * 7 / 21)
     assert any("stored prompts" in note for note in strict["notes"])
 

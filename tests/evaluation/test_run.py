@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation import parallel as workers
-from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.judge import JudgeSettings
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.tasks import MissingData, RunSettings, open_task
+from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
 from aligngpt.evaluation.scoring import score_files
+from aligngpt.evaluation.tasks import MissingData, RunSettings, open_task
 from aligngpt.synthetic import mock_benchmarks as miniatures
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion
 from tests.evaluation.mock_runs import content, lines, run, save_model
@@ -71,14 +71,14 @@ def test_answers_are_llavas_lines(name: str, folder: Path) -> None:
 def test_what_is_asked_is_the_question_in_the_template(folder: Path) -> None:
     task = open_task(BENCHMARKS["scienceqa"], RunSettings(folder / "model", folder / "data", folder / "x"))
     processor = workers.load_model(folder / "model", device="cpu")[1]
-    pictured, told = (workers._prompt(task, place, processor) for place in (0, 2))
+    imaged, told = (workers._prompt(task, place, processor) for place in (0, 2))
     question = task.questions[0].prompt
     assert question.endswith("\nAnswer with the option's letter from the given choices directly.")
     assert (
-        processor.encode(pictured.text).input_ids
+        processor.encode(imaged.text).input_ids
         == processor.encode(f"<s>USER: <image>\n{question} ASSISTANT:").input_ids
     )
-    assert pictured.images == (folder / "data/scienceqa/images/test/1/image.png",)
+    assert imaged.images == (folder / "data/scienceqa/images/test/1/image.png",)
     assert told.images == () and "<image>" not in told.text and "Context: " in told.text
 
 
@@ -86,7 +86,7 @@ def test_what_is_asked_is_the_question_in_the_template(folder: Path) -> None:
 def test_scores_and_submissions(name: str, folder: Path, tmp_path: Path) -> None:
     benchmark, own = BENCHMARKS[name], folder / "whole" / name
     row = row_of(json.loads((folder / "whole" / "results.json").read_text()), name)
-    assert row["questions"] == len(lines(own / "answers.jsonl")) and row["unreadable_pictures"] == 0
+    assert row["questions"] == len(lines(own / "answers.jsonl")) and row["unreadable_images"] == 0
     if name in SERVED or name in JUDGED:
         assert row["score"] is None and not (own / "score.json").exists()
         assert row["reasons"] == ["scored by a server" if name in SERVED else row["reasons"][0]]
@@ -117,7 +117,7 @@ def test_gates_by_kind_of_question(folder: Path) -> None:
     assert gates["by_kind"]["random"]["weights"] == pytest.approx(means, abs=1e-5)
     assert gates["by_kind"]["random"]["entropy"] == pytest.approx(sum(map(entropy, own)) / 4, abs=1e-3)
     science = json.loads((folder / "whole/scienceqa/gates.json").read_text())
-    assert science["count"] == 8 and list(science["by_kind"]) == ["with picture"]  # no picture, no gate
+    assert science["count"] == 8 and list(science["by_kind"]) == ["with image"]  # no image, no gate
 
 
 def test_gates_of_tasks_that_are_scored_by_pairs(folder: Path) -> None:
@@ -160,8 +160,8 @@ def test_the_record_of_a_run(folder: Path) -> None:
     assert record["complete"] is True and record["seconds"] > 0 and record["limit"] is None
     assert record["counts"] == {
         "questions": 12,
-        "with_picture": 12,
-        "unreadable_pictures": 0,
+        "with_image": 12,
+        "unreadable_images": 0,
         "empty_answers": sum(not line["text"] for line in lines(folder / "whole/pope/answers.jsonl")),
     }
     assert {"python", "aligngpt", "torch", "transformers"} == record["versions"].keys()
@@ -362,25 +362,25 @@ def test_part_files(tmp_path: Path) -> None:
 # Bad data ------------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_that_cannot_be_read_are_counted_and_named(folder: Path, data: Path, tmp_path: Path) -> None:
-    pictures = data / "pope/val2014"
+def test_images_that_cannot_be_read_are_counted_and_named(folder: Path, data: Path, tmp_path: Path) -> None:
+    images = data / "pope/val2014"
     names = [f"COCO_val2014_{number:012d}.jpg" for number in (1, 4, 6)]
-    (pictures / names[0]).unlink()
-    (pictures / names[1]).write_bytes((pictures / names[1]).read_bytes()[:300])
-    (pictures / names[2]).write_text("no picture")
+    (images / names[0]).unlink()
+    (images / names[1]).write_bytes((images / names[1]).read_bytes()[:300])
+    (images / names[2]).write_text("no image")
     questions = data / "pope/llava_pope_test.jsonl"
     questions.write_text(questions.read_text().replace(f"COCO_val2014_{9:012d}.jpg", "../../secret.jpg"))
     results = run(folder / "model", data, tmp_path / "out", "pope", batch_size=4)
     given = lines(tmp_path / "out/pope/answers.jsonl")
     whole = lines(folder / "whole/pope/answers.jsonl")
-    assert [place for place, line in enumerate(given) if "unreadable_picture" in line["metadata"]] == [1, 4, 6, 9]
+    assert [place for place, line in enumerate(given) if "unreadable_image" in line["metadata"]] == [1, 4, 6, 9]
     for place, (line, other) in enumerate(zip(given, whole, strict=True)):
         assert line["text"] == ("" if place in (1, 4, 6, 9) else other["text"])
     record = json.loads((tmp_path / "out/pope/run.json").read_text())
-    assert record["counts"]["unreadable_pictures"] == row_of(results, "pope")["unreadable_pictures"] == 4
-    assert [one["image"] for one in record["unreadable_pictures"]] == [*names, "../../secret.jpg"]
-    reasons = ["no such file", "truncated", "not a picture", "leaves the image folder"]
-    assert all(part in one["reason"].lower() for one, part in zip(record["unreadable_pictures"], reasons, strict=True))
+    assert record["counts"]["unreadable_images"] == row_of(results, "pope")["unreadable_images"] == 4
+    assert [one["image"] for one in record["unreadable_images"]] == [*names, "../../secret.jpg"]
+    reasons = ["no such file", "truncated", "not an image", "leaves the image folder"]
+    assert all(part in one["reason"].lower() for one, part in zip(record["unreadable_images"], reasons, strict=True))
     assert row_of(results, "pope")["score"] is not None
 
 
@@ -396,7 +396,7 @@ def test_broken_base64(folder: Path, data: Path, tmp_path: Path) -> None:
     table.write_text("\n".join(rows))
     results = run(folder / "model", data, tmp_path / "out", "mmbench")
     record = json.loads((tmp_path / "out/mmbench/run.json").read_text())
-    first, second = record["unreadable_pictures"]
+    first, second = record["unreadable_images"]
     assert (first["question_id"], second["question_id"]) == (int(cells[0]), int(cut[0]))
     assert "broken base64" in first["reason"] and "truncated" in second["reason"].lower()
     assert [line["text"] for line in lines(tmp_path / "out/mmbench/answers.jsonl")][1] == ""
@@ -407,8 +407,8 @@ def test_broken_base64(folder: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "lost", "message"),
     [
-        ("pope", "pope/val2014", "val2014: no such folder; to get POPE: pictures: http://images.coco"),
-        ("seed", "seed_bench/SEED-Bench-image", "not one of the 12 pictures of llava-seed-bench.jsonl is there"),
+        ("pope", "pope/val2014", "val2014: no such folder; to get POPE: images: http://images.coco"),
+        ("seed", "seed_bench/SEED-Bench-image", "not one of the 12 images of llava-seed-bench.jsonl is there"),
         (
             "gqa",
             "gqa/llava_gqa_testdev_balanced.jsonl",
@@ -427,11 +427,11 @@ def test_data_that_are_missing(name: str, lost: str, message: str, folder: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_without_pictures(folder: Path, data: Path, tmp_path: Path) -> None:
+def test_a_table_without_images(folder: Path, data: Path, tmp_path: Path) -> None:
     table = data / "mmbench/mmbench_dev_20230712.tsv"
     rows = [row.split("\t") for row in table.read_text().splitlines()]
     table.write_text("".join("\t".join(row[:9] + row[10:]) + "\n" for row in rows))
-    with pytest.raises(MissingData, match=r"a table without pictures; to get MMB: https://"):
+    with pytest.raises(MissingData, match=r"a table without images; to get MMB: https://"):
         run(folder / "model", data, tmp_path / "out", "mmbench")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation import run as run_module
 from aligngpt.evaluation import parallel as workers
+from aligngpt.evaluation import run as run_module
 from aligngpt.evaluation.judge.judge import JudgeSettings
 from aligngpt.synthetic import mock_benchmarks as miniatures
 from tests.evaluation.judge.judge_server import JudgeServer, completion
@@ -94,33 +94,33 @@ def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_mended_picture_is_asked_about_again_and_no_other(
+def test_a_mended_image_is_asked_about_again_and_no_other(
     finished: bool, folder: Path, data: Path, tmp_path: Path, asked: list[int]
 ) -> None:
     absent, damaged = (data / f"pope/val2014/COCO_val2014_{number:012d}.jpg" for number in (1, 4))
     absent.unlink()
-    damaged.write_bytes(b"\xff\xd8 no picture")
+    damaged.write_bytes(b"\xff\xd8 no image")
     shard = None if finished else (1, 1)
     first = only_row(run(folder / "model", data, tmp_path / "out", "pope", shard=shard))
-    assert finished == ("unreadable_pictures" in first)
+    assert finished == ("unreadable_images" in first)
     for path in (absent, damaged):
         shutil.copyfile(folder / "data/pope/val2014" / path.name, path)
     asked.clear()
     second = only_row(run(folder / "model", data, tmp_path / "out", "pope"))
     assert sorted(asked) == [1, 4]
-    assert second["unreadable_pictures"] == 0 and second["score"] is not None
+    assert second["unreadable_images"] == 0 and second["score"] is not None
     run(folder / "model", folder / "data", tmp_path / "whole", "pope")
     texts = [[line["text"] for line in lines(tmp_path / name / "pope/answers.jsonl")] for name in ("out", "whole")]
     assert texts[0] == texts[1]
     assert not (tmp_path / "out/pope/parts").exists()
 
 
-def test_another_picture_is_refused(folder: Path, data: Path, tmp_path: Path) -> None:
+def test_another_image_is_refused(folder: Path, data: Path, tmp_path: Path) -> None:
     run(folder / "model", data, tmp_path / "out", "pope")
     shutil.copyfile(
         data / "gqa/data" / "testdev_balanced_questions.json", data / "pope/val2014/COCO_val2014_000000000001.jpg"
     )
-    with pytest.raises(ValueError, match=r"other pictures \(files of other sizes\): give another --output"):
+    with pytest.raises(ValueError, match=r"other images \(files of other sizes\): give another --output"):
         run(folder / "model", data, tmp_path / "out", "pope")
 
 
@@ -193,13 +193,13 @@ def test_a_question_that_cannot_be_asked(text: str, message: str, folder: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_whose_name_is_too_long(folder: Path, data: Path, tmp_path: Path) -> None:
+def test_a_image_whose_name_is_too_long(folder: Path, data: Path, tmp_path: Path) -> None:
     path = data / "pope/llava_pope_test.jsonl"
     questions = lines(path)
     questions[0]["image"] = "a" * 300 + ".jpg"
     path.write_text("".join(json.dumps(one) + "\n" for one in questions))
     results = run(folder / "model", data, tmp_path / "out", "pope")
-    assert only_row(results)["unreadable_pictures"] == 1
+    assert only_row(results)["unreadable_images"] == 1
 
 
 def test_the_local_alignment_reads_the_gate(folder: Path, tmp_path: Path) -> None:

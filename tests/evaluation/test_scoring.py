@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.utils.io import write_json as write_whole
 from aligngpt.cli.output import plain
 from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, match
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import headline, interval, item_of, item_record, resampled
+from aligngpt.utils.io import write_json as write_whole
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json
 
 MEAN: Benchmark = BENCHMARKS["gqa"]

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aligngpt.experiments import demo as pipeline, summary
 from aligngpt.cli import cli
+from aligngpt.experiments import demo as pipeline
+from aligngpt.experiments import summary
 from aligngpt.experiments.demo import Step, StepFailed, run_scenes, run_steps, scenes_steps
 from aligngpt.synthetic.backbones import BASES
 from aligngpt.synthetic.scenes import QUESTION_KINDS
@@ -351,7 +352,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def test_the_way_leaves_every_file(quick_run: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = quick_run
     assert [name for name in FILES if not (folder / name).is_file()] == []
-    assert len(list((folder / "data" / "pictures").glob("*.png"))) == 96 + 28
+    assert len(list((folder / "data" / "images").glob("*.png"))) == 96 + 28
     assert set(json.loads((folder / "steps.json").read_text())) == set(STEPS)
 
 
@@ -385,7 +386,7 @@ def test_the_arms_learned_what_they_were_to_learn(quick_run: tuple[Path, dict[st
     }
     assert {name: run["steps"] for name, run in runs.items()} == dict.fromkeys(runs, 6)
     assert {name: (run["bad"], run["truncated_samples"]) for name, run in runs.items()} == dict.fromkeys(runs, (0, 0))
-    assert runs["pretrain-adaptive"]["unlevelled"] == 0
+    assert runs["pretrain-adaptive"]["num_without_level"] == 0
     trained = {name: {row["part"] for row in run["parameters"] if row["trains"]} for name, run in runs.items()}
     assert trained == {
         "pretrain-adaptive": {"multi_modal_projector", "alignment_embeddings"},
@@ -400,7 +401,7 @@ def test_the_page_is_one_whole_file(quick_run: tuple[Path, dict[str, Any]]) -> N
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
     assert page.rstrip().endswith("</html>") and "data:image/" in page
-    assert not any(f'src="{scheme}' in page for scheme in ("http", "//", "data/pictures"))
+    assert not any(f'src="{scheme}' in page for scheme in ("http", "//", "data/images"))
 
 
 def test_a_second_call_does_no_work(quick_run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

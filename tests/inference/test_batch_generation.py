@@ -1,4 +1,4 @@
-"""Batched answers are those of one by one, token for token; pictures that cannot be read are named."""
+"""Batched answers are those of one by one, token for token; images that cannot be read are named."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def prompts(loaded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
-    """Twenty questions of mixed length; two of three have a picture, as a file or as its content."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Twenty questions of mixed length; two of three have an image, as a file or as its content."""
+    folder = tmp_path_factory.mktemp("images")
     found = []
     for number in range(20):
         path = folder / f"{number}.png"
-        tiny.picture(number, (30 + number, 24)).save(path)
+        tiny.make_image(number, (30 + number, 24)).save(path)
         content: list[dict[str, str]] = [{"type": "text", "text": QUESTIONS[number % len(QUESTIONS)] + str(number)}]
         images: tuple[Path | bytes, ...] = ()
         if number % 3:
@@ -84,17 +84,17 @@ def test_the_gate_is_what_the_model_says_of_it(alignment: Any, loaded: tuple[Any
     model, processor = loaded
     prompt = prompts[1]
     (given,) = answer(model, processor, [prompt], max_new_tokens=2, alignment=alignment, with_gate=True)
-    (picture,) = (tiny.picture(1, (31, 24)),)
-    weights, dots = model.gate(**processor(images=[picture], text=[prompt.text], return_tensors="pt"))
+    (image,) = (tiny.make_image(1, (31, 24)),)
+    weights, dots = model.gate(**processor(images=[image], text=[prompt.text], return_tensors="pt"))
     assert given.gate_weights is not None and len(given.gate_weights) == LEVELS - 1
     torch.testing.assert_close(given.gate_weights, weights[0].tolist())
     torch.testing.assert_close(given.image_text_dots, dots[0].tolist())
 
 
-def test_pictures_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Prompt], tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Prompt], tmp_path: Path) -> None:
     cut, words = tmp_path / "cut.png", tmp_path / "words.jpg"
     cut.write_bytes(Path(str(prompts[1].images[0])).read_bytes()[:600])
-    words.write_text("no picture")
+    words.write_text("no image")
     text = prompts[1].text
     bad = [Prompt(text, (tmp_path / "none.png",)), Prompt(text, (cut,)), Prompt(text, (words,)), Prompt(text, (b"",))]
     bad.append(Prompt(text, (Unreadable("broken base64"),)))
@@ -104,7 +104,7 @@ def test_pictures_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Pro
     assert (first[1], first[3]) == (alone[1], alone[3])
     assert first[0] == Answer("", error="no such file")
     assert [one.text for one in (first[2], *second)] == [""] * 4
-    reasons = ["truncated", "not a picture", "empty", "broken base64"]
+    reasons = ["truncated", "not an image", "empty", "broken base64"]
     for one, reason in zip((first[2], *second), reasons, strict=True):
         assert one.error is not None and reason in one.error
     with pytest.raises(BadImage, match="no such file"):

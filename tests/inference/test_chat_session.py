@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from aligngpt.data.images import BadImage
+from aligngpt.inference.chat_session import ChatSession, generate
 from aligngpt.modeling.checkpoints import load_model
-from aligngpt.inference.chat_session import Session, generate
 from aligngpt.serving.terminal import HELP, chat
 from tests import tiny
 
@@ -20,7 +20,7 @@ LEVELS = 3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model, adaptive, and two pictures beside it."""
+    """A tiny random model, adaptive, and two images beside it."""
     folder = tmp_path_factory.mktemp("serving")
     for name, setting in (("model", "adaptive"), ("plain", "none")):
         model, processor = tiny.build(folder / "backbones", num_alignment_levels=LEVELS, alignment=setting)
@@ -28,11 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     for seed in range(2):
-        tiny.picture(seed).save(folder / f"{seed}.png")
+        tiny.make_image(seed).save(folder / f"{seed}.png")
     return folder
 
 
-def pictures(folder: Path, number: int = 1) -> list[Path]:
+def make_images(folder: Path, number: int = 1) -> list[Path]:
     return [folder / f"{seed}.png" for seed in range(number)]
 
 
@@ -41,7 +41,7 @@ def answered(folder: Path, messages: list[tuple[str, str]], images: int, alignme
     model, processor = load_model(folder / "model")
     turns = [{"role": role, "content": text} for role, text in messages]
     prompt = processor.render(turns, add_generation_prompt=True)
-    inputs = processor([tiny.picture(seed) for seed in range(images)] or None, prompt, return_tensors="pt")
+    inputs = processor([tiny.make_image(seed) for seed in range(images)] or None, prompt, return_tensors="pt")
     ids, read, written = inputs["input_ids"], inputs["instruction_mask"], []
     for _ in range(8):
         with torch.no_grad():
@@ -56,7 +56,7 @@ def answered(folder: Path, messages: list[tuple[str, str]], images: int, alignme
 
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, images: int) -> None:
-    session = Session(folder / "model", pictures(folder, images))
+    session = ChatSession(folder / "model", make_images(folder, images))
     first = session.ask("What is it?", max_new_tokens=8)
     second = session.ask("And why?", max_new_tokens=8)
     opening = ("user", "<image>\n" * images + "What is it?")
@@ -70,8 +70,8 @@ def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, imag
     assert (second["gate_weights"] is None) == (images == 0)
 
 
-def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(folder: Path) -> None:
-    session = Session(folder / "model", pictures(folder))
+def test_the_gate_reads_the_turn_of_the_first_image_in_every_turn(folder: Path) -> None:
+    session = ChatSession(folder / "model", make_images(folder))
     first, second = (
         session.ask(prompt, max_new_tokens=2)["gate_weights"] for prompt in ("What?", "A very different question")
     )
@@ -85,7 +85,7 @@ def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(folder: Path
 def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(folder / "model", pictures(folder))
+    session = ChatSession(folder / "model", make_images(folder))
     monkeypatch.setattr(session.model.config, "gate_text", "all")
     first, second = (session.ask(prompt, max_new_tokens=8) for prompt in ("What is it?", "And why?"))
     assert first["gate_weights"] != second["gate_weights"]
@@ -96,7 +96,7 @@ def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
 def test_streamed_pieces_are_the_text(folder: Path) -> None:
     for prompt in ("What?", "Where is it?", "Tell all of it.", "x"):
         pieces: list[str] = []
-        result = generate(folder / "model", pictures(folder), prompt, max_new_tokens=40, stream=pieces.append)
+        result = generate(folder / "model", make_images(folder), prompt, max_new_tokens=40, stream=pieces.append)
         assert "".join(pieces) == result["text"]
         assert "" not in pieces
 
@@ -118,7 +118,7 @@ def test_streaming_holds_back_the_space_around_an_answer() -> None:
 
 
 def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(folder / "model", pictures(folder))
+    session = ChatSession(folder / "model", make_images(folder))
     embeddings: list[torch.Tensor] = []
     get_alignment = session.model.get_alignment
 
@@ -152,17 +152,17 @@ def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> None:
-    session = Session(folder / "model", alignment=2)
+    session = ChatSession(folder / "model", alignment=2)
     for setting in ("much", "0", LEVELS + 1, "1,2"):
         with pytest.raises(ValueError, match=f"a level from 1 to {LEVELS}"):
             session.set_alignment(setting)
         assert session.alignment == 2
     with pytest.raises(ValueError, match="is not known"):
-        Session(folder / "model", alignment="much")
+        ChatSession(folder / "model", alignment="much")
 
 
 def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
-    session = Session(folder / "plain", pictures(folder), alignment="none")
+    session = ChatSession(folder / "plain", make_images(folder), alignment="none")
     with pytest.raises(ValueError, match="trained without alignment: leave out the setting 2"):
         session.set_alignment(2)
     result = session.ask("What?", max_new_tokens=2)
@@ -173,25 +173,25 @@ def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
 
 
 def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
-    session = Session(folder / "model", pictures(folder))
+    session = ChatSession(folder / "model", make_images(folder))
     first = session.ask("What is it?", max_new_tokens=4)
     before = list(session.messages)
     for prompt, images, reason in (
         ("Why \ufdd0?", 0, "reserved character"),
         ("What is <align>?", 0, "holds <align>, which is reserved"),
-        ("See <image>", 2, "the prompt has 1 <image> for 2 pictures: give one for each, or none"),
-        ("<image><image><image>", 2, "the prompt has 3 <image> for 2 pictures"),
+        ("See <image>", 2, "the prompt has 1 <image> for 2 images: give one for each, or none"),
+        ("<image><image><image>", 2, "the prompt has 3 <image> for 2 images"),
     ):
         with pytest.raises(ValueError, match=reason):
-            session.ask(prompt, images=pictures(folder, images))
+            session.ask(prompt, images=make_images(folder, images))
         assert (session.messages, len(session.images)) == (before, 1)
     second = session.ask("And why?", max_new_tokens=4)["text"]
     messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
     assert answered(folder, messages, 1)[1].startswith(second)
 
 
-def test_an_image_placeholder_without_a_picture_is_words(folder: Path) -> None:
-    session = Session(folder / "model", pictures(folder))
+def test_an_image_placeholder_without_a_image_is_words(folder: Path) -> None:
+    session = ChatSession(folder / "model", make_images(folder))
     session.ask("What is it?", max_new_tokens=2)
     session.ask("And what is <image>?", max_new_tokens=2)
     assert session.messages[2]["content"] == [{"type": "text", "text": "And what is <image>?"}]
@@ -200,8 +200,8 @@ def test_an_image_placeholder_without_a_picture_is_words(folder: Path) -> None:
     assert "And what is <image>?" in session.processor.tokenizer.decode(encoding.input_ids)
 
 
-def test_a_prompt_says_where_its_pictures_stand(folder: Path) -> None:
-    session = Session(folder / "model", pictures(folder))
+def test_a_prompt_says_where_its_images_stand(folder: Path) -> None:
+    session = ChatSession(folder / "model", make_images(folder))
     first = session.ask("Is <image> red?", max_new_tokens=8)["text"]
     assert first == answered(folder, [("user", "Is <image> red?")], 1)[1]
     second = session.ask("Or <image>?", images=[folder / "1.png"], max_new_tokens=8)["text"]
@@ -210,13 +210,13 @@ def test_a_prompt_says_where_its_pictures_stand(folder: Path) -> None:
 
 
 def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "fake.png").write_text("no picture")
-    with pytest.raises(BadImage, match="not a picture"):
-        Session(folder / "model", [tmp_path / "fake.png"])
+    (tmp_path / "fake.png").write_text("no image")
+    with pytest.raises(BadImage, match="not an image"):
+        ChatSession(folder / "model", [tmp_path / "fake.png"])
     with pytest.raises(BadImage, match="no such file"):
         generate(folder / "model", [tmp_path / "gone.png"], "What?")
     with pytest.raises(FileNotFoundError, match="no checkpoint folder at"):
-        Session(tmp_path / "gone")
+        ChatSession(tmp_path / "gone")
 
 
 def test_sampling_is_drawn_and_greed_is_not(folder: Path) -> None:
@@ -259,14 +259,14 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("wide")
 def test_a_chat_is_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[tuple[str, Any, int]] = []
-    original = Session.ask
+    original = ChatSession.ask
 
-    def ask(self: Session, prompt: str, **options: Any) -> dict[str, Any]:
+    def ask(self: ChatSession, prompt: str, **options: Any) -> dict[str, Any]:
         result = original(self, prompt, **options)
         asked.append((prompt, self.alignment, len(self.messages)))
         return result
 
-    monkeypatch.setattr(Session, "ask", ask)
+    monkeypatch.setattr(ChatSession, "ask", ask)
     said = ("What?", "", "  /level 2 ", "Why?", "/reset", "/level", "[red] So?", "/exit")
     lines = talk(folder, monkeypatch, capsys, *said)
     assert asked == [("What?", None, 2), ("Why?", 2, 4), ("[red] So?", None, 2)]
@@ -281,23 +281,23 @@ def test_a_chat_is_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.usefixtures("wide")
-def test_a_chat_shows_pictures_with_the_next_question(
+def test_a_chat_shows_images_with_the_next_question(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[list[Path], int]] = []
-    original = Session.ask
+    original = ChatSession.ask
 
-    def ask(self: Session, prompt: str, *, images: Any, **options: Any) -> dict[str, Any]:
+    def ask(self: ChatSession, prompt: str, *, images: Any, **options: Any) -> dict[str, Any]:
         shown = list(images)
         result = original(self, prompt, images=images, **options)
         asked.append((shown, len(self.images)))
         return result
 
-    monkeypatch.setattr(Session, "ask", ask)
+    monkeypatch.setattr(ChatSession, "ask", ask)
     other = folder / "1.png"
     said = (f"/image {folder / 'gone.png'}", f"/image {other}", "A <align>?", "And this?", "Sure?")
     text = "\n".join(talk(folder, monkeypatch, capsys, *said, f"/image {other}", "/reset", "What?"))
-    assert asked == [([other], 2), ([], 2), ([], 1)]  # a question that fails keeps its picture, a reset drops it
+    assert asked == [([other], 2), ([], 2), ([], 1)]  # a question that fails keeps its image, a reset drops it
     assert f"{folder / 'gone.png'}: no such file" in text
     assert text.count(f"with the next question: {other}") == 2
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from aligngpt.inference.kv_cache import RoomyLayer, roomy_cache
+from aligngpt.inference.kv_cache import PreallocatedCacheLayer, preallocated_cache
 from tests import tiny
 
 
@@ -17,18 +17,18 @@ from tests import tiny
 def test_the_same_tokens(kind: str, tmp_path: Path) -> None:
     model, processor = tiny.build(tmp_path, kind)
     texts = ["<s>USER: <image>\nWhat? ASSISTANT:", "<s>USER: <image>\nWhat is there behind the house? ASSISTANT:"]
-    inputs = processor(images=[tiny.picture(0), tiny.picture(1)], text=texts, return_tensors="pt")
+    inputs = processor(images=[tiny.make_image(0), tiny.make_image(1)], text=texts, return_tensors="pt")
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 90, "min_new_tokens": 90}
     with torch.inference_mode():
         expected = model.generate(**inputs, **options)
-        cache = roomy_cache(model.config)
+        cache = preallocated_cache(model.config)
         assert torch.equal(model.generate(**inputs, **options, past_key_values=cache), expected)
-    full = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
+    full = [layer for layer in cache.layers if isinstance(layer, PreallocatedCacheLayer)]
     assert len(full) == {"gemma2": 1, "mistral": 0}.get(kind, 2)  # their other layers see a window alone
 
 
 def test_keys_and_values_are_those_of_the_library() -> None:
-    roomy, plain = RoomyLayer(), DynamicLayer()
+    roomy, plain = PreallocatedCacheLayer(), DynamicLayer()
     for length in (5, 1, 1, 70, 1):
         keys, values = torch.randn(2, 3, length, 4), torch.randn(2, 3, length, 4)
         given, expected = roomy.update(keys, values), plain.update(keys, values)
@@ -38,7 +38,7 @@ def test_keys_and_values_are_those_of_the_library() -> None:
 
 
 def test_a_token_is_written_in_its_place() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedCacheLayer()
     layer.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
     places = set()
     for _ in range(70):

@@ -34,4 +34,4 @@ def backbones(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def dataset(built: Built, tmp_path_factory: pytest.TempPathFactory) -> InstructionDataset:
     """All eight conversations as training samples."""
-    return dataset_of(built[1], tmp_path_factory.mktemp("pictures"), *ALL)
+    return dataset_of(built[1], tmp_path_factory.mktemp("images"), *ALL)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aligngpt.training.collator import Collator
-from aligngpt.training.datasets import InstructionDataset
 from aligngpt.data.schema import Conversation, Turn
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt.training.collator import Collator
+from aligngpt.training.datasets import InstructionDataset
 from tests import tiny
 
 Built = tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]
@@ -21,23 +21,23 @@ ROUNDING = 1e-5
 """Largest difference of two logits that are the same but for the order of additions; the logits' deviation is 0.5."""
 
 CONVERSATIONS: dict[str, tuple[str, ...]] = {  # users' and assistant's turns in alternation
-    "picture in front": ("<image>\nHow many shapes?", "Three."),
-    "no picture": ("Good morning. Who are you?", "Nobody that you would know, I fear."),
-    "picture at the end": ("What stands here? <image>", "A cup of tea."),
-    "two pictures": ("<image>\nIs this <image> the same?", "No."),
+    "image in front": ("<image>\nHow many shapes?", "Three."),
+    "no image": ("Good morning. Who are you?", "Nobody that you would know, I fear."),
+    "image at the end": ("What stands here? <image>", "A cup of tea."),
+    "two images": ("<image>\nIs this <image> the same?", "No."),
     "two at the end": ("Which is larger? <image><image>", "The first one.", "By how much?", "By a half."),
-    "no picture, two turns": ("Say a word.", "Word.", "And one more, a longer one?", "Longer."),
-    "picture in a later turn": ("Hello.", "Hello to you.", "<image>\nWhat is that?", "A dog."),
-    "pictures in two turns": ("<image>\nWhat?", "A dog.", "<image>\nAnd this?", "A cat and a mouse."),
+    "no image, two turns": ("Say a word.", "Word.", "And one more, a longer one?", "Longer."),
+    "image in a later turn": ("Hello.", "Hello to you.", "<image>\nWhat is that?", "A dog."),
+    "images in two turns": ("<image>\nWhat?", "A dog.", "<image>\nAnd this?", "A cat and a mouse."),
 }
 ALL = tuple(CONVERSATIONS)
-ONE, NONE, TWO = "picture in front", "no picture", "two pictures"
+ONE, NONE, TWO = "image in front", "no image", "two images"
 
 
-def pictures_of(name: str) -> list[Any]:
-    """The pictures of a conversation, no two of them alike, in any conversation."""
+def images_of(name: str) -> list[Any]:
+    """The images of a conversation, no two of them alike, in any conversation."""
     number = "".join(CONVERSATIONS[name]).count("<image>")
-    return [tiny.picture(10 * ALL.index(name) + place, (20 + 7 * place, 33)) for place in range(number)]
+    return [tiny.make_image(10 * ALL.index(name) + place, (20 + 7 * place, 33)) for place in range(number)]
 
 
 def messages_of(turns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def messages_of(turns: tuple[str, ...]) -> list[dict[str, Any]]:
 def prompts(processor: AlignGPTProcessor, *names: str, **options: Any) -> Inputs:
     """The named conversations without their last answer, ready to be answered."""
     texts = [processor.render(messages_of(CONVERSATIONS[name][:-1]), add_generation_prompt=True) for name in names]
-    pictures = [picture for name in names for picture in pictures_of(name)]
-    return dict(processor(pictures or None, texts, return_tensors="pt", **options))
+    images = [image for name in names for image in images_of(name)]
+    return dict(processor(images or None, texts, return_tensors="pt", **options))
 
 
 def generated(
@@ -64,13 +64,13 @@ def generated(
 
 
 def dataset_of(processor: AlignGPTProcessor, folder: Path, *names: str) -> InstructionDataset:
-    """The named conversations as training samples, their pictures written into a folder."""
+    """The named conversations as training samples, their images written into a folder."""
     conversations = []
     for name in names:
         files = []
-        for place, picture in enumerate(pictures_of(name)):
+        for place, image in enumerate(images_of(name)):
             files.append(f"{name} {place}.png")
-            picture.save(folder / files[-1])
+            image.save(folder / files[-1])
         turns = tuple(Turn(one["role"], one["content"]) for one in messages_of(CONVERSATIONS[name]))
         conversations.append(Conversation(name, tuple(files), turns))
     return InstructionDataset(conversations, folder, processor)

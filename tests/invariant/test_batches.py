@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from aligngpt.training.datasets import InstructionDataset
 from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt.training.datasets import InstructionDataset
 from tests.invariant.samples import ALL, Built, Inputs, assert_same_logits, generated, prompts, training_batch
 
 

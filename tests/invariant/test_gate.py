@@ -11,12 +11,12 @@ from tests.invariant.samples import (
     CONVERSATIONS,
     ONE,
     Built,
+    images_of,
     messages_of,
-    pictures_of,
     training_batch,
 )
 
-IN_ONE_TURN = [name for name in ALL if pictures_of(name) and name != "pictures in two turns"]
+IN_ONE_TURN = [name for name in ALL if images_of(name) and name != "images in two turns"]
 
 
 def gate_of_prompt(built: Built, name: str, turns: int) -> torch.Tensor:
@@ -24,9 +24,9 @@ def gate_of_prompt(built: Built, name: str, turns: int) -> torch.Tensor:
     model, processor = built
     said = CONVERSATIONS[name][:turns]
     messages = [{**one, "content": image_in_front(one["content"])} for one in messages_of(said)]
-    pictures = pictures_of(name)[: "".join(said).count("<image>")]
+    images = images_of(name)[: "".join(said).count("<image>")]
     text = processor.render(messages, add_generation_prompt=True)
-    return model.gate(**processor(pictures, text, return_tensors="pt"))[0][0]
+    return model.gate(**processor(images, text, return_tensors="pt"))[0][0]
 
 
 def gate_of_sample(built: Built, dataset: InstructionDataset, name: str) -> torch.Tensor:
@@ -35,8 +35,8 @@ def gate_of_sample(built: Built, dataset: InstructionDataset, name: str) -> torc
         return built[0](**batch, return_gate_weights=True).gate_weights[0]
 
 
-def questions_with_a_picture(name: str) -> list[int]:
-    """After how many turns there is something to answer and a picture in view."""
+def questions_with_a_image(name: str) -> list[int]:
+    """After how many turns there is something to answer and an image in view."""
     turns = CONVERSATIONS[name]
     return [end for end in range(1, len(turns), 2) if "<image>" in "".join(turns[:end])]
 
@@ -46,19 +46,17 @@ def test_a_training_sample_has_the_gate_of_each_of_its_questions(
     built: Built, dataset: InstructionDataset, name: str
 ) -> None:
     expected = gate_of_sample(built, dataset, name)
-    for turns in questions_with_a_picture(name):
+    for turns in questions_with_a_image(name):
         torch.testing.assert_close(gate_of_prompt(built, name, turns), expected, atol=1e-6, rtol=0)
 
 
-def test_a_picture_of_a_later_turn_leaves_the_gate_of_the_earlier_ones(
-    built: Built, dataset: InstructionDataset
-) -> None:
-    expected = gate_of_sample(built, dataset, "pictures in two turns")
-    for turns in questions_with_a_picture("pictures in two turns"):
-        torch.testing.assert_close(gate_of_prompt(built, "pictures in two turns", turns), expected, atol=1e-6, rtol=0)
+def test_a_image_of_a_later_turn_leaves_the_gate_of_the_earlier_ones(built: Built, dataset: InstructionDataset) -> None:
+    expected = gate_of_sample(built, dataset, "images in two turns")
+    for turns in questions_with_a_image("images in two turns"):
+        torch.testing.assert_close(gate_of_prompt(built, "images in two turns", turns), expected, atol=1e-6, rtol=0)
 
 
-def test_the_gate_reads_the_words_of_the_turn_with_the_first_picture(built: Built, dataset: InstructionDataset) -> None:
+def test_the_gate_reads_the_words_of_the_turn_with_the_first_image(built: Built, dataset: InstructionDataset) -> None:
     processor = built[1]
     read = []
     for sample in (dataset[index] for index in range(len(ALL))):
@@ -85,7 +83,7 @@ def test_only_the_answers_change_and_nothing_before_them_does(fresh: Built, name
 
     def run(said: tuple[str, ...], gate_text: str) -> tuple[torch.Tensor, torch.Tensor]:
         model.config.gate_text = gate_text
-        inputs = processor(pictures_of(name), processor.render(messages_of(said)), return_tensors="pt")
+        inputs = processor(images_of(name), processor.render(messages_of(said)), return_tensors="pt")
         with torch.no_grad():
             output = model(**inputs, return_gate_weights=True)
         asked = processor.encode(processor.render(messages_of(said[:1]), add_generation_prompt=True))

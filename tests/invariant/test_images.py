@@ -1,4 +1,4 @@
-"""Each picture reaches its own sample, at its own mark, and no other."""
+"""Each image reaches its own sample, at its own mark, and no other."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from tests.invariant.samples import (
     Built,
     Inputs,
     generated,
-    pictures_of,
+    images_of,
     prompts,
     training_batch,
 )
 from tests.invariant.test_batches import gradients
 
-OWNERS = [row for row, name in enumerate(ALL) for _ in pictures_of(name)]  # the sample of each picture of a batch
+OWNERS = [row for row, name in enumerate(ALL) for _ in images_of(name)]  # the sample of each image of a batch
 TEXT_ONLY = [row for row in range(8) if row not in OWNERS]
 
 
-def with_other_pictures(built: Built, inputs: Inputs, *changed: int) -> Inputs:
-    """The same inputs with these pictures replaced."""
+def with_other_images(built: Built, inputs: Inputs, *changed: int) -> Inputs:
+    """The same inputs with these images replaced."""
     pixels = inputs["pixel_values"].clone()
     for place in changed:
-        pixels[place] = built[1].pixel_values([tiny.picture(1000 + place)])[0]
+        pixels[place] = built[1].pixel_values([tiny.make_image(1000 + place)])[0]
     return {**inputs, "pixel_values": pixels}
 
 
-def test_the_eight_samples_have_none_one_and_two_pictures() -> None:
+def test_the_eight_samples_have_none_one_and_two_images() -> None:
     assert [OWNERS.count(row) for row in range(8)] == [1, 0, 1, 2, 2, 0, 1, 2]
-    assert [TEXT_ONLY, ALL[1], ALL[5]] == [[1, 5], NONE, "no picture, two turns"]
+    assert [TEXT_ONLY, ALL[1], ALL[5]] == [[1, 5], NONE, "no image, two turns"]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "prompts"])
-def test_pictures_stand_in_the_order_of_their_marks(built: Built, dataset: InstructionDataset, training: bool) -> None:
+def test_images_stand_in_the_order_of_their_marks(built: Built, dataset: InstructionDataset, training: bool) -> None:
     model, processor = built
     inputs = training_batch(dataset, *range(8)) if training else prompts(processor, *ALL)
     seen: dict[str, torch.Tensor] = {}
@@ -50,9 +50,7 @@ def test_pictures_stand_in_the_order_of_their_marks(built: Built, dataset: Instr
         model(**inputs)
         handle.remove()
         expected = [
-            model.get_image_features(processor.pixel_values([picture]))[0]
-            for name in ALL
-            for picture in pictures_of(name)
+            model.get_image_features(processor.pixel_values([image]))[0] for name in ALL for image in images_of(name)
         ]
     is_image = inputs["input_ids"] == model.config.image_token_id
     assert is_image.sum(-1).tolist() == [9 * OWNERS.count(row) for row in range(8)]
@@ -62,13 +60,13 @@ def test_pictures_stand_in_the_order_of_their_marks(built: Built, dataset: Instr
     ]
 
 
-def test_a_picture_changes_its_own_sample_alone(built: Built, dataset: InstructionDataset) -> None:
+def test_a_image_changes_its_own_sample_alone(built: Built, dataset: InstructionDataset) -> None:
     model = built[0]
     batch = training_batch(dataset, *range(8))
     with torch.no_grad():
         before = model(**batch).logits
         for place, owner in enumerate(OWNERS):
-            after = model(**with_other_pictures(built, batch, place)).logits
+            after = model(**with_other_images(built, batch, place)).logits
             changed = [row for row in range(8) if not torch.equal(before[row], after[row])]
             assert changed == [owner], place
 
@@ -80,7 +78,7 @@ def test_a_text_only_prompt_is_answered_alike_whatever_its_neighbours_show(built
     model, processor = built
     inputs = prompts(processor, *ALL)
     tokens, logits = generated(model, inputs, 12)
-    other_tokens, others = generated(model, with_other_pictures(built, inputs, *range(len(OWNERS))), 12)
+    other_tokens, others = generated(model, with_other_images(built, inputs, *range(len(OWNERS))), 12)
     for row in range(8):
         assert torch.equal(logits[row], others[row]) == (row in TEXT_ONLY)
     assert torch.equal(tokens[TEXT_ONLY], other_tokens[TEXT_ONLY])
@@ -95,7 +93,7 @@ def text_alone(dataset: InstructionDataset) -> tuple[Inputs, Inputs]:
     return batch, training_batch(dataset, *TEXT_ONLY)
 
 
-def test_a_text_only_sample_gives_the_same_gradient_beside_pictures(fresh: Built, dataset: InstructionDataset) -> None:
+def test_a_text_only_sample_gives_the_same_gradient_beside_images(fresh: Built, dataset: InstructionDataset) -> None:
     model = fresh[0]
     mixed, alone = text_alone(dataset)
     expected, found = (gradients(model, batch, 40) for batch in (alone, mixed))
@@ -105,5 +103,5 @@ def test_a_text_only_sample_gives_the_same_gradient_beside_pictures(fresh: Built
         else:
             assert not value.any(), name
     assert float(expected["language_model.lm_head.weight"].norm()) > 1e-2
-    other = gradients(model, with_other_pictures(fresh, mixed, *range(len(OWNERS))), 40)
+    other = gradients(model, with_other_images(fresh, mixed, *range(len(OWNERS))), 40)
     assert all(torch.equal(other[name], value) for name, value in found.items())

@@ -16,7 +16,7 @@ import torch
 from aligngpt.training.configs import scenes_finetune, scenes_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from tests import tiny
-from tests.invariant.samples import CONVERSATIONS, pictures_of
+from tests.invariant.samples import CONVERSATIONS, images_of
 
 Run = Callable[[str, int], tuple[list[dict[str, Any]], bytes]]
 
@@ -40,9 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save_vision_tower(folder / "tower")
     pairs, conversations = [], []
     for number, (name, turns) in enumerate(CONVERSATIONS.items()):
-        images = [f"{number}-{place}.png" for place in range(len(pictures_of(name)))]
-        for image, picture in zip(images, pictures_of(name), strict=True):
-            picture.save(folder / image)
+        images = [f"{number}-{place}.png" for place in range(len(images_of(name)))]
+        for image, pil_image in zip(images, images_of(name), strict=True):
+            pil_image.save(folder / image)
         said = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(turns)]
         record = {"conversations": said} | ({"image": images} if images else {})
         conversations += [{"id": f"{half}{number}", **record} for half in "ab"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aligngpt.inference.chat_session import Session
+from aligngpt.inference.chat_session import ChatSession
 from tests import tiny
 from tests.invariant.samples import Built, assert_same_logits
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model folders for each text of the gate, whose answers are a word and an end as the template writes them."""
     folder = tmp_path_factory.mktemp("sessions")
     for seed in range(3):
-        tiny.picture(seed).save(folder / f"{seed}.png")
+        tiny.make_image(seed).save(folder / f"{seed}.png")
     for gate_text in ("instruction", "all"):
         built = tiny.build(folder / "backbones", gate_text=gate_text)
         write_words(built)
@@ -43,7 +43,7 @@ def write_words(built: Built) -> None:
     settings.forced_eos_token_id = end
 
 
-class Watched(Session):
+class Watched(ChatSession):
     """A session that notes of each turn the logits of its steps and whether it went on from a cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,15 +74,15 @@ class Watched(Session):
 
 
 def talk(session: Watched, folder: Path, *turns: tuple[str, Sequence[int]]) -> None:
-    for prompt, pictures in turns:
-        result = session.ask(prompt, images=[folder / f"{seed}.png" for seed in pictures], max_new_tokens=7)
+    for prompt, images in turns:
+        result = session.ask(prompt, images=[folder / f"{seed}.png" for seed in images], max_new_tokens=7)
         session.assert_as_from_the_start(result, 7)
 
 
 @pytest.mark.parametrize(
     ("first", "later", "goes_on"),
     [((), (), True), ((0,), (), True), ((0, 1), (), True), ((), (0,), False), ((), (0, 1), False)],
-    ids=["no picture", "one", "two", "one in the second turn", "two in the second turn"],
+    ids=["no image", "one", "two", "one in the second turn", "two in the second turn"],
 )
 def test_the_second_and_third_turn_equal_those_from_the_start(
     folder: Path, first: Sequence[int], later: Sequence[int], goes_on: bool
@@ -93,7 +93,7 @@ def test_the_second_and_third_turn_equal_those_from_the_start(
 
 
 @pytest.mark.parametrize("later", [(1,), (1, 2)], ids=["one", "two"])
-def test_a_new_picture_in_the_second_turn_equals_one_from_the_start(folder: Path, later: Sequence[int]) -> None:
+def test_a_new_image_in_the_second_turn_equals_one_from_the_start(folder: Path, later: Sequence[int]) -> None:
     talk(Watched(folder / "instruction"), folder, ("What is it?", (0,)), ("And here?", later), ("Why?", ()))
 
 

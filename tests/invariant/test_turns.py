@@ -21,10 +21,10 @@ from tests.invariant.samples import (
 )
 
 FIRST_TURNS: dict[str, tuple[str, ...]] = {
-    "no picture": ("Who are you?", "Nobody."),
-    "picture in front": ("<image>\nHow many shapes?", "Three of them."),
-    "picture at the end": ("What stands here? <image>", "A cup."),
-    "two pictures": ("<image>\nIs this <image> the same?", "No."),
+    "no image": ("Who are you?", "Nobody."),
+    "image in front": ("<image>\nHow many shapes?", "Three of them."),
+    "image at the end": ("What stands here? <image>", "A cup."),
+    "two images": ("<image>\nIs this <image> the same?", "No."),
 }
 
 
@@ -33,7 +33,7 @@ def conversation(built: Built, *turns: str) -> Inputs:
     processor = built[1]
     number = "".join(turns).count("<image>")
     text = processor.render(messages_of(turns), add_generation_prompt=len(turns) % 2 == 1)
-    return dict(processor([tiny.picture(seed) for seed in range(number)] or None, text, return_tensors="pt"))
+    return dict(processor([tiny.make_image(seed) for seed in range(number)] or None, text, return_tensors="pt"))
 
 
 def cache_of(built: Built, inputs: Inputs, **options: Any) -> Any:
@@ -66,8 +66,8 @@ def test_another_instruction_goes_on_from_the_first_turn(built: Built, turns: tu
 
 
 @pytest.mark.parametrize("question", ["<image>\nAnd this?", "And this <image> or <image>?"], ids=["one", "two"])
-@pytest.mark.parametrize("name", ["picture in front", "two pictures"])
-def test_a_new_picture_goes_on_from_the_first_turn(built: Built, name: str, question: str) -> None:
+@pytest.mark.parametrize("name", ["image in front", "two images"])
+def test_a_new_image_goes_on_from_the_first_turn(built: Built, name: str, question: str) -> None:
     turns = FIRST_TURNS[name]
     assert_goes_on(built, conversation(built, *turns), conversation(built, *turns, question))
 
@@ -91,7 +91,7 @@ def test_a_batch_goes_on_from_what_it_answered(built: Built) -> None:
 
 def test_a_gate_that_reads_all_refuses_the_first_turns_cache(fresh: Built) -> None:
     fresh[0].config.gate_text = "all"
-    turns = FIRST_TURNS["picture in front"]
+    turns = FIRST_TURNS["image in front"]
     first, whole = conversation(fresh, *turns), conversation(fresh, *turns, "Why?")
     with pytest.raises(ValueError, match="past_key_values hold an alignment embedding of the earlier prompt"):
         generated(fresh[0], whole, 2, past_key_values=cache_of(fresh, first))

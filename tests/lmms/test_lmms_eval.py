@@ -31,7 +31,7 @@ dataset_kwargs:
 task: {name}
 test_split: test
 output_type: {output}
-doc_to_visual: !function helpers.pictures
+doc_to_visual: !function helpers.images
 doc_to_text: question
 doc_to_target: {target}
 {more}
@@ -50,8 +50,8 @@ metric_list:
 HELPERS = """\
 from PIL import Image
 
-def pictures(doc):
-    return [Image.open(path).convert("RGB") for path in doc["pictures"]]
+def make_images(doc):
+    return [Image.open(path).convert("RGB") for path in doc["images"]]
 
 def right(doc, results):
     return {"right": float(results[0] == doc["answer"])}
@@ -66,10 +66,10 @@ def prompts(processor: Any, documents: list[dict[str, Any]]) -> list[Prompt]:
     return [
         Prompt(
             processor.render(
-                [{"role": "user", "content": "<image>\n" * len(doc["pictures"]) + doc["question"]}],
+                [{"role": "user", "content": "<image>\n" * len(doc["images"]) + doc["question"]}],
                 add_generation_prompt=True,
             ),
-            tuple(map(Path, doc["pictures"])),
+            tuple(map(Path, doc["images"])),
         )
         for doc in documents
     ]
@@ -78,8 +78,8 @@ def prompts(processor: Any, documents: list[dict[str, Any]]) -> list[Prompt]:
 def slow_loss(model: Any, processor: Any, doc: dict[str, Any], choice: str, gate_reads_all: bool = False) -> float:
     """The mean loss of one answer by itself."""
     prompt = prompts(processor, [doc])[0].text
-    pictures = [tiny.picture(int(Path(path).stem)) for path in doc["pictures"]]
-    asked, whole = (processor(images=pictures, text=text, return_tensors="pt") for text in (prompt, prompt + choice))
+    images = [tiny.make_image(int(Path(path).stem)) for path in doc["images"]]
+    asked, whole = (processor(images=images, text=text, return_tensors="pt") for text in (prompt, prompt + choice))
     start = asked["input_ids"].shape[1]
     limit = {"prompt_length": start} if gate_reads_all else {}
     logits = model(**whole, **limit).logits[0].log_softmax(-1)
@@ -89,7 +89,7 @@ def slow_loss(model: Any, processor: Any, doc: dict[str, Any], choice: str, gate
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, pictures, questions, and two tasks of lmms-eval about them.
+    """A tiny model, images, questions, and two tasks of lmms-eval about them.
 
     The label of every second question is what our runner answers, the others' labels are wrong. The right choice is the
     one of the least loss for all but the first question.
@@ -110,9 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     documents: list[dict[str, Any]] = []
     for place in range(COUNT):
         path = folder / f"{place}.png"
-        tiny.picture(place).save(path)
+        tiny.make_image(place).save(path)
         shown = [str(path)] * (1 + place % 2)
-        documents.append({"question": question(place), "pictures": shown, "choices": ["a", "no", "B"]})
+        documents.append({"question": question(place), "images": shown, "choices": ["a", "no", "B"]})
     given = answer(model, processor, prompts(processor, documents), max_new_tokens=LONGEST)
     for place, (doc, ours) in enumerate(zip(documents, given, strict=True)):
         losses = [slow_loss(model, processor, doc, choice) for choice in doc["choices"]]
@@ -192,8 +192,8 @@ def model(folder: Path) -> AlignGPT:
     return model
 
 
-def pictures(doc: dict[str, Any]) -> list[Any]:
-    return [tiny.picture(int(Path(path).stem)) for path in doc["pictures"]]
+def make_images(doc: dict[str, Any]) -> list[Any]:
+    return [tiny.make_image(int(Path(path).stem)) for path in doc["images"]]
 
 
 @pytest.mark.parametrize("gate_text", ["instruction", "all"])
@@ -204,7 +204,7 @@ def test_losses_by_the_batch_are_those_one_by_one(
     documents = model.task_dict["t"]["test"]
     choices = ["a", " no", "a longer one"]
     requests = [
-        Request(doc["question"], choice, pictures, place, "t", "test")
+        Request(doc["question"], choice, make_images, place, "t", "test")
         for place, doc in enumerate(documents)
         for choice in choices
     ]
@@ -217,7 +217,7 @@ def test_losses_by_the_batch_are_those_one_by_one(
 
 
 def test_the_greedy_answer_is_known_as_such(model: AlignGPT) -> None:
-    where = (pictures, 0, "t", "test")
+    where = (make_images, 0, "t", "test")
     text = model.generate_until([Request("What?", {"max_new_tokens": 5}, *where)])[0]
     own, other = model.loglikelihood([Request("What?", text, *where), Request("What?", text[:4], *where)])
     assert own.text[1] and other.text[1]
@@ -228,13 +228,13 @@ def test_the_greedy_answer_is_known_as_such(model: AlignGPT) -> None:
 
 
 def test_settings_of_a_task(model: AlignGPT) -> None:
-    where = (pictures, 0, "t", "test")
+    where = (make_images, 0, "t", "test")
     long, short, cut, none = model.generate_until(
         [
             Request("What?", {"max_new_tokens": 12, "until": None}, *where),
             Request("What?", {"max_new_tokens": 2}, *where),
             Request("What?", {"max_new_tokens": 12, "until": "EVERY"}, *where),
-            Request("What?", {"max_new_tokens": 12}, None, 0, "t", "test"),  # no picture
+            Request("What?", {"max_new_tokens": 12}, None, 0, "t", "test"),  # no image
         ]
     )
     assert long.startswith(short[:1]) and len(long) > len(short) and cut == long != none
@@ -249,7 +249,7 @@ def test_settings_of_a_task(model: AlignGPT) -> None:
 
 
 def test_placeholders_in_the_question_are_kept(model: AlignGPT) -> None:
-    where = (pictures, 1, "t", "test")  # two pictures
+    where = (make_images, 1, "t", "test")  # two images
     settings = {"max_new_tokens": 8}
     front, told, other, words = model.generate_until(
         [
@@ -277,7 +277,7 @@ def test_wrong_arguments(folder: Path, options: dict[str, Any], message: str) ->
 
 
 def test_videos_are_refused(model: AlignGPT) -> None:
-    with pytest.raises(ValueError, match="task t shows a str: aligngpt sees pictures alone"):
+    with pytest.raises(ValueError, match="task t shows a str: aligngpt sees images alone"):
         model.generate_until([Request("What?", {}, lambda doc: ["a.mp4"], 0, "t", "test")])
     with pytest.raises(NotImplementedError, match="one round"):
         model.generate_until_multi_round([])

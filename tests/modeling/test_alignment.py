@@ -53,13 +53,11 @@ def test_gate_equals_the_slow_loops():
     mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 0]], dtype=torch.bool)
     rows = torch.arange(2)[:, None].expand(2, 5)
     means = segment_mean(words, mask, rows, 2)
-    image_segments = torch.tensor([0, 1, 1])  # the second sample has two pictures
+    image_segments = torch.tensor([0, 1, 1])  # the second sample has two images
     weights = gate(image_text_dots(features, means, image_segments))
     layers = [(layer.weight.tolist(), layer.bias.tolist()) for layer in (gate.linear_1, gate.linear_2)]
-    for row, pictures in enumerate(([0], [1, 2])):
-        expected = oracle.gate_weights(
-            [features[i].tolist() for i in pictures], words[row][mask[row]].tolist(), *layers
-        )
+    for row, images in enumerate(([0], [1, 2])):
+        expected = oracle.gate_weights([features[i].tolist() for i in images], words[row][mask[row]].tolist(), *layers)
         assert weights[row].tolist() == pytest.approx(expected, abs=1e-5)
     assert weights.sum(-1).tolist() == pytest.approx([1.0, 1.0])
 
@@ -91,7 +89,7 @@ def test_unknown_settings_say_what_is_known(wrong):
         parse_alignment(wrong, LEVELS)
 
 
-@pytest.mark.parametrize("wrong", [torch.tensor([1, 2, 3]), torch.rand(2, LEVELS - 1), torch.rand(2)], ids=str)
+@pytest.mark.parametrize("wrong", [torch.tensor([1, 2, 3]), torch.rand(2, LEVELS - 1), torch.rand(2)])
 def test_tensors_of_a_wrong_shape_are_refused(table: AlignmentEmbeddings, wrong: torch.Tensor):
     with pytest.raises(ValueError, match=r"whole levels of shape \(2,\) or weights of shape \(2, 5\)"):
         alignment_weights(wrong, None, 2, table.weight)

@@ -15,7 +15,7 @@ from aligngpt.modeling.checkpoints import load_model
 from tests import oracle, tiny
 from tests.modeling.conftest import Built
 
-ONE, TEXT, TWO = 0, 1, 2  # samples of `batch_of` with one picture, none and two
+ONE, TEXT, TWO = 0, 1, 2  # samples of `batch_of` with one image, none and two
 TURNS: dict[int, list[dict[str, str]]] = {
     ONE: [{"role": "user", "content": "<image>\nHow many shapes?"}],
     TEXT: [{"role": "user", "content": "Good morning. Who are you?"}],
@@ -25,14 +25,14 @@ TURNS: dict[int, list[dict[str, str]]] = {
         {"role": "user", "content": "Why?"},
     ],
 }
-PICTURES = {ONE: [tiny.picture(0)], TEXT: [], TWO: [tiny.picture(1), tiny.picture(2, (9, 40))]}
+IMAGES = {ONE: [tiny.make_image(0)], TEXT: [], TWO: [tiny.make_image(1), tiny.make_image(2, (9, 40))]}
 
 
 def batch_of(built: Built, *samples: int, alignment: Any = None, padding_side: str = "left") -> dict[str, torch.Tensor]:
     processor = built[1]
     texts = [processor.render(TURNS[sample], add_generation_prompt=True) for sample in samples]
-    pictures = [picture for sample in samples for picture in PICTURES[sample]]
-    return dict(processor(pictures or None, texts, alignment=alignment, return_tensors="pt", padding_side=padding_side))
+    images = [image for sample in samples for image in IMAGES[sample]]
+    return dict(processor(images or None, texts, alignment=alignment, return_tensors="pt", padding_side=padding_side))
 
 
 def last_logits(model: AlignGPTForConditionalGeneration, **inputs: Any) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_attention_implementations_agree(tmp_path: Path, attention: str):
     torch.testing.assert_close(last_logits(built[0], **inputs), expected, atol=1e-4, rtol=0)
 
 
-def test_beams_sampling_and_several_answers_keep_rows_and_pictures_together(built: Built):
+def test_beams_sampling_and_several_answers_keep_rows_and_images_together(built: Built):
     model = built[0]
     inputs = batch_of(built, TEXT, TWO, ONE)
     start = inputs["input_ids"].shape[1]
@@ -94,11 +94,11 @@ def test_placeholders_can_never_be_chosen(built: Built):
 
 
 @pytest.mark.parametrize("later", ["Why?", "Or <image>?"])
-def test_gate_and_embedding_equal_the_slow_loops_over_the_first_pictures_turn(built: Built, later: str) -> None:
+def test_gate_and_embedding_equal_the_slow_loops_over_the_first_images_turn(built: Built, later: str) -> None:
     model, processor = built
     turns = [*TURNS[TWO][:2], {"role": "user", "content": later}]
-    pictures = [*PICTURES[TWO], *[tiny.picture(3)] * later.count("<image>")]
-    inputs = processor(pictures, processor.render(turns, add_generation_prompt=True), return_tensors="pt")
+    images = [*IMAGES[TWO], *[tiny.make_image(3)] * later.count("<image>")]
+    inputs = processor(images, processor.render(turns, add_generation_prompt=True), return_tensors="pt")
     mask = inputs["instruction_mask"]
     with torch.no_grad():
         features = model.get_image_features(inputs["pixel_values"])
@@ -289,7 +289,7 @@ def test_gradient_checkpointing_changes_no_gradient(fresh: Built):
 # ------------------------------------------------------------------------------------------------------- bad inputs
 
 
-def test_pictures_that_do_not_fit_the_placeholders_are_refused(built: Built):
+def test_images_that_do_not_fit_the_placeholders_are_refused(built: Built):
     model, processor = built
     inputs = batch_of(built, TWO)
     with pytest.raises(ValueError, match="18 <image> placeholders, but 1 images give 9 image tokens"):
@@ -297,7 +297,7 @@ def test_pictures_that_do_not_fit_the_placeholders_are_refused(built: Built):
     with pytest.raises(ValueError, match="18 <image> placeholders, but 0 images"):
         model(input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="the prompts have 1 <image> marks, but 2 images were given"):
-        processor(PICTURES[TWO], "<s>USER: <image>\nhi ASSISTANT:")
+        processor(IMAGES[TWO], "<s>USER: <image>\nhi ASSISTANT:")
 
 
 def test_a_gate_without_an_instruction_mask_says_what_to_pass(built: Built):

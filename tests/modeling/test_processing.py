@@ -29,7 +29,7 @@ def masked(processor: AlignGPTProcessor, ids: list[int], mask: list[bool]) -> st
 
 
 @pytest.mark.parametrize("template", ["bare", "vicuna_v1"])
-def test_masks_are_exactly_the_first_pictures_turn_and_the_answers_with_their_end(built: Built, template: str):
+def test_masks_are_exactly_the_first_images_turn_and_the_answers_with_their_end(built: Built, template: str):
     processor = built[1]
     encoding = processor.encode(processor.render(TWO_TURNS, load_template(template)))
     assert masked(processor, encoding.input_ids, encoding.instruction_mask) == "<image>\nHow many?"
@@ -50,7 +50,7 @@ def test_masks_are_exactly_the_first_pictures_turn_and_the_answers_with_their_en
     ],
     ids=["first", "second", "second and third", "two and one", "none"],
 )
-def test_the_gate_reads_the_turn_of_the_first_picture_in_every_turn(
+def test_the_gate_reads_the_turn_of_the_first_image_in_every_turn(
     built: Built, questions: tuple[str, ...], read: list[str]
 ) -> None:
     processor = built[1]
@@ -71,7 +71,7 @@ def test_vicuna_is_written_as_the_official_template_has_it(built: Built):
     )
 
 
-def test_plain_is_the_picture_and_the_caption_as_it_stands_with_a_line_end(built: Built):
+def test_plain_is_the_image_and_the_caption_as_it_stands_with_a_line_end(built: Built):
     processor = built[1]
     turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": " A dog. "}]
     encoding = processor.encode(processor.render(turns, load_template("plain")))
@@ -85,11 +85,11 @@ def test_plain_is_the_picture_and_the_caption_as_it_stands_with_a_line_end(built
 def test_text_alone_has_no_align_token_and_neither_has_a_model_without_alignment(built: Built, fresh: Built):
     processor = built[1]
     assert processor.align_token_id not in processor.encode("<s>USER: Hi ASSISTANT:").input_ids
-    picture = "<s>USER: <image>\nHi ASSISTANT:"
-    assert processor.align_token_id in processor.encode(picture).input_ids
-    assert processor.align_token_id not in processor.encode(picture, alignment="none").input_ids
+    image = "<s>USER: <image>\nHi ASSISTANT:"
+    assert processor.align_token_id in processor.encode(image).input_ids
+    assert processor.align_token_id not in processor.encode(image, alignment="none").input_ids
     fresh[1].use_alignment = False
-    assert fresh[1].align_token_id not in fresh[1].encode(picture).input_ids
+    assert fresh[1].align_token_id not in fresh[1].encode(image).input_ids
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_text_without_marks_gives_the_same_masks(built: Built, template: str, tu
 
 def test_chat_template_with_tokenize_is_the_call_on_rendered_text(built: Built):
     processor = built[1]
-    parts = [{"type": "image", "image": tiny.picture(0)}, {"type": "text", "text": "How many?"}]
+    parts = [{"type": "image", "image": tiny.make_image(0)}, {"type": "text", "text": "How many?"}]
     found = processor.apply_chat_template(
         [{"role": "user", "content": parts}],
         tokenize=True,
@@ -120,7 +120,7 @@ def test_chat_template_with_tokenize_is_the_call_on_rendered_text(built: Built):
         add_generation_prompt=True,
     )
     text = processor.render(TWO_TURNS[:1], add_generation_prompt=True)
-    expected = processor(tiny.picture(0), text, return_tensors="pt")
+    expected = processor(tiny.make_image(0), text, return_tensors="pt")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -149,10 +149,10 @@ def test_padding_sides_and_lists(built: Built):
 
 def test_a_prompt_in_another_form_is_told(built: Built, caplog: pytest.LogCaptureFixture):
     processor = built[1]
-    processor(tiny.picture(0), "<s>USER: <image>\nHi ASSISTANT:")
-    processor(tiny.picture(0), "<s><image>", alignment=3)
+    processor(tiny.make_image(0), "<s>USER: <image>\nHi ASSISTANT:")
+    processor(tiny.make_image(0), "<s><image>", alignment=3)
     assert not caplog.records
-    processor(tiny.picture(0), "<s>Question: <image>\nHi Answer:")
+    processor(tiny.make_image(0), "<s>Question: <image>\nHi Answer:")
     assert "no user's words were found" in caplog.text
 
 
@@ -191,8 +191,8 @@ def test_bad_settings_and_texts_say_so(built: Built, tmp_path: Path):
     with pytest.raises(ValueError, match="cannot be cut"):
         processor(text="<s>USER: hi ASSISTANT:", truncation=True)
     with pytest.raises(ValueError, match=r"\[1, 2\] <image> marks each, but \[2, 1\] images were given to each"):
-        pictures = [tiny.picture(seed) for seed in range(3)]
-        processor([pictures[:2], pictures[2:]], ["<s>USER: <image> a", "<s>USER: <image><image> b"])
+        images = [tiny.make_image(seed) for seed in range(3)]
+        processor([images[:2], images[2:]], ["<s>USER: <image> a", "<s>USER: <image><image> b"])
     with pytest.raises(ValueError, match="no chat template"):
         AlignGPTProcessor(processor.image_processor, tiny.tokenizer()).render(TWO_TURNS)
     own = tmp_path / "own.jinja"

@@ -215,9 +215,7 @@ def test_a_conversation_is_written_exactly(name: str, system: bool) -> None:
 
 @every_form
 @with_and_without_system
-def test_exactly_the_answer_and_its_end_are_learned_and_the_first_pictures_turn_is_read(
-    name: str, system: bool
-) -> None:
+def test_exactly_the_answer_and_its_end_are_learned_and_the_first_images_turn_is_read(name: str, system: bool) -> None:
     made, form = processor(name), FORMS[name]
     whole = (conversation(system), form.text(system), False)
     prompts = [(conversation(system, turns), form.prompts(system)[turns // 2], True) for turns in (1, 3)]
@@ -278,7 +276,7 @@ def test_an_answer_ends_with_the_templates_own_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("template", ["bare", "llama_2"])
-def test_only_a_users_text_holds_pictures(template: str) -> None:
+def test_only_a_users_text_holds_images(template: str) -> None:
     made = processor(template)
     said = [
         {"role": "system", "content": "Mark <image>."},
@@ -297,7 +295,7 @@ def test_parts_that_spell_a_special_token_together_are_words() -> None:
     assert "a </s> b <image> c" in made.tokenizer.decode(ids)
 
 
-def test_tokenising_at_once_checks_the_turns_as_rendering_does() -> None:
+def test_tokenizing_at_once_checks_the_turns_as_rendering_does() -> None:
     made = processor("bare")
     for said in ([TURNS[0]] * 2, [{"role": "user", "content": MARKS["answer_start"]}]):
         with pytest.raises(ValueError, match=r"should be from assistant|holds a reserved character"):
@@ -320,7 +318,7 @@ def test_text_without_marks_gives_the_same_masks(name: str, kind: str, system: b
         within = system and name in ("gemma", "mistral")  # they have no other place for it: it counts as the user's
         if within:
             marked = marked.replace(f"Be brief.\n\n{READ}", f"{READ}Be brief.\n\n")
-        found, expected = (made(tiny.picture(0), prompt) for prompt in (text, marked))
+        found, expected = (made(tiny.make_image(0), prompt) for prompt in (text, marked))
         assert found == expected
         read = torch.tensor(found["input_ids"][0])[torch.tensor(found["instruction_mask"][0]).bool()]
         words = made.tokenizer.decode(read).replace(" \n", "\n").lstrip()  # of the marker behind the image
@@ -329,14 +327,14 @@ def test_text_without_marks_gives_the_same_masks(name: str, kind: str, system: b
 
 @pytest.mark.parametrize("kind", ["bytes", "first"])
 @every_form
-def test_tokenising_at_once_is_rendering_and_encoding(name: str, kind: str) -> None:
+def test_tokenizing_at_once_is_rendering_and_encoding(name: str, kind: str) -> None:
     made = processor(name, kind)
-    picture = {"type": "image", "image": tiny.picture(0)}
+    image = {"type": "image", "image": tiny.make_image(0)}
     end = ending(name)
-    said = [{"role": "user", "content": [picture, {"type": "text", "text": f"How {end} many?"}]}]
+    said = [{"role": "user", "content": [image, {"type": "text", "text": f"How {end} many?"}]}]
     options: dict[str, Any] = {"return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
     found = made.apply_chat_template(said, tokenize=True, **options)
-    expected = made(tiny.picture(0), made.render(said, add_generation_prompt=True), return_tensors="pt")
+    expected = made(tiny.make_image(0), made.render(said, add_generation_prompt=True), return_tensors="pt")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     typed = found["input_ids"][0][found["instruction_mask"][0].bool()]
@@ -375,12 +373,12 @@ def test_a_template_travels_with_its_processor(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["bytes", "first", "prepend"])
-def test_plain_is_the_pictures_and_the_caption_as_it_stands(kind: str) -> None:
+def test_plain_is_the_images_and_the_caption_as_it_stands(kind: str) -> None:
     made = processor("plain", kind)
     assert made.apply_chat_template(PLAIN) == "<s><image> A square. \n"
     prompt = made.encode(made.render(PLAIN[:1], add_generation_prompt=True))
-    picture = [made.image_token_id] * PATCHES
-    assert prompt.input_ids == [made.tokenizer.bos_token_id, made.align_token_id, *picture]
+    image = [made.image_token_id] * PATCHES
+    assert prompt.input_ids == [made.tokenizer.bos_token_id, made.align_token_id, *image]
     whole = made.encode(made.render(PLAIN))
     head = len(prompt.input_ids)
     assert whole.input_ids[:head] == prompt.input_ids
@@ -392,7 +390,7 @@ def test_plain_is_the_pictures_and_the_caption_as_it_stands(kind: str) -> None:
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("kind", ["bytes", "first"])
-def test_plain_begins_with_bos_so_that_align_divides_no_picture(kind: str, adds_bos: bool) -> None:
+def test_plain_begins_with_bos_so_that_align_divides_no_image(kind: str, adds_bos: bool) -> None:
     options: dict[str, Any] = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "adds_bos": adds_bos}  # as phi has them
     words = byte_level(**options) if kind == "bytes" else sentencepiece(kind, **options)
     made = AlignGPTProcessor(image_processor(), words, load_template("plain"), num_image_tokens=PATCHES)
@@ -401,7 +399,7 @@ def test_plain_begins_with_bos_so_that_align_divides_no_picture(kind: str, adds_
     assert encoding.input_ids[: len(head)] == head and words.bos_token_id not in encoding.input_ids[1:]
 
 
-def test_plain_takes_parts_and_pictures_alone_of_the_users_turn() -> None:
+def test_plain_takes_parts_and_images_alone_of_the_users_turn() -> None:
     made = processor("plain")
     words = [{"type": "text", "text": "What is it?"}]
     said = [
@@ -441,15 +439,15 @@ def test_turns_that_do_not_alternate_are_shown(name: str, turns: tuple[int, ...]
         (TURNS, r"turn 3 \(user\) is one too many for plain"),
         (TURNS[:3], r"turn 3 \(user\) is one too many for plain"),
         ([SYSTEM, *PLAIN], r"turn 1 \(system\) is one too many for plain"),
-        ([{"role": "user", "content": "What?"}, PLAIN[1]], r"turn 1 \(user\) has no picture"),
+        ([{"role": "user", "content": "What?"}, PLAIN[1]], r"turn 1 \(user\) has no image"),
         ([{"role": "user", "content": [{"type": "text", "text": "<image>"}]}, PLAIN[1]], r"turn 1 \(user\) has no pic"),
     ],
-    ids=["four", "three", "system", "no picture", "words"],
+    ids=["four", "three", "system", "no image", "words"],
 )
-def test_plain_is_one_picture_and_one_caption(said: list[Message], reason: str) -> None:
+def test_plain_is_one_image_and_one_caption(said: list[Message], reason: str) -> None:
     with pytest.raises(ValueError, match=f"the conversation does not fit the template: {reason}"):
         processor("plain").render(said)
-    with pytest.raises(ValueError, match=r"turn 1 \(user\) has no picture"):
+    with pytest.raises(ValueError, match=r"turn 1 \(user\) has no image"):
         processor("plain").render(PLAIN, has_images=False)
 
 

@@ -83,7 +83,7 @@ def test_text_behind_an_image_begins_a_piece_of_its_own(kinds: tuple[str, ...], 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_without_an_image_is_tokenised_as_by_the_tokenizer_itself(kind: str) -> None:
+def test_text_without_an_image_is_tokenized_as_by_the_tokenizer_itself(kind: str) -> None:
     words = tokenizer(kind)
     for text in ("ab: ab", "ab</s>ba c</s>", "a\nb é日", "</s>", ""):
         assert TextEncoder(words).encode(text).input_ids == words(text)["input_ids"], text
@@ -134,7 +134,7 @@ def test_special_tokens_that_somebody_types_are_words(kind: str, typed: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_in_words_is_a_picture_where_it_is_kept(kind: str) -> None:
+def test_an_image_in_words_is_a_image_where_it_is_kept(kind: str) -> None:
     words = tokenizer(kind)
     encoder = TextEncoder(words)
     kept, spelled = (encoder.escape("<image>a</s><image>", keep_images=keep) for keep in (True, False))
@@ -219,7 +219,7 @@ def test_a_word_with_the_space_in_front_of_it_is_the_users(kind: str) -> None:
         (f"{READ}a{READ_END}{READ}b<image>{READ_END}{READ}c<image>{READ_END}", ["b", "<image>"]),
         (f"{READ}<image>a{READ_END}{READ}b{READ_END}", ["<image>", "a"]),
         (f"{READ}a<image>b<image>c{READ_END}", ["a", "<image>", "b", "<image>", "c"]),
-        (f"<image>{READ}a{READ_END}{READ}b<image>{READ_END}", ["a"]),  # the picture is no turn's: the first turn
+        (f"<image>{READ}a{READ_END}{READ}b<image>{READ_END}", ["a"]),  # the image is no turn's: the first turn
         (f"{READ}{READ_END}{READ}b{READ_END}", []),
         ("a<image>", []),
     ],

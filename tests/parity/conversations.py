@@ -1,4 +1,4 @@
-"""The recorded conversations as our data path tokenises them, under both settings of the tokenizer's `legacy`."""
+"""The recorded conversations as our data path tokenizes them, under both settings of the tokenizer's `legacy`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aligngpt.training.datasets import InstructionDataset, PretrainDataset, Sample
 from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset, Sample
 from tests.parity.deviations import Cases, Pairs
 from tests.parity.ours import Converted
 from tests.parity.recorded import IMAGES, MAX_LENGTH, in_our_form, labels_of, read_recording
@@ -38,7 +38,7 @@ def sample_of(
     processor: AlignGPTProcessor,
     template: str = "v1",
     max_length: int = MAX_LENGTH,
-    pictures: int = 1,
+    images: int = 1,
 ) -> Sample:
     """One conversation, written to a file, read, and made a sample of its stage.
 
@@ -47,7 +47,7 @@ def sample_of(
     """
     record = {"id": conversation["name"], "conversations": conversation["conversation"]}
     if conversation["has_image"]:
-        record["image"] = "tiny.png" if pictures == 1 else ["tiny.png"] * pictures
+        record["image"] = "tiny.png" if images == 1 else ["tiny.png"] * images
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.json"
         path.write_text(json.dumps([record]), encoding="utf-8")
@@ -89,7 +89,7 @@ def tokenization(converted: Converted) -> Pairs:
 
 
 def _small_model_max_length(processor: AlignGPTProcessor, recording: dict[str, Any]) -> Pairs:
-    """The tokenizer cuts text alone; rows with a picture are recorded before they are cut."""
+    """The tokenizer cuts text alone; rows with an image are recorded before they are cut."""
     conversations = {one["name"]: one for one in recording["conversations"]}
     ours: Cases = {}
     recorded: Cases = {}

@@ -12,11 +12,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from aligngpt.training.collator import Collator
-from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.data.schema import read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
 from aligngpt.modeling.alignment import image_text_dots
+from aligngpt.training.collator import Collator
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.stages import Stage, apply_stage
 from tests.parity.recorded import DATA, IMAGES, MAX_LENGTH
 

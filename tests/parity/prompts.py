@@ -16,7 +16,7 @@ NEW_TOKENS = 12
 
 
 def messages_of(recorded: dict[str, Any]) -> list[dict[str, str]]:
-    """The turns of a recorded prompt; its picture stands in the first."""
+    """The turns of a recorded prompt; its image stands in the first."""
     mark = "<image>\n" if recorded["image"] else ""
     messages = []
     for number, (question, answer) in enumerate(recorded["turns"]):
@@ -26,8 +26,8 @@ def messages_of(recorded: dict[str, Any]) -> list[dict[str, str]]:
     return messages
 
 
-def pictures_of(recorded: dict[str, Any]) -> list[Image.Image]:
-    """The picture of a recorded prompt, if it has one."""
+def images_of(recorded: dict[str, Any]) -> list[Image.Image]:
+    """The image of a recorded prompt, if it has one."""
     return [load_image(IMAGES / recorded["image"])] if recorded["image"] else []
 
 
@@ -53,9 +53,9 @@ def inference(converted: Converted) -> Pairs:
 
 
 def _ours(loaded: Loaded, prompt: dict[str, Any]) -> dict[str, Any]:
-    processor, pictures = loaded.processor, pictures_of(prompt)
+    processor, images = loaded.processor, images_of(prompt)
     text = processor.render(messages_of(prompt), add_generation_prompt=True)
-    inputs = processor(images=pictures or None, text=text, return_tensors="pt")
+    inputs = processor(images=images or None, text=text, return_tensors="pt")
     output, seen = generated(loaded, inputs)
     written = output.sequences[0, inputs["input_ids"].shape[1] :]
     words = opened("inference")["prompt_2_step_logits"].shape[-1]  # without the two placeholders
@@ -69,7 +69,7 @@ def _ours(loaded: Loaded, prompt: dict[str, Any]) -> dict[str, Any]:
         "step_logits": [step.tolist() for step in logits],
         "top1_minus_top2": [(first - second).item() for first, second in top],
     }
-    if pictures:
+    if images:
         gate_weights, dots = loaded.model.gate(**inputs)
         assert seen.text_means is not None
         found |= {

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.training.datasets import IGNORED
 from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.training.datasets import IGNORED
 
 FOLDER = Path(__file__).parent / "official"
 IMAGES, DATA, RECORDINGS = FOLDER / "images", FOLDER / "data", FOLDER / "recordings"
 CHECKPOINT, STAGE1, BASE_LLM, VISION_TOWER = (
     FOLDER / name for name in ("checkpoint", "stage1", "base_llm", "vision_tower")
 )
-IMAGE = -200  # what the official code has in the place of a picture
+IMAGE = -200  # what the official code has in the place of an image
 MAX_LENGTH = 2048
 
 
@@ -68,8 +68,8 @@ def in_our_form(
 ) -> tuple[list[int], list[int]]:
     """One unpadded official row as our data path makes it.
 
-    The picture's mark is repeated for its P tokens, which carry no label; the row is cut to one less than the maximum
-    length, and the alignment gets index 1. A row without a picture stays as it is.
+    The image's mark is repeated for its P tokens, which carry no label; the row is cut to one less than the maximum
+    length, and the alignment gets index 1. A row without an image stays as it is.
     """
     ids, targets = [int(token) for token in input_ids], [int(label) for label in labels]
     if IMAGE not in ids:

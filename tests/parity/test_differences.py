@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.training.datasets import IGNORED
 from aligngpt.data.schema import Turn
 from aligngpt.modeling.conversion.official_config import official_name
+from aligngpt.training.datasets import IGNORED
 from tests.parity.comparisons import BATCHES
 from tests.parity.conversations import CUT_BEFORE_THE_ANSWER, CUT_IN_THE_IMAGE, DIFFERENT, recorded_of, sample_of
 from tests.parity.deviations import deviation
@@ -97,7 +97,7 @@ def test_an_unknown_token_stays_in_the_text(converted: Converted) -> None:
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
-def test_without_a_picture_gate_and_projector_have_no_gradient_and_the_officials_are_zero(converted: Converted) -> None:
+def test_without_a_image_gate_and_projector_have_no_gradient_and_the_officials_are_zero(converted: Converted) -> None:
     recorded = read_recording("gradients")["finetune_text_only"]["grad_norm"]
     zero = {name for name, norm in recorded.items() if norm == 0}
     found = gradients(converted.complete.model, collated("finetune_text_only", converted.complete), "finetune")
@@ -108,7 +108,7 @@ def test_without_a_picture_gate_and_projector_have_no_gradient_and_the_officials
 
 
 @pytest.mark.parametrize("data", ["pretrain", "finetune_mixed", "finetune_truncated"])
-def test_with_pictures_every_gradient_exists_in_both(converted: Converted, data: str) -> None:
+def test_with_images_every_gradient_exists_in_both(converted: Converted, data: str) -> None:
     loaded = converted.trained_on(data)
     found = gradients(loaded.model, collated(data, loaded), "pretrain" if data == "pretrain" else "finetune")
     assert all(read_recording("gradients")[data]["grad_norm"].values())
@@ -173,12 +173,12 @@ def test_records_that_are_refused(converted: Converted, template: str, name: str
         sample_of(conversation, processor, template)
 
 
-def test_two_marks_are_two_pictures_where_they_stand(converted: Converted) -> None:
+def test_two_marks_are_two_images_where_they_stand(converted: Converted) -> None:
     conversation, processor = conversation_of("image_twice_in_the_middle"), converted.complete.processor
     recorded = recorded_of(conversation, "v1", "false")["input_ids"]
-    sample = sample_of(conversation, processor, pictures=2)
+    sample = sample_of(conversation, processor, images=2)
     words = processor.tokenizer.decode(sample["input_ids"]).split("<image>" * processor.num_image_tokens)
-    assert recorded.count(IMAGE) == 1 and recorded.index(IMAGE) == 64  # one picture, in front
+    assert recorded.count(IMAGE) == 1 and recorded.index(IMAGE) == 64  # one image, in front
     assert [words[0][-14:], *words[1:]] == ["USER: Look at ", "  and ", "  closely. ASSISTANT: I see a cat.</s>"]
     assert len(sample["pixel_values"]) == 2
 

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from aligngpt.cli import cli
-from aligngpt.inference.chat_session import Session
+from aligngpt.inference.chat_session import ChatSession
 from tests.parity.deviations import deviation
 from tests.parity.ours import Converted
-from tests.parity.prompts import NEW_TOKENS, generated, messages_of, pictures_of
+from tests.parity.prompts import NEW_TOKENS, generated, images_of, messages_of
 from tests.parity.recorded import IMAGES, Arrays, read_recording
 from tests.parity.tolerances import LOGITS
 
@@ -37,9 +37,9 @@ def test_the_command_writes_the_recorded_answer(converted: Converted, name: str)
 
 def test_a_session_goes_on_with_the_second_turn(converted: Converted) -> None:
     recorded = PROMPTS["prompt_1"]
-    session = Session(converted.complete.folder)
+    session = ChatSession(converted.complete.folder)
     *session.messages, question = messages_of(recorded)
-    session.images = pictures_of(recorded)
+    session.images = images_of(recorded)
     answer = session.ask(question["content"], max_new_tokens=NEW_TOKENS)
     assert answer["token_ids"] == recorded["new_tokens"]
     assert (answer["text"], recorded["text"]) == ("ld%s;\ufffd 'sw \"=ckld", "ld%s;\ufffd 'sw \"=ckld\f")
@@ -49,8 +49,8 @@ def test_a_batch_padded_on_the_left_gives_what_was_recorded_one_at_a_time(conver
     # The official code puts the alignment into the padding there, so it can only be asked one prompt at a time.
     model, processor = converted.complete.model, converted.complete.processor
     texts = [processor.render(messages_of(prompt), add_generation_prompt=True) for prompt in PROMPTS.values()]
-    pictures = [pictures_of(prompt) for prompt in PROMPTS.values()]
-    inputs = processor(images=pictures, text=texts, return_tensors="pt")
+    images = [images_of(prompt) for prompt in PROMPTS.values()]
+    inputs = processor(images=images, text=texts, return_tensors="pt")
     assert inputs["attention_mask"].sum(-1).tolist() == [652, 688, 73]
     output, _ = generated(converted.complete, inputs)
     written = output.sequences[:, inputs["input_ids"].shape[1] :]
@@ -66,7 +66,7 @@ def test_a_batch_padded_on_the_left_gives_what_was_recorded_one_at_a_time(conver
 def test_without_a_cache_the_gate_still_reads_the_prompt_alone(converted: Converted) -> None:
     recorded, processor = PROMPTS["prompt_0"], converted.complete.processor
     text = processor.render(messages_of(recorded), add_generation_prompt=True)
-    inputs = processor(images=pictures_of(recorded), text=text, return_tensors="pt")
+    inputs = processor(images=images_of(recorded), text=text, return_tensors="pt")
     output = converted.complete.model.generate(
         **inputs,
         do_sample=False,

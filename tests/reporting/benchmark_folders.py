@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from aligngpt.utils.io import write_json
 from aligngpt.cli.output import plain
+from aligngpt.utils.io import write_json
 from tests.evaluation.benchmark_files import answer_lines, scored, write_lines
 
 QUESTIONS = 30
@@ -19,7 +19,7 @@ RIGHT = {"gqa": 20, "pope": 24, "textvqa": 6}  # of the first questions, by the 
 
 
 def make_data(folder: Path) -> Path:
-    """The data folder of GQA, POPE and TextVQA: questions, labels and pictures in their official places."""
+    """The data folder of GQA, POPE and TextVQA: questions, labels and images in their official places."""
     short = "\nAnswer the question using a single word or phrase."
     asked = range(QUESTIONS)
     lines = [{"question_id": i, "image": f"{i}.png", "text": f"What is <{i}>?{short}"} for i in asked]
@@ -28,9 +28,9 @@ def make_data(folder: Path) -> Path:
     labels = {str(i): {"question": "?", "answer": f"thing {i}", "isBalanced": True, "types": types[i]} for i in asked}
     write_json(folder / "gqa" / "data" / "testdev_balanced_questions.json", labels)
     for i in asked:
-        picture = folder / "gqa" / "data" / "images" / f"{i}.png"
-        picture.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 30), (8 * i, 100, 200)).save(picture)
+        image = folder / "gqa" / "data" / "images" / f"{i}.png"
+        image.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (8 * i, 100, 200)).save(image)
     words = ["yes", "no"] * (QUESTIONS // 2)
     pope: list[dict[str, Any]] = [{"question_id": i, "image": f"{i}.jpg", "text": f"Is there {i}?"} for i in asked]
     write_lines(
@@ -60,7 +60,7 @@ def make_output(folder: Path, data: Path, shift: int = 0, **run: Any) -> Path:
     right = {name: set(range(shift, count + shift)) for name, count in RIGHT.items()}
     words = ["Yes", "No"] * (QUESTIONS // 2)
     given: dict[str, dict[Any, str]] = {
-        "gqa": {i: f"Thing {i}." if i in right["gqa"] else "Hat" for i in range(QUESTIONS)},
+        "gqa": {i: f"SceneObject {i}." if i in right["gqa"] else "Hat" for i in range(QUESTIONS)},
         "pope": {i: words[i] if i in right["pope"] else words[i + 1 - 2 * (i % 2)] for i in range(QUESTIONS)},
         "textvqa": {f"p{i}": "w" if i in right["textvqa"] else "<b>x</b>" for i in range(QUESTIONS - 1)},
     }
@@ -84,7 +84,7 @@ def make_output(folder: Path, data: Path, shift: int = 0, **run: Any) -> Path:
 
 
 def run_record(name: str, **changed: Any) -> dict[str, Any]:
-    unreadable = [{"question_id": 3, "image": "<3>.jpg", "reason": "truncated picture"}] if name == "pope" else []
+    unreadable = [{"question_id": 3, "image": "<3>.jpg", "reason": "truncated image"}] if name == "pope" else []
     return {
         "benchmark": name,
         "model": "tiny",
@@ -93,7 +93,7 @@ def run_record(name: str, **changed: Any) -> dict[str, Any]:
         "limit": None,
         "versions": {"torch": "2.13"},
         "seconds": 61.0,
-        "unreadable_pictures": unreadable,
+        "unreadable_images": unreadable,
     } | changed
 
 

@@ -1,4 +1,4 @@
-"""A small run folder with every artefact the page can show: drawn pictures, made-up but plausible numbers."""
+"""A small run folder with every artefact the page can show: drawn images, made-up but plausible numbers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def make_run(folder: Path, pairs: int = 240, pictures: int = 48, questions: int = 280, points: int = 60) -> Path:
+def make_run(folder: Path, pairs: int = 240, images: int = 48, questions: int = 280, points: int = 60) -> Path:
     """Write a run folder; the counts decide how rich it is, the seed is fixed."""
     rng = random.Random(7)
-    scenes = world.scenes(rng, "test", pictures)
-    (folder / "data" / "pictures").mkdir(parents=True)
+    scenes = world.scenes(rng, "test", images)
+    (folder / "data" / "images").mkdir(parents=True)
     for index, scene in enumerate(scenes):
-        world.draw_scene(scene, rng).save(folder / "data" / "pictures" / f"{index:04d}.png")
+        world.draw_scene(scene, rng).save(folder / "data" / "images" / f"{index:04d}.png")
     levels = _write_pairs(folder, scenes, pairs, rng)
     _write_trainings(folder, points, rng)
     by_level = _write_captions(folder, scenes, rng)
@@ -112,9 +112,9 @@ def _write_captions(folder: Path, scenes: list[world.Scene], rng: random.Random)
     ]
     examples = []
     for index, scene in enumerate(scenes[:8]):
-        told = [world.describe(scene.things[: max(1, len(scene.things) * level // LEVELS)]) for level in range(3, 9)]
-        other = [world.describe(world.sample_scene(rng).things[:1]) for _ in range(2)]
-        truth = world.describe(scene.things)
+        told = [world.describe(scene.objects[: max(1, len(scene.objects) * level // LEVELS)]) for level in range(3, 9)]
+        other = [world.describe(world.sample_scene(rng).objects[:1]) for _ in range(2)]
+        truth = world.describe(scene.objects)
         examples.append({"image": f"{index:04d}.png", "truth": truth, "captions": other + told})
     write_json(
         folder / "captions" / "captions.json", {"num_levels": LEVELS, "by_level": by_level, "examples": examples}
@@ -164,7 +164,7 @@ def _write_gates(folder: Path, scenes: list[world.Scene], rng: random.Random) ->
         question = world.ask(scenes[index], kind, rng) or world.ask(scenes[index], "count", rng)
         assert question is not None
         side = 12
-        row, column = divmod(world.PLACES.index(scenes[index].things[0].place or "center"), world.GRID)
+        row, column = divmod(world.PLACES.index(scenes[index].objects[0].place or "center"), world.GRID)
         center = ((row + 0.5) * side / 3, (column + 0.5) * side / 3)
         dots = [
             4 * math.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / 5) + rng.gauss(0, 0.5)

@@ -53,7 +53,7 @@ def check_self_contained(page: Page) -> None:
 
 
 def check_structure(page: Page) -> None:
-    """Ids are unique, headings leave out no level, pictures and charts have a text."""
+    """Ids are unique, headings leave out no level, images and charts have a text."""
     ids = [found["id"] for _, found in page.tags if "id" in found]
     assert len(ids) == len(set(ids))
     levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3", "h4"}]

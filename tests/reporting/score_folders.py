@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.curation.scorer_ranks import agreements
 from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scorer_ranks import agreements
 from aligngpt.curation.scoring.store import ScoreCounts, score_columns
 from aligngpt.data.sources import open_source
-from tests.tiny import picture
+from tests.tiny import make_image
 
 SCORERS = (
     {"name": "clip-a", "class": "CLIPModel", "weights_hash": "a" * 64, "dtype": "float32"},
@@ -38,12 +38,12 @@ def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: pa.array([row.get(name) for row in full], KINDS[name]) for name in columns})
 
 
-def synthetic(count: int, pictures: int | None = None, seed: int = 0) -> pa.Table:
-    """Made-up scores of many pairs: errors, long captions, copies, near copies, captions over many pictures, ties.
+def synthetic(count: int, images: int | None = None, seed: int = 0) -> pa.Table:
+    """Made-up scores of many pairs: errors, long captions, copies, near copies, captions over many images, ties.
 
     Args:
         count: Pairs.
-        pictures: Different picture files, by name `0000.jpg` ...; each pair has its own unless given.
+        images: Different image files, by name `0000.jpg` ...; each pair has its own unless given.
         seed: Of all that is drawn.
     """
     rng = np.random.default_rng(seed)
@@ -52,12 +52,12 @@ def synthetic(count: int, pictures: int | None = None, seed: int = 0) -> pa.Tabl
     scores = (0.1 + 0.16 * quality + rng.normal(0, 0.03, count)).astype(np.float32).clip(-1, 1)
     others = (0.02 + 0.1 * quality + rng.normal(0, 0.03, count)).astype(np.float32).clip(-1, 1)
     chars = (20 + 100 * quality * rng.random(count) + rng.exponential(30, count)).astype(np.int32)
-    shown = np.arange(count) if pictures is None else rng.integers(0, pictures, count)
+    shown = np.arange(count) if images is None else rng.integers(0, images, count)
     content = np.where(rng.random(count) < 0.03, shown // 2, shown)  # copies: two names, the same bytes
     look = np.where(rng.random(count) < 0.01, content // 3, content)
     flip = np.uint64(3) << rng.integers(0, 62, count).astype(np.uint64)
     caption = np.where(rng.random(count) < 0.05, (50 * rng.random(count) ** 3).astype(np.int64), 100 + np.arange(count))
-    texts = ["truncated or damaged JPEG picture: image file is truncated (%d bytes not processed)", "no such file"]
+    texts = ["truncated or damaged JPEG image: image file is truncated (%d bytes not processed)", "no such file"]
     columns = {
         "id": pa.array([f"{place:08d}" for place in range(count)]),
         "image": pa.array([f"{place:04d}.jpg" for place in shown.tolist()]),
@@ -130,8 +130,8 @@ def write_levels(folder: Path, table: pa.Table, num_levels: int = 8, scorer: int
     return folder
 
 
-def write_pairs(folder: Path, table: pa.Table, pictures: int, side: int = 40) -> tuple[Path, Path]:
-    """Write the pairs of a table of scores, and pictures of noise for the first so many images it names."""
+def write_pairs(folder: Path, table: pa.Table, num_images: int, side: int = 40) -> tuple[Path, Path]:
+    """Write the pairs of a table of scores, and images of noise for the first so many images it names."""
     images = folder / "images"
     images.mkdir(parents=True)
     records = [
@@ -140,7 +140,7 @@ def write_pairs(folder: Path, table: pa.Table, pictures: int, side: int = 40) ->
         for place, (name, image) in enumerate(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True))
     ]  # fmt: skip
     names = dict.fromkeys(table["image"].to_pylist())
-    for place, name in enumerate(list(names)[:pictures]):
-        picture(place, (side, side)).save(images / name)
+    for place, name in enumerate(list(names)[:num_images]):
+        make_image(place, (side, side)).save(images / name)
     (folder / "pairs.json").write_text(json.dumps(records))
     return folder / "pairs.json", images

@@ -1,4 +1,4 @@
-"""Pictures become data URIs; dot products land where their tokens are."""
+"""Images become data URIs; dot products land where their tokens are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def opened(uri: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
 
 
-def test_a_small_picture_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_a_small_image_is_kept_as_it_is(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     uri = thumbnail(tmp_path / "a.png")
@@ -25,15 +25,15 @@ def test_a_small_picture_is_kept_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(opened(uri)), pixels)
 
 
-def test_a_large_picture_shrinks_in_proportion(tmp_path: Path) -> None:
+def test_a_large_image_shrinks_in_proportion(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "teal").save(tmp_path / "a.jpg")
     uri = thumbnail(tmp_path / "a.jpg")
     assert uri is not None and uri.startswith("data:image/jpeg;base64,") and len(uri) < 20_000
     assert opened(uri).size == (SIDE, SIDE // 2)
 
 
-def test_no_picture_no_uri(tmp_path: Path) -> None:
-    (tmp_path / "fake.png").write_text("not a picture")
+def test_no_image_no_uri(tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_text("not an image")
     assert thumbnail(tmp_path / "fake.png") is None
     assert heat_map(tmp_path / "absent.png", (1, 1), [0.0]) is None
 

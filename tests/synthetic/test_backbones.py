@@ -15,13 +15,22 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, Au
 
 from aligngpt.modeling import AlignGPTProcessor, load_template
 from aligngpt.synthetic import backbones as bases
-from aligngpt.synthetic.backbones import BASES, BOS, EOS, PAD, Document, DocumentReader, embed_documents, make_bases
-from aligngpt.synthetic.configs import BasesRecipe
-from aligngpt.synthetic.scenes import COLORS, NUMBERS, PLACES, SHAPES, SIZES, Scene, parse_things, sample_scene
+from aligngpt.synthetic.backbones import (
+    BASES,
+    BOS,
+    EOS,
+    PAD,
+    Document,
+    DocumentReader,
+    embed_documents,
+    train_backbones,
+)
+from aligngpt.synthetic.configs import BackboneTrainingConfig
+from aligngpt.synthetic.scenes import COLORS, NUMBERS, PLACES, SHAPES, SIZES, Scene, parse_objects, sample_scene
 from tests import tiny
 from tests.synthetic import oracle
 
-TINY = BasesRecipe(clip_steps=2, clip_batch=4, llm_steps=2, llm_batch=4)
+TINY = BackboneTrainingConfig(clip_steps=2, clip_batch=4, llm_steps=2, llm_batch=4)
 STRANGE = ("", " ", "a\n\tb  c", "Zażółć gęślą jaźń", "日本語", "👩‍🚀", "a\x00b\x7f", "<s> no token </s>")
 
 
@@ -33,7 +42,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases")
-    result = make_bases(TINY, folder)
+    result = train_backbones(TINY, folder)
     assert result["recipe"] == asdict(TINY) and result["seconds"] > 0
     return folder
 
@@ -114,7 +123,7 @@ def test_documents_are_written_as_the_templates_write(
             template = load_template("plain")
             headings.add(opening)
             if opening:  # a heading of one token, which tells the coverage in quarters and is not learned
-                quarters = round(4 * oracle.coverage(told[-1].things, parse_things(rest)))
+                quarters = round(4 * oracle.coverage(told[-1].objects, parse_objects(rest)))
                 assert opening == f" {NUMBERS[quarters]}"
                 assert document.labels.pop(1) == -100
                 del ids[1]
@@ -167,8 +176,8 @@ def check_folders(folder: Path) -> None:
     words = AutoTokenizer.from_pretrained(folder / "clip")
     check_tokenizer(words)
     check_tokenizer(AutoTokenizer.from_pretrained(folder / "llm"))
-    side = BasesRecipe().image_size
-    pixels = image_processor([tiny.picture(0, (100, 70))], return_tensors="pt")["pixel_values"]
+    side = BackboneTrainingConfig().image_size
+    pixels = image_processor([tiny.make_image(0, (100, 70))], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, side, side)
     ids = words("a large red circle at the top left.", return_tensors="pt")
     assert clip(**ids, pixel_values=pixels).logits_per_image.shape == (1, 1)
@@ -185,11 +194,11 @@ def test_what_is_made_is_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("_make_clip_folder", "_make_llm_folder"):
         monkeypatch.setattr(bases, name, None)
     told = json.loads((made / "bases.json").read_text())
-    assert make_bases(TINY, made) == told
+    assert train_backbones(TINY, made) == told
     with pytest.raises(ValueError, match="models of another recipe"):
-        make_bases(replace(TINY, seed=1), made)
+        train_backbones(replace(TINY, seed=1), made)
     (made / "bases.json").unlink()  # cut off between the last model and the file
-    assert make_bases(TINY, made) == told | {"seconds": None}
+    assert train_backbones(TINY, made) == told | {"seconds": None}
 
 
 @pytest.mark.skipif(not (BASES / "llm" / "config.json").is_file(), reason="no base models in the package")

@@ -14,7 +14,7 @@ from PIL import Image
 from aligngpt.data.schema import read_conversations, read_pairs
 from aligngpt.synthetic import dataset as data
 from aligngpt.synthetic.dataset import make, read_questions
-from aligngpt.synthetic.scenes import QUESTION_KINDS, Scene, parse_things, scenes
+from aligngpt.synthetic.scenes import QUESTION_KINDS, Scene, parse_objects, scenes
 from tests.synthetic import oracle
 
 SIZES = {"pairs": 16, "conversations": 60, "questions": 15, "seed": 5}
@@ -36,10 +36,10 @@ def train_scenes() -> list[Scene]:
 
 
 def test_the_folder_holds_what_is_told(world: Path) -> None:
-    pictures = [f"pictures/{index:06d}.png" for index in range(16)]
-    pictures += [f"pictures/test_{index:05d}.png" for index in range(15)]
+    images = [f"images/{index:06d}.png" for index in range(16)]
+    images += [f"images/test_{index:05d}.png" for index in range(15)]
     named = ["finetune.json", "pretrain.json", "scenes.json", "test.json", "truth.json"]
-    assert sorted(files(world)) == sorted(named + pictures)
+    assert sorted(files(world)) == sorted(named + images)
     assert json.loads((world / "scenes.json").read_text()) == SIZES
 
 
@@ -52,35 +52,35 @@ def test_the_same_seed_gives_the_same_bytes(world: Path, tmp_path: Path) -> None
 
 
 def test_pairs_are_pairs_and_their_truth_is_true(world: Path) -> None:
-    read = read_pairs(world / "pretrain.json", world / "pictures", check_images="decode")
+    read = read_pairs(world / "pretrain.json", world / "images", check_images="decode")
     assert read.bad == [] and len(read.records) == 16
     truth = json.loads((world / "truth.json").read_text())
     assert list(truth) == [pair.id for pair in read.records]
     for pair, scene in zip(read.records, train_scenes(), strict=True):
-        assert truth[pair.id]["coverage"] == round(oracle.coverage(scene.things, parse_things(pair.caption)), 4)
+        assert truth[pair.id]["coverage"] == round(oracle.coverage(scene.objects, parse_objects(pair.caption)), 4)
         assert truth[pair.id]["kind"] in ("whole", "part", "dropped", "mismatched")
         assert (truth[pair.id]["coverage"] == 1) == (truth[pair.id]["kind"] == "whole")
 
 
 def test_conversations_are_conversations_and_true(world: Path) -> None:
-    read = read_conversations(world / "finetune.json", world / "pictures", check_images="decode")
+    read = read_conversations(world / "finetune.json", world / "images", check_images="decode")
     assert read.bad == [] and len(read.records) == 60
-    pictured = train_scenes()
+    imaged = train_scenes()
     turns: Counter[int] = Counter()
     for index, conversation in enumerate(read.records):
         texts = [turn.text for turn in conversation.turns]
         if conversation.images:
             assert conversation.images == (f"{index % 16:06d}.png",)
-            things = pictured[index % 16].things
+            objects = imaged[index % 16].objects
             assert texts[0].startswith("<image>\n")
             questions = [texts[0].removeprefix("<image>\n"), *texts[2::2]]
         else:
             told, _, first = texts[0].partition("\n")
-            things = tuple(parse_things(told))
+            objects = tuple(parse_objects(told))
             questions = [first, *texts[2::2]]
-            assert Scene(things).split == "train"
+            assert Scene(objects).split == "train"
         for question, said in zip(questions, texts[1::2], strict=True):
-            assert said == oracle.answer(question, things)
+            assert said == oracle.answer(question, objects)
         turns[len(questions)] += 1
     spoken = [conversation for conversation in read.records if not conversation.images]
     assert 1 <= len(spoken) <= 15 and {one.id[:5] for one in spoken} == {"text_"}
@@ -93,15 +93,15 @@ def test_questions_are_of_test_scenes_and_answered_truly(world: Path) -> None:
     kinds = Counter(question["kind"] for question in questions)
     assert kinds == {kind: 3 if kind == QUESTION_KINDS[0] else 2 for kind in QUESTION_KINDS}
     for question in questions:
-        scene = Scene(tuple(question["things"]))
+        scene = Scene(tuple(question["objects"]))
         assert scene.split == "test"
-        assert question["label"] == oracle.answer(question["text"], scene.things)
-        with Image.open(world / "pictures" / question["image"]) as picture:
-            assert picture.size == (96, 96)
+        assert question["label"] == oracle.answer(question["text"], scene.objects)
+        with Image.open(world / "images" / question["image"]) as image:
+            assert image.size == (96, 96)
 
 
 def test_no_test_scene_is_shown_in_training(world: Path) -> None:
-    asked = {Scene(tuple(question["things"])) for question in read_questions(world)}
+    asked = {Scene(tuple(question["objects"])) for question in read_questions(world)}
     assert not asked & set(train_scenes())
 
 

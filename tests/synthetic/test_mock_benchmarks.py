@@ -11,8 +11,8 @@ from PIL import Image
 
 from aligngpt.data.images import load_image
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.tasks import RunSettings, Task, open_task
 from aligngpt.evaluation.scoring import score_files
+from aligngpt.evaluation.tasks import RunSettings, Task, open_task
 from aligngpt.synthetic import mock_benchmarks as miniatures
 
 LOCAL = [name for name, one in BENCHMARKS.items() if one.layout.labels and one.judge is None]
@@ -36,10 +36,10 @@ def test_the_official_layout(name: str, folder: Path) -> None:
     assert [one for one in named if one is not None and not (folder / one).exists()] == []
     task = task_of(name, folder)
     assert len(task.questions) >= 6
-    pictures = [picture for picture in map(task.picture, task.questions) if picture is not None]
-    assert pictures and all(isinstance(load_image(picture), Image.Image) for picture in pictures)  # type: ignore[arg-type]
+    images = [image for image in map(task.image_of, task.questions) if image is not None]
+    assert images and all(isinstance(load_image(image), Image.Image) for image in images)  # type: ignore[arg-type]
     if name != "scienceqa":
-        assert len(pictures) == len(task.questions)
+        assert len(images) == len(task.questions)
 
 
 def right_answers(name: str, folder: Path) -> dict[Any, str]:
@@ -89,7 +89,7 @@ def test_parts_of_every_benchmark(folder: Path) -> None:
     assert kinds["pope"] == {"adversarial", "popular", "random"}
     assert kinds["mme"] == set(miniatures._MME_TASKS)
     assert kinds["seed"] == {"image", "video"}
-    assert kinds["scienceqa"] == {"with picture", "without picture"}
+    assert kinds["scienceqa"] == {"with image", "without image"}
     assert kinds["llava_bench"] == {"conv", "detail", "complex"}
 
 

@@ -15,12 +15,12 @@ from aligngpt.synthetic.scenes import (
     SHAPES,
     SIZES,
     Scene,
-    Thing,
+    SceneObject,
     ask,
     coverage,
     describe,
     draw_scene,
-    parse_things,
+    parse_objects,
     sample_questions,
     sample_scene,
     scenes,
@@ -28,9 +28,9 @@ from aligngpt.synthetic.scenes import (
 )
 from tests.synthetic import oracle
 
-RED = Thing("large", "red", "circle", "top left")
-BLUE = Thing("small", "blue", "square", "center")
-TWIN = Thing("small", "red", "circle", "bottom right")
+RED = SceneObject("large", "red", "circle", "top left")
+BLUE = SceneObject("small", "blue", "square", "center")
+TWIN = SceneObject("small", "red", "circle", "bottom right")
 SCENE = Scene((RED, BLUE, TWIN))
 
 
@@ -40,7 +40,11 @@ SCENE = Scene((RED, BLUE, TWIN))
 def test_descriptions_word_for_word() -> None:
     assert describe([RED]) == "a large red circle at the top left."
     assert describe([RED, BLUE]) == "a large red circle at the top left and a small blue square at the center."
-    bare = [Thing("", "orange", "star", ""), Thing("", "red", "circle", "top"), Thing("small", "", "", "left")]
+    bare = [
+        SceneObject("", "orange", "star", ""),
+        SceneObject("", "red", "circle", "top"),
+        SceneObject("small", "", "", "left"),
+    ]
     assert describe(bare) == "an orange star, a red circle at the top and a small object at the left."
 
 
@@ -49,26 +53,29 @@ def test_reading_is_the_inverse_of_telling(kept: tuple[str, ...]) -> None:
     rng = random.Random(0)
     for _ in range(200):
         told = [
-            Thing(
+            SceneObject(
                 thing.size if "size" in kept else "", thing.color, thing.shape, thing.place if "place" in kept else ""
             )
-            for thing in sample_scene(rng).things
+            for thing in sample_scene(rng).objects
         ]
-        assert parse_things(describe(told)) == told
+        assert parse_objects(describe(told)) == told
 
 
 @pytest.mark.parametrize(
-    ("text", "things"),
+    ("text", "objects"),
     [
         ("", []),
         ("nothing to see, at the top", []),
-        ("  A large pink circle at the moon ", [Thing("large", "", "circle", "")]),
-        ("red at the top left and and two stars", [Thing("", "red", "", "top left")]),
-        ("a small star at the bottom, a star", [Thing("small", "", "star", "bottom"), Thing("", "", "star", "")]),
+        ("  A large pink circle at the moon ", [SceneObject("large", "", "circle", "")]),
+        ("red at the top left and and two stars", [SceneObject("", "red", "", "top left")]),
+        (
+            "a small star at the bottom, a star",
+            [SceneObject("small", "", "star", "bottom"), SceneObject("", "", "star", "")],
+        ),
     ],
 )
-def test_reading_is_lenient(text: str, things: list[Thing]) -> None:
-    assert parse_things(text) == things
+def test_reading_is_lenient(text: str, objects: list[SceneObject]) -> None:
+    assert parse_objects(text) == objects
 
 
 # ---------------------------------------------------------------------------------------------------------- coverage
@@ -80,19 +87,22 @@ def test_reading_is_lenient(text: str, things: list[Thing]) -> None:
         ([RED, BLUE, TWIN], 12),  # whole
         ([BLUE], 4),  # part
         ([RED, TWIN], 8),
-        ([Thing("", "red", "circle", ""), Thing("", "blue", "square", "")], 4),  # dropped: no size, no place
-        ([Thing("small", "blue", "square", "")], 3),
-        ([Thing("", "red", "circle", "bottom right"), Thing("", "blue", "square", "center")], 6),
-        ([Thing("", "red", "circle", "")] * 2, 4),  # two of them, and there are two
-        ([Thing("", "red", "circle", "")] * 3, 4),  # a third there is not
+        (
+            [SceneObject("", "red", "circle", ""), SceneObject("", "blue", "square", "")],
+            4,
+        ),  # dropped: no size, no place
+        ([SceneObject("small", "blue", "square", "")], 3),
+        ([SceneObject("", "red", "circle", "bottom right"), SceneObject("", "blue", "square", "center")], 6),
+        ([SceneObject("", "red", "circle", "")] * 2, 4),  # two of them, and there are two
+        ([SceneObject("", "red", "circle", "")] * 3, 4),  # a third there is not
         ([BLUE, BLUE], 4),
-        ([Thing("large", "blue", "square", "center")], 0),  # mismatched: one word is wrong, so the phrase is
-        ([Thing("small", "green", "star", "top"), BLUE], 4),  # another picture's, true by chance in part
+        ([SceneObject("large", "blue", "square", "center")], 0),  # mismatched: one word is wrong, so the phrase is
+        ([SceneObject("small", "green", "star", "top"), BLUE], 4),  # another image's, true by chance in part
     ],
 )
-def test_coverage_worked_by_hand(told: list[Thing], facts: int) -> None:
+def test_coverage_worked_by_hand(told: list[SceneObject], facts: int) -> None:
     assert coverage(SCENE, told) == facts / 12
-    assert oracle.coverage(SCENE.things, told) == facts / 12
+    assert oracle.coverage(SCENE.objects, told) == facts / 12
 
 
 def test_captions_are_as_good_as_they_say() -> None:
@@ -101,19 +111,19 @@ def test_captions_are_as_good_as_they_say() -> None:
     for _ in range(600):
         scene = sample_scene(rng)
         caption = web_caption(scene, rng)
-        told = parse_things(caption.text)
+        told = parse_objects(caption.text)
         kinds[caption.kind] += 1
         assert caption.text == describe(told)
-        assert caption.coverage == pytest.approx(oracle.coverage(scene.things, told))
+        assert caption.coverage == pytest.approx(oracle.coverage(scene.objects, told))
         facts = {thing.facts() for thing in told}
         if caption.kind == "whole":
-            assert tuple(told) == scene.things and caption.coverage == 1
+            assert tuple(told) == scene.objects and caption.coverage == 1
         elif caption.kind == "part":
-            assert facts == {4} and set(told) < set(scene.things)
-            assert caption.coverage == len(told) / len(scene.things)
+            assert facts == {4} and set(told) < set(scene.objects)
+            assert caption.coverage == len(told) / len(scene.objects)
         elif caption.kind == "dropped":
             assert facts in ({2}, {3})
-            assert caption.coverage == facts.pop() * len(told) / (4 * len(scene.things))
+            assert caption.coverage == facts.pop() * len(told) / (4 * len(scene.objects))
         else:
             assert caption.kind == "mismatched"
     assert set(kinds) == {"whole", "part", "dropped", "mismatched"}
@@ -160,7 +170,7 @@ def test_answers_worked_by_hand(kind: str) -> None:
         question = ask(SCENE, kind, rng)
         assert question is not None and question.kind == kind
         assert asked.setdefault(question.text, question.answer) == question.answer
-        assert question.answer == oracle.answer(question.text, SCENE.things)
+        assert question.answer == oracle.answer(question.text, SCENE.objects)
     assert asked.items() >= ANSWERS[kind].items()
     if kind != "existence":  # of what is not there, much can be asked
         assert asked == ANSWERS[kind]
@@ -174,7 +184,7 @@ def test_every_kind_of_question_is_answered_truly() -> None:
         questions = sample_questions(scene, 7, rng)
         assert len({question.kind for question in questions}) == len(questions) >= 6
         for question in questions:
-            assert question.answer == oracle.answer(question.text, scene.things)
+            assert question.answer == oracle.answer(question.text, scene.objects)
             answers[question.answer] += 1
     assert 0.7 < answers["yes"] / answers["no"] < 1.4
 
@@ -193,11 +203,11 @@ def test_scenes_are_well_formed() -> None:
     rng = random.Random(4)
     sizes: Counter[int] = Counter()
     for _ in range(400):
-        things = sample_scene(rng).things
-        places = [PLACES.index(thing.place) for thing in things]
+        objects = sample_scene(rng).objects
+        places = [PLACES.index(thing.place) for thing in objects]
         assert places == sorted(set(places))
-        assert all(t.size in SIZES and t.color in COLORS and t.shape in SHAPES for t in things)
-        sizes[len(things)] += 1
+        assert all(t.size in SIZES and t.color in COLORS and t.shape in SHAPES for t in objects)
+        sizes[len(objects)] += 1
     assert sorted(sizes) == [1, 2, 3, 4] and min(sizes.values()) > 60
 
 
@@ -210,11 +220,11 @@ def test_train_and_test_share_no_scene() -> None:
     share = sum(sample_scene(rng).split == "test" for _ in range(2000)) / 2000
     assert 0.17 < share < 0.24
     # The split is a function of the content, the same in every process.
-    red = [Scene((Thing("small", "red", shape, "center"),)).split for shape in SHAPES]
+    red = [Scene((SceneObject("small", "red", shape, "center"),)).split for shape in SHAPES]
     assert red == ["train", "train", "train", "test", "train", "train"]
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------------- images
 
 
 def pixels(scene: Scene, seed: int = 0, size: int = 96) -> np.ndarray:
@@ -227,12 +237,12 @@ def pixels(scene: Scene, seed: int = 0, size: int = 96) -> np.ndarray:
 def test_a_things_color_is_at_its_place(shape: str) -> None:
     for seed, color in enumerate(COLORS):
         for place, name in enumerate(PLACES):
-            picture = pixels(Scene((Thing("small", color, shape, name),)), seed)
+            image = pixels(Scene((SceneObject("small", color, shape, name),)), seed)
             row, column = divmod(place, 3)
-            seen = picture[row * 32 + 16, column * 32 + 16]
+            seen = image[row * 32 + 16, column * 32 + 16]
             told = np.array(COLORS[color])
             assert (seen >= 0.9 * told - 2).all() and (seen <= 1.05 * told + 2).all(), (color, name, seen)
-            elsewhere = picture[(row + 1) % 3 * 32 + 16, (column + 1) % 3 * 32 + 16]
+            elsewhere = image[(row + 1) % 3 * 32 + 16, (column + 1) % 3 * 32 + 16]
             assert elsewhere.max() <= 44 + 14
 
 
@@ -241,11 +251,11 @@ def test_larger_is_larger_and_edges_are_smooth(shape: str) -> None:
     for seed in range(10):
         areas, colors = [], []
         for size in SIZES:
-            picture = pixels(Scene((Thing(size, "white", shape, "center"),)), seed)
-            background = picture[0, 0]
-            areas.append(int((np.abs(picture - background).sum(-1) > 60).sum()))
-            colors.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
-            outside = picture.copy()
+            image = pixels(Scene((SceneObject(size, "white", shape, "center"),)), seed)
+            background = image[0, 0]
+            areas.append(int((np.abs(image - background).sum(-1) > 60).sum()))
+            colors.append(len(np.unique(image.reshape(-1, 3), axis=0)))
+            outside = image.copy()
             outside[31:65, 31:65] = background
             assert (outside == background).all()  # nothing reaches into another place
         assert areas[1] > 2 * areas[0] > 0
@@ -256,20 +266,20 @@ def test_larger_is_larger_and_edges_are_smooth(shape: str) -> None:
 def test_shapes_differ_in_area() -> None:
     areas = {}
     for shape in SHAPES:
-        picture = pixels(Scene((Thing("large", "white", shape, "center"),)), 0)
-        areas[shape] = (np.abs(picture - picture[0, 0]).sum(-1) > 300).mean() * 9 / 0.42**2 / 4  # of its square
+        image = pixels(Scene((SceneObject("large", "white", shape, "center"),)), 0)
+        areas[shape] = (np.abs(image - image[0, 0]).sum(-1) > 300).mean() * 9 / 0.42**2 / 4  # of its square
     expected = {"circle": 0.785, "square": 0.7225, "triangle": 0.4275, "diamond": 0.35, "cross": 0.564, "star": 0.31}
     for shape, share in expected.items():
         assert areas[shape] == pytest.approx(share, rel=0.15), shape
 
 
-def test_pictures_of_one_scene_vary_with_the_seed_alone() -> None:
+def test_images_of_one_scene_vary_with_the_seed_alone() -> None:
     assert (pixels(SCENE, 1) == pixels(SCENE, 1)).all()
     assert not (pixels(SCENE, 1) == pixels(SCENE, 2)).all()
     assert pixels(SCENE, 1, size=48).shape == (48, 48, 3)
 
 
-def test_another_pictures_caption_can_be_kept_to_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_images_caption_can_be_kept_to_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
     def spy(rng: random.Random, split: str | None = None) -> Scene:

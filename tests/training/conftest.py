@@ -1,4 +1,4 @@
-"""Two tiny backbones, and a few pairs and conversations about pictures of noise."""
+"""Two tiny backbones, and a few pairs and conversations about images of noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.training.configs import FinetuneRecipe, PretrainRecipe, scenes_finetune, scenes_pretrain
+from aligngpt.training.configs import FinetuneConfig, PretrainConfig, scenes_finetune, scenes_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer
 from tests import tiny
@@ -57,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (folder / "images").mkdir()
     pairs, conversations = [], []
     for place in range(8):
-        tiny.picture(place).save(folder / "images" / f"{place}.png")
+        tiny.make_image(place).save(folder / "images" / f"{place}.png")
         words = turns("<image>", f"noise {'x' * place}")
         pairs.append(
             {"id": f"p{place}", "image": f"{place}.png", "alignment_level": place % 2 + 1, "conversations": words}
@@ -72,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder)
 
 
-def stage1_recipe(**changes: Any) -> PretrainRecipe:
+def stage1_recipe(**changes: Any) -> PretrainConfig:
     small = {
         "max_steps": 2,
         "batch_size": 4,
@@ -83,7 +83,7 @@ def stage1_recipe(**changes: Any) -> PretrainRecipe:
     return replace(scenes_pretrain(), **(small | changes))
 
 
-def stage2_recipe(**changes: Any) -> FinetuneRecipe:
+def stage2_recipe(**changes: Any) -> FinetuneConfig:
     small = {"max_steps": 2, "batch_size": 4, "device_batch_size": 4, "logging_steps": 1}
     return replace(scenes_finetune(), **(small | changes))
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from aligngpt.data.schema import Conversation, Turn
 from aligngpt.training.collator import Collator, ModalityGroupedSampler
 from aligngpt.training.datasets import IGNORED, InstructionDataset
-from aligngpt.data.schema import Conversation, Turn
 from tests import tiny
 
 
@@ -54,7 +54,7 @@ def test_the_padding_may_be_a_token_of_the_text() -> None:
     assert batch["labels"].tolist() == [[IGNORED] * 3 + [7], [IGNORED, 3, IGNORED, IGNORED]]
 
 
-def test_pictures_come_in_row_order_and_levels_as_one_tensor() -> None:
+def test_images_come_in_row_order_and_levels_as_one_tensor() -> None:
     one, two = torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)
     rows = [sample([2, 3], 1, pixel_values=two), sample([2, 3], 1), sample([2, 3], 1, pixel_values=one)]
     batch = Collator(0)(rows)
@@ -67,7 +67,7 @@ def test_pictures_come_in_row_order_and_levels_as_one_tensor() -> None:
 
 def test_the_loss_of_the_kept_positions_is_the_loss_of_all(tmp_path: Path) -> None:
     model, processor = tiny.build(tmp_path)
-    tiny.picture(0).save(tmp_path / "0.png")
+    tiny.make_image(0).save(tmp_path / "0.png")
     turns = (Turn("user", "<image>\nWhat?"), Turn("assistant", "a cat"))
     longer = (*turns, Turn("user", "Where, and why is it there?"), Turn("assistant", "at the top"))
     conversations = [
@@ -93,7 +93,7 @@ def test_the_loss_of_the_kept_positions_is_the_loss_of_all(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------------------------------ sampler
 
 
-def test_words_of_all_turns_are_counted_negative_without_a_picture(tmp_path: Path) -> None:
+def test_words_of_all_turns_are_counted_negative_without_a_image(tmp_path: Path) -> None:
     turns = (Turn("user", "<image>\nWhat is  it?"), Turn("assistant", "a red\ncat"))
     spoken = (Turn("user", "Why?"), Turn("assistant", ""))
     _, processor = tiny.build(tmp_path)

@@ -11,9 +11,9 @@ from aligngpt.training.configs import (
     FINETUNE_RECIPES,
     PRETRAIN_RECIPES,
     SCENES_RECIPES,
-    FinetuneRecipe,
-    PretrainRecipe,
-    ScenesRecipe,
+    DemoConfig,
+    FinetuneConfig,
+    PretrainConfig,
     paper_finetune,
     paper_pretrain,
     scenes_finetune,
@@ -28,7 +28,7 @@ def test_the_papers_numbers() -> None:
     for recipe in (first, second):
         assert (recipe.warmup_ratio, recipe.schedule, recipe.weight_decay) == (0.03, "cosine", 0.0)
         assert recipe.max_length == 2048
-    assert first == PretrainRecipe() and second == FinetuneRecipe()
+    assert first == PretrainConfig() and second == FinetuneConfig()
     assert first.check_images == second.check_images == "decode"
     assert (first.image_aspect_ratio, second.image_aspect_ratio) == ("square", "pad")
     assert (first.alignment, second.alignment, second.gate_text) == ("levels", "adaptive", "instruction")
@@ -76,37 +76,37 @@ def test_impossible_numbers_are_refused(recipe: Any, change: dict[str, Any]) -> 
 def test_impossible_jobs_are_refused(change: dict[str, Any]) -> None:
     [(name, value)] = change.items()
     with pytest.raises(ValueError, match=rf"^{name} is {value}; "):
-        ScenesRecipe(**change)
+        DemoConfig(**change)
 
 
 def test_the_job_sets_what_its_arms_differ_in() -> None:
     with pytest.raises(
         ValueError, match=r"^finetune\.alignment is local, but the job trains with adaptive and with none"
     ):
-        ScenesRecipe(finetune=replace(scenes_finetune(), alignment="local"))
+        DemoConfig(finetune=replace(scenes_finetune(), alignment="local"))
     with pytest.raises(ValueError, match=r"^pretrain\.alignment is none, "):
-        ScenesRecipe(pretrain=replace(scenes_pretrain(), alignment="none"))
-    recipe = ScenesRecipe(num_levels=4)
+        DemoConfig(pretrain=replace(scenes_pretrain(), alignment="none"))
+    recipe = DemoConfig(num_levels=4)
     assert recipe.pretrain.num_alignment_levels == recipe.finetune.num_alignment_levels == 4
 
 
 def test_recipes_are_frozen_and_explain_every_field() -> None:
     with pytest.raises(FrozenInstanceError):
         paper_pretrain().seed = 1  # type: ignore[misc]
-    for recipe in (PretrainRecipe, FinetuneRecipe, ScenesRecipe):
+    for recipe in (PretrainConfig, FinetuneConfig, DemoConfig):
         for field in fields(recipe):
             if field.name not in ("pretrain", "finetune"):
                 assert field.metadata["help"].endswith("."), (recipe, field.name)
 
 
 def test_every_named_recipe_can_be_made() -> None:
-    assert all(isinstance(make(), PretrainRecipe) for make in PRETRAIN_RECIPES.values())
-    assert all(isinstance(make(), FinetuneRecipe) for make in FINETUNE_RECIPES.values())
-    assert all(isinstance(make(), ScenesRecipe) for make in SCENES_RECIPES.values())
+    assert all(isinstance(make(), PretrainConfig) for make in PRETRAIN_RECIPES.values())
+    assert all(isinstance(make(), FinetuneConfig) for make in FINETUNE_RECIPES.values())
+    assert all(isinstance(make(), DemoConfig) for make in SCENES_RECIPES.values())
     assert SCENES_RECIPES["scenes"]().pretrain == scenes_pretrain()
     assert SCENES_RECIPES["scenes"]().finetune == scenes_finetune()
 
 
-def test_both_stages_of_the_drawn_world_see_the_same_pictures() -> None:
+def test_both_stages_of_the_drawn_world_see_the_same_images() -> None:
     recipe = SCENES_RECIPES["scenes"]()
     assert recipe.pretrain.image_aspect_ratio == recipe.finetune.image_aspect_ratio == "square"

@@ -1,4 +1,4 @@
-"""What a sample teaches: labels on answers alone, the gate's mask on the turn of the first picture alone."""
+"""What a sample teaches: labels on answers alone, the gate's mask on the turn of the first image alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample
 from aligngpt.data.schema import Conversation, ImageTextPair, Turn
 from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample
 from tests import tiny
 
 PATCHES = (tiny.IMAGE_SIZE // tiny.PATCH_SIZE) ** 2
@@ -76,7 +76,7 @@ def test_pairs_without_a_level_are_left_out_and_counted(folders: tuple[Path, Pat
     pairs = [replace(PAIR, id=name, image=f"{name}.png") for name in "012"]
     dataset = PretrainDataset(pairs, images, processor(folders), {"2": 1, "0": 8, "else": 3})
     assert [(dataset[i]["id"], dataset[i]["alignment_level"]) for i in range(len(dataset))] == [("0", 8), ("2", 1)]
-    assert dataset.unlevelled == 1
+    assert dataset.num_without_level == 1
     assert dataset.modality_lengths == [3, 3]
     with pytest.raises(ValueError, match="none of the 3 pairs has a level"):
         PretrainDataset(pairs, images, processor(folders), {"else": 3})
@@ -88,7 +88,7 @@ def test_without_alignment_a_pair_has_no_level_and_no_align_token(folders: tuple
     words = processor(folders)
     words.use_alignment = False
     dataset = PretrainDataset([PAIR], images, words, None)
-    assert (dataset[0]["alignment_level"], dataset.unlevelled) == (None, 0)
+    assert (dataset[0]["alignment_level"], dataset.num_without_level) == (None, 0)
     assert dataset[0]["input_ids"][: 1 + PATCHES] == [BOS, *[words.image_token_id] * PATCHES]
 
 
@@ -100,16 +100,16 @@ def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, tem
     words = processor(folders, template)
     turns = ("<image>\nHow many? ASSISTANT: two", " two ", "Where is\nit?", "at the top")
     sample = InstructionDataset([talk("c", ("0.png",), *turns)], images, words)[0]
-    picture = [words.image_token_id] * PATCHES
+    image = [words.image_token_id] * PATCHES
     pieces: list[tuple[list[int], bool, bool]] = [  # ids, learned, read by the gate
         ([BOS, words.align_token_id], False, False),
         (ids(words, f"{opening}USER: "), False, False),
-        (picture, False, True),
+        (image, False, True),
         (ids(words, "\nHow many? ASSISTANT: two"), False, True),  # a user may say what the template says
         (ids(words, " ASSISTANT:"), False, False),
         (ids(words, "  two "), True, False),  # the template's space, and the answer as it stands in the file
         ([EOS], True, False),
-        (ids(words, "USER: Where is\nit? ASSISTANT:"), False, False),  # the gate has read the first picture's turn
+        (ids(words, "USER: Where is\nit? ASSISTANT:"), False, False),  # the gate has read the first image's turn
         (ids(words, " at the top"), True, False),
         ([EOS], True, False),
     ]
@@ -119,7 +119,7 @@ def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, tem
     assert sample["alignment_level"] is None
 
 
-def test_a_text_only_sample_has_no_picture_and_no_align_token(folders: tuple[Path, Path], images: Path) -> None:
+def test_a_text_only_sample_has_no_image_and_no_align_token(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     dataset = InstructionDataset(
         [talk("t", (), "What is red?", "a color"), talk("i", ("0.png",), "<image>", "x")], images, words
@@ -132,7 +132,7 @@ def test_a_text_only_sample_has_no_picture_and_no_align_token(folders: tuple[Pat
     assert dataset.modality_lengths == [-5, 2]
 
 
-def test_an_image_placeholder_without_a_picture_is_words(folders: tuple[Path, Path], images: Path) -> None:
+def test_an_image_placeholder_without_a_image_is_words(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     sample = InstructionDataset([talk("t", (), "Is <image> a tag?", "<image> is.")], images, words)[0]
     spelled = [words.tokenizer.convert_tokens_to_ids(byte) for byte in "<image>"]
@@ -148,9 +148,7 @@ def test_an_image_placeholder_without_a_picture_is_words(folders: tuple[Path, Pa
     assert sample["pixel_values"] is None
 
 
-def test_the_only_picture_of_a_turn_moves_to_its_front_and_several_stay(
-    folders: tuple[Path, Path], images: Path
-) -> None:
+def test_the_only_image_of_a_turn_moves_to_its_front_and_several_stay(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     asked = ("  What is it? <image>\n", "<image>", "Is <image> like <image>? ")
     turns = [text for question in asked for text in (question, "x")]
@@ -162,15 +160,15 @@ def test_the_only_picture_of_a_turn_moves_to_its_front_and_several_stay(
     )
 
 
-def test_several_pictures_share_one_align_token(folders: tuple[Path, Path], images: Path) -> None:
+def test_several_images_share_one_align_token(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("m", ("0.png", "1.png", "2.png"), "<image>\n<image>\nWhich?", "both", "And <image>?", "no")
     sample = InstructionDataset([conversation], images, words)[0]
     tokens = sample["input_ids"]
     assert tokens.index(words.align_token_id) == 1 and tokens.count(words.align_token_id) == 1
     assert tokens.count(words.image_token_id) == 3 * PATCHES
-    picture = [words.image_token_id] * PATCHES
-    read = [*picture, *ids(words, "\n"), *picture, *ids(words, "\nWhich?")]  # the turn of the first picture
+    image = [words.image_token_id] * PATCHES
+    read = [*image, *ids(words, "\n"), *image, *ids(words, "\nWhich?")]  # the turn of the first image
     assert where(sample, "instruction_mask") == read
     assert learned(sample) == [*ids(words, " both"), EOS, *ids(words, " no"), EOS]
     each = [
@@ -221,7 +219,7 @@ def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
     assert pair["alignment_level"] == 1
 
 
-def test_where_a_picture_is_cut_nothing_is_learned(folders: tuple[Path, Path], images: Path) -> None:
+def test_where_a_image_is_cut_nothing_is_learned(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("late", ("0.png", "1.png"), "<image>\nWhat?", "x", "<image>\nAnd this?", "y")
     tokens = InstructionDataset([conversation], images, words)[0]["input_ids"]
@@ -233,9 +231,7 @@ def test_where_a_picture_is_cut_nothing_is_learned(folders: tuple[Path, Path], i
     ("name", "reason"),
     [("truncated.jpg", "truncated or damaged"), ("gone.png", "no such file"), ("empty.jpg", "0 bytes")],
 )
-def test_a_picture_that_cannot_be_read_is_named(
-    folders: tuple[Path, Path], images: Path, name: str, reason: str
-) -> None:
+def test_a_image_that_cannot_be_read_is_named(folders: tuple[Path, Path], images: Path, name: str, reason: str) -> None:
     words = processor(folders)
     with pytest.raises(ValueError, match=rf"sample c: {name}: .*{reason}"):
         InstructionDataset([talk("c", (name,), "<image>", "x")], images, words)[0]

@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aligngpt.utils.io import hash_file
-from aligngpt.training.collator import ModalityGroupedSampler
-from aligngpt.training.datasets import InstructionDataset
 from aligngpt.data.schema import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
-from aligngpt.training.stages import TRAINS, apply_stage, finetune, pretrain, training_arguments
+from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.training.datasets import InstructionDataset
+from aligngpt.training.stages import TRAINABLE_MODULES, apply_stage, finetune, pretrain, training_arguments
 from aligngpt.training.trainer import AlignGPTTrainer
+from aligngpt.utils.io import hash_file
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_recipe, stage2_recipe
 
@@ -76,7 +76,7 @@ def test_the_table_is_applied_and_logged(
 
 
 def test_the_table_is_the_papers() -> None:
-    training = {stage: {part for part, trains in table.items() if trains} for stage, table in TRAINS.items()}
+    training = {stage: {part for part, trains in table.items() if trains} for stage, table in TRAINABLE_MODULES.items()}
     assert training == {
         "pretrain": {"multi_modal_projector", "alignment_embeddings"},
         "finetune": {"multi_modal_projector", "alignment_gate", "language_model"},
@@ -145,7 +145,7 @@ def test_the_gate_learns_where_it_is_read(world: World, stage1: Path, tmp_path: 
 def test_a_run_tells_what_it_did(world: World, stage1: Path) -> None:
     result = json.loads((stage1 / "training.json").read_text())
     assert (result["stage"], result["steps"], result["samples"]) == ("pretrain", 2, 8)
-    assert (result["bad"], result["unlevelled"], result["truncated_samples"]) == (0, 0, 0)
+    assert (result["bad"], result["num_without_level"], result["truncated_samples"]) == (0, 0, 0)
     assert [entry["step"] for entry in result["history"]] == [1, 2]
     assert all(entry["loss"] > 0 and entry["grad_norm"] > 0 for entry in result["history"])
     assert result["final_loss"] == pytest.approx(sum(e["loss"] for e in result["history"]) / 2, abs=1e-4)
@@ -174,8 +174,8 @@ def test_loss_by_level_has_a_gap_where_a_level_has_no_pair(world: World, stage1:
             caption = record["conversations"][1]["value"] + "\n"
             ids = processor.tokenizer.encode(caption, add_special_tokens=False)
             head = [2, processor.align_token_id, *[processor.image_token_id] * processor.num_image_tokens]
-            picture = tiny.Image.open(world.folder / "images" / record["image"])
-            pixels = processor.pixel_values([picture])
+            image = tiny.Image.open(world.folder / "images" / record["image"])
+            pixels = processor.pixel_values([image])
             with torch.no_grad():
                 logits = model(torch.tensor([head + ids]), pixels, alignment=level).logits[0]
             said = logits.log_softmax(-1)[range(len(head) - 1, len(head) + len(ids) - 1), ids]
@@ -187,7 +187,7 @@ def test_loss_by_level_has_a_gap_where_a_level_has_no_pair(world: World, stage1:
 def test_the_model_folder_answers(stage2: Path) -> None:
     model, processor = load_model(stage2)
     text = processor.render([{"role": "user", "content": "<image>\nWhat?"}], add_generation_prompt=True)
-    inputs = processor(tiny.picture(0), text, return_tensors="pt")
+    inputs = processor(tiny.make_image(0), text, return_tensors="pt")
     assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[1] == inputs["input_ids"].shape[1] + 2
     assert processor.image_aspect_ratio == "square" and processor.chat_template.count("USER: ") == 1
 
@@ -351,7 +351,7 @@ def test_levels_of_a_file_come_before_those_of_the_pairs(world: World, tmp_path:
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
     recipe = stage1_recipe(max_steps=1, batch_size=2, device_batch_size=2)
     result = pretrain(recipe, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
-    assert (result["samples"], result["unlevelled"]) == (2, 6)
+    assert (result["samples"], result["num_without_level"]) == (2, 6)
     assert [loss is None for loss in result["loss_by_level"]] == [True, True, False]
 
 

@@ -11,16 +11,16 @@ import click
 
 from aligngpt import __version__
 from aligngpt.cli.base import Program
-from aligngpt.cli.evaluation_run import run as run_benchmarks
-from aligngpt.cli.evaluation_run import run_all
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.curation import level, score
 from aligngpt.cli.evaluation import evaluate
-from aligngpt.cli.judge import judge
+from aligngpt.cli.evaluation_run import run as run_benchmarks
+from aligngpt.cli.evaluation_run import run_all
+from aligngpt.cli.filtering import select
 from aligngpt.cli.inference import chat, generate
+from aligngpt.cli.judge import judge
 from aligngpt.cli.report import report
 from aligngpt.cli.synthetic import run, scenes
-from aligngpt.cli.filtering import select
 from aligngpt.cli.training import finetune, pretrain
 
 _EPILOG = """\b

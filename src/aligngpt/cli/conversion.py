@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, print_table, print_warnings, quiet_loading
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
 
 CONVERT_EXAMPLE = """
 aligngpt convert AlignGPT-7B model --vision-tower clip-vit-large-patch14-336

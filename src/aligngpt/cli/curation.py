@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARE, json_option, strict_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import plain, print_json, print_table, print_warnings, results_alone
+from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARE, json_option, strict_option
 from aligngpt.utils.text import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from aligngpt.data.sources import Source
 
 SCORE_EXAMPLE = """
-aligngpt score --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/pictures \\
-    --scorer scenes-clip --output scores
+aligngpt score --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/images \\
+    --scorer synthetic-clip --output scores
 aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --shard 1/4
 aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --engine ray
 """
@@ -52,7 +52,7 @@ aligngpt level --scores new-scores --output new-levels --fitted levels/levels.js
     type=MODEL,
     required=True,
     multiple=True,
-    help="Folder of a CLIP-like model, or scenes-clip. Repeatable: all score in one pass, the first counts.",
+    help="Folder of a CLIP-like model, or synthetic-clip. Repeatable: all score in one pass, the first counts.",
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the scores; finished shards are kept.")
 @click.option(
@@ -67,9 +67,9 @@ aligngpt level --scores new-scores --output new-levels --fitted levels/levels.js
 @click.option("--actors", type=click.IntRange(min=1), help="With ray: processes with the scorers.  [default: per GPU]")
 @click.option("--address", metavar="HOST:PORT", help="With ray: the cluster, or auto.  [default: start one here]")
 @click.option("--shard", type=SHARE, default="1/1", help="Score this share of the shards; other runs do the rest.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode pictures.  [default: one per CPU]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Pictures embedded at once.")
-@click.option("--image-column", metavar="NAME", help="Field of the picture.  [default: image, image_path or file_name]")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: one per CPU]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Images embedded at once.")
+@click.option("--image-column", metavar="NAME", help="Field of the image.  [default: image, image_path or file_name]")
 @click.option("--caption-column", metavar="NAME", help="Field of the text.  [default: conversations, caption or text]")
 @click.option("--id-column", metavar="NAME", help="Field of the id.  [default: id or key]")
 @strict_option
@@ -166,8 +166,8 @@ def _tell_failures(pairs: str, output: Path, summary: ScoreSummary, strict: bool
     Raises:
         StrictDataError: If there are any and none is allowed.
     """
-    from aligngpt.data.schema import BadRecord, StrictDataError
     from aligngpt.curation.scoring.store import iter_errors
+    from aligngpt.data.schema import BadRecord, StrictDataError
 
     if not summary.failed:
         return

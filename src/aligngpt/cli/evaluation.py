@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
 from aligngpt.cli.base import Group
 from aligngpt.cli.output import plain, print_json, print_table, results_alone, with_interval
+from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark, Protocol
@@ -130,8 +130,8 @@ def score(
     NAME is a benchmark, such as pope; an unknown one is answered with the list of all. Answers are LLaVA's lines or,
     where a server scores, a submission file; both may be packed with gzip.
     """
-    from aligngpt.utils.io import write_json
     from aligngpt.evaluation.scoring import score_files
+    from aligngpt.utils.io import write_json
 
     result = score_files(benchmark, labels, answers, protocol, ignore)
     if output:
@@ -186,7 +186,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 @labels_option
 @protocol_option
 @click.option("--page", type=NEW_FILE, help="Also write a page with the questions on which they differ.")
-@click.option("--data", type=FOLDER, help="The benchmarks' files, for that page's questions and pictures.")
+@click.option("--data", type=FOLDER, help="The benchmarks' files, for that page's questions and images.")
 @json_option
 @click.pass_context
 def compare(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARE, TRAINED, alignment_option, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.evaluation import BENCHMARK
 from aligngpt.cli.judge import judge_options, judge_settings
 from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARE, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark
@@ -26,7 +26,7 @@ aligngpt eval all --model runs/model --data playground/data/eval --output runs/e
 """
 
 _DTYPES = ("float32", "float16", "bfloat16")
-_NAMED = 5  # pictures that could not be read; all are in run.json
+_NAMED = 5  # images that could not be read; all are in run.json
 
 
 class BenchmarkOrAll(click.ParamType):
@@ -82,8 +82,8 @@ def run(
     """
     judge = judge_settings(ctx, options)
     with results_alone():
-        from aligngpt.evaluation.tasks import RunSettings
         from aligngpt.evaluation.run import run_benchmarks
+        from aligngpt.evaluation.tasks import RunSettings
 
         settings = RunSettings(output=output, judge=judge, **options)
         results = run_benchmarks(benchmarks, settings, skip_missing=len(benchmarks) > 1)
@@ -152,14 +152,14 @@ def _warnings(results: dict[str, Any], output: Path) -> list[str]:
 
     warnings = []
     for row in results["benchmarks"]:
-        if not row.get("unreadable_pictures"):
+        if not row.get("unreadable_images"):
             continue
         path = output / row["benchmark"] / "run.json"
-        bad = read_json(path)["unreadable_pictures"]
+        bad = read_json(path)["unreadable_images"]
         named = ", ".join(f"{one['image'] or one['question_id']} ({one['reason']})" for one in bad[:_NAMED])
         more = f", and {len(bad) - _NAMED} more, all named in {path}" if len(bad) > _NAMED else ""
         warnings.append(
-            f"{row['benchmark']}: questions whose picture could not be read, with empty answers: {len(bad)}: "
+            f"{row['benchmark']}: questions whose image could not be read, with empty answers: {len(bad)}: "
             f"{named}{more}"
         )
     return warnings

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.params import FOLDER, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, print_table, results_alone
+from aligngpt.cli.params import FOLDER, json_option
 
 if TYPE_CHECKING:
-    from aligngpt.curation.filters import Defect
     from aligngpt.curation.filtering import SelectionSummary
+    from aligngpt.curation.filters import Defect
 
 SELECT_EXAMPLE = """
 aligngpt select --pairs pairs.json --scores scores --levels levels --min-level 3 --output good.json
@@ -22,7 +22,7 @@ aligngpt select --pairs pairs.json --scores scores --drop-defect error --drop-de
 aligngpt select --pairs 'shards/{000..099}.tar' --scores scores --levels levels --weights 1:0.2,8:2 --output mixed
 """
 _DEFECTS = (
-    "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:PICTURES, mismatch:PERCENT, "
+    "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:IMAGES, mismatch:PERCENT, "
     "boundary:DISTANCE"
 )
 
@@ -127,8 +127,8 @@ def select(
         raise click.UsageError(f"{error}.", ctx) from None
     if levels is None and (chosen.need_levels or write_levels):
         raise click.UsageError("What concerns levels needs the folder of --levels.", ctx)
-    from aligngpt.curation.scoring.store import read_manifest
     from aligngpt.curation.filtering import select_pairs
+    from aligngpt.curation.scoring.store import read_manifest
     from aligngpt.data.sources import open_as_scored
 
     with results_alone():

@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from aligngpt.cli.params import FILE, TRAINED, alignment_option, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, quiet_loading, results_alone
+from aligngpt.cli.params import FILE, TRAINED, alignment_option, json_option
 
 GENERATE_EXAMPLE = """
-aligngpt generate --model runs/scenes/finetune-adaptive --image picture.png --prompt "How many shapes are there?"
-aligngpt generate --model runs/scenes/finetune-adaptive --image picture.png --prompt "Describe the picture." \\
+aligngpt generate --model runs/scenes/finetune-adaptive --image image.png --prompt "How many shapes are there?"
+aligngpt generate --model runs/scenes/finetune-adaptive --image image.png --prompt "Describe the picture." \\
     --alignment 3
 """
 CHAT_EXAMPLE = """
-aligngpt chat --model runs/scenes/finetune-adaptive --image picture.png
+aligngpt chat --model runs/scenes/finetune-adaptive --image image.png
 """
 
 model_option = click.option(
@@ -36,8 +36,8 @@ temperature_option = click.option(
 
 @click.command(cls=Command, example=GENERATE_EXAMPLE)
 @model_option
-@click.option("--image", "images", type=FILE, multiple=True, help="A picture; give it again for more. [default: none]")
-@click.option("--prompt", required=True, help="What to ask; pictures stand in front, or at one <image> for each.")
+@click.option("--image", "images", type=FILE, multiple=True, help="An image; give it again for more. [default: none]")
+@click.option("--prompt", required=True, help="What to ask; images stand in front, or at one <image> for each.")
 @alignment_option
 @length_option
 @temperature_option
@@ -51,7 +51,7 @@ def generate(
     temperature: float,
     as_json: bool,
 ) -> None:
-    """Answer a prompt about pictures."""
+    """Answer a prompt about images."""
     if not prompt.strip():
         raise click.BadParameter("the prompt is empty.", param_hint="'--prompt'")
     options: dict[str, Any] = {
@@ -73,7 +73,7 @@ def generate(
 
 @click.command(cls=Command, example=CHAT_EXAMPLE)
 @model_option
-@click.option("--image", type=FILE, help="The picture to talk about; /image shows more. [default: none]")
+@click.option("--image", type=FILE, help="The image to talk about; /image shows more. [default: none]")
 @alignment_option
 @length_option
 @temperature_option
@@ -84,7 +84,7 @@ def chat(
     max_new_tokens: int,
     temperature: float,
 ) -> None:
-    """Talk with a model about a picture, at the terminal."""
+    """Talk with a model about an image, at the terminal."""
     with quiet_loading():
         from aligngpt.serving import terminal
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, json_option
 from aligngpt.cli.base import Command
 from aligngpt.cli.evaluation import BENCHMARK
 from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
+from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark

@@ -9,7 +9,7 @@ import click
 
 import aligngpt
 
-BUNDLED = {"scenes-clip": "clip", "scenes-llm": "llm"}
+BUNDLED = {"synthetic-clip": "clip", "synthetic-llm": "llm"}
 ALIGNMENT_NAMES = ("adaptive", "global", "local", "average", "none")
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -22,7 +22,7 @@ strict_option = click.option("--strict", is_flag=True, help="Stop with exit code
 
 
 class ModelFolder(click.ParamType):
-    """A folder with a model in it, or the name of one that is shipped: `scenes-clip`, `scenes-llm`.
+    """A folder with a model in it, or the name of one that is shipped: `synthetic-clip`, `synthetic-llm`.
 
     Args:
         marks: A folder with any of these files is one.
@@ -41,7 +41,7 @@ class ModelFolder(click.ParamType):
         """
         folder = bundled_folder(value) if value in BUNDLED else Path(value)
         if not folder.is_dir():
-            remedy = "make it with: aligngpt scenes make-bases" if value in BUNDLED else "only folders on disk are read"
+            remedy = "make it with: aligngpt scenes backbones" if value in BUNDLED else "only folders on disk are read"
             self.fail(f"model folder '{folder}' does not exist; {remedy}.", param, ctx)
         if not any((folder / mark).is_file() for mark in self._marks):
             self.fail(f"'{folder}' is not a model folder: it has no {' or '.join(self._marks)}.", param, ctx)
@@ -55,9 +55,9 @@ def bundled_folder(name: str) -> Path:
     """Return where a shipped base model lies.
 
     Args:
-        name: `scenes-clip` or `scenes-llm`.
+        name: `synthetic-clip` or `synthetic-llm`.
     """
-    return Path(aligngpt.__file__).parent / "scenes" / "bases" / BUNDLED[name]
+    return Path(aligngpt.__file__).parent / "synthetic" / "weights" / BUNDLED[name]
 
 
 class AlignmentSetting(click.ParamType):

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 from aligngpt.cli.base import Command, Group
 from aligngpt.cli.evaluation import apart
 from aligngpt.cli.output import print_json, results_alone
+from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 
 RUN_EXAMPLE = """
 aligngpt report run runs/scenes
 """
 DATA_EXAMPLE = """
 aligngpt report data --scores scores --levels levels --pairs runs/scenes/data/pretrain.json \\
-    --images runs/scenes/data/pictures --output data.html
+    --images runs/scenes/data/images --output data.html
 """
 EVAL_EXAMPLE = """
 aligngpt report eval runs/benchmarks/adaptive
@@ -54,7 +54,7 @@ def report_run(run_folder: Path, output: Path | None, as_json: bool) -> None:
 @report.command("data", cls=Command, example=DATA_EXAMPLE)
 @click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
 @click.option("--levels", type=click.Path(exists=True, path_type=Path), help="Folder written by aligngpt level.")
-@click.option("--pairs", metavar="SOURCE", help="The pairs that were scored, for captions and pictures.")
+@click.option("--pairs", metavar="SOURCE", help="The pairs that were scored, for captions and images.")
 @click.option("--images", type=FOLDER, help="Folder the pairs' image paths start from.")
 @click.option("--output", type=NEW_FILE, required=True, help="The page.")
 @json_option

@@ -1,4 +1,4 @@
-"""The embedded world: `run scenes`, `scenes make`, `make-bases` and `captions`."""
+"""The embedded world: `run scenes`, `scenes make`, `backbones` and `captions`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, bundled_folder, json_option
 from aligngpt.cli.base import Group, RecipeCommand
-from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
 from aligngpt.cli.config_options import RecipeBook
+from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, bundled_folder, json_option
 
 if TYPE_CHECKING:
-    from aligngpt.synthetic.configs import BasesRecipe
-    from aligngpt.training.configs import ScenesRecipe
+    from aligngpt.synthetic.configs import BackboneTrainingConfig
+    from aligngpt.training.configs import DemoConfig
 
 RUN_EXAMPLE = """
 aligngpt run scenes --output runs/scenes
@@ -24,7 +24,7 @@ MAKE_EXAMPLE = """
 aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
 """
 BASES_EXAMPLE = """
-aligngpt scenes make-bases --output bases
+aligngpt scenes backbones --output bases
 """
 BENCHMARKS_EXAMPLE = """
 aligngpt scenes benchmarks --output miniatures
@@ -46,9 +46,9 @@ def scenes_book() -> RecipeBook:
 
 def bases_book() -> RecipeBook:
     """Return the recipes of the base models."""
-    from aligngpt.synthetic.configs import BasesRecipe
+    from aligngpt.synthetic.configs import BackboneTrainingConfig
 
-    return RecipeBook({"shipped": BasesRecipe}, default="shipped")
+    return RecipeBook({"shipped": BackboneTrainingConfig}, default="shipped")
 
 
 @click.group(cls=Group)
@@ -64,7 +64,7 @@ def scenes() -> None:
 @run.command("scenes", cls=RecipeCommand, book=scenes_book, example=RUN_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, default="runs/scenes", help="Folder of the run; what is done is kept.")
 @json_option
-def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
+def run_scenes(output: Path, recipe: DemoConfig, as_json: bool) -> None:
     """Go the whole way on the embedded world.
 
     Data, scores, levels, both stages with alignment and without, answers, and the page. What is finished is
@@ -82,14 +82,14 @@ def run_scenes(output: Path, recipe: ScenesRecipe, as_json: bool) -> None:
 
 
 @scenes.command("make", example=MAKE_EXAMPLE)
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the pictures and the LLaVA-format files.")
-@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Captioned pictures for stage 1.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the images and the LLaVA-format files.")
+@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Captioned images for stage 1.")
 @click.option("--conversations", type=click.IntRange(min=1), default=10_000, help="Conversations for stage 2.")
 @click.option("--questions", type=click.IntRange(min=1), default=1_400, help="Test questions, over all seven kinds.")
-@click.option("--seed", type=int, default=0, help="Fixes every picture and every word.")
+@click.option("--seed", type=int, default=0, help="Fixes every image and every word.")
 @json_option
 def make(output: Path, as_json: bool, **sizes: int) -> None:
-    """Draw the embedded world's pictures, captions and questions."""
+    """Draw the embedded world's images, captions and questions."""
     from aligngpt.synthetic import dataset as data
 
     with results_alone():
@@ -100,19 +100,19 @@ def make(output: Path, as_json: bool, **sizes: int) -> None:
         print_table(f"Scenes in {output}", ("", ""), counts.items())
 
 
-@scenes.command("make-bases", cls=RecipeCommand, book=bases_book, example=BASES_EXAMPLE)
+@scenes.command("backbones", cls=RecipeCommand, book=bases_book, example=BASES_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, help="Folder for clip/ and llm/. [default: the package's own folder]")
 @json_option
-def make_bases(output: Path | None, recipe: BasesRecipe, as_json: bool) -> None:
+def train_backbones(output: Path | None, recipe: BackboneTrainingConfig, as_json: bool) -> None:
     """Make the two base models that are shipped.
 
     A small CLIP and a small language model, trained from nothing on the embedded world.
     """
     from aligngpt.synthetic import backbones as bases
 
-    folder = output or bundled_folder("scenes-clip").parent
+    folder = output or bundled_folder("synthetic-clip").parent
     with results_alone():
-        result = bases.make_bases(recipe, folder)
+        result = bases.train_backbones(recipe, folder)
     if as_json:
         print_json(result)
     else:
@@ -122,7 +122,7 @@ def make_bases(output: Path | None, recipe: BasesRecipe, as_json: bool) -> None:
 @scenes.command("benchmarks", example=BENCHMARKS_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the benchmarks, laid out as LLaVA's.")
 @click.option("--questions", type=click.IntRange(min=6), default=12, help="Questions of each benchmark.")
-@click.option("--seed", type=int, default=0, help="Fixes every picture and every word.")
+@click.option("--seed", type=int, default=0, help="Fixes every image and every word.")
 @json_option
 def benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
     """Draw a miniature of each of the twelve benchmarks.
@@ -143,10 +143,10 @@ def benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
 @data_option
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for captions.json.")
 @batch_option
-@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption the first so many pictures.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption the first so many images.")
 @json_option
 def captions(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
-    """Let a stage-1 model caption pictures, told each level."""
+    """Let a stage-1 model caption images, told each level."""
     from aligngpt.evaluation.benchmarks import synthetic as benchmark
 
     with results_alone():

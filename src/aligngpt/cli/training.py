@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 from aligngpt.cli.base import RecipeCommand
-from aligngpt.cli.output import print_json, print_table, results_alone
 from aligngpt.cli.config_options import RecipeBook
+from aligngpt.cli.output import print_json, print_table, results_alone
+from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 
 PRETRAIN_EXAMPLE = """
-aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/pictures \\
-    --levels runs/scenes/levels --language-model scenes-llm --vision-tower scenes-clip --output stage1 \\
+aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/images \\
+    --levels runs/scenes/levels --language-model synthetic-llm --vision-tower synthetic-clip --output stage1 \\
     --recipe scenes --max-steps 10
 """
 FINETUNE_EXAMPLE = """
-aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data/pictures --stage1 stage1 \\
+aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data/images --stage1 stage1 \\
     --output model --recipe scenes --max-steps 10
 """
 
@@ -76,8 +76,10 @@ class Stage1Path(click.Path):
 @click.option("--pairs", type=FILE, required=True, help="Image-text pairs, LLaVA JSON or JSON Lines.")
 @click.option("--images", type=FOLDER, required=True, help="Folder the pairs' image paths start from.")
 @click.option("--levels", type=LevelsPath(), help="levels.parquet or its folder. [default: the levels in the pairs]")
-@click.option("--language-model", type=MODEL, required=True, help="Folder of a causal language model, or scenes-llm.")
-@click.option("--vision-tower", type=MODEL, required=True, help="Folder of a CLIP or SigLIP model, or scenes-clip.")
+@click.option(
+    "--language-model", type=MODEL, required=True, help="Folder of a causal language model, or synthetic-llm."
+)
+@click.option("--vision-tower", type=MODEL, required=True, help="Folder of a CLIP or SigLIP model, or synthetic-clip.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the stage-1 checkpoint.")
 @strict_option
 @json_option

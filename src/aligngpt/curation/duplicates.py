@@ -1,12 +1,12 @@
-"""Pictures and captions that occur more than once: exact copies, near copies, and captions over many pictures.
+"""Images and captions that occur more than once: exact copies, near copies, and captions over many images.
 
 All is found by the hashes in the scores. Up to `LIMIT` rows are looked at whole. Of more, a sample of the *hashes* is
-taken, one in `every` by a hash of the hash, so that all rows of a picture or a caption are in the sample or none is:
+taken, one in `every` by a hash of the hash, so that all rows of an image or a caption are in the sample or none is:
 shares found in it hold for the whole, and memory stays under 1 GB. (Near copies have different hashes, so in a sample
-most of them lose their partner: there the number is a lower bound. A picture or caption that alone fills more than
+most of them lose their partner: there the number is a lower bound. An image or caption that alone fills more than
 `LIMIT` rows falls out of the sample.)
 
-Near copies are pictures of other bytes whose 64-bit perceptual hashes differ in at most `NEAR_BITS` = 4 bits. Cut a
+Near copies are images of other bytes whose 64-bit perceptual hashes differ in at most `NEAR_BITS` = 4 bits. Cut a
 hash into 7 parts: 4 differing bits touch at most 4 of them, so two near hashes agree in some 3 parts. For each of the
 35 choices of 3 parts the hashes are sorted by these parts and compared with those that agree in them, at most `_WINDOW`
 behind each: no near pair is missed as long as no more than that many different hashes agree in a choice, and
@@ -31,7 +31,7 @@ _GROUPS_SHOWN = 8
 _ROWS_SHOWN = 3
 _NEAR_SHOWN = 8
 _BIT_COUNTS = np.array([number.bit_count() for number in range(256)], np.uint8)
-SPREAD = (2, 3, 10, 100, 1_000)  # first numbers of pictures of the classes in which reused captions are counted
+SPREAD = (2, 3, 10, 100, 1_000)  # first numbers of images of the classes in which reused captions are counted
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Copies:
-    """Pictures with the very same bytes, in a sample of one picture in `every`.
+    """Images with the very same bytes, in a sample of one image in `every`.
 
     Attributes:
         rows: Pairs that were looked at.
-        pictures: Different pictures among them.
-        shared_rows: Pairs whose picture is also that of another pair, under whatever name.
-        copied_rows: Pairs whose picture also exists under another name.
-        groups: Pictures with the most names, each with rows of different names.
+        images: Different images among them.
+        shared_rows: Pairs whose image is also that of another pair, under whatever name.
+        copied_rows: Pairs whose image also exists under another name.
+        groups: Images with the most names, each with rows of different names.
     """
 
     every: int
     rows: int
-    pictures: int
+    images: int
     shared_rows: int
     copied_rows: int
     groups: tuple[Group, ...]
@@ -64,16 +64,16 @@ class Copies:
 
 @dataclass(frozen=True)
 class NearCopies:
-    """Pictures that look alike and are not the same bytes, in the sample of `Copies`.
+    """Images that look alike and are not the same bytes, in the sample of `Copies`.
 
     Attributes:
-        pictures: Different pictures that have a perceptual hash.
+        images: Different images that have a perceptual hash.
         near: How many of them are near another one.
-        pairs: (differing bits, row, row), nearest first, no picture twice.
+        pairs: (differing bits, row, row), nearest first, no image twice.
         complete: Whether every near pair was sure to be found.
     """
 
-    pictures: int
+    images: int
     near: int
     pairs: tuple[tuple[int, int, int], ...]
     complete: bool
@@ -81,16 +81,16 @@ class NearCopies:
 
 @dataclass(frozen=True)
 class Reuse:
-    """Captions that stand over more than one picture, in a sample of one caption in `every`.
+    """Captions that stand over more than one image, in a sample of one caption in `every`.
 
     Attributes:
         rows: Pairs that were looked at.
         captions: Different captions among them.
-        reused: Those over two or more pictures.
+        reused: Those over two or more images.
         reused_rows: Pairs with one of these.
-        doubled_rows: Pairs that repeat an earlier pair, caption and picture.
-        spread: How many captions stand over as many pictures as each class of `SPREAD` says.
-        groups: Captions over the most pictures, `count` of them, each with rows of different pictures.
+        doubled_rows: Pairs that repeat an earlier pair, caption and image.
+        spread: How many captions stand over as many images as each class of `SPREAD` says.
+        groups: Captions over the most images, `count` of them, each with rows of different images.
     """
 
     every: int
@@ -148,35 +148,35 @@ class _Sample:
         return [np.concatenate(values) for values in zip(*self._chunks, strict=True)]
 
 
-class PictureSample(_Sample):
-    """Collects pictures by the hash of their bytes."""
+class ImageSample(_Sample):
+    """Collects images by the hash of their bytes."""
 
     def add(
         self,
-        pictures: np.ndarray,
+        images: np.ndarray,
         names: np.ndarray,
         perceptual: np.ndarray,
         has_perceptual: np.ndarray,
         rows: np.ndarray,
     ) -> None:
         """Arrays (n,): hashes of bytes (uint64), of names (int64), perceptual (uint64), whether there is one, rows."""
-        self._add(pictures, names, perceptual, has_perceptual, rows)
+        self._add(images, names, perceptual, has_perceptual, rows)
 
     def result(self) -> tuple[Copies, NearCopies]:
         """What was found in the sample."""
         if not self._count:
             return Copies(self.every, 0, 0, 0, 0, ()), NearCopies(0, 0, (), True)
-        pictures, names, perceptual, has_perceptual, rows = self._columns()
-        order = np.lexsort((rows, names, pictures))
-        pictures, names, rows = pictures[order], names[order], rows[order]
-        starts, sizes, named = _grouped(pictures, names)
+        images, names, perceptual, has_perceptual, rows = self._columns()
+        order = np.lexsort((rows, names, images))
+        images, names, rows = images[order], names[order], rows[order]
+        starts, sizes, named = _grouped(images, names)
         copies = Copies(
             every=self.every,
             rows=rows.size,
-            pictures=starts.size,
+            images=starts.size,
             shared_rows=int(sizes[sizes > 1].sum()),
             copied_rows=int(sizes[named > 1].sum()),
-            groups=_largest(pictures, names, rows, starts, sizes, named),
+            groups=_largest(images, names, rows, starts, sizes, named),
         )
         first = order[starts]
         known = first[has_perceptual[first]]
@@ -187,28 +187,28 @@ class PictureSample(_Sample):
 class CaptionSample(_Sample):
     """Collects captions by the hash of their text."""
 
-    def add(self, captions: np.ndarray, pictures: np.ndarray, rows: np.ndarray) -> None:
-        """Arrays (n,): hashes of captions (uint64) and of the pictures they stand over (uint64), and rows."""
-        self._add(captions, pictures, rows)
+    def add(self, captions: np.ndarray, images: np.ndarray, rows: np.ndarray) -> None:
+        """Arrays (n,): hashes of captions (uint64) and of the images they stand over (uint64), and rows."""
+        self._add(captions, images, rows)
 
     def result(self) -> Reuse:
         """What was found in the sample."""
         if not self._count:
             return Reuse(self.every, 0, 0, 0, 0, 0, (0,) * len(SPREAD), ())
-        captions, pictures, rows = self._columns()
-        order = np.lexsort((rows, pictures, captions))
-        captions, pictures, rows = captions[order], pictures[order], rows[order]
-        starts, sizes, pictured = _grouped(captions, pictures)
-        classes = np.searchsorted(SPREAD, pictured[pictured > 1], side="right") - 1
+        captions, images, rows = self._columns()
+        order = np.lexsort((rows, images, captions))
+        captions, images, rows = captions[order], images[order], rows[order]
+        starts, sizes, imaged = _grouped(captions, images)
+        classes = np.searchsorted(SPREAD, imaged[imaged > 1], side="right") - 1
         return Reuse(
             every=self.every,
             rows=rows.size,
             captions=starts.size,
-            reused=int((pictured > 1).sum()),
-            reused_rows=int(sizes[pictured > 1].sum()),
-            doubled_rows=int(rows.size - pictured.sum()),
+            reused=int((imaged > 1).sum()),
+            reused_rows=int(sizes[imaged > 1].sum()),
+            doubled_rows=int(rows.size - imaged.sum()),
             spread=tuple(np.bincount(classes, minlength=len(SPREAD)).tolist()),
-            groups=_largest(captions, pictures, rows, starts, sizes, pictured),
+            groups=_largest(captions, images, rows, starts, sizes, imaged),
         )
 
 
@@ -239,10 +239,10 @@ def _largest(
 
 
 def near_copies(perceptual: np.ndarray, rows: np.ndarray) -> NearCopies:
-    """Find pictures that look alike.
+    """Find images that look alike.
 
     Args:
-        perceptual: uint64 (n,), a perceptual hash for each different picture.
+        perceptual: uint64 (n,), a perceptual hash for each different image.
         rows: int64 (n,), a row in which it occurs.
     """
     order = np.lexsort((rows, perceptual))
@@ -301,7 +301,7 @@ def _differing_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _shown_once(pairs: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """The nearest pairs to be shown, none of which shares a picture with one before it."""
+    """The nearest pairs to be shown, none of which shares an image with one before it."""
     shown: list[tuple[int, int, int]] = []
     seen: set[int] = set()
     for bits, one, other in sorted(pairs):

@@ -20,8 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
-from aligngpt.curation.quality_issues import defect_mask
+from aligngpt.curation.filters import Defect, SelectionRules
 from aligngpt.curation.levels import (
     LEVELS_JSON,
     LEVELS_PARQUET,
@@ -30,11 +29,12 @@ from aligngpt.curation.levels import (
     levels_file,
     score_column,
 )
-from aligngpt.curation.filters import Defect, SelectionRules
+from aligngpt.curation.quality_issues import defect_mask
 from aligngpt.curation.scoring.batches import caption_hash
 from aligngpt.curation.scoring.store import iter_scores, read_manifest
 from aligngpt.data.sources import Source
 from aligngpt.data.writers import WriteRecord, can_be_written, check_output, open_writer
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 SELECTION_JSON = "selection.json"
 

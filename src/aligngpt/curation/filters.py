@@ -2,9 +2,9 @@
 
     error                 the pair has no score
     truncated_caption     the caption was longer than the scorer's text limit
-    duplicate_image       the same picture, byte for byte, has a higher score elsewhere, or an equal one before
-    duplicate_pair        the same picture and the same caption are in an earlier record
-    reused_caption[:N]    the caption is that of at least N different pictures, 2 unless given
+    duplicate_image       the same image, byte for byte, has a higher score elsewhere, or an equal one before
+    duplicate_pair        the same image and the same caption are in an earlier record
+    reused_caption[:N]    the caption is that of at least N different images, 2 unless given
     mismatch[:PERCENT]    the score is among the lowest, 1 percent unless given
     boundary[:DISTANCE]   the score is within 0.001 of a level's boundary, or the distance given
 

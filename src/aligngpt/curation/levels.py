@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 from aligngpt.curation.drift import DriftReport, drift_report
-from aligngpt.data.schema import MAX_LEVELS, read_pairs
-from aligngpt.data.schema import write_pairs as write_pairs_file
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import SCORE, iter_scores, read_manifest, score_columns
+from aligngpt.data.schema import MAX_LEVELS, read_pairs
+from aligngpt.data.schema import write_pairs as write_pairs_file
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 Strategy = Literal["quantile", "uniform", "given"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from aligngpt.curation.filters import Defect
 from aligngpt.curation.levels import score_stream
 from aligngpt.curation.quantiles import ScoreRanking
-from aligngpt.curation.filters import Defect
 from aligngpt.curation.scoring.store import iter_scores
 
 _ROWS_AT_ONCE = 1 << 22
@@ -66,31 +66,31 @@ def _mismatch(ranking: ScoreRanking, column: str, percent: float) -> DefectMask:
 
 
 def _duplicate_image(folder: str | os.PathLike[str], column: str, value: float) -> np.ndarray:
-    """All records of a picture but the best scored, the first among equals."""
+    """All records of an image but the best scored, the first among equals."""
     found = _no_rows(folder)
-    for picture, score, place in _gathered(folder, "image_hash", column, found.size):
-        order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), picture))
-        found[place[order]] = ~_begins(picture[order])
+    for image, score, place in _gathered(folder, "image_hash", column, found.size):
+        order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), image))
+        found[place[order]] = ~_begins(image[order])
     return found
 
 
 def _duplicate_pair(folder: str | os.PathLike[str], column: str, value: float) -> np.ndarray:
-    """All records of a picture with one caption but the first."""
+    """All records of an image with one caption but the first."""
     found = _no_rows(folder)
-    for picture, caption, place in _gathered(folder, "image_hash", "caption_hash", found.size):
-        order = np.lexsort((caption, picture))
-        found[place[order]] = ~_begins(picture[order], caption[order])
+    for image, caption, place in _gathered(folder, "image_hash", "caption_hash", found.size):
+        order = np.lexsort((caption, image))
+        found[place[order]] = ~_begins(image[order], caption[order])
     return found
 
 
 def _reused_caption(folder: str | os.PathLike[str], column: str, value: float) -> np.ndarray:
-    """All records of a caption that stands with at least `value` different pictures."""
+    """All records of a caption that stands with at least `value` different images."""
     found = _no_rows(folder)
-    for caption, picture, place in _gathered(folder, "caption_hash", "image_hash", found.size):
-        order = np.lexsort((picture, caption))
+    for caption, image, place in _gathered(folder, "caption_hash", "image_hash", found.size):
+        order = np.lexsort((image, caption))
         group = np.cumsum(_begins(caption[order])) - 1
-        pictures = np.bincount(group, weights=_begins(caption[order], picture[order]))
-        found[place[order]] = pictures[group] >= value
+        images = np.bincount(group, weights=_begins(caption[order], image[order]))
+        found[place[order]] = images[group] >= value
     return found
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from aligngpt.curation.duplicates import CaptionSample, ImageSample, Repeats, mixed
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scoring.store import OTHER_REASONS, error_kind, iter_scores, read_manifest, score_schema
-from aligngpt.curation.duplicates import CaptionSample, PictureSample, Repeats, mixed
 from aligngpt.utils.text import printable
 
 SCORE_BINS = 20_000  # of 0.0001 each, from -1 to 1
@@ -70,8 +70,8 @@ class Batch:
     chars: np.ndarray
     captions: np.ndarray
     has_caption: np.ndarray
-    pictures: np.ndarray
-    has_picture: np.ndarray
+    images: np.ndarray
+    has_image: np.ndarray
     perceptual: np.ndarray
     has_perceptual: np.ndarray
     names: np.ndarray
@@ -144,7 +144,7 @@ def scan(
         folder: As `aligngpt score` writes it.
         column: Whose scores count.
         boundaries: Where the column's levels part; without them every score has level 0.
-        limit: Most rows in which repeated pictures and captions are looked for, see `data_repeats`.
+        limit: Most rows in which repeated images and captions are looked for, see `data_repeats`.
 
     Raises:
         FileNotFoundError: If the folder, its manifest or one of its parts is missing.
@@ -173,7 +173,7 @@ def _batch(batch: pa.RecordBatch, first: int, column: str) -> Batch:
 
     chars, has_chars = integers("caption_chars")
     captions, has_caption = integers("caption_hash")
-    pictures, has_picture = integers("image_hash")
+    images, has_image = integers("image_hash")
     perceptual, has_perceptual = integers("image_phash")
     return Batch(
         rows=np.arange(first, first + batch.num_rows),
@@ -183,8 +183,8 @@ def _batch(batch: pa.RecordBatch, first: int, column: str) -> Batch:
         chars=np.where(has_chars, chars.astype(np.int64), -1),
         captions=captions,
         has_caption=has_caption,
-        pictures=pictures,
-        has_picture=has_picture,
+        images=images,
+        has_image=has_image,
         perceptual=perceptual,
         has_perceptual=has_perceptual,
         names=np.fromiter(map(hash, batch["image"].to_pylist()), np.int64, batch.num_rows),
@@ -213,7 +213,7 @@ class _Tally:
         self.lowest, self.cut_rows = Smallest(_LOWEST), Smallest(_SHOWN_CUT)
         self.drawn = [Smallest(examples_per_level(levels - 1)) for _ in range(levels)]
         self.near = {place: (Smallest(1), Smallest(1)) for place in _boundaries_shown(self.boundaries)}
-        self.picture_sample = PictureSample(self.limit)
+        self.image_sample = ImageSample(self.limit)
         self.caption_sample = CaptionSample(self.limit)
 
     def add(self, batch: Batch) -> None:
@@ -253,13 +253,13 @@ class _Tally:
                 rows.append(int(batch.rows[place]))
 
     def _add_repeats(self, batch: Batch) -> None:
-        seen = batch.has_picture & np.isfinite(batch.scores)  # bytes that are no picture have a hash as well
-        self.picture_sample.add(
-            batch.pictures[seen], batch.names[seen], batch.perceptual[seen], batch.has_perceptual[seen],
+        seen = batch.has_image & np.isfinite(batch.scores)  # bytes that are no image have a hash as well
+        self.image_sample.add(
+            batch.images[seen], batch.names[seen], batch.perceptual[seen], batch.has_perceptual[seen],
             batch.rows[seen],
         )  # fmt: skip
         told = seen & batch.has_caption
-        self.caption_sample.add(batch.captions[told], batch.pictures[told], batch.rows[told])
+        self.caption_sample.add(batch.captions[told], batch.images[told], batch.rows[told])
 
     def result(self) -> Scan:
         reasons = [Reason(printable(text), count, tuple(self.of_reason[text])) for text, count in self.errors.items()]
@@ -274,7 +274,7 @@ class _Tally:
             cut=self.cut,
             num_scorers=self.num_scorers,
             reasons=tuple(reasons),
-            repeats=Repeats(*self.picture_sample.result(), self.caption_sample.result()),
+            repeats=Repeats(*self.image_sample.result(), self.caption_sample.result()),
             lowest=self.lowest.rows,
             drawn=tuple(drawn.rows for drawn in self.drawn),
             cut_rows=self.cut_rows.rows,

@@ -1,4 +1,4 @@
-"""Pictures from untrusted files: refused from their header where possible, decoded whole, always RGB."""
+"""Images from untrusted files: refused from their header where possible, decoded whole, always RGB."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Which margin of the stored picture, right (r) or bottom (b), is left, top, right and bottom of the upright one.
+# Which margin of the stored image, right (r) or bottom (b), is left, top, right and bottom of the upright one.
 _MARGINS = {1: "00rb", 2: "r00b", 3: "rb00", 4: "0br0", 5: "00br", 6: "b00r", 7: "br00", 8: "0rb0"}
 _quiet_lock = threading.Lock()
 
 
 class BadImage(ValueError):
-    """A file that gives no picture; the message is the reason, one line, without the path."""
+    """A file that gives no image; the message is the reason, one line, without the path."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An upright RGB picture, perhaps decoded at a fraction of its size.
+    """An upright RGB image, perhaps decoded at a fraction of its size.
 
     Attributes:
-        picture: The pixels; those of the whole picture, or half, a quarter or an eighth as many on each side.
-        box: Left, top, right and bottom edge of the content within `picture`, in its pixels: a side that the fraction
+        image: The pixels; those of the whole image, or half, a quarter or an eighth as many on each side.
+        box: Left, top, right and bottom edge of the content within `image`, in its pixels: a side that the fraction
             does not divide leaves a part of a pixel over.
-        size: (width, height) of the whole picture.
+        size: (width, height) of the whole image.
     """
 
-    picture: Image.Image
+    image: Image.Image
     box: tuple[float, float, float, float]
     size: tuple[int, int]
 
@@ -63,16 +63,16 @@ class DecodedImage:
 def decode_image(
     data: bytes, name: str = "", *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
-    """Decode a picture that is to be scaled down, as `load_image` does.
+    """Decode an image that is to be scaled down, as `load_image` does.
 
     A JPEG far larger than needed is decoded at a fraction of its size, which takes a part of the time. Scaled down to
-    half of `at_least` or less, from `box`, it differs from the whole picture scaled down by 0.4 of 255 on average and
-    by no more than 1.5 on average within one picture (measured on photographs; a test holds it).
+    half of `at_least` or less, from `box`, it differs from the whole image scaled down by 0.4 of 255 on average and
+    by no more than 1.5 on average within one image (measured on photographs; a test holds it).
 
     Args:
         data: The content of a file.
         name: Its name, for the reason if it is refused.
-        at_least: Pixels the shorter side needs to keep; `None` decodes the whole picture.
+        at_least: Pixels the shorter side needs to keep; `None` decodes the whole image.
         max_pixels: As in `load_image`.
 
     Raises:
@@ -87,49 +87,49 @@ def decode_image(
             reduced = image.draft(image.mode, (at_least, at_least))
             _, _, width, height = (0, 0, *size) if reduced is None else reduced[1]
         margins = {"0": 0.0, "r": image.width - width, "b": image.height - height}
-        picture, orientation = _upright_rgb(image)
+        rgb, orientation = _upright_rgb(image)
     left, top, right, bottom = (margins[side] for side in _MARGINS[orientation])
-    box = (left, top, picture.width - right, picture.height - bottom)
-    return DecodedImage(picture, box, size[::-1] if orientation >= 5 else size)
+    box = (left, top, rgb.width - right, rgb.height - bottom)
+    return DecodedImage(rgb, box, size[::-1] if orientation >= 5 else size)
 
 
 def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright 8-bit RGB.
+    """Read an image as upright 8-bit RGB.
 
-    The EXIF orientation is applied, an animation gives its first frame, 16-bit grey is scaled by 1/257, alpha is
+    The EXIF orientation is applied, an animation gives its first frame, 16-bit gray is scaled by 1/257, alpha is
     dropped (not blended), CMYK and palettes are converted. Safe to call from several threads.
 
     Args:
         path: The file, or its content.
-        max_pixels: Most pixels a picture may declare; larger ones are refused before anything is decoded.
+        max_pixels: Most pixels an image may declare; larger ones are refused before anything is decoded.
 
     Returns:
-        A decoded picture of mode RGB that holds no open file.
+        A decoded image of mode RGB that holds no open file.
 
     Raises:
-        BadImage: If the file is missing, empty, no picture, too large, more than 200 times longer than wide (or
+        BadImage: If the file is missing, empty, no image, too large, more than 200 times longer than wide (or
             wider than long), or cut short.
     """
     if isinstance(path, bytes):
-        return decode_image(path, max_pixels=max_pixels).picture
+        return decode_image(path, max_pixels=max_pixels).image
     with _open_file(path) as file, _opened(file, Path(path).suffix, max_pixels) as image:
         return _upright_rgb(image)[0]
 
 
 def read_encoded(path: str | os.PathLike[str]) -> bytes:
-    """Read a picture's file as it is.
+    """Read an image's file as it is.
 
     Raises:
         BadImage: If it is missing, empty, no file, or larger than 256 MB.
     """
     with _open_file(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise BadImage(f"a file of over {MAX_BYTES >> 20} MB: too large for one picture")
+            raise BadImage(f"a file of over {MAX_BYTES >> 20} MB: too large for one image")
         return file.read()
 
 
 def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read only a picture's header: quick, and finds all that `load_image` refuses except damaged content.
+    """Read only an image's header: quick, and finds all that `load_image` refuses except damaged content.
 
     Returns:
         (width, height) as stored, before the EXIF orientation.
@@ -142,7 +142,7 @@ def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
 
 
 def _opened(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFile:
-    """The picture with its header read and checked, its content not yet decoded."""
+    """The image with its header read and checked, its content not yet decoded."""
     image = _identify(file, suffix)
     _check_size(image.size, max_pixels)
     return image
@@ -163,7 +163,7 @@ def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
 def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
     """Read the header with the first format that knows the file's first bytes.
 
-    `Image.open` does the same, but warns of pictures above 89 megapixels; to silence a warning around every call is
+    `Image.open` does the same, but warns of images above 89 megapixels; to silence a warning around every call is
     neither safe between threads nor free: each change of the filters lets all once-only warnings appear again.
     """
     Image.init()  # at once done where PIL knows all its formats already
@@ -176,14 +176,14 @@ def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
         try:
             return factory(file, "")
         except Exception as error:  # as above: a header may hold anything
-            raise BadImage(f"not a readable {name} picture: {one_line(error)}") from error
-    raise BadImage(f"not a picture, in spite of its name ending in {suffix}" if suffix else "not a picture")
+            raise BadImage(f"not a readable {name} image: {one_line(error)}") from error
+    raise BadImage(f"not an image, in spite of its name ending in {suffix}" if suffix else "not an image")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height < 2:
-        raise BadImage(f"declares {width} x {height} pixels: a counting pixel of a web page, no picture")
+        raise BadImage(f"declares {width} x {height} pixels: a counting pixel of a web page, no image")
     if width * height > max_pixels:
         raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {max_pixels:,}")
     # A processor that first scales the short side to 224 would turn a strip of 1 x 20,000 into gigabytes.
@@ -192,7 +192,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
-    """The decoded picture, and the EXIF orientation that was undone."""
+    """The decoded image, and the EXIF orientation that was undone."""
     try:
         with _without_bomb_warning(image):
             image.load()
@@ -200,13 +200,13 @@ def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
     except BadImage:
         raise
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
-        raise BadImage(f"truncated or damaged {image.format} picture: {one_line(error)}") from error
+        raise BadImage(f"truncated or damaged {image.format} image: {one_line(error)}") from error
     return (rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb), orientation
 
 
 @contextmanager
 def _without_bomb_warning(image: Image.Image) -> Iterator[None]:
-    """Silence PIL's warning for pictures between its limit and ours, the only ones for which it could appear."""
+    """Silence PIL's warning for images between its limit and ours, the only ones for which it could appear."""
     if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
         yield
         return
@@ -219,8 +219,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadImage(f"32-bit greyscale (mode {image.mode}) has no defined white: store it with 8 or 16 bits")
     if image.mode == "P":
@@ -232,6 +232,6 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where none is told."""
     try:
         told = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a damaged EXIF block says nothing about the picture
+    except Exception:  # a damaged EXIF block says nothing about the image
         return 1
     return told if told in _UPRIGHT else 1

@@ -11,7 +11,6 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from aligngpt.data.schema import RecordError, parse_line
 from aligngpt.data.records import (
     SHARD_SIZE,
     Columns,
@@ -24,6 +23,7 @@ from aligngpt.data.records import (
     row_record,
     short_names,
 )
+from aligngpt.data.schema import RecordError, parse_line
 
 _BLOCK = 1 << 22
 _LONGEST_RECORD = 1 << 28

@@ -75,9 +75,9 @@ class SourceRecord:
     Attributes:
         index: Its place in the input, counted from 0; in its tar for WebDataset.
         id: Its id; `#<index>` where it has none.
-        image: What names its picture: a path relative to the image folder, `shard.tar#member` or `file.parquet#row`.
+        image: What names its image: a path relative to the image folder, `shard.tar#member` or `file.parquet#row`.
         caption: The text, `None` in a bad record.
-        data: The encoded picture where it comes with the record, else `None`.
+        data: The encoded image where it comes with the record, else `None`.
         error: Why it cannot be scored, in one line; `None` in a good record.
         raw: The record as the file holds it: the parsed JSON, the row as a dictionary, or the members of a sample by
             their extension, with the sample's name under `__key__`. Of a row only what scoring needs, unless the shard
@@ -181,25 +181,25 @@ def row_record(row: Any, index: int, columns: Columns, name: str | None = None) 
         row: The row: its values by column. One with `conversations` is LLaVA's, unless another caption is asked for.
         index: Its place in the input, counted from 0.
         columns: Where image, caption and id stand; the usual names are tried where it says nothing.
-        name: What the picture is called where it is stored in the row.
+        name: What the image is called where it is stored in the row.
     """
     data = None
     try:
         if not isinstance(row, dict):
             check_pair(row, index)  # says what it is instead
         image_key = _first(columns.image, IMAGE_NAMES, list(row)) or "image"
-        picture, data = _picture(row.get(image_key), name)
+        image, data = _image(row.get(image_key), name)
         caption_key = _first(columns.caption, CAPTION_NAMES, list(row))
         value = id_of(row, columns)
         known = f"#{index}" if value is None else check_id(value)
         if caption_key in (None, "conversations"):
-            pair = check_pair(row | {"image": _from_root(picture), "id": known}, index)
-            return SourceRecord(index, known, picture, pair.caption, data, raw=row)
-        if picture is None:
+            pair = check_pair(row | {"image": _from_root(image), "id": known}, index)
+            return SourceRecord(index, known, image, pair.caption, data, raw=row)
+        if image is None:
             raise RecordError(f"no {image_key}")
         if data is None:
-            check_image_path(_from_root(picture))
-        return SourceRecord(index, known, picture, _caption(row[caption_key], caption_key), data, raw=row)
+            check_image_path(_from_root(image))
+        return SourceRecord(index, known, image, _caption(row[caption_key], caption_key), data, raw=row)
     except RecordError as error:
         return _bad(row, index, columns, name if data is not None else None, str(error))
 
@@ -220,13 +220,13 @@ def note_id(ids: IdLog, value: Any, index: int) -> None:
             ids.add(check_id(value), index)
 
 
-def _from_root(picture: Any) -> Any:
+def _from_root(image: Any) -> Any:
     """An absolute path as one relative to the root; where it leads is checked where the image folder is known."""
-    return picture.lstrip("/") if isinstance(picture, str) and os.path.isabs(picture) else picture
+    return image.lstrip("/") if isinstance(image, str) and os.path.isabs(image) else image
 
 
-def _picture(value: Any, name: str | None) -> tuple[Any, bytes | None]:
-    """What names a picture, and its bytes where they are stored: bytes, a path, or a dictionary of both."""
+def _image(value: Any, name: str | None) -> tuple[Any, bytes | None]:
+    """What names an image, and its bytes where they are stored: bytes, a path, or a dictionary of both."""
     if isinstance(value, dict) and "bytes" in value:
         value = value["bytes"] if value["bytes"] is not None else value.get("path")
     return (name, value) if isinstance(value, bytes) else (value, None)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from aligngpt.utils.io import atomic_path, parse_json, read_bytes
 from aligngpt.data.images import BadImage, check_header, load_image
+from aligngpt.utils.io import atomic_path, parse_json, read_bytes
 
 IMAGE_PLACEHOLDER = "<image>"
 ALIGN_PLACEHOLDER = "<align>"
@@ -155,8 +155,8 @@ def read_pairs(
     Args:
         path: `.json` (an array) or `.jsonl` / `.ndjson` (a record a line), in UTF-8.
         image_folder: What the records' image paths are relative to.
-        check_images: `"header"` finds files that are missing, empty, no picture or too large, `"decode"` also those
-            that are cut short (slow: it decodes every picture), `"none"` touches no image file.
+        check_images: `"header"` finds files that are missing, empty, no image or too large, `"decode"` also those
+            that are cut short (slow: it decodes every image), `"none"` touches no image file.
 
     Raises:
         FileNotFoundError: If the file, or an image folder that is to be checked, does not exist.

@@ -23,9 +23,11 @@ from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
 
-from aligngpt.utils.io import read_json
-from aligngpt.data import json_format as json_records, table_format as tables, webdataset_format as tars
+from aligngpt.data import json_format as json_records
+from aligngpt.data import table_format as tables
+from aligngpt.data import webdataset_format as tars
 from aligngpt.data.records import Columns, SourceRecord, SourceShard, open_binary, short_names
+from aligngpt.utils.io import read_json
 
 __all__ = ["Columns", "Source", "SourceRecord", "SourceShard", "open_source"]
 
@@ -118,9 +120,9 @@ def open_source(
 
     Args:
         path: A file, a folder, or a pattern; the formats are listed at the top of this module.
-        images: What image paths are relative to; not needed where the pictures come with the records.
-        image_column: Field of the picture, `image`, `image_path` or `file_name` unless given. In WebDataset the
-            extension of the member, any picture's unless given.
+        images: What image paths are relative to; not needed where the images come with the records.
+        image_column: Field of the image, `image`, `image_path` or `file_name` unless given. In WebDataset the
+            extension of the member, any image's unless given.
         caption_column: Field of the text, `conversations`, `caption` or `text` unless given. In WebDataset the
             extension of the member (`txt`), or a field of the sample's `json`.
         id_column: Field of the id, `id` or `key` unless given. In WebDataset a field of the sample's `json`; the

@@ -1,4 +1,4 @@
-"""Records of Parquet files and of `datasets` folders: the pictures stand in the rows, or the rows name their paths."""
+"""Records of Parquet files and of `datasets` folders: the images stand in the rows, or the rows name their paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aligngpt.utils.text import one_line
 _ROWS_AT_ONCE = 64
 _IDS_AT_ONCE = 1 << 16
 _FOOTER_END = 8
-# What decides beside picture, caption and id whether a record of LLaVA's form is good.
+# What decides beside image, caption and id whether a record of LLaVA's form is good.
 _LEVELS = ("alignment_level", "similarity")
 
 
@@ -40,7 +40,7 @@ class _Table:
     Attributes:
         place: Where it is.
         name: Its short name.
-        columns: Its columns of pictures, captions and ids.
+        columns: Its columns of images, captions and ids.
         needed: All columns that scoring reads.
         before: Rows of the input in front of it.
     """

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import IO, Any, cast
 
-from aligngpt.data.schema import RecordError
 from aligngpt.data.records import (
     CAPTION_NAMES,
     Columns,
@@ -23,6 +22,7 @@ from aligngpt.data.records import (
     row_record,
     short_names,
 )
+from aligngpt.data.schema import RecordError
 from aligngpt.utils.text import one_line
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
@@ -72,7 +72,7 @@ def _sample_record(sample: Sample, damage: str | None, index: int, columns: Colu
 
 
 def _id_and_caption(sample: Sample, columns: Columns) -> Sample:
-    """The fields of a record that its members tell, beside the picture."""
+    """The fields of a record that its members tell, beside the image."""
     fields: Any = {}
     if "json" in sample:
         try:

@@ -27,11 +27,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.utils.io import hash_file, read_json, write_json
 from aligngpt.data.records import ID_NAMES, SourceRecord, SourceShard, short_names
 from aligngpt.data.sources import Source
 from aligngpt.data.table_format import table_schema
 from aligngpt.data.webdataset_format import KEY
+from aligngpt.utils.io import hash_file, read_json, write_json
 
 LEVEL = "alignment_level"
 

@@ -19,15 +19,15 @@ LLAVA_FILES = "eval.zip, of docs/Evaluation.md in https://github.com/haotian-liu
 
 
 @dataclass(frozen=True)
-class Layout:
+class BenchmarkFiles:
     """Where a benchmark's files lie below `playground/data/eval`, as LLaVA publishes them.
 
     Args:
         questions: The question file.
-        images: The folder its image paths start from; None where the question file holds the pictures.
+        images: The folder its image paths start from; None where the question file holds the images.
         labels: The label files; none where only a server has them.
         answers: The answers file; `{model}` stands for the model's name.
-        source: Where questions, labels and pictures can be had.
+        source: Where questions, labels and images can be had.
         submission: What a server scores, if one does.
         submission_questions: The file that says what a submission has to hold, where it is not `questions`.
         other_labels: Labels that do as well where `labels` are not there.
@@ -47,7 +47,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that a question file holds but that cannot be read, and why."""
+    """An image that a question file holds but that cannot be read, and why."""
 
     reason: str
 
@@ -59,8 +59,8 @@ class Question:
     Args:
         id: As the answers file names it.
         prompt: What the model is asked, without the image's placeholder.
-        image: Path below the image folder, the picture's bytes, or why these cannot be read; None for a question
-            without a picture.
+        image: Path below the image folder, the image's bytes, or why these cannot be read; None for a question
+            without an image.
         kind: What sort of question it is.
         stored_prompt: What the answers file keeps as its prompt, where that is not `prompt`.
         extra: Further fields of its line in the answers file.
@@ -177,7 +177,7 @@ class Benchmark:
         combine: How the headline is made of its strata.
         write_submission: Question file, answers and where to write what a server scores.
         judge: How another model marks the answers, where only that can.
-        read_labels_alone: As `read_labels`, for a run that has named broken pictures in the label file already.
+        read_labels_alone: As `read_labels`, for a run that has named broken images in the label file already.
         items_of: Questions, and the labels where there are any, to the id of the item each is scored in; None where
             that is the question's own.
     """
@@ -185,7 +185,7 @@ class Benchmark:
     name: str
     title: str
     metric: str
-    layout: Layout
+    layout: BenchmarkFiles
     max_new_tokens: int
     read_questions: Callable[[Path], list[Question]]
     read_labels: Callable[[Sequence[Path]], Labels]

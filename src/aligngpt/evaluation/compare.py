@@ -10,8 +10,8 @@ from typing import Any
 
 from aligngpt.evaluation.benchmark import Benchmark, Item, Protocol
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import load_object
 from aligngpt.evaluation.metrics import quantiles, two_sided_binomial
+from aligngpt.evaluation.readers import load_object
 from aligngpt.evaluation.scoring import headline, item_of, resampled, score_answers
 
 

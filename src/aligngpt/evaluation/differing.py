@@ -1,4 +1,4 @@
-"""The questions on which two models differ, made ready to be looked at: what was asked, the picture, both answers."""
+"""The questions on which two models differ, made ready to be looked at: what was asked, the image, both answers."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def differing_questions(
 
     Args:
         comparison: What `compare.compare` returned.
-        data: LLaVA's `playground/data/eval`; without it questions and pictures stay unknown.
+        data: LLaVA's `playground/data/eval`; without it questions and images stay unknown.
         answers: Both models' answers files, for benchmarks that a judge marks.
         at_most: How many are chosen.
 
     Returns:
         `shown`, those of the comparison's `differing` with `question` (a string or None) and `image` (a path, the
-        content of a picture, or None) added, and `missing`: why questions are unknown, None if they are known.
+        content of an image, or None) added, and `missing`: why questions are unknown, None if they are known.
 
     Raises:
         ValueError: If the question file is another one or broken.
@@ -66,7 +66,7 @@ def differing_questions(
         name, questions = str(one["id"]), asked.get(str(one["id"]), [])
         prompts = [_asked(question) for question in questions]
         texts = [known.get(name, text) for known, text in zip(said, one["texts"], strict=True)]
-        image = _picture(questions[0], benchmark, data) if questions and data else None
+        image = _image(questions[0], benchmark, data) if questions and data else None
         shown.append(one | {"texts": texts, "question": "\n".join(prompts) or None, "image": image})
     return {"shown": shown, "missing": missing}
 
@@ -110,7 +110,7 @@ def _asked(question: Question) -> str:
     return "\n".join([first, *(line for line in others if not line.startswith(_SAID_ALIKE))])
 
 
-def _picture(question: Question, benchmark: Benchmark, data: Path) -> Path | bytes | None:
+def _image(question: Question, benchmark: Benchmark, data: Path) -> Path | bytes | None:
     if not isinstance(question.image, str):
         return question.image if isinstance(question.image, bytes) else None
     try:

@@ -98,13 +98,13 @@ class AlignGPT(lmms):
 
     @torch.inference_mode()
     def _answer(self, batch: Sequence[tuple[Any, ...]], settings: dict[str, Any]) -> list[str]:
-        texts, pictures = [], []
+        texts, images = [], []
         for context, _, *where in batch:
-            own = self._pictures(*where)
+            own = self._images(*where)
             prompt = _prompt(context, len(own))
             texts.append(self.processor.render([{"role": "user", "content": prompt}], add_generation_prompt=True))
-            pictures += own
-        inputs = self._inputs(texts, pictures)
+            images += own
+        inputs = self._inputs(texts, images)
         written = self.model.generate(
             **inputs,
             **_decoding(settings),
@@ -146,16 +146,16 @@ class AlignGPT(lmms):
 
     @torch.inference_mode()
     def _losses(self, batch: Sequence[tuple[Any, ...]]) -> list[tuple[float, bool]]:
-        texts, pictures, places = [], [], []
+        texts, images, places = [], [], []
         for context, target, *where in batch:
-            own = self._pictures(*where)
+            own = self._images(*where)
             prompt = _prompt(context, len(own))
             answer = target if isinstance(target, str) else str(target(self._doc(*where[1:])))
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.strip()}]
             texts.append(self.processor.render(messages))
             places.append(self._answer_places(texts[-1]))
-            pictures += own
-        inputs = self._inputs(texts, pictures)
+            images += own
+        inputs = self._inputs(texts, images)
         if self.model.config.gate_text == "all":
             inputs["prompt_length"] = inputs["input_ids"].shape[1] + places[0][0]
         kept = 1 - min(row[0] for row in places)  # from the token in front of the longest answer on
@@ -199,26 +199,26 @@ class AlignGPT(lmms):
     def _doc(self, doc_id: int, task: str, split: str) -> Any:
         return self.task_dict[task][split][doc_id]
 
-    def _pictures(self, doc_to_visual: Any = None, *where: Any) -> list[Image.Image]:
+    def _images(self, doc_to_visual: Any = None, *where: Any) -> list[Image.Image]:
         visuals = (doc_to_visual(self._doc(*where)) if doc_to_visual else None) or []
         for visual in visuals:
             if not isinstance(visual, Image.Image):
-                raise ValueError(f"task {where[1]} shows a {type(visual).__name__}: aligngpt sees pictures alone")
+                raise ValueError(f"task {where[1]} shows a {type(visual).__name__}: aligngpt sees images alone")
         return list(visuals)
 
-    def _inputs(self, texts: list[str], pictures: list[Image.Image]) -> Any:
-        inputs = self.processor(images=pictures or None, text=texts, alignment=self.alignment, return_tensors="pt")
+    def _inputs(self, texts: list[str], images: list[Image.Image]) -> Any:
+        inputs = self.processor(images=images or None, text=texts, alignment=self.alignment, return_tensors="pt")
         return inputs.to(self.model.device)
 
     def _progress(self, total: int, what: str) -> Any:
         return tqdm(total=total, desc=what, disable=self.rank != 0)
 
 
-def _prompt(context: str, pictures: int) -> Any:
-    """What the user says, with pictures where the context has a placeholder for each, in front of it otherwise."""
-    if pictures and context.count(IMAGE_PLACEHOLDER) == pictures:
+def _prompt(context: str, images: int) -> Any:
+    """What the user says, with images where the context has a placeholder for each, in front of it otherwise."""
+    if images and context.count(IMAGE_PLACEHOLDER) == images:
         return context
-    return [{"type": "image"}] * pictures + [{"type": "text", "text": context}]
+    return [{"type": "image"}] * images + [{"type": "text", "text": context}]
 
 
 def _decoding(settings: dict[str, Any]) -> dict[str, Any]:

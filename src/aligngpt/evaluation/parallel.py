@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from aligngpt.evaluation.prediction_files import PartFile, Record
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import entropy
+from aligngpt.evaluation.prediction_files import PartFile, Record
 from aligngpt.evaluation.tasks import ModelRecord, RunSettings, Task, open_task
 from aligngpt.inference.batch_generation import Answer, Decoding, Prompt, answer_batches
 from aligngpt.modeling import AlignGPTProcessor
@@ -128,14 +128,14 @@ def _answered(
 
 
 def _prompt(task: Task, place: int, processor: AlignGPTProcessor) -> Prompt:
-    """A question in the model's template, its picture in front, as the official code has it."""
+    """A question in the model's template, its image in front, as the official code has it."""
     question = task.questions[place]
-    picture = task.picture(question)
+    image = task.image_of(question)
     content = [{"type": "text", "text": question.prompt}]
-    if picture is not None:
+    if image is not None:
         content.insert(0, {"type": "image"})
     text = processor.render([{"role": "user", "content": content}], add_generation_prompt=True)
-    return Prompt(text, () if picture is None else (picture,))
+    return Prompt(text, () if image is None else (image,))
 
 
 def _line(task: Task, place: int, answer: Answer, model: ModelRecord) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _line(task: Task, place: int, answer: Answer, model: ModelRecord) -> dict[st
         metadata["gate_weights"] = [round(weight, 5) for weight in answer.gate_weights]
         metadata["gate_entropy"] = round(entropy(answer.gate_weights), 4)
     if answer.error is not None:
-        metadata["unreadable_picture"] = answer.error
+        metadata["unreadable_image"] = answer.error
     name = f"{model.hash} {model.alignment} {task.benchmark.name} {place}"
     return {
         "question_id": question.id,

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import hash_file, hash_folder, read_json, versions, write_json
-from aligngpt.evaluation.prediction_files import PartFile, Record, read_lines, read_parts, write_lines
 from aligngpt.evaluation.benchmark import Benchmark
-from aligngpt.evaluation.readers import find, read_answers
 from aligngpt.evaluation.gates import gate_means
-from aligngpt.evaluation.tasks import RunSettings, Task
+from aligngpt.evaluation.prediction_files import PartFile, Record, read_lines, read_parts, write_lines
+from aligngpt.evaluation.readers import find, read_answers
 from aligngpt.evaluation.scoring import score_files
+from aligngpt.evaluation.tasks import RunSettings, Task
 from aligngpt.modeling.alignment import needs_gate
+from aligngpt.utils.io import hash_file, hash_folder, read_json, versions, write_json
 
 _LABEL_FILES = tuple(f"**/*.{suffix}{packed}" for suffix in ("json", "jsonl", "txt") for packed in ("", ".gz"))
 
@@ -33,28 +33,28 @@ def finish(task: Task, run: Mapping[str, Any]) -> bool:
         {
             "question_id": question.id,
             "image": question.image if isinstance(question.image, str) else None,
-            "reason": line["metadata"]["unreadable_picture"],
+            "reason": line["metadata"]["unreadable_image"],
         }
         for question, line in zip(task.questions, lines, strict=True)
-        if "unreadable_picture" in line["metadata"]
+        if "unreadable_image" in line["metadata"]
     ]
     counts = {
         "questions": len(lines),
-        "with_picture": sum(question.image is not None for question in task.questions),
-        "unreadable_pictures": len(unreadable),
+        "with_image": sum(question.image is not None for question in task.questions),
+        "unreadable_images": len(unreadable),
         "empty_answers": sum(not line["text"] for line in lines),
     }
     seconds = round(sum(record.seconds for record in ordered), 2)
-    closed = {**run, "complete": True, "seconds": seconds, "counts": counts, "unreadable_pictures": unreadable}
+    closed = {**run, "complete": True, "seconds": seconds, "counts": counts, "unreadable_images": unreadable}
     write_json(task.folder / "run.json", closed)
     shutil.rmtree(task.parts)
     return True
 
 
 def reopen(task: Task) -> bool:
-    """Open a finished run again if pictures that could not be read can be now: these alone are to be asked again."""
+    """Open a finished run again if images that could not be read can be now: these alone are to be asked again."""
     run = read_json(task.folder / "run.json")
-    if not run["unreadable_pictures"]:
+    if not run["unreadable_images"]:
         return False
     seconds = run["seconds"] / len(task.questions)
     records = [Record(place, line, seconds) for place, line in enumerate(read_lines(task.answers))]
@@ -99,7 +99,7 @@ def evaluate_answers(task: Task, settings: RunSettings) -> dict[str, Any]:
         "missing": score.get("answers", {}).get("missing"),
         "questions": run["counts"]["questions"],
         "limit": run["limit"],
-        "unreadable_pictures": run["counts"]["unreadable_pictures"],
+        "unreadable_images": run["counts"]["unreadable_images"],
         "alignment": run["alignment"],
         "judge": _judge_of(task) if score else None,
         "submission": next((path.name for path in task.folder.glob("submission.*")), None),
@@ -221,7 +221,7 @@ def _make(task: Task, path: Path, sources: Sequence[Path], write: Callable[[], o
 
 
 def _hash(path: Path) -> str:
-    """Of a file, or of the texts of a folder: labels may lie beside pictures."""
+    """Of a file, or of the texts of a folder: labels may lie beside images."""
     try:
         return hash_file(path) if path.is_file() else hash_folder(path, _LABEL_FILES)
     except FileNotFoundError:

@@ -27,8 +27,8 @@ class Record:
 
     @property
     def unreadable(self) -> bool:
-        """Whether it is empty because its picture could not be read."""
-        return "unreadable_picture" in self.line.get("metadata", ())
+        """Whether it is empty because its image could not be read."""
+        return "unreadable_image" in self.line.get("metadata", ())
 
 
 class PartFile:
@@ -71,7 +71,7 @@ class PartFile:
 def read_parts(folder: Path, count: int) -> dict[int, Record]:
     """Read what all processes have answered so far, each question once, by its place.
 
-    A question whose picture could not be read may have been asked again: then the later answer is it.
+    A question whose image could not be read may have been asked again: then the later answer is it.
 
     Args:
         folder: The folder of part files; it may be missing.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import parse_json, read_bytes
 from aligngpt.evaluation.benchmark import Answer, Answers, Id, Question
+from aligngpt.utils.io import parse_json, read_bytes
 
 Record = dict[str, Any]
 
@@ -135,7 +135,7 @@ def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     Raises:
         ValueError: If a column is missing, a row is too long, or the file ends within a row.
     """
-    limit = csv.field_size_limit(sys.maxsize)  # pictures are long cells
+    limit = csv.field_size_limit(sys.maxsize)  # images are long cells
     try:
         reader = csv.reader(io.StringIO(load_text(path), newline=""), delimiter="\t")
         rows = [(reader.line_num, row) for row in reader if row]

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import read_json, versions, write_json
-from aligngpt.evaluation.prediction_files import at_work_in, read_parts
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.parallel import Advance, Worker, answer_tasks, left_of, share_of
 from aligngpt.evaluation.postprocess import evaluate_answers, finish, reopen, unfinished_row
+from aligngpt.evaluation.prediction_files import at_work_in, read_parts
 from aligngpt.evaluation.tasks import (
     MissingData,
     ModelRecord,
@@ -26,8 +26,8 @@ from aligngpt.evaluation.tasks import (
     open_task,
     read_model,
 )
+from aligngpt.utils.io import read_json, versions, write_json
 from aligngpt.utils.progress import progress
-from aligngpt.evaluation.parallel import Advance, Worker, answer_tasks, left_of, share_of
 
 RESULTS = "results.json"
 _PATIENCE = 60.0  # seconds in which another call has written its own rows
@@ -40,7 +40,7 @@ def run_benchmarks(
 
     Args:
         benchmarks: Which ones.
-        skip_missing: Leave out, with a row that says why, those whose questions or pictures are missing or broken.
+        skip_missing: Leave out, with a row that says why, those whose questions or images are missing or broken.
 
     Returns:
         What `results.json` holds, and `finished_before`: the benchmarks for which there was nothing to do.

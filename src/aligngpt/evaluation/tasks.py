@@ -1,4 +1,4 @@
-"""What a run on a benchmark is: its settings, its questions and pictures, and what tells it from another run."""
+"""What a run on a benchmark is: its settings, its questions and images, and what tells it from another run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
 from aligngpt.data.images import BadImage, load_image
-from aligngpt.evaluation.prediction_files import Record, read_parts
 from aligngpt.evaluation.benchmark import Benchmark, Question, Unreadable
+from aligngpt.evaluation.prediction_files import Record, read_parts
 from aligngpt.evaluation.readers import find
 from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
 from aligngpt.modeling.checkpoints import INFO_FILE
 from aligngpt.modeling.processing import TEMPLATES
 from aligngpt.modeling.tokens import ALIGN_TOKEN, MARK
 from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.judge.judge import JudgeSettings
@@ -29,7 +29,7 @@ _MODEL_FILES = (
     "*.safetensors", "*.bin", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "processor_config.json", "preprocessor_config.json", "chat_template.jinja", INFO_FILE,
 )  # fmt: skip
-_SAMPLED_PICTURES = 100
+_SAMPLED_IMAGES = 100
 # What two calls must share to go on in one folder. Batch size and processes change nothing about the answers.
 _IDENTITY = (
     "benchmark", "model_hash", "template_hash", "alignment", "dtype", "decoding", "limit", "data_hash",
@@ -37,7 +37,7 @@ _IDENTITY = (
 
 
 class MissingData(FileNotFoundError):
-    """Questions or pictures of a benchmark that are not there; the message says where they can be had."""
+    """Questions or images of a benchmark that are not there; the message says where they can be had."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark to be run: its questions, where its pictures lie, and the folder it writes."""
+    """One benchmark to be run: its questions, where its images lie, and the folder it writes."""
 
     benchmark: Benchmark
     question_file: Path
@@ -99,8 +99,8 @@ class Task:
         """The answers file."""
         return self.folder / "answers.jsonl"
 
-    def picture(self, question: Question) -> Path | bytes | Unreadable | None:
-        """The question's picture: its file, its content, why there is none, or None where it speaks of none."""
+    def image_of(self, question: Question) -> Path | bytes | Unreadable | None:
+        """The question's image: its file, its content, why there is none, or None where it speaks of none."""
         if not isinstance(question.image, str):
             return question.image
         assert self.image_folder is not None
@@ -109,40 +109,40 @@ class Task:
         return path if inside else Unreadable("leaves the image folder")
 
     def batches(self, size: int) -> list[list[int]]:
-        """The places of the questions in batches, the longest questions first, those without a picture apart.
+        """The places of the questions in batches, the longest questions first, those without an image apart.
 
         They depend on nothing but the questions and the size. The longest come first: what does not fit into memory
         shows at once.
         """
         batches = []
-        for pictured in (True, False):
-            places = [place for place, one in enumerate(self.questions) if (one.image is not None) == pictured]
+        for imaged in (True, False):
+            places = [place for place, one in enumerate(self.questions) if (one.image is not None) == imaged]
             places.sort(key=lambda place: -len(self.questions[place].prompt))
             batches += [places[start : start + size] for start in range(0, len(places), size)]
         return batches
 
     def answered(self) -> set[int]:
-        """The places that need not be asked again: those with an answer, or with a picture that stays unreadable."""
+        """The places that need not be asked again: those with an answer, or with an image that stays unreadable."""
         records = read_parts(self.parts, len(self.questions))
         return {place for place, record in records.items() if not self.readable_now(record)}
 
     def readable_now(self, record: Record) -> bool:
-        """Whether an answer is empty for want of a picture that can be read by now."""
-        picture = self.picture(self.questions[record.place])
-        if not (record.unreadable and isinstance(picture, Path)):
+        """Whether an answer is empty for want of an image that can be read by now."""
+        image = self.image_of(self.questions[record.place])
+        if not (record.unreadable and isinstance(image, Path)):
             return False
         try:
-            load_image(picture)
+            load_image(image)
         except BadImage:
             return False
         return True
 
 
 def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
-    """Read a benchmark's questions and see that its pictures are there.
+    """Read a benchmark's questions and see that its images are there.
 
     Raises:
-        MissingData: If the question file is missing, or all pictures are.
+        MissingData: If the question file is missing, or all images are.
         ValueError: If the question file is broken, or a question cannot be asked.
     """
     layout, remedy = benchmark.layout, f"to get {benchmark.title}: {benchmark.layout.source}"
@@ -155,14 +155,13 @@ def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
     images = None if layout.images is None else settings.data / layout.images
     task = Task(benchmark, path, images, questions, settings.output / benchmark.name)
     if images is None and all(question.image is None for question in questions):
-        raise MissingData(f"{path}: a table without pictures; {remedy}")
-    pictures = [picture for picture in map(task.picture, questions) if isinstance(picture, Path)]
-    if images is not None and pictures and not images.is_dir():
+        raise MissingData(f"{path}: a table without images; {remedy}")
+    files = [file for file in map(task.image_of, questions) if isinstance(file, Path)]
+    if images is not None and files and not images.is_dir():
         raise MissingData(f"{images}: no such folder; {remedy}")
-    if pictures and all(file_size(picture) < 0 for picture in pictures):
+    if files and all(file_size(file) < 0 for file in files):
         raise MissingData(
-            f"{images}: not one of the {len(pictures)} pictures of {path.name} is there, such as "
-            f"{pictures[0].name}; {remedy}"
+            f"{images}: not one of the {len(files)} images of {path.name} is there, such as {files[0].name}; {remedy}"
         )
     return task
 
@@ -254,7 +253,7 @@ def _name_of(template: str) -> str:
 
 def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[str, Any]:
     """What `run.json` says when a run begins."""
-    sizes = [file_size(picture) for picture in map(task.picture, _sample(task)) if isinstance(picture, Path)]
+    sizes = [file_size(file) for file in map(task.image_of, _sample(task)) if isinstance(file, Path)]
     return {
         "benchmark": task.benchmark.name,
         **model.fields,
@@ -269,9 +268,9 @@ def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[
 
 
 def _sample(task: Task) -> list[Question]:
-    """Some questions with a picture of its own file, all over the benchmark."""
-    pictured = [question for question in task.questions if isinstance(task.picture(question), Path)]
-    return pictured[:: -(-len(pictured) // _SAMPLED_PICTURES) or 1]
+    """Some questions with an image of its own file, all over the benchmark."""
+    imaged = [question for question in task.questions if isinstance(task.image_of(question), Path)]
+    return imaged[:: -(-len(imaged) // _SAMPLED_IMAGES) or 1]
 
 
 def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
@@ -292,8 +291,8 @@ def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
         differing = [
             _difference(name, known.get(name), run[name]) for name in _IDENTITY if known.get(name) != run[name]
         ]
-        if not differing and _other_pictures(task, known, run):
-            differing = ["other pictures (files of other sizes)"]
+        if not differing and _other_images(task, known, run):
+            differing = ["other images (files of other sizes)"]
         if differing:
             raise ValueError(
                 f"{task.folder} holds another run: {'; '.join(differing)}: give another --output, or delete this one"
@@ -306,10 +305,10 @@ def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
     return False
 
 
-def _other_pictures(task: Task, known: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
-    """Whether a picture has become another; one that was absent or could not be read may have been mended."""
+def _other_images(task: Task, known: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether an image has become another; one that was absent or could not be read may have been mended."""
     records = read_parts(task.parts, len(task.questions))
-    mended = {one["image"] for one in known.get("unreadable_pictures", ())}
+    mended = {one["image"] for one in known.get("unreadable_images", ())}
     mended |= {task.questions[place].image for place, record in records.items() if record.unreadable}
     sizes = zip(_sample(task), str(known.get("image_sizes")).split(), run["image_sizes"].split(), strict=False)
     return any(

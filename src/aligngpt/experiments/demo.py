@@ -25,8 +25,8 @@ from typing import Any, Literal, NoReturn
 
 from rich.console import Console
 
+from aligngpt.training.configs import DemoConfig, FinetuneConfig, PretrainConfig
 from aligngpt.utils.io import alone_in, read_json, versions, write_json
-from aligngpt.training.configs import FinetuneRecipe, PretrainRecipe, ScenesRecipe
 
 _PROGRAM = (sys.executable, "-m", "aligngpt")
 _LANES = 2
@@ -55,7 +55,7 @@ class Step:
     after: tuple[str, ...] = ()
 
 
-def run_scenes(recipe: ScenesRecipe, output: str | Path) -> dict[str, Any]:
+def run_scenes(recipe: DemoConfig, output: str | Path) -> dict[str, Any]:
     """Go the whole way on the drawn world, or what of it is left to do.
 
     Args:
@@ -69,8 +69,8 @@ def run_scenes(recipe: ScenesRecipe, output: str | Path) -> dict[str, Any]:
         ValueError: The folder holds a run of another recipe, or another process is at work in it.
         StepFailed: A step failed; the message has its last line and names its log.
     """
-    from aligngpt.reporting import report
     from aligngpt.experiments.summary import summarize
+    from aligngpt.reporting import report
 
     folder = Path(output)
     with alone_in(folder):
@@ -82,7 +82,7 @@ def run_scenes(recipe: ScenesRecipe, output: str | Path) -> dict[str, Any]:
     return summary
 
 
-def _claim(folder: Path, recipe: ScenesRecipe) -> None:
+def _claim(folder: Path, recipe: DemoConfig) -> None:
     """Write the resolved recipe, or check that the folder's steps were done with the same one."""
     path = folder / "recipe.json"
     resolved = json.loads(json.dumps(asdict(recipe)))
@@ -97,11 +97,11 @@ def _claim(folder: Path, recipe: ScenesRecipe) -> None:
         )
 
 
-def scenes_steps(recipe: ScenesRecipe, folder: Path) -> list[Step]:
+def scenes_steps(recipe: DemoConfig, folder: Path) -> list[Step]:
     """The commands of the job, with the recipes of its stages written beside them."""
     data, scores, levels = folder / "data", folder / "scores", folder / "levels"
     sizes = {name: getattr(recipe, name) for name in ("pairs", "conversations", "questions", "seed")}
-    pairs = {"pairs": data / "pretrain.json", "images": data / "pictures"}
+    pairs = {"pairs": data / "pretrain.json", "images": data / "images"}
     divided = {"scores": scores, "output": levels, "num_levels": recipe.num_levels, "strategy": recipe.strategy}
     stage1 = folder / "pretrain-adaptive"
     captioned = {"model": stage1, "data": data, "output": folder / "captions", "limit": recipe.captioned}
@@ -109,7 +109,7 @@ def scenes_steps(recipe: ScenesRecipe, folder: Path) -> list[Step]:
         Step("make", _command("scenes make", output=data, **sizes), data / "scenes.json"),
         Step(
             "score",
-            _command("score", **pairs, scorer="scenes-clip", output=scores, batch_size=256),
+            _command("score", **pairs, scorer="synthetic-clip", output=scores, batch_size=256),
             scores / "manifest.json",
             after=("make",),
         ),
@@ -125,16 +125,16 @@ def scenes_steps(recipe: ScenesRecipe, folder: Path) -> list[Step]:
     ]
 
 
-def _arm(recipe: ScenesRecipe, folder: Path, arm: Literal["none", "adaptive"]) -> list[Step]:
+def _arm(recipe: DemoConfig, folder: Path, arm: Literal["none", "adaptive"]) -> list[Step]:
     """Both stages and the benchmark, with alignment or without; in nothing else do the arms differ."""
     data = folder / "data"
-    pictures = data / "pictures"
+    images = data / "images"
     stage1, stage2, answers = (folder / f"{name}-{arm}" for name in ("pretrain", "finetune", "eval"))
     levels = {} if arm == "none" else {"levels": folder / "levels"}
     pretrain = replace(recipe.pretrain, alignment="none" if arm == "none" else "levels")
-    first: dict[str, Any] = {"pairs": data / "pretrain.json", "images": pictures, **levels, "output": stage1}
-    first |= {"language_model": "scenes-llm", "vision_tower": "scenes-clip"}
-    second = {"conversations": data / "finetune.json", "images": pictures, "stage1": stage1, "output": stage2}
+    first: dict[str, Any] = {"pairs": data / "pretrain.json", "images": images, **levels, "output": stage1}
+    first |= {"language_model": "synthetic-llm", "vision_tower": "synthetic-clip"}
+    second = {"conversations": data / "finetune.json", "images": images, "stage1": stage1, "output": stage2}
     finetune = replace(recipe.finetune, alignment=arm)
     return [
         Step(
@@ -164,7 +164,7 @@ def _command(verb: str, **options: Any) -> tuple[str, ...]:
     return (*verb.split(), *(part for option in given for part in option))
 
 
-def _written(recipe: PretrainRecipe | FinetuneRecipe, folder: Path, name: str) -> Path:
+def _written(recipe: PretrainConfig | FinetuneConfig, folder: Path, name: str) -> Path:
     path = folder / "recipes" / f"{name}.json"
     write_json(path, asdict(recipe))
     return path

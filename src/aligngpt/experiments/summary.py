@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.utils.io import read_json, versions
 from aligngpt.curation.levels import read_levels
 from aligngpt.curation.scoring.store import read_scores
+from aligngpt.utils.io import read_json, versions
 
 ARMS = ("adaptive", "none")
 

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from aligngpt.data.images import BadImage, load_image
 from aligngpt.evaluation.benchmark import Unreadable
-from aligngpt.inference.kv_cache import roomy_cache
+from aligngpt.inference.kv_cache import preallocated_cache
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
 
-_AHEAD = 2  # batches whose pictures are decoded while the model answers an earlier one
+_AHEAD = 2  # batches whose images are decoded while the model answers an earlier one
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question: the rendered text up to where the answer begins, and the pictures it speaks of.
+    """One question: the rendered text up to where the answer begins, and the images it speaks of.
 
-    A picture is a file, or its content, or the reason why there is neither.
+    An image is a file, or its content, or the reason why there is neither.
     """
 
     text: str
@@ -38,10 +38,10 @@ class Answer:
     """One answer.
 
     Args:
-        text: Without the spaces around it; empty where a picture cannot be read.
-        gate_weights: (N - 1), where they were asked for and there is a picture.
+        text: Without the spaces around it; empty where an image cannot be read.
+        gate_weights: (N - 1), where they were asked for and there is an image.
         image_text_dots: (P), in the same case.
-        error: Why a picture cannot be read.
+        error: Why an image cannot be read.
     """
 
     text: str
@@ -76,14 +76,14 @@ def answer(
     Args:
         model: In evaluation mode.
         processor: The model's own.
-        prompts: With or without pictures, mixed as they come.
+        prompts: With or without images, mixed as they come.
         max_new_tokens: Longest answer.
         alignment: Overrides the model's setting.
         stop_token_ids: Further tokens that end an answer.
         with_gate: Also return gate weights and dot products.
 
     Raises:
-        BadImage: A picture cannot be read.
+        BadImage: An image cannot be read.
     """
     decoding = Decoding(max_new_tokens, alignment, tuple(stop_token_ids), with_gate)
     batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
@@ -100,7 +100,7 @@ def answer_batches(
     batches: Iterable[Sequence[Prompt]],
     decoding: Decoding,
 ) -> Iterator[list[Answer]]:
-    """Answer batch by batch; the pictures of the next ones are decoded meanwhile, and those that cannot be are said.
+    """Answer batch by batch; the images of the next ones are decoded meanwhile, and those that cannot be are said.
 
     Args:
         batches: Taken only as they are needed.
@@ -122,7 +122,7 @@ def answer_batches(
 
 
 def _pixels(processor: AlignGPTProcessor, prompt: Prompt) -> list[Tensor]:
-    """The pictures of a prompt as the vision tower takes them, (1, 3, height, width) each."""
+    """The images of a prompt as the vision tower takes them, (1, 3, height, width) each."""
     pixels = []
     for image in prompt.images:
         if isinstance(image, Unreadable):
@@ -135,13 +135,13 @@ def _answer_readable(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     batch: Sequence[Prompt],
-    pictures: Sequence[Future[list[Tensor]]],
+    images: Sequence[Future[list[Tensor]]],
     decoding: Decoding,
 ) -> list[Answer]:
-    """The answers of a batch; where a picture cannot be read an empty one."""
+    """The answers of a batch; where an image cannot be read an empty one."""
     answers: list[Answer | None] = [None] * len(batch)
     readable, pixels = [], []
-    for place, future in enumerate(pictures):
+    for place, future in enumerate(images):
         try:
             pixels += future.result()
             readable.append(place)
@@ -182,7 +182,7 @@ def _answer_batch(
             max_new_tokens=decoding.max_new_tokens,
             eos_token_id=ends,
             pad_token_id=processor.tokenizer.pad_token_id,
-            past_key_values=roomy_cache(model.config),
+            past_key_values=preallocated_cache(model.config),
         )[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
     answers = [Answer(text.strip()) for text in texts]

@@ -11,34 +11,34 @@ from typing import Any
 from PIL import Image
 from transformers import TextStreamer
 
-from aligngpt.training.datasets import image_in_front
 from aligngpt.data.images import load_image
 from aligngpt.data.schema import IMAGE_PLACEHOLDER
 from aligngpt.modeling import parse_alignment
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.modeling.tokens import MARK
+from aligngpt.training.datasets import image_in_front
 
 Message = dict[str, Any]
 
 
-class Session:
-    """A model, its processor, the pictures in view and what has been said.
+class ChatSession:
+    """A model, its processor, the images in view and what has been said.
 
     Keys and values of the earlier turns are kept where they are still true, and the answer is the one that the whole
     conversation gives from the start. They are true as long as the tokens in front and the alignment embedding are the
-    same: the default gate reads the turn of the first picture alone, so a new instruction changes neither. They are
-    dropped when the setting changes, when a picture comes first in a later turn, when an answer is tokenised in another
+    same: the default gate reads the turn of the first image alone, so a new instruction changes neither. They are
+    dropped when the setting changes, when an image comes first in a later turn, when an answer is tokenized in another
     way than it was written, and always with the official code's gate, which reads the whole prompt.
 
     Args:
         model: Model folder or stage-1 checkpoint.
-        images: Pictures that the conversation is about; they stand in its first turn.
+        images: Images that the conversation is about; they stand in its first turn.
         alignment: The setting of every turn, the model's own by default.
 
     Raises:
         FileNotFoundError: The model folder does not exist.
-        BadImage: A picture cannot be read.
+        BadImage: An image cannot be read.
         ValueError: The alignment setting is not known, or the model was trained without alignment.
     """
 
@@ -76,9 +76,9 @@ class Session:
         """Answer one more turn.
 
         Args:
-            prompt: What the user says. The turn's pictures stand in front of it; several stand where it has one
-                `<image>` for each of them. Without pictures `<image>` is words.
-            images: Pictures that come with this turn.
+            prompt: What the user says. The turn's images stand in front of it; several stand where it has one
+                `<image>` for each of them. Without images `<image>` is words.
+            images: Images that come with this turn.
             max_new_tokens: Longest answer.
             temperature: 0 takes the likeliest token, more samples.
             stream: Called with each piece of text as it is written; together they are the answer's text.
@@ -88,13 +88,13 @@ class Session:
             `new_tokens` (their number), `seconds`.
 
         Raises:
-            BadImage: A picture cannot be read.
+            BadImage: An image cannot be read.
             ValueError: The prompt cannot be asked; the conversation is as it was.
         """
         started = time.monotonic()
         new_images = [*(self._first_images if not self.messages else ()), *(load_image(image) for image in images)]
-        asked, pictures = _turn(prompt, len(new_images)), [*self.images, *new_images]
-        inputs = self._inputs([*self.messages, asked], pictures)
+        asked, all_images = _turn(prompt, len(new_images)), [*self.images, *new_images]
+        inputs = self._inputs([*self.messages, asked], all_images)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         past, self._past = self._past, None
         prompt_ids = inputs["input_ids"][0].tolist()
@@ -112,7 +112,7 @@ class Session:
         written = sequence[len(prompt_ids) :]
         answer = self.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
         self.messages += [asked, {"role": "assistant", "content": MARK.sub("", answer)}]
-        self.images = pictures
+        self.images = all_images
         setting = self.model.config.alignment if self.alignment is None else self.alignment
         if self.model.config.gate_text != "all" or not needs_gate(setting):
             self._past = _Past(sequence, result.past_key_values)
@@ -125,9 +125,9 @@ class Session:
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    def _inputs(self, messages: list[Message], pictures: list[Image.Image]) -> Any:
+    def _inputs(self, messages: list[Message], images: list[Image.Image]) -> Any:
         text = self.processor.render(messages, add_generation_prompt=True)
-        inputs = self.processor(images=pictures or None, text=text, alignment=self.alignment, return_tensors="pt")
+        inputs = self.processor(images=images or None, text=text, alignment=self.alignment, return_tensors="pt")
         return inputs.to(self.model.device)
 
     def _gate_weights(self, inputs: Any) -> list[float] | None:
@@ -137,21 +137,21 @@ class Session:
         return [round(weight, 5) for weight in self.model.gate(**inputs)[0][0].tolist()]
 
     def reset(self) -> None:
-        """Forget what has been said; the pictures of the beginning stay."""
+        """Forget what has been said; the images of the beginning stay."""
         self.messages, self.images, self._past = [], [], None
 
 
-def _turn(prompt: str, pictures: int) -> Message:
-    """A user's turn with its pictures where the prompt has them, in front of it otherwise."""
+def _turn(prompt: str, num_images: int) -> Message:
+    """A user's turn with its images where the prompt has them, in front of it otherwise."""
     marks = prompt.count(IMAGE_PLACEHOLDER)
-    if pictures and marks == pictures:
+    if num_images and marks == num_images:
         return {"role": "user", "content": image_in_front(prompt)}
-    if pictures and marks:
+    if num_images and marks:
         raise ValueError(
-            f"the prompt has {marks} {IMAGE_PLACEHOLDER} for {pictures} pictures: give one for each, or none to put "
-            "the pictures in front"
+            f"the prompt has {marks} {IMAGE_PLACEHOLDER} for {num_images} images: give one for each, or none to put "
+            "the images in front"
         )
-    return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": prompt}]}
+    return {"role": "user", "content": [{"type": "image"}] * num_images + [{"type": "text", "text": prompt}]}
 
 
 @dataclass
@@ -198,6 +198,6 @@ def generate(
     temperature: float = 0.0,
     stream: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Load a model and answer one prompt; see `Session` and `Session.ask`."""
-    session = Session(model, images, alignment)
+    """Load a model and answer one prompt; see `ChatSession` and `ChatSession.ask`."""
+    session = ChatSession(model, images, alignment)
     return session.ask(prompt, max_new_tokens=max_new_tokens, temperature=temperature, stream=stream)

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 _ROOM = 64  # positions that are added at once
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """One layer's keys and values, (B, heads, T, width), which are views of tensors with more positions."""
 
     keys: Tensor | None
@@ -40,8 +40,8 @@ class RoomyLayer(DynamicLayer):
         return states.new_empty((*states.shape[:-2], room, states.shape[-1]))
 
 
-def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
+def preallocated_cache(config: PreTrainedConfig) -> DynamicCache:
     """An empty cache for `generate`; layers that see a sliding window alone, or keep no positions, are as always."""
     cache = DynamicCache(config=config.get_text_config(decoder=True))
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -106,7 +106,7 @@ class AlignmentGate(nn.Module):
     """Eq. 2: from the image-text dot products to N - 1 weights over the local embeddings.
 
     Args:
-        num_image_tokens: P, the image tokens of one picture.
+        num_image_tokens: P, the image tokens of one image.
         num_levels: N.
         hidden_size: Width of the hidden layer.
     """

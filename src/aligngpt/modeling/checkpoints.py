@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from aligngpt.utils.io import atomic_path, hash_folder, read_json, write_json
 from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.conversion.weight_files import has_weights
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
-from aligngpt.modeling.conversion.weight_files import has_weights
+from aligngpt.utils.io import atomic_path, hash_folder, read_json, write_json
 
 WEIGHTS_FILE = "stage1.safetensors"
 INFO_FILE = "stage1.json"

@@ -62,7 +62,7 @@ class AlignGPTConfig(PreTrainedConfig):
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens one picture becomes: the tower's patches, class token not counted (576 for ViT-L/14 at 336)."""
+        """Tokens one image becomes: the tower's patches, class token not counted (576 for ViT-L/14 at 336)."""
         side = self.vision_config.image_size // self.vision_config.patch_size
         return side * side
 

@@ -1,4 +1,4 @@
-"""How `generate` brings pictures and instruction into the prefill, and goes on from the cache of an earlier turn."""
+"""How `generate` brings images and instruction into the prefill, and goes on from the cache of an earlier turn."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class AlignGPTGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, alignment: Any = None, **kwargs: Any) -> Any:
-        """`GenerationMixin.generate`, with the pictures and the alignment setting among its inputs.
+        """`GenerationMixin.generate`, with the images and the alignment setting among its inputs.
 
         A conversation may go on from the `past_key_values` of its earlier turns: pass them with the whole conversation
-        and all of its pictures. The default gate reads the turn of the first picture alone, so what they hold stays
+        and all of its images. The default gate reads the turn of the first image alone, so what they hold stays
         true when another instruction follows. They cannot be checked: they must be of the same tokens under the same
-        setting, which a first picture in a later turn changes (it brings `<align>` to the front), as `Session` knows.
+        setting, which a first image in a later turn changes (it brings `<align>` to the front), as `ChatSession` knows.
 
         Args:
             inputs: As `input_ids`.
@@ -68,11 +68,11 @@ class AlignGPTGenerationMixin(GenerationMixin):
         alignment: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Pictures and instruction go into the prefill alone; without a cache every step is one."""
+        """Images and instruction go into the prefill alone; without a cache every step is one."""
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             known = input_ids.shape[1] - inputs["input_ids"].shape[1]  # positions of earlier turns, in the cache
-            inputs["pixel_values"] = self._pictures_from(input_ids, pixel_values, known)
+            inputs["pixel_values"] = self._images_from(input_ids, pixel_values, known)
             inputs["alignment"] = alignment
             inputs["prompt_length"] = prompt_length
             if instruction_mask is not None and not known:
@@ -80,8 +80,8 @@ class AlignGPTGenerationMixin(GenerationMixin):
                 inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
         return inputs
 
-    def _pictures_from(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
-        """The pictures whose placeholders stand at position `start` or behind; `None` where there are none."""
+    def _images_from(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
+        """The images whose placeholders stand at position `start` or behind; `None` where there are none."""
         if pixel_values is None or start == 0:
             return pixel_values
         is_image = input_ids == self.config.image_token_id
@@ -89,8 +89,8 @@ class AlignGPTGenerationMixin(GenerationMixin):
             (mask.sum(-1) // self.config.num_image_tokens).tolist() for mask in (is_image, is_image[:, start:])
         )
         rows = zip(pixel_values.split(all_images), kept, strict=True)
-        pictures = torch.cat([pictures[len(pictures) - number :] for pictures, number in rows])
-        return pictures if len(pictures) else None
+        images = torch.cat([images[len(images) - number :] for images, number in rows])
+        return images if len(images) else None
 
     def _expand_inputs_for_generation(
         self,
@@ -99,7 +99,7 @@ class AlignGPTGenerationMixin(GenerationMixin):
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each row for beams; a row's pictures are repeated together, so that their order is kept."""
+        """Repeat each row for beams; a row's images are repeated together, so that their order is kept."""
         pixel_values = model_kwargs.pop("pixel_values", None)
         if pixel_values is not None and input_ids is not None and expand_size > 1:
             counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.num_image_tokens

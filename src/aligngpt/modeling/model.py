@@ -172,7 +172,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         return self.language_model.get_decoder()
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Pictures (I, channels, height, width) to projected image tokens (I, P, H), class token dropped."""
+        """Images (I, channels, height, width) to projected image tokens (I, P, H), class token dropped."""
         hidden_states = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
         ).hidden_states
@@ -195,7 +195,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
 
         Args:
             input_ids: (B, T).
-            image_features: (I, P, H), from `get_image_features`, in the order of the pictures in the rows.
+            image_features: (I, P, H), from `get_image_features`, in the order of the images in the rows.
             attention_mask: (B, T), zero at padding.
             instruction_mask: (B, T), one at the turn, words and images, which the gate reads by default.
             segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
@@ -268,8 +268,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         """Fill the placeholders and run the language model.
 
         Args:
-            input_ids: (B, T), with `<image>` P times for each picture and one `<align>` in each sample with any.
-            pixel_values: (I, channels, height, width), all pictures in the order of the rows.
+            input_ids: (B, T), with `<image>` P times for each image and one `<align>` in each sample with any.
+            pixel_values: (I, channels, height, width), all images in the order of the rows.
             attention_mask: (B, T), zero at padding, on either side.
             labels: (B, T), -100 where there is nothing to learn.
             instruction_mask: (B, T), one at the turn that the gate reads, words and images, from the processor.
@@ -284,7 +284,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             num_items_in_batch: Divide the summed loss by this, as gradient accumulation needs.
 
         Raises:
-            ValueError: Placeholders and pictures do not fit each other, or the gate lacks its instruction mask.
+            ValueError: Placeholders and images do not fit each other, or the gate lacks its instruction mask.
         """
         aligned: AlignmentOutput | None = None
         if inputs_embeds is None:
@@ -383,7 +383,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         if placeholders != images * self.config.num_image_tokens:
             raise ValueError(
                 f"the prompts have {placeholders} <image> placeholders, but {images} images give "
-                f"{images * self.config.num_image_tokens} image tokens: pass every image, and tokenise with this "
+                f"{images * self.config.num_image_tokens} image tokens: pass every image, and tokenize with this "
                 "model's own processor"
             )
         if (segment_ids is None and most_in_a_row > 1) or aligns > max(images, 0):
@@ -393,7 +393,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             )
         if images and not aligns and not drops_align:
             raise ValueError(
-                "the prompts have images but no <align>, so no alignment can be told: tokenise with alignment, or "
+                "the prompts have images but no <align>, so no alignment can be told: tokenize with alignment, or "
                 "pass alignment='none'"
             )
 

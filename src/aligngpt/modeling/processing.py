@@ -1,4 +1,4 @@
-"""From conversations and pictures to model inputs: the processor of an AlignGPT model."""
+"""From conversations and images to model inputs: the processor of an AlignGPT model."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class AlignGPTProcessor(ProcessorMixin):
         image_processor: Of the vision tower.
         tokenizer: A fast tokenizer; `<image>` and `<align>` are added where it lacks them.
         chat_template: A Jinja template; see `tokens` for its marks.
-        num_image_tokens: P, the tokens one picture becomes.
-        image_aspect_ratio: `"pad"`: pad to a square with the mean colour first; `"square"`: resize and crop alone.
+        num_image_tokens: P, the tokens one image becomes.
+        image_aspect_ratio: `"pad"`: pad to a square with the mean color first; `"square"`: resize and crop alone.
         use_alignment: Put `<align>` into samples with an image; off for a model trained without alignment.
 
     Raises:
@@ -115,7 +115,7 @@ class AlignGPTProcessor(ProcessorMixin):
 
         Args:
             messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In a user's text `<image>`
-                stands for a picture; among parts a picture is `{"type": "image"}`, and `<image>` in text is words.
+                stands for an image; among parts an image is `{"type": "image"}`, and `<image>` in text is words.
             template: Jinja text instead of the processor's own.
             has_images: False: `<image>` in a text is words as well.
             **kwargs: Variables of the template, such as `add_generation_prompt`.
@@ -140,7 +140,7 @@ class AlignGPTProcessor(ProcessorMixin):
         return rendered[0]
 
     def _escaped(self, message: Message, has_images: bool = True) -> Message:
-        """A message whose special tokens are marked as words, all but the `<image>` that stand for pictures."""
+        """A message whose special tokens are marked as words, all but the `<image>` that stand for images."""
         content = message["content"]
         if isinstance(content, str):
             keep_images = has_images and message["role"] == "user"
@@ -190,7 +190,7 @@ class AlignGPTProcessor(ProcessorMixin):
             is_image = token == self.image_token_id
             times = self.num_image_tokens if is_image else 1
             expanded.input_ids += [token] * times
-            expanded.instruction_mask += [in_instruction] * times  # tells which pictures the gate reads
+            expanded.instruction_mask += [in_instruction] * times  # tells which images the gate reads
             expanded.answer_mask += [in_answer and not is_image] * times
         return expanded
 
@@ -257,10 +257,10 @@ class AlignGPTProcessor(ProcessorMixin):
         padding_side: str = "left",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prompts and their pictures as model inputs.
+        """Prompts and their images as model inputs.
 
         Args:
-            images: A picture, its path or its URL; a list in the order of the `<image>` marks; or a list of such
+            images: An image, its path or its URL; a list in the order of the `<image>` marks; or a list of such
                 lists, one for each prompt.
             text: A prompt or a list of prompts in the template's form.
             alignment: `"none"` leaves `<align>` out; any other setting belongs to `forward` and `generate`.
@@ -270,10 +270,10 @@ class AlignGPTProcessor(ProcessorMixin):
                 refused, since a prompt may not lose image tokens.
 
         Returns:
-            `input_ids`, `attention_mask`, `instruction_mask` (B, T), and with pictures `pixel_values` (I, 3, h, w).
+            `input_ids`, `attention_mask`, `instruction_mask` (B, T), and with images `pixel_values` (I, 3, h, w).
 
         Raises:
-            ValueError: The number of pictures is not the number of `<image>` marks, in all or in a prompt.
+            ValueError: The number of images is not the number of `<image>` marks, in all or in a prompt.
         """
         if kwargs.get("truncation") or kwargs.get("max_length"):
             raise ValueError("a prompt with image tokens cannot be cut: shorten its text instead of using max_length")
@@ -316,11 +316,11 @@ class AlignGPTProcessor(ProcessorMixin):
         }
 
     def pixel_values(self, images: Iterable[Image.Image]) -> Tensor:
-        """Pictures as the vision tower takes them, (I, 3, height, width)."""
-        pictures = [image.convert("RGB") for image in images]
+        """Images as the vision tower takes them, (I, 3, height, width)."""
+        converted = [image.convert("RGB") for image in images]
         if self.image_aspect_ratio == "pad":
-            pictures = [pad_to_square(picture, self.image_processor.image_mean) for picture in pictures]
-        return self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+            converted = [pad_to_square(image, self.image_processor.image_mean) for image in converted]
+        return self.image_processor(converted, return_tensors="pt")["pixel_values"]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -347,7 +347,7 @@ def load_template(template: str | Path) -> str:
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """Centre a picture on a square of its longer side, filled with the mean colour (0 to 1 a channel)."""
+    """Center an image on a square of its longer side, filled with the mean color (0 to 1 a channel)."""
     side = max(image.size)
     canvas = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -378,7 +378,7 @@ def _check_turns(messages: Sequence[Message]) -> None:
 
 
 def _check_each_prompt(texts: list[str], images: Any) -> None:
-    """Where pictures come in a list for each prompt, each prompt must have as many marks."""
+    """Where images come in a list for each prompt, each prompt must have as many marks."""
     if not isinstance(images, list | tuple) or not any(isinstance(item, list | tuple) for item in images):
         return
     marks = [text.count(IMAGE_TOKEN) for text in texts]

@@ -38,7 +38,7 @@ Span = tuple[int, int]
 
 @dataclass
 class Encoding:
-    """One tokenised prompt or conversation; the masks are lists of bools as long as `input_ids`."""
+    """One tokenized prompt or conversation; the masks are lists of bools as long as `input_ids`."""
 
     input_ids: list[int]
     instruction_mask: list[bool]
@@ -83,7 +83,7 @@ class TextEncoder:
 
         Args:
             words: What was said.
-            keep_images: `<image>` stands for a picture.
+            keep_images: `<image>` stands for an image.
         """
 
         def marked(found: re.Match[str]) -> str:
@@ -95,7 +95,7 @@ class TextEncoder:
     def encode(self, text: str) -> Encoding:
         """Tokenise marked text; `<image>` becomes one token.
 
-        The instruction mask covers the turn that the gate reads, its words and pictures: the first with a picture, or
+        The instruction mask covers the turn that the gate reads, its words and images: the first with an image, or
         the first of all where no turn has one. Every turn of the conversation then has the same alignment embedding, in
         training and afterwards.
         """

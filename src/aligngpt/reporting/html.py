@@ -12,7 +12,7 @@ from aligngpt.reporting.formatting import decimal, integer
 
 
 @dataclass(frozen=True)
-class Tile:
+class Card:
     """A key figure on top of the page."""
 
     label: str

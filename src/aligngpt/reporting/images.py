@@ -1,4 +1,4 @@
-"""Pictures as data URIs, and dot products laid over them, so that the page needs no other file."""
+"""Images as data URIs, and dot products laid over them, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from PIL import Image
 from aligngpt.data.images import decode_image, read_encoded
 
 SIDE = 224  # the longest side that is kept, in pixels
-_SMALL = 128  # pictures up to this side are kept losslessly
+_SMALL = 128  # images up to this side are kept losslessly
 _QUALITY = 85
 HEAT_MAP = "inferno"
 
 
 def thumbnail(source: Path | bytes, side: int = SIDE, quality: int | None = None) -> str | None:
-    """A picture as a data URI; `None` if it cannot be read.
+    """An image as a data URI; `None` if it cannot be read.
 
     Args:
         source: Its file, or the content of one.
         side: The longest side that is kept, in pixels.
-        quality: Of the JPEG, whatever the picture's size; unless given, small pictures are kept as they are.
+        quality: Of the JPEG, whatever the image's size; unless given, small images are kept as they are.
     """
-    image = _picture(source, side)
+    image = _image(source, side)
     if image is None:
         return None
     return _data_uri(image, quality or (None if max(image.size) <= _SMALL else _QUALITY))
 
 
 def heat_map(path: Path, grid: tuple[int, int], dots: Sequence[float]) -> str | None:
-    """The picture in gray under its dot products, as a data URI; `None` if the picture cannot be read.
+    """The image in gray under its dot products, as a data URI; `None` if the image cannot be read.
 
     Args:
         grid: Rows and columns of image tokens.
-        dots: (rows * columns,) in reading order, scaled from this picture's least (dark) to its greatest (bright).
+        dots: (rows * columns,) in reading order, scaled from this image's least (dark) to its greatest (bright).
     """
-    image = _picture(path)
+    image = _image(path)
     if image is None:
         return None
     values = np.asarray(dots, dtype=float).reshape(grid)
@@ -61,15 +61,15 @@ def heat_scale() -> str:
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))
 
 
-def _picture(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
-    """The picture, scaled down to at most `side` pixels a side; `None` if it cannot be read."""
+def _image(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
+    """The image, scaled down to at most `side` pixels a side; `None` if it cannot be read."""
     try:
         decoded = decode_image(source if isinstance(source, bytes) else read_encoded(source), at_least=side)
     except (OSError, ValueError):
         return None
     scale = min(1.0, side / max(decoded.size))
     size = (max(1, round(scale * decoded.size[0])), max(1, round(scale * decoded.size[1])))
-    return decoded.picture.resize(size, box=decoded.box, reducing_gap=2.0)
+    return decoded.image.resize(size, box=decoded.box, reducing_gap=2.0)
 
 
 def _data_uri(image: Image.Image, quality: int | None) -> str:

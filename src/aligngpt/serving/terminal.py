@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from aligngpt.data.images import BadImage, check_header
-from aligngpt.inference.chat_session import Session
+from aligngpt.inference.chat_session import ChatSession
 
 HELP = "/level N|adaptive|global|...: turn the dial   /image FILE: show another   /reset: start over   /help   /exit"
 
@@ -18,15 +18,15 @@ def chat(model: str | Path, image: str | Path | None, alignment: Any, max_new_to
 
     Args:
         model: Model folder.
-        image: The picture to talk about, or none.
+        image: The image to talk about, or none.
         alignment: The setting to begin with, the model's own by default.
         max_new_tokens: Longest answer.
         temperature: 0 takes the likeliest token.
     """
     console = Console(highlight=False)
-    session = Session(model, [image] if image else [], alignment)
+    session = ChatSession(model, [image] if image else [], alignment)
     console.print(HELP, style="dim", markup=False)
-    shown: list[Path] = []  # pictures for the next question
+    shown: list[Path] = []  # images for the next question
     while True:
         try:
             said = console.input("[bold]you:[/bold] ").strip()
@@ -53,7 +53,7 @@ def chat(model: str | Path, image: str | Path | None, alignment: Any, max_new_to
                 console.print(str(error), style="red", markup=False)
 
 
-def _command(session: Session, said: str, shown: list[Path], console: Console) -> None:
+def _command(session: ChatSession, said: str, shown: list[Path], console: Console) -> None:
     name, _, value = said.partition(" ")
     if name == "/reset":
         session.reset()

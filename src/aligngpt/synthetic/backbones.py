@@ -29,8 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from aligngpt.utils.io import atomic_path, read_json, versions, write_json
-from aligngpt.synthetic.configs import BasesRecipe
+from aligngpt.synthetic.configs import BackboneTrainingConfig
 from aligngpt.synthetic.scenes import (
     NUMBERS,
     Caption,
@@ -41,14 +40,15 @@ from aligngpt.synthetic.scenes import (
     sample_scene,
     web_caption,
 )
+from aligngpt.utils.io import atomic_path, read_json, versions, write_json
 
-BASES = Path(__file__).parent / "bases"
+BASES = Path(__file__).parent / "weights"
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 PAD, UNK, BOS, EOS = range(len(SPECIAL_TOKENS))
 _FILLERS = (" a", " at", " the", " and", ",", ".", "\n")
 
 
-def make_bases(recipe: BasesRecipe, output: str | Path) -> dict[str, Any]:
+def train_backbones(recipe: BackboneTrainingConfig, output: str | Path) -> dict[str, Any]:
     """Make both base models side by side, in one process each; what is already there is kept.
 
     Args:
@@ -78,13 +78,13 @@ def make_bases(recipe: BasesRecipe, output: str | Path) -> dict[str, Any]:
     return read_json(told)
 
 
-def _make_clip_folder(recipe: BasesRecipe, output: Path) -> None:
+def _make_clip_folder(recipe: BackboneTrainingConfig, output: Path) -> None:
     torch.set_num_threads(recipe.threads)
     with atomic_path(output) as folder:
         make_clip(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
 
 
-def _make_llm_folder(recipe: BasesRecipe, output: Path) -> None:
+def _make_llm_folder(recipe: BackboneTrainingConfig, output: Path) -> None:
     torch.set_num_threads(recipe.threads)
     with atomic_path(output) as folder:
         make_language_model(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
@@ -98,7 +98,7 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     corpus = []
     for _ in range(3000):
         scene = sample_scene(rng, "train")
-        corpus += [describe(scene.things), web_caption(scene, rng).text]
+        corpus += [describe(scene.objects), web_caption(scene, rng).text]
         questions = sample_questions(scene, 7, rng)
         corpus += [f"{opening}{q.text} ASSISTANT: {q.answer}" for q in questions for opening in ("USER: ", "\n")]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -123,7 +123,7 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
 # ------------------------------------------------------------------------------------------------------------- CLIP
 
 
-def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path) -> None:
+def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BackboneTrainingConfig, output: Path) -> None:
     """Train the CLIP and write it with its image processor and tokenizer to `output`."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed + 1)
@@ -153,7 +153,7 @@ def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: P
 def _true_caption(scene: Scene, rng: random.Random) -> str:
     """A caption of any coverage, but of this scene: contrastive training brings the wrong ones itself."""
     if rng.random() < 0.5:
-        return describe(scene.things)
+        return describe(scene.objects)
     while True:
         caption = web_caption(scene, rng)
         if caption.kind != "mismatched":
@@ -172,7 +172,7 @@ def _with_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
 # --------------------------------------------------------------------------------------------------- language model
 
 
-def make_language_model(tokenizer: PreTrainedTokenizerFast, recipe: BasesRecipe, output: Path) -> None:
+def make_language_model(tokenizer: PreTrainedTokenizerFast, recipe: BackboneTrainingConfig, output: Path) -> None:
     """Train the language model on documents with soft tokens and write it with its tokenizer to `output`."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -239,7 +239,7 @@ class DocumentReader:
             document.tokens += soft
             document.labels += [-100] * len(soft)
         else:
-            self._append(document, describe(scene.things))
+            self._append(document, describe(scene.objects))
         if as_caption:
             self._append(document, caption + "\n", learn=True)
             return document
@@ -256,7 +256,7 @@ class DocumentReader:
 
         A large model has met titles and orders that say how much will be told; this one is to have met them too.
         """
-        told = Caption(describe(scene.things), "whole", 1.0)
+        told = Caption(describe(scene.objects), "whole", 1.0)
         if self.rng.random() < 0.6:
             told = web_caption(scene, self.rng)
         heading = f" {NUMBERS[round(4 * told.coverage)]}" if self.rng.random() < 0.5 else ""
@@ -287,11 +287,11 @@ class DocumentReader:
         """The scene as a vision tower might tell it: each thing spread over one to four positions, fillers between."""
         rng = self.rng
         told: list[SoftToken] = []
-        things = list(scene.things)
+        objects = list(scene.objects)
         if rng.random() < 0.3:
-            rng.shuffle(things)
+            rng.shuffle(objects)
         repeat = rng.choice((0.0, 0.3, 1.0))
-        for thing in things:
+        for thing in objects:
             positions: list[SoftToken] = [[] for _ in range(rng.randint(1, 4))]
             for word in self._encode(f" {thing.size} {thing.color} {thing.shape} {thing.place}"):
                 everywhere = rng.random() < repeat

@@ -11,7 +11,7 @@ def _field(default: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True)
-class BasesRecipe:
+class BackboneTrainingConfig:
     """Sizes, steps and seed of the small CLIP and the small language model; the defaults made what is shipped."""
 
     clip_steps: int = _field(1500, "Optimiser steps of the CLIP.")

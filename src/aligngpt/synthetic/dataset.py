@@ -1,9 +1,9 @@
 """Write the drawn world as files in LLaVA's formats, so that nothing downstream knows it is drawn.
 
-pictures/000000.png ...   the train pictures; pictures/test_00000.png ... the test pictures
+images/000000.png ...   the train images; images/test_00000.png ... the test images
 pretrain.json             image-text pairs of uneven quality
 truth.json                kind and true coverage of each pair: for measuring, never read in training
-finetune.json             conversations, single and multi turn, some without a picture
+finetune.json             conversations, single and multi turn, some without an image
 test.json                 the benchmark's questions with their answers and scenes
 """
 
@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path, read_json, write_json
 from aligngpt.synthetic.scenes import (
     QUESTION_KINDS,
     Question,
     Scene,
-    Thing,
+    SceneObject,
     ask,
     describe,
     draw_scene,
@@ -28,6 +27,7 @@ from aligngpt.synthetic.scenes import (
     scenes,
     web_caption,
 )
+from aligngpt.utils.io import atomic_path, read_json, write_json
 
 MANIFEST = "scenes.json"
 _TEXT_ONLY_SHARE = 0.1
@@ -41,7 +41,7 @@ def make(
     Args:
         output: Folder to write, all of it or nothing.
         pairs: Image-text pairs for stage 1, each of a scene of its own.
-        conversations: Conversations for stage 2, about the pictures of the pairs.
+        conversations: Conversations for stage 2, about the images of the pairs.
         questions: Benchmark questions over test scenes, divided evenly over the seven kinds.
         seed: Fixes everything.
 
@@ -67,7 +67,7 @@ def make(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} holds something else, which would be replaced: choose a new or an empty folder")
     with atomic_path(folder) as temporary:
-        (temporary / "pictures").mkdir(parents=True)
+        (temporary / "images").mkdir(parents=True)
         train = _write_pairs(temporary, pairs, random.Random(f"pairs {seed}"))
         _write_conversations(temporary, train, conversations, random.Random(f"conversations {seed}"))
         _write_questions(temporary, questions, random.Random(f"questions {seed}"))
@@ -79,9 +79,9 @@ def _write_pairs(folder: Path, number: int, rng: random.Random) -> list[Scene]:
     train = scenes(rng, "train", number)
     records, truth = [], {}
     for index, scene in enumerate(train):
-        draw_scene(scene, rng).save(folder / "pictures" / _train_picture(index), compress_level=1)
+        draw_scene(scene, rng).save(folder / "images" / _train_image(index), compress_level=1)
         caption = web_caption(scene, rng, others="train")
-        records.append(_record(f"{index:06d}", _train_picture(index), [("<image>", caption.text)]))
+        records.append(_record(f"{index:06d}", _train_image(index), [("<image>", caption.text)]))
         truth[f"{index:06d}"] = {"kind": caption.kind, "coverage": round(caption.coverage, 4)}
     write_json(folder / "pretrain.json", records)
     write_json(folder / "truth.json", truth)
@@ -97,7 +97,7 @@ def _write_conversations(folder: Path, train: list[Scene], number: int, rng: ran
             place = index % len(train)
             turns = [(q.text, q.answer) for q in sample_questions(train[place], rng.randint(1, 3), rng)]
             turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
-            records.append(_record(f"scene_{index:06d}", _train_picture(place), turns))
+            records.append(_record(f"scene_{index:06d}", _train_image(place), turns))
     write_json(folder / "finetune.json", records)
 
 
@@ -106,22 +106,22 @@ def _turns_in_words(rng: random.Random) -> list[tuple[str, str]]:
     scene = sample_scene(rng, "train")
     asked = [question for question in sample_questions(scene, 3, rng) if question.kind != "description"]
     turns = [(question.text, question.answer) for question in asked[:2]]
-    return [(f"{describe(scene.things)}\n{turns[0][0]}", turns[0][1]), *turns[1:]]
+    return [(f"{describe(scene.objects)}\n{turns[0][0]}", turns[0][1]), *turns[1:]]
 
 
 def _write_questions(folder: Path, number: int, rng: random.Random) -> None:
     records = []
     for index, (scene, question) in enumerate(_test_questions(number, rng)):
-        picture = f"test_{index:05d}.png"
-        draw_scene(scene, rng).save(folder / "pictures" / picture, compress_level=1)
+        image = f"test_{index:05d}.png"
+        draw_scene(scene, rng).save(folder / "images" / image, compress_level=1)
         records.append(
             {
                 "question_id": index,
-                "image": picture,
+                "image": image,
                 "text": question.text,
                 "label": question.answer,
                 "kind": question.kind,
-                "things": [vars(thing) for thing in scene.things],
+                "objects": [vars(thing) for thing in scene.objects],
             }
         )
     write_json(folder / "test.json", records)
@@ -138,7 +138,7 @@ def _test_questions(number: int, rng: random.Random) -> Iterator[tuple[Scene, Qu
 
 
 def read_questions(data: str | Path) -> list[dict[str, Any]]:
-    """The benchmark's questions, `things` read back into `Thing`s.
+    """The benchmark's questions, `objects` read back into `SceneObject`s.
 
     Raises:
         FileNotFoundError: The folder holds no drawn world.
@@ -146,18 +146,20 @@ def read_questions(data: str | Path) -> list[dict[str, Any]]:
     path = Path(data) / "test.json"
     if not path.is_file():
         raise FileNotFoundError(f"no test.json in {data}: make the drawn world with aligngpt scenes make")
-    return [question | {"things": [Thing(**thing) for thing in question["things"]]} for question in read_json(path)]
+    return [
+        question | {"objects": [SceneObject(**thing) for thing in question["objects"]]} for question in read_json(path)
+    ]
 
 
-def _train_picture(index: int) -> str:
+def _train_image(index: int) -> str:
     return f"{index:06d}.png"
 
 
-def _record(record_id: str, picture: str | None, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    """One record of LLaVA's format; pictures are named relative to the folder `pictures`."""
+def _record(record_id: str, image: str | None, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """One record of LLaVA's format; images are named relative to the folder `images`."""
     said = [
         {"from": speaker, "value": value}
         for question, answer in turns
         for speaker, value in (("human", question), ("gpt", answer))
     ]
-    return {"id": record_id, **({"image": picture} if picture else {}), "conversations": said}
+    return {"id": record_id, **({"image": image} if image else {}), "conversations": said}

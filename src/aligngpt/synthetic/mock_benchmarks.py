@@ -1,6 +1,6 @@
-"""Miniatures of the twelve benchmarks: their files in LLaVA's `playground/data/eval` layout, pictures and all, drawn.
+"""Miniatures of the twelve benchmarks: their files in LLaVA's `playground/data/eval` layout, images and all, drawn.
 
-Names, formats and prompts are those of the benchmarks; pictures, questions and answers are the drawn world's, so that a
+Names, formats and prompts are those of the benchmarks; images, questions and answers are the drawn world's, so that a
 run on benchmarks can be tried from its questions to its scores on a machine without any of their data.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path, read_json, write_json
 from aligngpt.synthetic.scenes import (
     COLORS,
     NUMBERS,
@@ -29,6 +28,7 @@ from aligngpt.synthetic.scenes import (
     draw_scene,
     sample_scene,
 )
+from aligngpt.utils.io import atomic_path, read_json, write_json
 
 MANIFEST = "miniatures.json"
 NOTE = "Drawn miniatures of the benchmarks: scores on them cannot be set beside those of the benchmarks themselves."
@@ -42,7 +42,7 @@ _MME_TASKS = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
-_MME_IN_FOLDER = ("posters", "celebrity", "scene", "landmark", "artwork")  # whose pictures lie in `images/`
+_MME_IN_FOLDER = ("posters", "celebrity", "scene", "landmark", "artwork")  # whose images lie in `images/`
 _CHINESE_COLORS = ("红色", "绿色", "蓝色", "黄色", "紫色", "橙色", "白色")  # in the order of COLORS
 _CHINESE_NUMBERS = ("一", "二", "三", "四")
 _CHINESE_COUNT, _CHINESE_COLOR = "图中有几个物体？", "图中第一个物体是什么颜色？"  # noqa: RUF001
@@ -68,14 +68,14 @@ class Drawing:
             if question is not None:
                 return scene, question
 
-    def picture(self, scene: Scene, name: str, format: str = "JPEG") -> None:
-        """Write the picture of a scene."""
+    def image(self, scene: Scene, name: str, format: str = "JPEG") -> None:
+        """Write the image of a scene."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.encoded(scene, format))
 
     def encoded(self, scene: Scene, format: str = "JPEG") -> bytes:
-        """The picture of a scene as the content of a file."""
+        """The image of a scene as the content of a file."""
         content = io.BytesIO()
         draw_scene(scene, self.rng).save(content, format=format)
         return content.getvalue()
@@ -142,7 +142,7 @@ def _draw_vqav2(to: Drawing) -> None:
     for number in range(to.questions):
         scene, question = to.asked(_SHORT_KINDS)
         image = f"COCO_test2015_{number:012d}.jpg"
-        to.picture(scene, f"vqav2/test2015/{image}")
+        to.image(scene, f"vqav2/test2015/{image}")
         name = number * 1000
         records.append(
             {"question_id": name, "image": image, "text": f"{question.text}\n{SHORT}", "category": "default"}
@@ -156,7 +156,7 @@ def _draw_gqa(to: Drawing) -> None:
     for number in range(to.questions):
         scene, question = to.asked(("existence", "color_at", "shape_at"))
         name, image = f"{20_000_000 + number}", f"n{number}"
-        to.picture(scene, f"gqa/data/images/{image}.jpg")
+        to.image(scene, f"gqa/data/images/{image}.jpg")
         records.append({"question_id": name, "image": f"{image}.jpg", "text": f"{question.text}\n{SHORT}"})
         binary = question.kind == "existence"
         labels[name] = {
@@ -184,7 +184,7 @@ def _draw_vizwiz(to: Drawing) -> None:
     for number in range(to.questions):
         scene, question = to.asked(_SHORT_KINDS)
         image = f"VizWiz_test_{number:08d}.jpg"
-        to.picture(scene, f"vizwiz/test/{image}")
+        to.image(scene, f"vizwiz/test/{image}")
         text = f"{question.text}\n{UNANSWERABLE}\n{SHORT}"
         records.append({"question_id": number, "image": image, "text": text, "category": "default"})
     to.lines("vizwiz/llava_test.jsonl", records)
@@ -195,8 +195,8 @@ def _draw_textvqa(to: Drawing) -> None:
     for number in range(to.questions):
         scene, question = to.asked(("color_at", "shape_at"))
         image = f"{to.rng.getrandbits(64):016x}"
-        to.picture(scene, f"textvqa/train_images/{image}.jpg")
-        read = ", ".join(word.upper() for thing in scene.things for word in (thing.color, thing.shape))
+        to.image(scene, f"textvqa/train_images/{image}.jpg")
+        read = ", ".join(word.upper() for thing in scene.objects for word in (thing.color, thing.shape))
         text = f"{question.text}\nReference OCR token: {read}\n{SHORT}"
         records.append({"question_id": image, "image": f"{image}.jpg", "text": text, "category": "default"})
         label = {"question_id": 34_602 + number, "image_id": image, "question": question.text.lower()}
@@ -215,7 +215,7 @@ def _draw_pope(to: Drawing) -> None:
                 if question.answer == ("yes", "no")[number % 2]:
                     break
             image = f"COCO_val2014_{len(records):012d}.jpg"
-            to.picture(scene, f"pope/val2014/{image}")
+            to.image(scene, f"pope/val2014/{image}")
             lines.append({"question_id": number + 1, "image": image, "text": question.text, "label": question.answer})
             text = f"{question.text}\n{SHORT}"
             records.append({"question_id": len(records) + 1, "image": image, "text": text, "category": subset})
@@ -224,14 +224,14 @@ def _draw_pope(to: Drawing) -> None:
 
 
 def _draw_mme(to: Drawing) -> None:
-    """Each task a picture or more, each picture a question whose answer is yes and one whose answer is no."""
+    """Each task an image or more, each image a question whose answer is yes and one whose answer is no."""
     records = []
     for task in _MME_TASKS:
         skeleton = []
         for number in range(max(1, to.questions // (2 * len(_MME_TASKS)))):
             scene = sample_scene(to.rng, "test")
             image = f"{'images/' if task in _MME_IN_FOLDER else ''}{number:04d}.jpg"
-            to.picture(scene, f"MME/MME_Benchmark_release_version/{task}/{image}")
+            to.image(scene, f"MME/MME_Benchmark_release_version/{task}/{image}")
             for text, label in _yes_and_no(scene, to.rng):
                 skeleton.append(f"{number:04d}.jpg\t{text} Please answer yes or no.\t{label}\n")
                 name = f"{task}/{image}"
@@ -255,19 +255,19 @@ def _yes_and_no(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _draw_scienceqa(to: Drawing) -> None:
-    """Every third question has no picture: the scene is told instead."""
+    """Every third question has no image: the scene is told instead."""
     records, problems = [], {}
     for number in range(to.questions):
         scene, question = to.asked(tuple(_OPTIONS))
-        name, pictured, options = str(number + 1), number % 3 != 2, to.options(question)
+        name, imaged, options = str(number + 1), number % 3 != 2, to.options(question)
         asked = f"{question.text}\n{_letters(options)}"
         record: Record = {"id": name}
-        if pictured:
-            to.picture(scene, f"scienceqa/images/test/{name}/image.png", "PNG")
+        if imaged:
+            to.image(scene, f"scienceqa/images/test/{name}/image.png", "PNG")
             record["image"] = f"{name}/image.png"
             asked = f"<image>\n{asked}"
         else:
-            asked = f"Context: {describe(scene.things)}\n{asked}"
+            asked = f"Context: {describe(scene.objects)}\n{asked}"
         answer = options.index(question.answer)
         said = [{"from": "human", "value": asked}, {"from": "gpt", "value": f"The answer is {_LETTERS[answer]}."}]
         records.append({**record, "conversations": said})
@@ -275,8 +275,8 @@ def _draw_scienceqa(to: Drawing) -> None:
             "question": question.text,
             "choices": options,
             "answer": answer,
-            "hint": "" if pictured else describe(scene.things),
-            "image": "image.png" if pictured else None,
+            "hint": "" if imaged else describe(scene.objects),
+            "image": "image.png" if imaged else None,
             "subject": ("natural science", "social science", "language science")[number % 3],
             "grade": f"grade{1 + number % 12}",
             "split": "test",
@@ -298,8 +298,8 @@ def _draw_mmbench_cn(to: Drawing) -> None:
     def rows(number: int) -> tuple[Scene, str, list[str], str]:
         scene, question = to.asked(("count", "color_at"))
         if question.kind == "count":
-            return scene, _CHINESE_COUNT, list(_CHINESE_NUMBERS), _CHINESE_NUMBERS[len(scene.things) - 1]
-        color = _CHINESE_COLORS[tuple(COLORS).index(scene.things[0].color)]
+            return scene, _CHINESE_COUNT, list(_CHINESE_NUMBERS), _CHINESE_NUMBERS[len(scene.objects) - 1]
+        color = _CHINESE_COLORS[tuple(COLORS).index(scene.objects[0].color)]
         others = to.rng.sample([one for one in _CHINESE_COLORS if one != color], 3)
         return scene, _CHINESE_COLOR, [color, *others], color
 
@@ -307,7 +307,7 @@ def _draw_mmbench_cn(to: Drawing) -> None:
 
 
 def _draw_table(to: Drawing, name: str, draw: Callable[[int], tuple[Scene, str, list[str], str]]) -> None:
-    """MMBench's table: each question once for each rotation of its options, the picture in every row."""
+    """MMBench's table: each question once for each rotation of its options, the image in every row."""
     columns = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category")
     path = to.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,10 +316,10 @@ def _draw_table(to: Drawing, name: str, draw: Callable[[int], tuple[Scene, str, 
         table.writeheader()
         for number in range(max(2, to.questions // 4)):
             scene, text, options, answer = draw(number)
-            picture = base64.b64encode(to.encoded(scene)).decode()
+            image = base64.b64encode(to.encoded(scene)).decode()
             for rotation in range(4):
                 turned = options[-rotation:] + options[:-rotation] if rotation else options
-                row = {"index": rotation * _ROTATION + number, "question": text, "image": picture, "split": "dev"}
+                row = {"index": rotation * _ROTATION + number, "question": text, "image": image, "split": "dev"}
                 row |= dict(zip(_LETTERS, turned, strict=True)) | {"answer": _LETTERS[turned.index(answer)]}
                 row |= {"category": ("object_counting", "attribute_recognition")[number % 2], "source": "drawn"}
                 table.writerow(row | {"l2-category": "finegrained_perception (instance-level)"})
@@ -335,7 +335,7 @@ def _draw_seed(to: Drawing) -> None:
         options, video = to.options(question), number % 6 == 5
         data_id = f"v{number}" if video else f"{number}_{to.rng.getrandbits(31)}"
         image = f"SEED-Bench-video-image/{data_id}.png" if video else f"SEED-Bench-image/{data_id}"
-        to.picture(scene, f"seed_bench/{image}", "PNG" if video else "JPEG")
+        to.image(scene, f"seed_bench/{image}", "PNG" if video else "JPEG")
         name = f"v{number}" if video else str(100_000 + number)
         text = f"{question.text}\n{_letters(options)}\n{LETTER}"
         asked = {"question_id": name if video else int(name), "image": image, "text": text}
@@ -352,15 +352,15 @@ def _draw_seed(to: Drawing) -> None:
 
 
 def _draw_llava_bench(to: Drawing) -> None:
-    """Three questions a picture, with what the picture shows in words and the answers of a model that saw all."""
+    """Three questions an image, with what the image shows in words and the answers of a model that saw all."""
     folder = "llava-bench-in-the-wild"
     questions: list[Record] = []
     contexts, references = [], []
     for number in range(-(-to.questions // 3)):
         scene = sample_scene(to.rng, "test")
         image = f"{number + 1:03d}.jpg"
-        to.picture(scene, f"{folder}/images/{image}")
-        contexts.append({"id": f"{number + 1:03d}", "image": image, "caption": describe(scene.things)})
+        to.image(scene, f"{folder}/images/{image}")
+        contexts.append({"id": f"{number + 1:03d}", "image": image, "caption": describe(scene.objects)})
         for category, kind in (("conv", "count"), ("detail", "description"), ("complex", "color_at")):
             question = ask(scene, kind, to.rng)
             assert question is not None  # all three can be asked of any scene
@@ -380,7 +380,7 @@ def _draw_mmvet(to: Drawing) -> None:
     for number in range(to.questions):
         scene, question = to.asked(tuple(needs))
         image = f"v1_{number}.png"
-        to.picture(scene, f"mm-vet/images/{image}", "PNG")
+        to.image(scene, f"mm-vet/images/{image}", "PNG")
         records.append({"image": image, "text": question.text, "category": "conv", "question_id": number})
         label = {"imagename": image, "question": question.text, "answer": question.answer}
         labels[f"v1_{number}"] = {**label, "capability": needs[question.kind], "imagesource": "drawn"}

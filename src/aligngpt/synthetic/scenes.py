@@ -1,7 +1,7 @@
-"""The drawn world: scenes of coloured shapes on a 3 x 3 grid, how they look and what can truly be said of them.
+"""The drawn world: scenes of colored shapes on a 3 x 3 grid, how they look and what can truly be said of them.
 
-Everything is a pure function of a `random.Random`, so a seed fixes every picture and every word. The truth of a scene
-is its list of `Thing`s; captions keep the things and attributes they tell, so their coverage is known exactly.
+Everything is a pure function of a `random.Random`, so a seed fixes every image and every word. The truth of a scene
+is its list of `SceneObject`s; captions keep the objects and attributes they tell, so their coverage is known exactly.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ATTRIBUTES = ("size", "color", "shape", "place")
 
 GRID = 3
 MAX_THINGS = 4
-PICTURE_SIZE = 96  # pixels a side
+IMAGE_SIZE = 96  # pixels a side
 _TEST_SHARE = 5  # one scene in five belongs to the test split
 _SUPERSAMPLING = 3
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One shape of a scene. In a caption an attribute may be empty: not told."""
 
     size: str
@@ -48,7 +48,7 @@ class Thing:
         """Number of attributes told, 0 to 4."""
         return sum(getattr(self, name) != "" for name in ATTRIBUTES)
 
-    def holds_for(self, other: Thing) -> bool:
+    def holds_for(self, other: SceneObject) -> bool:
         """Whether every attribute told here is true of `other`."""
         return all(getattr(self, name) in ("", getattr(other, name)) for name in ATTRIBUTES)
 
@@ -62,14 +62,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to four things, in reading order of their places, no two at one place."""
+    """One to four objects, in reading order of their places, no two at one place."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
 
     @property
     def split(self) -> str:
         """`"train"` or `"test"`, fixed by the scene's content, so that no scene can be in both."""
-        digest = hashlib.sha256(repr(self.things).encode()).digest()
+        # The name in this text is part of the split: the shipped backbones were trained on the train scenes it gives.
+        text = repr(self.objects).replace(f"{SceneObject.__name__}(", "Thing(")
+        digest = hashlib.sha256(text.encode()).digest()
         return "test" if digest[0] % _TEST_SHARE == 0 else "train"
 
 
@@ -79,7 +81,7 @@ class Caption:
 
     Attributes:
         text: What a reader of the data sees.
-        kind: `whole`, `part`, `dropped` (attributes left out) or `mismatched` (another picture's).
+        kind: `whole`, `part`, `dropped` (attributes left out) or `mismatched` (another image's).
         coverage: Share of the scene's facts (four a thing) that the caption tells truly, 0 to 1.
     """
 
@@ -90,7 +92,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene with its only right answer, and for descriptions the things to be named."""
+    """A question about a scene with its only right answer, and for descriptions the objects to be named."""
 
     kind: str
     text: str
@@ -103,7 +105,7 @@ def sample_scene(rng: random.Random, split: str | None = None) -> Scene:
         places = sorted(rng.sample(range(len(PLACES)), rng.randint(1, MAX_THINGS)))
         scene = Scene(
             tuple(
-                Thing(rng.choice(SIZES), rng.choice(tuple(COLORS)), rng.choice(SHAPES), PLACES[place])
+                SceneObject(rng.choice(SIZES), rng.choice(tuple(COLORS)), rng.choice(SHAPES), PLACES[place])
                 for place in places
             )
         )
@@ -111,11 +113,11 @@ def sample_scene(rng: random.Random, split: str | None = None) -> Scene:
             return scene
 
 
-# --------------------------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------------------------- images
 
 
-def draw_scene(scene: Scene, rng: random.Random, size: int = PICTURE_SIZE) -> Image.Image:
-    """Draw a scene as an RGB picture of `size` x `size` pixels.
+def draw_scene(scene: Scene, rng: random.Random, size: int = IMAGE_SIZE) -> Image.Image:
+    """Draw a scene as an RGB image of `size` x `size` pixels.
 
     Drawn at three times the size and scaled down, which smooths the edges. Background, brightness and exact position
     vary a little with `rng`, as they would between photographs of one subject.
@@ -125,7 +127,7 @@ def draw_scene(scene: Scene, rng: random.Random, size: int = PICTURE_SIZE) -> Im
     shade = rng.randint(24, 44)
     image = Image.new("RGB", (canvas, canvas), (shade, shade, shade + rng.randint(4, 14)))
     draw = ImageDraw.Draw(image)
-    for thing in scene.things:
+    for thing in scene.objects:
         row, column = divmod(PLACES.index(thing.place), GRID)
         radius = cell * (0.42 if thing.size == "large" else 0.24) * rng.uniform(0.95, 1.05)
         slack = 0.06 * cell
@@ -174,39 +176,39 @@ def join_phrases(phrases: list[str]) -> str:
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def describe(things: tuple[Thing, ...] | list[Thing]) -> str:
-    """A sentence that tells the given things, in their order."""
-    return join_phrases([thing.phrase() for thing in things]) + "."
+def describe(objects: tuple[SceneObject, ...] | list[SceneObject]) -> str:
+    """A sentence that tells the given objects, in their order."""
+    return join_phrases([thing.phrase() for thing in objects]) + "."
 
 
-def coverage(scene: Scene, told: tuple[Thing, ...] | list[Thing]) -> float:
+def coverage(scene: Scene, told: tuple[SceneObject, ...] | list[SceneObject]) -> float:
     """Share of the scene's facts told truly, 0 to 1: a phrase counts if all it says is true of one thing."""
-    left = list(scene.things)
+    left = list(scene.objects)
     facts = 0
     for phrase in told:
         match = next((thing for thing in left if phrase.holds_for(thing)), None)
         if match is not None:
             left.remove(match)
             facts += phrase.facts()
-    return facts / (len(ATTRIBUTES) * len(scene.things))
+    return facts / (len(ATTRIBUTES) * len(scene.objects))
 
 
 def web_caption(scene: Scene, rng: random.Random, others: str | None = None) -> Caption:
     """A caption of uneven quality, as found on the web.
 
-    A quarter each: everything; some of the things; things without size, place or both; another picture's caption.
+    A quarter each: everything; some of the objects; objects without size, place or both; another image's caption.
 
     Args:
         scene: What the caption stands beside.
         rng: Draws kind and words.
-        others: The split that another picture's caption comes from; any by default.
+        others: The split that another image's caption comes from; any by default.
     """
     kind = rng.choice(("whole", "part", "dropped", "mismatched"))
-    if kind == "part" and len(scene.things) == 1:
+    if kind == "part" and len(scene.objects) == 1:
         kind = "dropped"
-    told = list(scene.things)
+    told = list(scene.objects)
     if kind == "mismatched":
-        told = list(sample_scene(rng, others).things)
+        told = list(sample_scene(rng, others).objects)
         told = _some(told, rng.randint(1, len(told)), rng)
     elif kind == "part":
         told = _some(told, rng.randint(1, len(told) - 1), rng)
@@ -215,24 +217,24 @@ def web_caption(scene: Scene, rng: random.Random, others: str | None = None) -> 
     return Caption(describe(told), kind, coverage(scene, told))
 
 
-def _some(things: list[Thing], number: int, rng: random.Random) -> list[Thing]:
-    return [things[index] for index in sorted(rng.sample(range(len(things)), number))]
+def _some(objects: list[SceneObject], number: int, rng: random.Random) -> list[SceneObject]:
+    return [objects[index] for index in sorted(rng.sample(range(len(objects)), number))]
 
 
-def _drop_attributes(things: list[Thing], rng: random.Random) -> list[Thing]:
+def _drop_attributes(objects: list[SceneObject], rng: random.Random) -> list[SceneObject]:
     keep_size, keep_place = rng.choice(((False, False), (False, False), (True, False), (False, True)))
     return [
-        Thing(thing.size if keep_size else "", thing.color, thing.shape, thing.place if keep_place else "")
-        for thing in things
+        SceneObject(thing.size if keep_size else "", thing.color, thing.shape, thing.place if keep_place else "")
+        for thing in objects
     ]
 
 
-def parse_things(text: str) -> list[Thing]:
-    """Read a caption or description back into things; words that say nothing of a thing are passed over.
+def parse_objects(text: str) -> list[SceneObject]:
+    """Read a caption or description back into objects; words that say nothing of a thing are passed over.
 
     The inverse of `describe` for well-formed text, and lenient otherwise, since models write what they like.
     """
-    things = []
+    objects = []
     sentence = text.strip().rstrip(".").replace(" and ", ", ")
     for phrase in sentence.split(","):
         words = phrase.replace(" at the ", " | ").split(" | ")
@@ -240,25 +242,25 @@ def parse_things(text: str) -> list[Thing]:
         place = words[1].strip() if len(words) > 1 and words[1].strip() in PLACES else ""
         size, color, shape = (next((word for word in head if word in known), "") for known in (SIZES, COLORS, SHAPES))
         if color or shape:
-            things.append(Thing(size, color, shape, place))
-    return things
+            objects.append(SceneObject(size, color, shape, place))
+    return objects
 
 
 # -------------------------------------------------------------------------------------------------------- questions
 
 
 def _ask_count(scene: Scene, rng: random.Random) -> Question:
-    return Question("count", "How many objects are there?", NUMBERS[len(scene.things)])
+    return Question("count", "How many objects are there?", NUMBERS[len(scene.objects)])
 
 
 def _ask_color_count(scene: Scene, rng: random.Random) -> Question:
-    present = [thing.color for thing in scene.things]
+    present = [thing.color for thing in scene.objects]
     color = rng.choice(present) if rng.random() < 0.7 else rng.choice(tuple(COLORS))
     return Question("color_count", f"How many {color} objects are there?", NUMBERS[present.count(color)])
 
 
 def _ask_existence(scene: Scene, rng: random.Random) -> Question:
-    present = [(thing.color, thing.shape) for thing in scene.things]
+    present = [(thing.color, thing.shape) for thing in scene.objects]
     wanted = rng.random() < 0.5
     if wanted:
         color, shape = rng.choice(present)
@@ -270,18 +272,18 @@ def _ask_existence(scene: Scene, rng: random.Random) -> Question:
 
 
 def _ask_color_at(scene: Scene, rng: random.Random) -> Question:
-    thing = rng.choice(scene.things)
+    thing = rng.choice(scene.objects)
     return Question("color_at", f"What color is the object at the {thing.place}?", thing.color)
 
 
 def _ask_shape_at(scene: Scene, rng: random.Random) -> Question:
-    thing = rng.choice(scene.things)
+    thing = rng.choice(scene.objects)
     return Question("shape_at", f"What shape is the object at the {thing.place}?", thing.shape)
 
 
 def _ask_place_of(scene: Scene, rng: random.Random) -> Question | None:
-    names = [(thing.color, thing.shape) for thing in scene.things]
-    unique = [thing for thing in scene.things if names.count((thing.color, thing.shape)) == 1]
+    names = [(thing.color, thing.shape) for thing in scene.objects]
+    unique = [thing for thing in scene.objects if names.count((thing.color, thing.shape)) == 1]
     if not unique:
         return None
     thing = rng.choice(unique)
@@ -289,7 +291,7 @@ def _ask_place_of(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _ask_description(scene: Scene, rng: random.Random) -> Question:
-    return Question("description", "Describe the picture.", describe(scene.things))
+    return Question("description", "Describe the picture.", describe(scene.objects))
 
 
 _ASKERS = {

@@ -21,7 +21,7 @@ class Collator:
         logits_to_keep  [2, 3]                                  columns whose next token is learned in any row
         shift_labels    [[9, 3], [3, .]]
 
-    A batch also has `attention_mask`, `instruction_mask`, `pixel_values` (all pictures in row order) where there are
+    A batch also has `attention_mask`, `instruction_mask`, `pixel_values` (all images in row order) where there are
     any, `alignment` (rows,) where samples have levels, and `truncated`, the number of samples that were cut.
 
     Args:
@@ -69,7 +69,7 @@ class ModalityGroupedSampler(Sampler[int]):
     whole group comes last.
 
     Args:
-        lengths: Length of each sample, negative for one without a picture.
+        lengths: Length of each sample, negative for one without an image.
         batch_size: Samples of one process's batch.
         world_size: Processes times gradient accumulation steps.
         seed: Fixes the order together with `set_epoch`; `None` draws from torch's global state.
@@ -77,7 +77,7 @@ class ModalityGroupedSampler(Sampler[int]):
 
     def __init__(self, lengths: Sequence[int], batch_size: int, world_size: int = 1, seed: int | None = None) -> None:
         if any(length == 0 for length in lengths):
-            raise ValueError("a sample has length 0: lengths are positive with a picture and negative without one")
+            raise ValueError("a sample has length 0: lengths are positive with an image and negative without one")
         self.lengths = lengths
         self.batch_size = batch_size
         self.world_size = world_size

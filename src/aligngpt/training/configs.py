@@ -15,11 +15,11 @@ def _field(default: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True)
-class StageRecipe:
+class StageConfig:
     """What both stages have in common. Defaults are the paper's, those of stage 1 where the stages differ."""
 
     learning_rate: float = _field(1e-3, "Peak learning rate.")
-    batch_size: int = _field(256, "Samples of one optimiser step, over all devices.")
+    batch_size: int = _field(256, "Samples of one optimizer step, over all devices.")
     device_batch_size: int = _field(32, "Samples that one device takes at a time; the rest is accumulated.")
     epochs: float = _field(1.0, "Passes over the data, unless max_steps is given.")
     max_steps: int | None = _field(None, "Optimiser steps instead of epochs.")
@@ -32,7 +32,7 @@ class StageRecipe:
     gradient_checkpointing: bool = _field(True, "Compute activations again in the backward pass to save memory.")
     attention: str = _field("sdpa", "Attention implementation: sdpa, eager, flex_attention or flash_attention_2.")
     workers: int = _field(4, "Processes that read and prepare samples.")
-    check_images: Literal["none", "header", "decode"] = _field("decode", "How far pictures are checked beforehand.")
+    check_images: Literal["none", "header", "decode"] = _field("decode", "How far images are checked beforehand.")
     logging_steps: int = _field(10, "Steps between two entries of the loss curve.")
     save_steps: int = _field(500, "Steps between two checkpoints to resume from.")
     seed: int = _field(0, "Fixes new weights, the order of samples and dropout.")
@@ -68,7 +68,7 @@ def _check_levels(name: str, number: int) -> None:
 
 
 @dataclass(frozen=True)
-class PretrainRecipe(StageRecipe):
+class PretrainConfig(StageConfig):
     """Stage 1, alignment-level-aware pre-training: projector and alignment table learn, everything else is frozen."""
 
     alignment: Literal["levels", "none"] = _field("levels", "levels: each pair's own level; none: LLaVA's stage 1.")
@@ -82,11 +82,11 @@ class PretrainRecipe(StageRecipe):
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe(StageRecipe):
+class FinetuneConfig(StageConfig):
     """Stage 2, adaptive alignment-based instruction tuning: language model, projector and gate learn."""
 
     learning_rate: float = _field(2e-5, "Peak learning rate.")
-    batch_size: int = _field(128, "Samples of one optimiser step, over all devices.")
+    batch_size: int = _field(128, "Samples of one optimizer step, over all devices.")
     device_batch_size: int = _field(16, "Samples that one device takes at a time; the rest is accumulated.")
     alignment: Literal["adaptive", "local", "global", "average", "none"] = _field(
         "adaptive", "How the alignment embedding is made (Table 4); none: LLaVA-1.5."
@@ -105,7 +105,7 @@ class FinetuneRecipe(StageRecipe):
 
 
 @dataclass(frozen=True)
-class ScenesRecipe:
+class DemoConfig:
     """The main job on the drawn world.
 
     It trains with alignment and without, so each arm sets `alignment` itself, and `num_levels` is that of both stages.
@@ -119,8 +119,8 @@ class ScenesRecipe:
     strategy: Literal["quantile", "uniform"] = _field("quantile", "How scores are divided into levels (Eq. 1).")
     seed: int = _field(0, "Fixes the world; training has pretrain.seed and finetune.seed.")
     threads: int | None = _field(None, "Processor threads of each of the two arms; half of the cores unless given.")
-    pretrain: PretrainRecipe = field(default_factory=lambda: scenes_pretrain())
-    finetune: FinetuneRecipe = field(default_factory=lambda: scenes_finetune())
+    pretrain: PretrainConfig = field(default_factory=lambda: scenes_pretrain())
+    finetune: FinetuneConfig = field(default_factory=lambda: scenes_finetune())
 
     def __post_init__(self) -> None:
         _check_at_least(self, 1, "pairs", "conversations", "questions", "captioned")
@@ -137,14 +137,14 @@ class ScenesRecipe:
             object.__setattr__(self, stage, replace(recipe, num_alignment_levels=self.num_levels))
 
 
-def paper_pretrain() -> PretrainRecipe:
+def paper_pretrain() -> PretrainConfig:
     """Stage 1 of the paper: 558K pairs, batch 256, learning rate 1e-3."""
-    return PretrainRecipe()
+    return PretrainConfig()
 
 
-def paper_finetune() -> FinetuneRecipe:
+def paper_finetune() -> FinetuneConfig:
     """Stage 2 of the paper: 665K conversations, batch 128, learning rate 2e-5."""
-    return FinetuneRecipe()
+    return FinetuneConfig()
 
 
 _SCENES: dict[str, Any] = {  # both stages on the drawn world: small samples, no graphics card
@@ -159,24 +159,24 @@ _SCENES: dict[str, Any] = {  # both stages on the drawn world: small samples, no
 }
 
 
-def scenes_pretrain() -> PretrainRecipe:
+def scenes_pretrain() -> PretrainConfig:
     """Stage 1 on the drawn world, minutes on two cores."""
-    return PretrainRecipe(**_SCENES, learning_rate=2e-3, max_steps=500, template="bare")
+    return PretrainConfig(**_SCENES, learning_rate=2e-3, max_steps=500, template="bare")
 
 
-def scenes_finetune() -> FinetuneRecipe:
+def scenes_finetune() -> FinetuneConfig:
     """Stage 2 on the drawn world, minutes on two cores."""
-    return FinetuneRecipe(**_SCENES, learning_rate=1e-3, max_steps=400)
+    return FinetuneConfig(**_SCENES, learning_rate=1e-3, max_steps=400)
 
 
-def scenes() -> ScenesRecipe:
+def scenes() -> DemoConfig:
     """The whole job on the drawn world, as `make demo` runs it."""
-    return ScenesRecipe()
+    return DemoConfig()
 
 
-def quick_scenes() -> ScenesRecipe:
+def quick_scenes() -> DemoConfig:
     """The same way with next to no training: for tests and a first look, its figures mean nothing."""
-    return ScenesRecipe(
+    return DemoConfig(
         pairs=96,
         conversations=96,
         questions=28,
@@ -195,4 +195,4 @@ SCENES_SETTLED = (
     ("finetune", "alignment"),
     ("finetune", "num_alignment_levels"),
 )
-"""Fields of a `ScenesRecipe` that the job sets itself."""
+"""Fields of a `DemoConfig` that the job sets itself."""

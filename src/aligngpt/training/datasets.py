@@ -1,4 +1,4 @@
-"""Pairs and conversations as training samples: tokens, labels on answers only, pictures ready for the tower."""
+"""Pairs and conversations as training samples: tokens, labels on answers only, images ready for the tower."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _SampleDataset(Dataset):
-    """What both stages share: a conversation and its pictures become one sample.
+    """What both stages share: a conversation and its images become one sample.
 
     A sample holds `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
     height, width) or `None`, `alignment_level` (1..N) or `None`, and `truncated`: whether the text was cut. Where no
@@ -100,21 +100,21 @@ def image_in_front(text: str) -> str:
 
 
 class PretrainDataset(_SampleDataset):
-    """Stage 1: given the picture and the level of the pair, predict the caption.
+    """Stage 1: given the image and the level of the pair, predict the caption.
 
     A pair `{"image": "dog.jpg", "caption": "a dog"}` at level 6 becomes `<s><align><image>...<image>a dog\\n` with
     labels on `a dog\\n` and `alignment_level` 6.
 
     Args:
         pairs: The pairs.
-        image_folder: Where their pictures lie.
+        image_folder: Where their images lie.
         processor: Its template is not used; stage 1 has the plain one.
         levels: Level of each pair by its id, `None` to train without alignment. Pairs without a level are left out
-            and counted in `unlevelled`.
+            and counted in `num_without_level`.
         max_length: Longest sample in tokens, image tokens counted.
 
     Raises:
-        ValueError: There is no pair, or none has a level. On access: a picture that cannot be read.
+        ValueError: There is no pair, or none has a level. On access: an image that cannot be read.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class PretrainDataset(_SampleDataset):
             raise ValueError("there is no pair to learn from")
         self.levels = levels
         self.pairs = [pair for pair in pairs if levels is None or pair.id in levels]
-        self.unlevelled = len(pairs) - len(self.pairs)
+        self.num_without_level = len(pairs) - len(self.pairs)
         if not self.pairs:
             raise ValueError(f"none of the {len(pairs)} pairs has a level: were the levels made from these pairs?")
         self._template = load_template("plain")
@@ -146,16 +146,16 @@ class PretrainDataset(_SampleDataset):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each caption; every sample has a picture."""
+        """Words of each caption; every sample has an image."""
         return [max(1, len(pair.caption.split())) for pair in self.pairs]
 
 
 class InstructionDataset(_SampleDataset):
-    """Stage 2: conversations with one, several or no pictures, labels on the assistant's turns.
+    """Stage 2: conversations with one, several or no images, labels on the assistant's turns.
 
     Args:
         conversations: The conversations.
-        image_folder: Where their pictures lie.
+        image_folder: Where their images lie.
         processor: Tokenizer, template and image processor of the model.
         max_length: Longest sample in tokens, image tokens counted.
 
@@ -189,7 +189,7 @@ class InstructionDataset(_SampleDataset):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each conversation, negative without a picture, as the sampler wants them."""
+        """Words of each conversation, negative without an image, as the sampler wants them."""
         words = (max(1, sum(len(turn.text.split()) for turn in one.turns)) for one in self.conversations)
         return [
             count if conversation.images else -count

@@ -17,23 +17,23 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aligngpt.utils.io import hash_file, read_json, versions, write_json
-from aligngpt.training.collator import Collator
-from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, read_levels
 from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, read_base, save_stage1
-from aligngpt.training.configs import FinetuneRecipe, PretrainRecipe, StageRecipe
+from aligngpt.training.collator import Collator
+from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfig
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.trainer import AlignGPTTrainer
+from aligngpt.utils.io import hash_file, read_json, versions, write_json
 
 logger = logging.getLogger(__name__)
 
 Stage = Literal["pretrain", "finetune"]
 
 # What trains in each stage; everything else is frozen.
-TRAINS: dict[Stage, dict[str, bool]] = {
+TRAINABLE_MODULES: dict[Stage, dict[str, bool]] = {
     "pretrain": {
         "vision_tower": False,
         "multi_modal_projector": True,
@@ -59,7 +59,7 @@ _LOSS_SAMPLES_PER_LEVEL = 128
 
 
 def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[dict[str, Any]]:
-    """Freeze and unfreeze the model's parts as `TRAINS` says, and log the table.
+    """Freeze and unfreeze the model's parts as `TRAINABLE_MODULES` says, and log the table.
 
     Parts that the model's alignment setting does not use do not train: table and gate under `"none"`, the gate
     wherever the setting reads no gate.
@@ -72,7 +72,7 @@ def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[d
     if alignment == "none":
         unused |= {"alignment_embeddings", "alignment_gate"}
     rows = []
-    for part, trains in TRAINS[stage].items():
+    for part, trains in TRAINABLE_MODULES[stage].items():
         module = getattr(model, part)
         module.requires_grad_(trains and part not in unused)
         count = sum(parameter.numel() for parameter in module.parameters())
@@ -82,7 +82,7 @@ def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[d
 
 
 def pretrain(
-    recipe: PretrainRecipe,
+    recipe: PretrainConfig,
     *,
     pairs: str | Path,
     images: str | Path,
@@ -97,7 +97,7 @@ def pretrain(
     Args:
         recipe: Every number of the run.
         pairs: LLaVA JSON or JSON Lines.
-        images: Folder of the pictures.
+        images: Folder of the images.
         language_model, vision_tower: Checkpoint folders or hub names.
         output: Folder of the checkpoint; also gets `recipe.json` and `training.json`.
         levels: `levels.parquet`, or its folder; the levels in the pairs themselves are used without it.
@@ -135,11 +135,13 @@ def pretrain(
     if known_levels is not None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             result["loss_by_level"] = loss_by_level(model, processor, dataset, recipe.num_alignment_levels)
-    return run.finish(result | {"alignment": recipe.alignment, "unlevelled": dataset.unlevelled, "bad": len(read.bad)})
+    return run.finish(
+        result | {"alignment": recipe.alignment, "num_without_level": dataset.num_without_level, "bad": len(read.bad)}
+    )
 
 
 def finetune(
-    recipe: FinetuneRecipe,
+    recipe: FinetuneConfig,
     *,
     conversations: str | Path,
     images: str | Path,
@@ -154,7 +156,7 @@ def finetune(
     Args:
         recipe: Every number of the run.
         conversations: LLaVA JSON or JSON Lines.
-        images: Folder of the pictures.
+        images: Folder of the images.
         output: The model folder; also gets `recipe.json` and `training.json`.
         stage1: Stage-1 checkpoint. It can be left out only with `alignment_embeddings="random"` and both backbones.
         language_model, vision_tower: Where the backbones lie, if not where stage 1 found them.
@@ -191,7 +193,7 @@ def finetune(
 
 
 def _stage2_model(
-    recipe: FinetuneRecipe,
+    recipe: FinetuneConfig,
     stage1: str | Path | None,
     language_model: str | Path | None,
     vision_tower: str | Path | None,
@@ -227,7 +229,7 @@ def _stage2_model(
 class _Run:
     """The output folder of one stage: what it is a run of, whether it is done, where it can resume."""
 
-    def __init__(self, output: Path, stage: Stage, recipe: StageRecipe, inputs: Mapping[str, str]) -> None:
+    def __init__(self, output: Path, stage: Stage, recipe: StageConfig, inputs: Mapping[str, str]) -> None:
         self.output = output
         self.stage = stage
         self.recipe = recipe
@@ -302,7 +304,7 @@ def _last_checkpoint(output: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
-def training_arguments(recipe: StageRecipe, output: Path, samples: int) -> TrainingArguments:
+def training_arguments(recipe: StageConfig, output: Path, samples: int) -> TrainingArguments:
     """A recipe as `transformers.TrainingArguments`.
 
     Raises:
@@ -390,7 +392,7 @@ def _hash_levels(levels: str | Path | None) -> str:
     return "" if levels is None else hash_file(levels_file(levels, LEVELS_PARQUET))
 
 
-def _check_number_of_levels(recipe: PretrainRecipe, levels: str | Path) -> None:
+def _check_number_of_levels(recipe: PretrainConfig, levels: str | Path) -> None:
     """A table with more rows than there are levels would leave its global row untrained."""
     beside = levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON)
     if beside.is_file():
@@ -402,7 +404,7 @@ def _check_number_of_levels(recipe: PretrainRecipe, levels: str | Path) -> None:
             )
 
 
-def _levels_of(recipe: PretrainRecipe, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
+def _levels_of(recipe: PretrainConfig, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
     """Level of each pair by id, from the levels file or the pairs themselves; `None` without alignment.
 
     Raises:

@@ -1,32 +1,35 @@
-"""How far long work is: a bar with the time left on a terminal, a plain line now and then where there is none."""
+"""Progress of long work on standard error: a bar in a terminal, lines with the time left in a log."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-_EVERY = 30.0  # seconds between two lines
+FIRST_LINE = 2.0  # seconds until work in a log reports for the first time
+INTERVAL = 30.0  # seconds between two lines after that
 
 
 class Advance(Protocol):
-    """To be told how many more are done and, if that changes, what is being worked on."""
+    """Report that `count` more units are done and, optionally, what is being worked on."""
 
     def __call__(self, count: int, description: str | None = None) -> object: ...
 
 
 @contextmanager
-def progress(description: str, total: int, wanted: bool = True, done: int = 0) -> Iterator[Advance]:
-    """Show on standard error how many of `total` are done and how long the rest takes.
+def progress(description: str, total: int | None, enabled: bool = True, done: int = 0) -> Iterator[Advance]:
+    """Show on standard error how many units of `total` are done and how much time is left.
 
     Args:
-        description: What is being worked on.
-        wanted: False shows nothing.
-        done: How many were done before, which say nothing about the time.
+        description: What is being worked on, such as `scoring`.
+        total: Number of units; `None` if it is unknown, which shows no time left.
+        enabled: False shows nothing.
+        done: Units finished by an earlier call; they do not count for the speed.
     """
-    if not (wanted and total > done):
+    if not enabled or (total is not None and total <= done):
         yield lambda count, description=None: None
     elif not sys.stderr.isatty():
         yield _Lines(description, total, done)
@@ -40,28 +43,56 @@ def progress(description: str, total: int, wanted: bool = True, done: int = 0) -
             yield lambda count, description=None: bar.update(task, advance=count, description=description)
 
 
-class _Lines:
-    """Progress for a log: a line every `_EVERY` seconds."""
+@contextmanager
+def status(description: str, enabled: bool = True) -> Iterator[None]:
+    """Show what is being done while work of unknown length runs, such as `loading models/llava`.
 
-    def __init__(self, description: str, total: int, done: int) -> None:
+    A terminal shows a spinner; a log gets one line, and only if the work takes longer than `FIRST_LINE` seconds.
+    """
+    if not enabled:
+        yield
+    elif sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(description):
+            yield
+    else:
+        timer = threading.Timer(FIRST_LINE, _print, [f"{description} ..."])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+class _Lines:
+    """Progress for a log: a line after `FIRST_LINE` seconds, then one every `INTERVAL` seconds."""
+
+    def __init__(self, description: str, total: int | None, done: int) -> None:
         self._description, self._total, self._done, self._before = description, total, done, done
-        self._started = self._said = time.monotonic()
+        self._started = time.monotonic()
+        self._next = self._started + FIRST_LINE
 
     def __call__(self, count: int, description: str | None = None) -> None:
         self._done += count
         self._description = description or self._description
         now = time.monotonic()
-        if now - self._said < _EVERY:
+        if now < self._next:
             return
-        self._said = now
+        self._next = now + INTERVAL
+        if self._total is None:
+            _print(f"{self._description}: {self._done:,} done in {format_duration(now - self._started)}")
+            return
         left = (now - self._started) * (self._total - self._done) / max(1, self._done - self._before)
-        print(
-            f"aligngpt: {self._description}: {self._done:,} of {self._total:,}, about {_duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        _print(f"{self._description}: {self._done:,} of {self._total:,}, about {format_duration(left)} left")
 
 
-def _duration(seconds: float) -> str:
+def _print(line: str) -> None:
+    print(f"aligngpt: {line}", file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration as `45 s` or `2 h 05 min`."""
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

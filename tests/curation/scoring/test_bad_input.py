@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from aligngpt.cli import cli
-from aligngpt.data.images import load_image
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import read_manifest, read_scores
-from tests.image_files import picture
+from aligngpt.data.images import load_image
+from tests.image_files import make_image
 from tests.source_files import llava, turns, write_json, write_parquet, write_tar
 
 
@@ -27,26 +27,29 @@ def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     return content.getvalue()
 
 
-def odd_pictures() -> dict[str, bytes]:
-    """Pictures that can be read, though not as most are."""
-    grey = np.random.default_rng(0).integers(0, 65_536, (40, 50), dtype=np.uint16)
-    frames = [picture(seed) for seed in range(3)]
+def odd_images() -> dict[str, bytes]:
+    """Images that can be read, though not as most are."""
+    gray = np.random.default_rng(0).integers(0, 65_536, (40, 50), dtype=np.uint16)
+    frames = [make_image(seed) for seed in range(3)]
     return {
         "animated.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "grey16.png": encoded(Image.fromarray(grey), "PNG"),
-        "ink.jpg": encoded(picture(3).convert("CMYK"), "JPEG"),
-        "thin.png": encoded(picture(4, (1, 150)), "PNG"),
+        "grey16.png": encoded(Image.fromarray(gray), "PNG"),
+        "ink.jpg": encoded(make_image(3).convert("CMYK"), "JPEG"),
+        "thin.png": encoded(make_image(4, (1, 150)), "PNG"),
     }
 
 
-def bad_pictures() -> dict[str, tuple[bytes, str]]:
-    """Pictures that cannot be used, and why."""
-    whole = encoded(picture(5, (200, 200)), "JPEG")
+def bad_images() -> dict[str, tuple[bytes, str]]:
+    """Images that cannot be used, and why."""
+    whole = encoded(make_image(5, (200, 200)), "JPEG")
     return {
-        "dot.png": (encoded(picture(0, (1, 1)), "PNG"), "declares 1 x 1 pixels: a counting pixel"),
-        "strip.png": (encoded(picture(0, (1, 10_000)), "PNG"), "declares 1 x 10000 pixels: one side is over 200 times"),
-        "cut.jpg": (whole[: len(whole) // 2], "truncated or damaged JPEG picture"),
-        "text.jpg": (b"this is not a picture", "not a picture, in spite of its name ending in .jpg"),
+        "dot.png": (encoded(make_image(0, (1, 1)), "PNG"), "declares 1 x 1 pixels: a counting pixel"),
+        "strip.png": (
+            encoded(make_image(0, (1, 10_000)), "PNG"),
+            "declares 1 x 10000 pixels: one side is over 200 times",
+        ),
+        "cut.jpg": (whole[: len(whole) // 2], "truncated or damaged JPEG image"),
+        "text.jpg": (b"this is not an image", "not an image, in spite of its name ending in .jpg"),
         "empty.jpg": (b"", "empty"),
     }
 
@@ -63,35 +66,35 @@ def errors(folder: Path) -> dict[str, str | None]:
 
 
 @pytest.fixture(params=["files", "parquet", "webdataset"])
-def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[object]]:
-    """All the pictures above in three formats, and what further arguments the format needs."""
-    content = odd_pictures() | {name: data for name, (data, _) in bad_pictures().items()}
+def make_images(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[object]]:
+    """All the images above in three formats, and what further arguments the format needs."""
+    content = odd_images() | {name: data for name, (data, _) in bad_images().items()}
     if request.param == "files":
         (tmp_path / "images").mkdir()
         for name, data in content.items():
             (tmp_path / "images" / name).write_bytes(data)
-        records = [{"id": name, "image": name, "caption": "a picture"} for name in [*content, "gone.jpg"]]
+        records = [{"id": name, "image": name, "caption": "an image"} for name in [*content, "gone.jpg"]]
         return write_json(tmp_path, records), ["--images", tmp_path / "images"]
     if request.param == "parquet":
         cells = [{"bytes": data, "path": name} for name, data in content.items()]
-        columns = {"id": list(content), "image": cells, "caption": ["a picture"] * len(cells)}
+        columns = {"id": list(content), "image": cells, "caption": ["an image"] * len(cells)}
         return write_parquet(tmp_path / "a.parquet", columns), []
     members: dict[str, bytes] = {}
     for name, data in content.items():
         stem = name.partition(".")[0]
-        members |= {name: data, f"{stem}.json": json.dumps({"id": name, "caption": "a picture"}).encode()}
+        members |= {name: data, f"{stem}.json": json.dumps({"id": name, "caption": "an image"}).encode()}
     return write_tar(tmp_path / "a.tar", members), []
 
 
-def test_odd_pictures_are_scored_and_bad_ones_have_their_reasons(
-    pictures: tuple[Path, list[object]], clip_folder: Path, tmp_path: Path
+def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
+    images: tuple[Path, list[object]], clip_folder: Path, tmp_path: Path
 ) -> None:
-    pairs, more = pictures
+    pairs, more = images
     done = score(pairs, clip_folder, tmp_path / "out", *more, "--json")
     assert done.exit_code == 0, done.output
     found = errors(tmp_path / "out")
-    assert [found[name] for name in odd_pictures()] == [None] * 4
-    expected = {name: reason for name, (_, reason) in bad_pictures().items()}
+    assert [found[name] for name in odd_images()] == [None] * 4
+    expected = {name: reason for name, (_, reason) in bad_images().items()}
     expected |= {"gone.jpg": "no such file"} if "gone.jpg" in found else {}
     for name, reason in expected.items():
         told = found[name]
@@ -107,14 +110,14 @@ def test_odd_pictures_are_scored_and_bad_ones_have_their_reasons(
     assert errors(tmp_path / "strict") == found, "what could be scored is scored all the same"
 
 
-def test_odd_pictures_have_the_scores_of_what_they_show(clip_folder: Path, tmp_path: Path) -> None:
-    for name, data in odd_pictures().items():
+def test_odd_images_have_the_scores_of_what_they_show(clip_folder: Path, tmp_path: Path) -> None:
+    for name, data in odd_images().items():
         (tmp_path / name).write_bytes(data)
-    names = list(odd_pictures())
-    pairs = write_json(tmp_path, [{"id": name, "image": name, "caption": "a picture"} for name in names])
+    names = list(odd_images())
+    pairs = write_json(tmp_path, [{"id": name, "image": name, "caption": "an image"} for name in names])
     assert score(pairs, clip_folder, tmp_path / "out", "--images", tmp_path).exit_code == 0
     scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
-    expected, _ = scorer.score([load_image(tmp_path / name) for name in names], ["a picture"] * len(names))
+    expected, _ = scorer.score([load_image(tmp_path / name) for name in names], ["an image"] * len(names))
     assert read_scores(tmp_path / "out")["clip_score"].to_pylist() == pytest.approx(expected.tolist(), abs=1e-6)
     first = load_image(tmp_path / "animated.gif")
     assert np.array_equal(np.asarray(first), np.asarray(Image.open(tmp_path / "animated.gif").convert("RGB")))
@@ -150,7 +153,7 @@ def test_bad_records_of_every_kind(images: Path, clip_folder: Path, tmp_path: Pa
 
 
 def test_null_captions_of_a_table(clip_folder: Path, tmp_path: Path) -> None:
-    data = encoded(picture(0), "PNG")
+    data = encoded(make_image(0), "PNG")
     columns = {"image": pa.array([data] * 3), "caption": pa.array(["a", None, ""], pa.string())}
     assert score(write_parquet(tmp_path / "a.parquet", columns), clip_folder, tmp_path / "out").exit_code == 0
     assert errors(tmp_path / "out") == {"#0": None, "#1": "no caption (null)", "#2": "empty caption"}
@@ -158,7 +161,7 @@ def test_null_captions_of_a_table(clip_folder: Path, tmp_path: Path) -> None:
 
 def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tmp_path: Path) -> None:
     def members(*names: str) -> dict[str, bytes]:
-        data = encoded(picture(0), "PNG")
+        data = encoded(make_image(0), "PNG")
         return {f"{name}.{kind}": data if kind == "png" else b"x" for name in names for kind in ("png", "txt")}
 
     write_tar(tmp_path / "0.tar", members("a", "b"))
@@ -167,7 +170,7 @@ def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tm
     (tmp_path / "3.tar").write_bytes(b"no tar")
     damaged = bytearray(write_tar(tmp_path / "4.tar", members("e", "f")).read_bytes())
     place = damaged.index(b"IDAT") + 10
-    damaged[place : place + 40] = bytes(40)  # within the picture of e: the tar itself stays whole
+    damaged[place : place + 40] = bytes(40)  # within the image of e: the tar itself stays whole
     (tmp_path / "4.tar").write_bytes(damaged)
     done = score(str(tmp_path / "{0..4}.tar"), clip_folder, tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -192,7 +195,7 @@ def test_what_is_no_input_or_no_scorer_is_one_line(clip_folder: Path, tmp_path: 
     for arguments, message in (
         ((table, clip_folder), "expected a column of images"),
         ((pairs, tmp_path / "vision"), "holds a CLIPVisionModel, which has no text tower to score pairs with"),
-        ((pairs, clip_folder), "names its pictures by paths: give the folder they start from"),
+        ((pairs, clip_folder), "names its images by paths: give the folder they start from"),
         ((tmp_path / "gone.json", clip_folder), "no such file"),
     ):
         done = score(arguments[0], arguments[1], tmp_path / "out")
@@ -211,7 +214,7 @@ def test_only_so_many_bad_records_are_named(images: Path, clip_folder: Path, tmp
 
 def test_broken_photos_become_rows(photos: Path, clip_folder: Path, tmp_path: Path) -> None:
     known = json.loads((photos / "broken" / "broken.json").read_text())
-    records = [{"id": one["image"], "image": one["image"], "caption": "a picture"} for one in known]
+    records = [{"id": one["image"], "image": one["image"], "caption": "an image"} for one in known]
     done = score(write_json(tmp_path, records), clip_folder, tmp_path / "out", "--images", photos / "broken")
     assert done.exit_code == 0
     assert [error is None for error in errors(tmp_path / "out").values()] == [one["readable"] for one in known]
@@ -228,7 +231,7 @@ def test_nothing_to_score_is_counted_and_an_error(images: Path, clip_folder: Pat
 def test_a_share_with_a_bad_record_ends_well(clip_folder: Path, tmp_path: Path) -> None:
     """A share that failed would be started again and again by whatever runs the shares."""
     for number in range(3):
-        members = {f"p{number}.png": encoded(picture(number), "PNG"), f"p{number}.txt": b"a picture"}
+        members = {f"p{number}.png": encoded(make_image(number), "PNG"), f"p{number}.txt": b"an image"}
         write_tar(tmp_path / "tars" / f"{number}.tar", members | {"bad.png": b"", "bad.txt": b"nothing"})
     for share, code in ((1, 0), (3, 0), (2, 0)):
         done = score(tmp_path / "tars", clip_folder, tmp_path / "out", "--shard", f"{share}/3")

@@ -16,7 +16,7 @@ from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import read_scores
 from aligngpt.data.sources import open_source
-from tests.image_files import picture
+from tests.image_files import make_image
 from tests.source_files import write_tar
 
 SHARDS, SAMPLES, KILLS = 10, 12, 4
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(clip_folder: Path,
         members: dict[str, bytes] = {}
         for sample in range(SAMPLES):
             path = tmp_path / "x.png"
-            picture(SAMPLES * shard + sample).save(path)
+            make_image(SAMPLES * shard + sample).save(path)
             name = f"{shard}-{sample}"
             members |= {f"{name}.png": path.read_bytes(), f"{name}.txt": f"caption {name}".encode()}
         write_tar(shards / f"{shard:02d}.tar", members)

@@ -14,17 +14,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from aligngpt.data import json_format as json_records
 from aligngpt.curation.scoring import batches as score_batches
+from aligngpt.curation.scoring.batches import caption_hash, planned
 from aligngpt.curation.scoring.decoding import IMAGES_PER_TASK, Decoder, Encoded, decoded, perceptual_hash
 from aligngpt.curation.scoring.local_backend import score_source
-from aligngpt.data.images import DecodedImage, load_image
-from aligngpt.curation.scoring.batches import caption_hash, planned
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import SCHEMA, ScoreSummary, read_manifest, read_scores
+from aligngpt.data import json_format as json_records
+from aligngpt.data.images import DecodedImage, load_image
 from aligngpt.data.sources import open_source
 from tests.curation.counting import CountingScorer, mean_of
-from tests.image_files import picture
+from tests.image_files import make_image
 from tests.source_files import datasets_folder, llava, samples, write_json, write_lines, write_parquet, write_tar
 
 
@@ -35,7 +35,7 @@ def run(pairs: Path | str, images: Path | None, scorer: Any, output: Path, **set
 
 
 def pairs_of(folder: Path, count: int, **changes: Any) -> Path:
-    """Pairs over the six good pictures of `images`, one after the other."""
+    """Pairs over the six good images of `images`, one after the other."""
     records = [llava(number, image=f"{number % 6}.png", **changes) for number in range(count)]
     return write_json(folder, records)
 
@@ -71,8 +71,8 @@ def test_parts_hold_the_scorers_scores_in_order(
     table = read_scores(tmp_path / "out")
     assert table.schema.equals(SCHEMA)
     captions = [f"cäption {number}" for number in range(19)]
-    pictures = [load_image(images / f"{number % 6}.png") for number in range(19)]
-    scores, _ = scorer.score(pictures, captions)
+    loaded = [load_image(images / f"{number % 6}.png") for number in range(19)]
+    scores, _ = scorer.score(loaded, captions)
     assert table["clip_score"].to_pylist() == pytest.approx(scores.tolist(), abs=1e-6) and np.std(scores) > 1e-3
     assert table["id"].to_pylist() == [f"p{number}" for number in range(19)]
     assert table["image"].to_pylist() == [f"{number % 6}.png" for number in range(19)]
@@ -142,7 +142,7 @@ def test_several_scorers_share_one_pass(
     assert [scorer["name"] for scorer in manifest["scorers"]] == ["tiny-clip", "tiny-siglip"]
 
 
-def test_a_pass_of_two_scorers_decodes_each_picture_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_of_two_scorers_decodes_each_image_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
 
     def stop(data: bytes, name: str, at_least: int | None) -> None:
@@ -161,10 +161,10 @@ def test_a_pass_of_two_scorers_decodes_each_picture_once(images: Path, monkeypat
 # What is embedded once ----------------------------------------------------------------------------------------------
 
 
-def test_pictures_and_captions_that_come_again_are_embedded_once(
+def test_images_and_captions_that_come_again_are_embedded_once(
     images: Path, work: Path, tmp_path: Path, shards_of_8: None
 ) -> None:
-    """Five captions over one picture, then a second shard that may not know of the first."""
+    """Five captions over one image, then a second shard that may not know of the first."""
     records = [llava(number, image=f"{number // 5}.png") for number in range(16)]
     for number in (6, 7, 15):
         records[number]["conversations"] = records[5]["conversations"]
@@ -174,12 +174,12 @@ def test_pictures_and_captions_that_come_again_are_embedded_once(
     expected = [0, 1, 2, 3, 4, 5, *range(8, 15), 5]
     assert sorted(scorer.captions) == sorted(f"cäption {number}" for number in expected)
     scores = read_scores(tmp_path / "out")["clip_score"].to_pylist()
-    means = [mean_of(DecodedImage(picture(seed), (0, 0, 40, 30), (40, 30))) for seed in range(4)]
+    means = [mean_of(DecodedImage(make_image(seed), (0, 0, 40, 30), (40, 30))) for seed in range(4)]
     lengths = [9 if number < 10 or number == 15 else 10 for number in range(16)]
     assert scores == pytest.approx([np.cos(means[n // 5] - lengths[n] / 100) for n in range(16)], abs=1e-6)
 
 
-def test_only_so_many_pictures_are_remembered(
+def test_only_so_many_images_are_remembered(
     images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded = {}
@@ -192,7 +192,7 @@ def test_only_so_many_pictures_are_remembered(
     assert contents(tmp_path / "2") == contents(tmp_path / "6")
 
 
-def test_the_same_bytes_in_a_table_are_one_picture(images: Path, work: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_in_a_table_are_one_image(images: Path, work: Path, tmp_path: Path) -> None:
     data = [(images / f"{number // 5}.png").read_bytes() for number in range(10)]
     scorer = CountingScorer()
     run(
@@ -204,7 +204,7 @@ def test_the_same_bytes_in_a_table_are_one_picture(images: Path, work: Path, tmp
     assert sum(scorer.images) == 2 and len(scorer.captions) == 10
 
 
-def test_captions_of_pictures_that_cannot_be_used_are_not_embedded(images: Path, work: Path, tmp_path: Path) -> None:
+def test_captions_of_images_that_cannot_be_used_are_not_embedded(images: Path, work: Path, tmp_path: Path) -> None:
     records = [llava(0, image="gone.png"), llava(1), llava(0, id="again")]
     scorer = CountingScorer()
     run(write_json(work, records), images, scorer, tmp_path / "out", batch_size=1)
@@ -223,7 +223,7 @@ def test_a_batch_closes_when_it_has_enough_of_anything(
         (16, 0, False),
         (8, 0, True),
     ]
-    tar = open_source(write_tar(work / "a.tar", samples(range(7)))).shards()  # pictures of 700 bytes
+    tar = open_source(write_tar(work / "a.tar", samples(range(7)))).shards()  # images of 700 bytes
     assert [len(batch.new) for batch in planned(tar, None, 100)] == [3, 3, 1]
 
 
@@ -248,7 +248,7 @@ def test_no_more_is_read_than_is_under_way(images: Path, workers: int) -> None:
     assert done == read == 60
 
 
-def test_large_pictures_travel_in_smaller_portions(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_travel_in_smaller_portions(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1500)
     (batch,) = planned(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
     assert [len(task) for task in score_batches._tasks(batch)] == [3, 3, 3, 1]
@@ -264,7 +264,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     pairs = pairs_of(work, 20)
     run(pairs, images, CountingScorer(), tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):  # in the second shard, whose six pictures take two batches
+    with pytest.raises(KeyboardInterrupt):  # in the second shard, whose six images take two batches
         run(pairs, images, CountingScorer(fail_after=3), tmp_path / "parts")
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["manifest.json", "part-00000.parquet"]
     with pytest.raises(ValueError, match="cut off before its end"):
@@ -313,7 +313,7 @@ def test_scores_of_another_input_are_refused(images: Path, work: Path, tmp_path:
     other_images = tmp_path / "images"
     other_images.mkdir()
     for number in range(6):
-        picture(number, (50, 50)).save(other_images / f"{number}.png")
+        make_image(number, (50, 50)).save(other_images / f"{number}.png")
     (tmp_path / "other").mkdir()
     other_pairs = pairs_of(tmp_path / "other", 12, note="changed")
     changes: list[tuple[str, Path, Path, Any, dict[str, Any]]] = [
@@ -338,7 +338,7 @@ def kill_this_process(image: DecodedImage) -> None:
 def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(images: Path, work: Path, tmp_path: Path) -> None:
     scorer = CountingScorer()
     scorer.preparation = kill_this_process
-    with pytest.raises(OSError, match="a process that decodes pictures was killed, perhaps for want of memory"):
+    with pytest.raises(OSError, match="a process that decodes images was killed, perhaps for want of memory"):
         run(pairs_of(work, 12), images, scorer, tmp_path / "out", workers=2)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
@@ -357,7 +357,7 @@ def test_impossible_arguments_are_refused(images: Path, work: Path, tmp_path: Pa
     for scorer, settings, message in wrong:
         with pytest.raises(ValueError, match=message):
             run(pairs, images, scorer, tmp_path / "out", **settings)
-    with pytest.raises(ValueError, match=r"pairs\.json names its pictures by paths: give the folder they start from"):
+    with pytest.raises(ValueError, match=r"pairs\.json names its images by paths: give the folder they start from"):
         run(pairs, None, CountingScorer(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -387,7 +387,7 @@ def test_a_progress_bar_counts_pairs_on_a_terminal(
     assert "8/8" in captured.err and captured.out == ""
 
 
-def test_hashes_of_captions_and_pictures() -> None:
+def test_hashes_of_captions_and_images() -> None:
     same = ["A  Cat\n", "a cat", " a\u00a0CAT "]
     assert len({caption_hash(text) for text in same}) == 1
     assert caption_hash("ﬁne") == caption_hash("fine") != caption_hash("fin")

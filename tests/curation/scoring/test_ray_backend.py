@@ -24,12 +24,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from aligngpt.utils.io import read_json
 from aligngpt.cli import cli
-from aligngpt.curation.scoring import ray_backend as ray_engine, batches as score_batches
+from aligngpt.curation.scoring import batches as score_batches
+from aligngpt.curation.scoring import ray_backend as ray_engine
+from aligngpt.curation.scoring.batches import decoded_batches, planned, scored_batches
 from aligngpt.curation.scoring.decoding import Decoder
 from aligngpt.curation.scoring.local_backend import score_source
-from aligngpt.data.images import DecodedImage
 from aligngpt.curation.scoring.ray_backend import (
     _Decode,
     _Embed,
@@ -40,27 +40,28 @@ from aligngpt.curation.scoring.ray_backend import (
     _unpacked,
     load_clip_scorers,
 )
-from aligngpt.curation.scoring.batches import decoded_batches, planned, scored_batches
+from aligngpt.data.images import DecodedImage
 from aligngpt.data.sources import Source, open_source
+from aligngpt.utils.io import read_json
 from tests.curation.counting import CountingScorer, mean_of
-from tests.image_files import picture
+from tests.image_files import make_image
 from tests.source_files import llava, write_json, write_tar
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHARDS, SAMPLES = 4, 12
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray, the extra `ray`, is not installed")
 
 
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four tars of twelve samples; in each a damaged picture, one that comes again, and captions that come again."""
+    """Four tars of twelve samples; in each a damaged image, one that comes again, and captions that come again."""
     folder = tmp_path_factory.mktemp("tars")
     path = tmp_path_factory.mktemp("x") / "x.png"
     for shard in range(SHARDS):
         members: dict[str, bytes] = {}
         for sample in range(SAMPLES):
-            picture(100 * shard + sample % 10).save(path)
-            content = path.read_bytes() if sample != 3 else b"no picture"
+            make_image(100 * shard + sample % 10).save(path)
+            content = path.read_bytes() if sample != 3 else b"no image"
             name = f"{shard}-{sample:02d}"
             members |= {f"{name}.png": content, f"{name}.txt": f"caption {shard}-{sample % 8}".encode()}
         write_tar(folder / f"{shard}.tar", members)
@@ -192,7 +193,7 @@ def die_once(marker: Path) -> None:
 
 
 class DyingPreparation:
-    """Kills its process when it comes to the seventh picture for the first time."""
+    """Kills its process when it comes to the seventh image for the first time."""
 
     def __init__(self, marker: Path) -> None:
         self._marker, self._seen = marker, 0
@@ -365,7 +366,7 @@ def test_each_engine_goes_on_where_the_other_stopped_or_was_killed(cluster: str,
 
 
 def score(*words: object) -> Any:
-    arguments = ["score", "--pairs", "x.json", "--scorer", "scenes-clip", "--output", "out", *map(str, words)]
+    arguments = ["score", "--pairs", "x.json", "--scorer", "synthetic-clip", "--output", "out", *map(str, words)]
     return CliRunner().invoke(cli, arguments, prog_name="aligngpt")
 
 
@@ -386,7 +387,7 @@ def test_the_command_names_what_actors_read_from_the_root(tars: Path, monkeypatc
 
     monkeypatch.setattr(ray_engine, "score_source_with_ray", stop)
     monkeypatch.chdir(tars)
-    words = ["score", "--pairs", "{0..3}.tar", "--images", ".", "--scorer", "scenes-clip", "--output", "out"]
+    words = ["score", "--pairs", "{0..3}.tar", "--images", ".", "--scorer", "synthetic-clip", "--output", "out"]
     words += ["--engine", "ray", "--actors", "2", "--workers", "3", "--address", "auto", "--shard", "2/4"]
     done = CliRunner().invoke(cli, words, prog_name="aligngpt")
     assert done.stderr == "aligngpt: error: enough\n"
@@ -399,7 +400,7 @@ def test_without_ray_the_command_says_what_to_install(tars: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.chdir(tars)
     done = CliRunner().invoke(
-        cli, ["score", "--pairs", "0.tar", "--scorer", "scenes-clip", "--output", "out", "--engine", "ray"]
+        cli, ["score", "--pairs", "0.tar", "--scorer", "synthetic-clip", "--output", "out", "--engine", "ray"]
     )
     assert done.exit_code == 1 and not (tars / "out").exists()
     assert done.stderr == (

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.data.images import DecodedImage
 from aligngpt.curation.scoring.scorers import ClipScorer, ScaleAndCrop, WholeProcessor, cosines, split_processor
-from tests.data.conftest import TEXT_LIMIT
-from tests.image_files import picture
+from aligngpt.data.images import DecodedImage
+from tests.fixtures import TEXT_LIMIT
+from tests.image_files import make_image
 
 CAPTIONS = ["a cat", "", "two small dogs in the snow, seen from above", "x" * 500, "Kätzchen \U0001f408"]
 SIZES = [(40, 30), (30, 40), (100, 20), (3, 2), (1, 3)]
@@ -57,14 +57,14 @@ def test_scores_are_those_of_the_model_itself(kind: str, folder: Path, scorer: C
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    pictures = [picture(seed, size) for seed, size in enumerate(SIZES)]
+    images = [make_image(seed, size) for seed, size in enumerate(SIZES)]
     expected = []
-    for image, caption in zip(pictures, CAPTIONS, strict=True):
+    for image, caption in zip(images, CAPTIONS, strict=True):
         ids = token_ids(tokenizer, caption, LIMITS[kind], kind.startswith("siglip"))
         with torch.no_grad():
             output = model(input_ids=torch.tensor([ids]), **processor(images=image, return_tensors="pt"))
         expected.append(torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds).item())
-    scores, truncated = scorer.score(pictures, CAPTIONS)
+    scores, truncated = scorer.score(images, CAPTIONS)
     assert scores.dtype == np.float32 and truncated.dtype == bool
     assert scores == pytest.approx(expected, abs=1e-5)
     assert np.std(scores) > 1e-3
@@ -72,18 +72,18 @@ def test_scores_are_those_of_the_model_itself(kind: str, folder: Path, scorer: C
 
 
 def test_a_batch_equals_its_pairs_one_by_one(scorer: ClipScorer) -> None:
-    pictures = [picture(seed, size) for seed, size in enumerate(SIZES * 8)]  # more than go through the model at once
+    images = [make_image(seed, size) for seed, size in enumerate(SIZES * 8)]  # more than go through the model at once
     captions = [f"{caption}{place}" for place, caption in enumerate(CAPTIONS * 8)]
-    scores, truncated = scorer.score(pictures, captions)
+    scores, truncated = scorer.score(images, captions)
     for place in range(0, 40, 3):
-        score, cut = scorer.score([pictures[place]], [captions[place]])
+        score, cut = scorer.score([images[place]], [captions[place]])
         assert score[0] == pytest.approx(scores[place], abs=1e-6)
         assert cut[0] == truncated[place]
 
 
 def test_only_captions_beyond_the_limit_are_flagged(kind: str, scorer: ClipScorer) -> None:
     fits, cut = "x" * (LIMITS[kind] - 1), "x" * LIMITS[kind]  # one place is the end token's
-    scores, truncated = scorer.score([picture(0)] * 3, [fits, cut, cut * 9])
+    scores, truncated = scorer.score([make_image(0)] * 3, [fits, cut, cut * 9])
     assert truncated.tolist() == [False, True, True]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)  # what is left of them is the same, end token included
 
@@ -106,7 +106,7 @@ def test_chunk_mean_is_the_mean_of_the_pieces(kind: str, folder: Path, scorer: C
 def test_a_caption_of_100_000_characters_is_read_within_bounds(clip_folder: Path) -> None:
     for policy in ("truncate", "chunk-mean"):
         scorer = ClipScorer.from_pretrained(clip_folder, "cpu", long_captions=policy)
-        scores, unread = scorer.score([picture(0)] * 2, ["a bird " * 15_000, "a bird"])
+        scores, unread = scorer.score([make_image(0)] * 2, ["a bird " * 15_000, "a bird"])
         assert np.isfinite(scores).all() and unread.tolist() == [True, False]
 
 
@@ -146,7 +146,7 @@ def test_siglips_own_tokenizer_scores_short_and_long_captions(spiece_folder: Pat
 
 def test_a_text_tower_reads_no_more_than_its_tokenizer_says(altclip_folder: Path) -> None:
     scorer = ClipScorer.from_pretrained(altclip_folder, "cpu")
-    scores, unread = scorer.score([picture(0)] * 3, ["x" * 21, "x" * 22, "x" * 500])
+    scores, unread = scorer.score([make_image(0)] * 3, ["x" * 21, "x" * 22, "x" * 500])
     assert unread.tolist() == [False, True, True] and scores == pytest.approx([scores[0]] * 3, abs=1e-6)
 
 
@@ -154,17 +154,17 @@ def test_no_pairs_give_no_scores_and_unequal_counts_are_an_error(scorer: ClipSco
     scores, truncated = scorer.score([], [])
     assert scores.shape == truncated.shape == (0,)
     with pytest.raises(ValueError, match="got 2 images and 1 captions"):
-        scorer.score([picture(0), picture(1)], ["x"])
+        scorer.score([make_image(0), make_image(1)], ["x"])
 
 
 def test_bfloat16_scores_are_close(folder: Path, scorer: ClipScorer) -> None:
     import torch
 
-    pictures = [picture(seed) for seed in range(len(CAPTIONS))]
-    exact, _ = scorer.score(pictures, CAPTIONS)
+    images = [make_image(seed) for seed in range(len(CAPTIONS))]
+    exact, _ = scorer.score(images, CAPTIONS)
     half = ClipScorer.from_pretrained(folder, "cpu", torch.bfloat16)
     assert half.describe()["dtype"] == "bfloat16" and scorer.describe()["dtype"] == "float32"
-    scores, _ = half.score(pictures, CAPTIONS)
+    scores, _ = half.score(images, CAPTIONS)
     assert scores.dtype == np.float32 and scores == pytest.approx(exact, abs=0.03)
 
 
@@ -218,7 +218,7 @@ def test_a_parted_processor_gives_what_the_whole_one_does(kind: str, folder: Pat
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     preparation, arithmetic = split_processor(processor)
     for seed, size in enumerate([*SIZES, (640, 480), (32, 32), (31, 200), (33, 34)]):
-        image = picture(seed, size)
+        image = make_image(seed, size)
         expected = processor(images=[image], return_tensors="np")
         found = pickle.loads(pickle.dumps(preparation))(decoded(image))
         if arithmetic is not None:
@@ -246,7 +246,7 @@ def test_processors_that_do_more_are_used_whole(settings: dict[str, Any]) -> Non
 
 
 def test_a_fraction_of_a_jpeg_keeps_its_place_in_the_crop() -> None:
-    """A picture reduced by 4, with a pixel left over on both sides, gives nearly the crop of the whole picture."""
+    """An image reduced by 4, with a pixel left over on both sides, gives nearly the crop of the whole image."""
     across, down = np.meshgrid(np.linspace(0, 255, 643), np.linspace(0, 255, 477))
     whole = Image.fromarray(np.stack([across, down, (across + down) / 2], axis=-1).astype(np.uint8))
     reduced = whole.reduce(4)

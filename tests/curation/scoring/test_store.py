@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.utils.io import write_json
 from aligngpt.curation.scorer_ranks import agreements, compare
 from aligngpt.curation.scoring.store import (
     SCHEMA,
@@ -26,6 +25,7 @@ from aligngpt.curation.scoring.store import (
     read_scores,
     score_schema,
 )
+from aligngpt.utils.io import write_json
 
 INPUTS: dict[str, Any] = {"pairs_hash": "0" * 64, "scorers": [{"weights_hash": "a"}], "shards": 2}
 MARK = part_mark(INPUTS, "pairs.json[0:3]")

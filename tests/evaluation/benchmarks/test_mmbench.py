@@ -98,17 +98,17 @@ def test_cells_with_quotes_tabs_and_lines(newline: str, tmp_path: Path) -> None:
 
 
 def test_questions_become_prompts(tmp_path: Path) -> None:
-    picture = base64.b64encode(b"\x89PNG picture").decode()
+    image = base64.b64encode(b"\x89PNG image").decode()
     rows = [
-        row(1, "A", hint="A hint.", C="fox", D="owl", image=picture, category="animals"),
-        row(2, "A", hint="NA", C="None", D="owl", image=picture),  # options end at the first absent one
-        row(3, "A", C="NONE", D="owl", image=picture),
+        row(1, "A", hint="A hint.", C="fox", D="owl", image=image, category="animals"),
+        row(2, "A", hint="NA", C="None", D="owl", image=image),  # options end at the first absent one
+        row(3, "A", C="NONE", D="owl", image=image),
     ]
     path = table(tmp_path / "q.tsv", rows, [*COLUMNS, "image"])
     one, two, three = BENCHMARKS["mmbench"].read_questions(path)
     assert one.stored_prompt == "A hint.\nWhich?\nA. cat\nB. dog\nC. fox\nD. owl"
     assert one.prompt == f"{one.stored_prompt}\n{L}"
-    assert (one.id, one.kind, one.image) == (1, "animals", b"\x89PNG picture")
+    assert (one.id, one.kind, one.image) == (1, "animals", b"\x89PNG image")
     assert one.extra == {"round_id": 0, "options": ["cat", "dog", "fox", "owl"], "option_char": list("ABCD")}
     assert two.stored_prompt == three.stored_prompt == "Which?\nA. cat\nB. dog"
     assert two.kind == "default"
@@ -135,7 +135,7 @@ def test_the_upload(tmp_path: Path) -> None:
     ("image", "message"),
     [("not base64!", "index 7 is broken base64"), ("aGk", "index 7 is broken base64"), ("aG k=", "broken base64")],
 )
-def test_broken_pictures_are_named(image: str, message: str, tmp_path: Path) -> None:
+def test_broken_images_are_named(image: str, message: str, tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image=image)], [*COLUMNS, "image"])
     with pytest.raises(ValueError, match=message) as error:
         BENCHMARKS["mmbench"].read_labels([path])
@@ -144,10 +144,10 @@ def test_broken_pictures_are_named(image: str, message: str, tmp_path: Path) -> 
     assert isinstance(asked.image, Unreadable) and "broken base64" in asked.image.reason
 
 
-def test_a_row_without_its_picture(tmp_path: Path) -> None:
+def test_a_row_without_its_image(tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image="")], [*COLUMNS, "image"])
     (asked,) = BENCHMARKS["mmbench"].read_questions(path)
-    assert asked.image == Unreadable("no picture in the table")
+    assert asked.image == Unreadable("no image in the table")
     assert len(BENCHMARKS["mmbench"].read_labels([path])) == 1
 
 

@@ -63,7 +63,7 @@ def answers(path: Path, rows: list[tuple[str, str, str]]) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """Two pictures of one task of perception and one of a task of cognition."""
+    """Two images of one task of perception and one of a task of cognition."""
     return skeleton(
         tmp_path / "eval_tool" / "Your_Results",
         {
@@ -90,7 +90,7 @@ ALL = [
 
 def test_accuracy_and_accuracy_plus(labels: Path, tmp_path: Path) -> None:
     result = scored("mme", labels, answers(tmp_path / "a.jsonl", ALL))
-    # count: three of four lines, one of two pictures; code: one of two lines, no picture.
+    # count: three of four lines, one of two images; code: one of two lines, no image.
     assert result["details"] == {
         "perception": 125.0,
         "cognition": 50.0,
@@ -142,15 +142,15 @@ def test_prompts_of_every_form(labels: Path, tmp_path: Path) -> None:
     assert result["answers"] == {"given": 5, "missing": 2, "extra": 1, "duplicate": 0}
 
 
-def test_pairs_by_position_and_by_picture(labels: Path, tmp_path: Path) -> None:
-    # Both of picture 1 are right, both of picture 2 wrong; their lines alternate.
+def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
+    # Both of image 1 are right, both of image 2 wrong; their lines alternate.
     rows = [ALL[0], ("count/2.jpg", "One?", "No"), ALL[1], ("count/2.jpg", "Two?", "Yes")]
     given = answers(tmp_path / "a.jsonl", rows)
     official, strict = scored("mme", labels, given), scored("mme", labels, given, "strict")
     assert official["details"]["tasks"] == {"count": 50}
     assert strict["details"]["tasks"] == {"count": 100, "code_reasoning": 0}
     assert official["protocols"] == strict["protocols"] == {"official": 50, "strict": 100}
-    assert "pairs of lines about two different pictures: 2" in official["notes"]
+    assert "pairs of lines about two different images: 2" in official["notes"]
     assert official["notes"][-1].startswith(
         "official 50.00, strict 100.00: the official scorer takes answers two by two"
     )
@@ -211,7 +211,7 @@ def test_other_files(labels: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="notes is no task of MME"):
         scored("mme", skeleton(tmp_path / "x", {"notes": []}) / "notes.txt", given)
     broken = skeleton(tmp_path / "y", {"count": [("1.jpg", "One?", "Yes", "no", "what")]})
-    with pytest.raises(ValueError, match=re.escape("count.txt:1: expected picture, question, Yes or No")):
+    with pytest.raises(ValueError, match=re.escape("count.txt:1: expected image, question, Yes or No")):
         scored("mme", broken, given)
 
 

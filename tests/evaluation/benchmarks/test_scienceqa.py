@@ -16,7 +16,7 @@ L = "Answer with the option's letter from the given choices directly."
 
 
 def labels(folder: Path, problems: dict[str, tuple[int, int, bool]], split: list[str] | None = None) -> Path:
-    """Choices, right one and whether it has a picture, by id."""
+    """Choices, right one and whether it has an image, by id."""
     records = {
         name: {"choices": ["x"] * choices, "answer": answer, "image": "image.png" if image else None, "split": "test"}
         for name, (choices, answer, image) in problems.items()
@@ -81,7 +81,7 @@ def test_a_letter_counts_among_the_choices_alone(tmp_path: Path) -> None:
     assert [item["prediction"] for item in result["items"]] == ["B", "C", "E", "F"]
 
 
-def test_pictures_by_prompt_or_by_label(tmp_path: Path) -> None:
+def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
     problems = {"1": (2, 0, True), "2": (2, 0, True), "3": (2, 0, False), "4": (2, 0, True)}
     folder = labels(tmp_path, problems)
     rows = [("1", "A", True), ("2", "B", True), ("3", "A", False), ("2", "A", True)]
@@ -101,7 +101,7 @@ def test_pictures_by_prompt_or_by_label(tmp_path: Path) -> None:
     strict = scored("scienceqa", folder, given, "strict")
     assert (strict["score"], strict["count"]) == (pytest.approx(200 / 3), 3)
     assert strict["protocols"] == official["protocols"]
-    assert official["groups"]["picture"]["with"]["count"] == 3
+    assert official["groups"]["image"]["with"]["count"] == 3
 
 
 def test_subjects_and_grades_where_the_labels_have_them(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_part_of_the_split(tmp_path: Path) -> None:
     assert verdicts(scored("scienceqa", folder / "problems.json", given)) == {"1": 1, "2": 0}
 
 
-def test_answers_without_pictured_prompts(tmp_path: Path) -> None:
+def test_answers_without_imaged_prompts(tmp_path: Path) -> None:
     folder = labels(tmp_path, {"1": (2, 0, True)})
     given = answers(tmp_path / "a.jsonl", [("1", "A", False)])
     with pytest.raises(ValueError, match="looks for <image> in the stored prompts, --protocol strict in the labels"):

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.inference import batch_generation as runner
 from aligngpt.evaluation.benchmarks import synthetic as scenes
+from aligngpt.evaluation.benchmarks.synthetic import caption_by_level, caption_prompt, evaluate, object_precision_recall
+from aligngpt.inference import batch_generation as runner
 from aligngpt.inference.batch_generation import Answer, Prompt, answer
-from aligngpt.evaluation.benchmarks.synthetic import caption_by_level, caption_prompt, evaluate, named_things
 from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import Base, load_model, save_stage1
 from aligngpt.synthetic.dataset import make, read_questions
-from aligngpt.synthetic.scenes import QUESTION_KINDS, Thing, describe
+from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe
 from tests import tiny
 
 LEVELS = 3
-RED = Thing("large", "red", "circle", "top")
-BLUE = Thing("small", "blue", "star", "left")
-TWIN = Thing("small", "red", "circle", "right")
+RED = SceneObject("large", "red", "circle", "top")
+BLUE = SceneObject("small", "blue", "star", "left")
+TWIN = SceneObject("small", "red", "circle", "right")
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +59,31 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         (describe([RED, BLUE, TWIN]), 1.0),
         (describe([TWIN, RED, BLUE]), 1.0),  # in any order
         (describe([RED]), 0.5),  # 2 * 1 / (1 + 3)
-        (describe([RED, Thing("large", "blue", "star", "left")]), 0.4),  # 2 * 1 / (2 + 3): every attribute counts
+        (describe([RED, SceneObject("large", "blue", "star", "left")]), 0.4),  # 2 * 1 / (2 + 3): every attribute counts
         (describe([RED, RED, RED]), 0.3333),  # 2 * 1 / (3 + 3): said thrice, there once
         ("", 0.0),
         ("I see nothing.", 0.0),
     ],
 )
 def test_a_description_scores_the_f1_of_its_things(text: str, score: float) -> None:
-    question = {"kind": "description", "label": describe([RED, BLUE, TWIN]), "things": [RED, BLUE, TWIN]}
+    question = {"kind": "description", "label": describe([RED, BLUE, TWIN]), "objects": [RED, BLUE, TWIN]}
     assert scenes._score(question, text) == score
 
 
 @pytest.mark.parametrize(("text", "score"), [("two", 1.0), ("Two", 0.0), ("two.", 0.0), ("", 0.0), ("one two", 0.0)])
 def test_any_other_answer_is_right_or_wrong(text: str, score: float) -> None:
-    assert scenes._score({"kind": "count", "label": "two", "things": []}, text) == score
+    assert scenes._score({"kind": "count", "label": "two", "objects": []}, text) == score
 
 
 def test_named_things_worked_by_hand() -> None:
     texts = ["a small red circle at the top and a red circle.", "a blue star and a green star.", "nothing"]
     truths = [[RED, TWIN, BLUE], [BLUE], [RED]]
     # Right: 2 + 1 + 0; named: 2 + 2 + 0; there: 3 + 1 + 1. Size and place play no part.
-    result = named_things(texts, truths)
+    result = object_precision_recall(texts, truths)
     assert (result["precision"], result["recall"]) == (0.75, 0.6)
     assert result["precision_interval"][0] <= 0.75 <= result["precision_interval"][1]
     assert result["recall_interval"][0] <= 0.6 <= result["recall_interval"][1]
-    assert named_things(["nothing"], [[RED]])["precision"] == 0
+    assert object_precision_recall(["nothing"], [[RED]])["precision"] == 0
 
 
 def test_results_are_means_by_kind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,13 +94,13 @@ def test_results_are_means_by_kind(folder: Path, tmp_path: Path, monkeypatch: py
         texts = [question["label"] for question in questions]
         for kind in QUESTION_KINDS:
             first = next(place for place, question in enumerate(questions) if question["kind"] == kind)
-            things = questions[first]["things"]
-            texts[first] = describe(things[:1]) if kind == "description" else "wrong"
+            objects = questions[first]["objects"]
+            texts[first] = describe(objects[:1]) if kind == "description" else "wrong"
         return [Answer(text, [0.5, 0.5], [0.0] * 9) for text in texts]
 
     monkeypatch.setattr(scenes, "answer", told)
     result = evaluate(folder / "adaptive", folder / "data", tmp_path)
-    number = len(next(q for q in questions if q["kind"] == "description")["things"])
+    number = len(next(q for q in questions if q["kind"] == "description")["objects"])
     partly = round(2 / (1 + number), 4)
     expected = {kind: (0.5, 2) for kind in QUESTION_KINDS} | {"description": (round((partly + 1) / 2, 4), 2)}
     assert {kind: (part["accuracy"], part["count"]) for kind, part in result["by_kind"].items()} == expected
@@ -129,12 +129,12 @@ def test_a_model_is_asked_everything(folder: Path, tmp_path: Path) -> None:
         assert row["score"] == scenes._score(question, row["text"])
     gates = json.loads((tmp_path / "out" / "gates.json").read_text())
     for example in gates["examples"]:
-        picture = tiny.Image.open(folder / "data" / "pictures" / example["image"])
+        image = tiny.Image.open(folder / "data" / "images" / example["image"])
         text = processor.render(
             [{"role": "user", "content": f"<image>\n{example['question']}"}], add_generation_prompt=True
         )
         with torch.no_grad():
-            seen = model(**processor([picture], text, return_tensors="pt"), return_gate_weights=True)
+            seen = model(**processor([image], text, return_tensors="pt"), return_gate_weights=True)
         assert example["gate_weights"] == pytest.approx(seen.gate_weights[0].tolist(), abs=1e-4)
         assert example["dots"] == pytest.approx(seen.image_text_dots[0].tolist(), abs=1e-3)
         assert example["grid"] == [3, 3] and len(example["dots"]) == 9
@@ -168,13 +168,13 @@ def test_questions_without_a_description_have_none_to_measure(folder: Path, tmp_
     assert result["description"] is None
 
 
-def test_prompts_with_and_without_pictures_keep_their_order(folder: Path) -> None:
+def test_prompts_with_and_without_images_keep_their_order(folder: Path) -> None:
     model, processor = load_model(folder / "adaptive")
-    images = [folder / "data" / "pictures" / f"test_{index:05d}.png" for index in range(3)]
+    images = [folder / "data" / "images" / f"test_{index:05d}.png" for index in range(3)]
 
-    def prompt(text: str, *pictures: Path) -> Prompt:
-        content = "<image>\n" * len(pictures) + text
-        return Prompt(processor.render([{"role": "user", "content": content}], add_generation_prompt=True), pictures)
+    def prompt(text: str, *paths: Path) -> Prompt:
+        content = "<image>\n" * len(paths) + text
+        return Prompt(processor.render([{"role": "user", "content": content}], add_generation_prompt=True), paths)
 
     prompts = [
         prompt("What?", images[0]),
@@ -229,11 +229,11 @@ def test_captions_of_each_level(folder: Path, tmp_path: Path, monkeypatch: pytes
     assert [part["level"] for part in result["by_level"]] == [1, 2, 3]
     questions = read_questions(folder / "data")[:3]
     assert [example["image"] for example in result["examples"]] == [question["image"] for question in questions]
-    assert [example["truth"] for example in result["examples"]] == [describe(q["things"]) for q in questions]
+    assert [example["truth"] for example in result["examples"]] == [describe(q["objects"]) for q in questions]
     model, processor = load_model(folder / "stage1")
     newline = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
     for place, question in enumerate(questions):
-        prompt = caption_prompt(processor, folder / "data" / "pictures" / question["image"])
+        prompt = caption_prompt(processor, folder / "data" / "images" / question["image"])
         assert prompt.text == processor.render([{"role": "user", "content": "<image>"}], load_template("plain"))
         for level in (1, 2, 3):
             [alone] = original(model, processor, [prompt], alignment=level, max_new_tokens=6, stop_token_ids=[newline])

@@ -45,7 +45,7 @@ def test_the_question_of_a_prompt(prompt: str, question: str | None) -> None:
     ("people", "text", "right"),
     [
         (["Dakota"] * 10, "dakota.", 1),
-        (["two"] * 10, "2", 1),  # people's answers are normalised even where all agree
+        (["two"] * 10, "2", 1),  # people's answers are normalized even where all agree
         (["John's"] * 10, "John's", 1),
         (["1,000"] * 10, "1000", 1),
         (["the cat"] * 9 + ["dog"], "Cat!", 1),

@@ -37,7 +37,7 @@ def questions(path: Path, images: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("people", "text", "raw", "converted"),
     [
-        (["yes"] * 10, "Yes.", 1, 1),  # the prediction is always normalised
+        (["yes"] * 10, "Yes.", 1, 1),  # the prediction is always normalized
         (["2"] * 10, "two", 1, 1),
         (["two"] * 10, "two", 0, 0),  # people's answers never are
         (["Yes"] * 10, "Yes", 0, 0),
@@ -101,7 +101,7 @@ def test_the_upload(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     answers = submission(tmp_path / "s.json", {"a.jpg": "x"})
-    with pytest.raises(ValueError, match="no VizWiz annotations, a list of pictures"):
+    with pytest.raises(ValueError, match="no VizWiz annotations, a list of images"):
         scored("vizwiz", write_json(tmp_path / "test.json", [{"image": "a.jpg", "question": "?"}]), answers)
     with pytest.raises(ValueError, match=r"val.json:1: no VizWiz annotation: 'answer_type' is missing"):
         scored("vizwiz", write_json(tmp_path / "val.json", [{"image": "a.jpg", "answers": [{"answer": "x"}]}]), answers)

@@ -1,4 +1,4 @@
-"""Every rule by which answers of one word are normalised and compared, by hand-written cases."""
+"""Every rule by which answers of one word are normalized and compared, by hand-written cases."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
         ("\u4f60\u597d\u3002", "\u4f60\u597d\u3002"),
     ],
 )
-def test_normalise(text: str, normal: str) -> None:
-    assert vqa.normalise(text) == normal
+def test_normalize(text: str, normal: str) -> None:
+    assert vqa.normalize(text) == normal
 
 
 def test_a_mark_that_touches_a_space_is_deleted_everywhere() -> None:

@@ -46,14 +46,14 @@ def submission(path: Path, texts: dict[int, str]) -> Path:
         (["1,000"] * 10, "1,000", 1, 0),
         (["a\tb", "a b"] * 5, "a\nb", 1, 0),  # the same people after the first step; converted, the article goes
         ([""] * 10, "", 1, 1),
-        # People who differ: both sides are normalised.
+        # People who differ: both sides are normalized.
         (["yes"] * 9 + ["no"], "Yes!", 1, 1),
         (["two"] * 9 + ["3"], "2", 1, 1),
         (["The cat"] * 9 + ["dog"], "a cat", 1, 1),
         (["t-shirt"] * 9 + ["shirt"], "t shirt", 1, 1),
         (["dont know"] * 9 + ["no"], "don't know", 1, 1),
         (["it's"] * 9 + ["its"], "it's", 1, 0),
-        # How many agree, after normalising.
+        # How many agree, after normalizing.
         (["no"] * 1 + ["yes"] * 9, "no", 0.3, 0.3),
         (["no"] * 2 + ["yes"] * 8, "no", 0.6, 0.6),
         (["no", "No", "no."] + ["yes"] * 7, "no", 0.9, 0.9),

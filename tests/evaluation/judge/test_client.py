@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from aligngpt.utils.io import alone_in
 from aligngpt.cli import cli
-from aligngpt.evaluation.judge.judge import client as judge_client
-from aligngpt.evaluation.readers import load_json
+from aligngpt.evaluation.judge import client as judge_client
 from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, JudgeSettings, Replies
+from aligngpt.evaluation.readers import load_json
+from aligngpt.utils.io import alone_in
 from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion, failure, last_row
 

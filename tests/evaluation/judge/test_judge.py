@@ -11,12 +11,12 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks.mmvet import read_grade
-from aligngpt.evaluation.readers import load_json
 from aligngpt.evaluation.judge.judge import JudgeSettings, review
+from aligngpt.evaluation.readers import load_json
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json, write_lines
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion, last_row
 
-OFFICIAL = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"
+OFFICIAL = Path(__file__).resolve().parents[3].parent / "shared" / "benchmarks"
 with_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no ../shared/benchmarks beside the repository")
 
 

@@ -15,17 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from aligngpt.cli import cli
-from aligngpt.modeling.conversion.from_official import from_official as conversion
+from aligngpt.inference.chat_session import ChatSession
 from aligngpt.modeling.checkpoints import load_model, load_stage1
+from aligngpt.modeling.conversion import from_official as conversion
 from aligngpt.modeling.conversion.from_official import convert_official
-from aligngpt.modeling.conversion.to_official import export_official
 from aligngpt.modeling.conversion.official_config import old_rope
+from aligngpt.modeling.conversion.to_official import export_official
 from aligngpt.modeling.conversion.weight_files import weight_files
-from aligngpt.inference.chat_session import Session
 from tests import official, tiny
 
-RECORDED = Path(__file__).parents[1] / "parity" / "official"
-PROMPT = f"{official.VICUNA} USER: <image>\nWhat is in the picture? ASSISTANT:"
+RECORDED = Path(__file__).parents[2] / "parity" / "official"
+PROMPT = f"{official.VICUNA} USER: <image>\nWhat is in the image? ASSISTANT:"
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,13 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def answer(folder: Path, image: Image.Image) -> list[int]:
     image.save(folder.parent / "asked.png")
-    session = Session(folder, [folder.parent / "asked.png"])
-    return session.ask("What is in the picture?", max_new_tokens=12)["token_ids"]
+    session = ChatSession(folder, [folder.parent / "asked.png"])
+    return session.ask("What is in the image?", max_new_tokens=12)["token_ids"]
 
 
 def assert_same_model(folder: Path, source: Path, tower: Path, vocabulary: int = 520) -> None:
     """A converted folder gives the reference's logits and tokens, and the alignment embedding matters in them."""
-    image, reference = tiny.picture(5, (90, 40)), official.Reference(source, tower)
+    image, reference = tiny.make_image(5, (90, 40)), official.Reference(source, tower)
     pixels = official.pixels_of(image, tower)
     model, processor = load_model(folder)
     inputs = processor(image, f"{processor.tokenizer.bos_token}{PROMPT}", return_tensors="pt")
@@ -200,7 +200,7 @@ def test_files_are_written_in_parts_that_stay_small(
     monkeypatch.setattr("aligngpt.modeling.conversion.weight_files.FILE_BYTES", 100_000)
     convert_official(checkpoint, tmp_path / "parts", vision_tower=tower)
     assert len(weight_files(tmp_path / "parts")) > 3
-    image = tiny.picture(5)
+    image = tiny.make_image(5)
     assert answer(tmp_path / "parts", image) == answer(tmp_path / "whole", image)
 
 
@@ -227,11 +227,11 @@ def test_a_stage_1_file_becomes_a_model_and_a_stage_1_checkpoint(
 
 
 def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp_path: Path) -> None:
-    from aligngpt.training.configs import FinetuneRecipe
+    from aligngpt.training.configs import FinetuneConfig
     from aligngpt.training.stages import finetune
 
     convert_official(stage1, tmp_path / "model", vision_tower=tower, base_llm=stage1 / "base")
-    tiny.picture(0).save(tmp_path / "0.png")
+    tiny.make_image(0).save(tmp_path / "0.png")
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A thing."}]
     record = {"id": "a", "image": "0.png", "conversations": said}
     (tmp_path / "data.json").write_text(json.dumps([record] * 2))
@@ -242,7 +242,7 @@ def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp
         "precision": "float32",
         "max_length": 128,
     }
-    recipe = FinetuneRecipe(**small, max_steps=1, gradient_checkpointing=False)
+    recipe = FinetuneConfig(**small, max_steps=1, gradient_checkpointing=False)
     result = finetune(
         recipe,
         conversations=tmp_path / "data.json",
@@ -272,7 +272,7 @@ def test_there_and_back_is_the_same_checkpoint(checkpoint: Path, tower: Path, tm
             if name == "config.json"
             else (read == (checkpoint / name).read_bytes())
         )
-    image = tiny.picture(5)
+    image = tiny.make_image(5)
     pixels = official.pixels_of(image, tmp_path / "back" / "vision_tower")
     assert torch.equal(pixels, official.pixels_of(image, tower))
     back = official.Reference(tmp_path / "back", tmp_path / "back" / "vision_tower")
@@ -287,7 +287,7 @@ def test_a_model_trained_here_is_exported_with_the_bases_tokenizer(stage1: Path,
         export_official(tmp_path / "model", tmp_path / "back")
     report = export_official(tmp_path / "model", tmp_path / "back", base_llm=stage1 / "base")
     assert any("576 image tokens built in" in warning for warning in report["warnings"])
-    image = tiny.picture(5)
+    image = tiny.make_image(5)
     back = official.Reference(tmp_path / "back", tmp_path / "back" / "vision_tower")
     assert back.generate(PROMPT, official.pixels_of(image, tower), 12) == answer(tmp_path / "model", image)
     convert_official(tmp_path / "back", tmp_path / "again")

@@ -1,4 +1,4 @@
-"""The page of two models: differences, and the questions behind them with pictures and both answers."""
+"""The page of two models: differences, and the questions behind them with images and both answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation.differing import compare_outputs
-from aligngpt.reporting.benchmarks.page import write_page
 from aligngpt.reporting.benchmarks.comparison import write_comparison
+from aligngpt.reporting.benchmarks.page import write_page
 from tests.reporting.benchmark_folders import edit, make_data, make_output
 from tests.reporting.html_pages import Page, check_self_contained, check_structure
 
@@ -40,12 +40,12 @@ def test_the_page_shows_what_was_asked_and_what_was_said(folders: tuple[Path, Pa
     text = page.text["differing"]
     assert "GQA 6 of 6 questions that differ" in text
     # The second model is right on 20 to 22 instead of 0 to 2.
-    assert "What is <1>? right thing 1 first <b> ✓ Thing 1. second ✗ Hat" in text
-    assert "What is <21>? right thing 21 first <b> ✗ Hat second ✓ Thing 21." in text
+    assert "What is <1>? right thing 1 first <b> ✓ SceneObject 1. second ✗ Hat" in text
+    assert "What is <21>? right thing 21 first <b> ✗ Hat second ✓ SceneObject 21." in text
     assert "Word 1? right w first <b> ✓ w second ✗ <b>x</b>" in text
-    pictures = [found["alt"] for tag, found in page.tags if tag == "img"]
-    assert len(pictures) == 6 and "Picture of the question: What is <1>?" in pictures
-    assert "picture missing" not in text  # POPE has not one picture here: no room is left for them
+    images = [found["alt"] for tag, found in page.tags if tag == "img"]
+    assert len(images) == 6 and "Image of the question: What is <1>?" in images
+    assert "image missing" not in text  # POPE has not one image here: no room is left for them
 
 
 def test_the_table_has_both_scores_and_the_test(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_without_the_data_answers_stand_alone(folders: tuple[Path, Path, Path], 
     page = Page(write_comparison(tmp_path / "page.html", compared(folders, with_data=False), NAMES))
     assert "What was asked in GQA, TextVQA and POPE: add --data with the folder" in page.text["differing"]
     assert "Question 21 right thing 21 first <b> ✗ Hat" in page.text["differing"]
-    assert not any(tag == "img" for tag, _ in page.tags) and "picture missing" not in page.text["differing"]
+    assert not any(tag == "img" for tag, _ in page.tags) and "image missing" not in page.text["differing"]
 
 
 def test_as_a_part_of_the_page_of_results(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:

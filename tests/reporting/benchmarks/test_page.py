@@ -92,7 +92,7 @@ def test_the_findings_stand_on_top(output: Path) -> None:
     head = Typed(write_page(output)).text["header"]
     assert head.startswith("AlignGPT · benchmarks my-model 3 of 4 benchmarks have a score.")
     assert "Against the paper's AlignGPT-7B the score is higher on 1 of 3 benchmarks; on 2 the difference may" in head
-    assert "tiny, alignment adaptive" in head and "1 picture could not be read" in head
+    assert "tiny, alignment adaptive" in head and "1 image could not be read" in head
 
 
 def test_everything_from_outside_is_escaped(output: Path) -> None:
@@ -106,16 +106,16 @@ def test_everything_from_outside_is_escaped(output: Path) -> None:
     assert all(word in page.text["results"] for word in ("<s>", "x<i>", "<u>")) and "<q>" in page.text["notes"]
 
 
-def test_unreadable_pictures_are_named_and_counts_told(output: Path) -> None:
+def test_unreadable_images_are_named_and_counts_told(output: Path) -> None:
     text = Typed(write_page(output)).text["answers"]
     assert "Answers: 89. Questions without one: 1; answers to no question: 0; answers that came again: 0." in text
     assert "POPE 30 0 0 0 1 1 min 1 s" in text and "TextVQA 29 1 0 0 0 1 min 1 s" in text
-    assert "POPE 1 could not be read Picture Reason <3>.jpg truncated picture" in text
+    assert "POPE 1 could not be read Image Reason <3>.jpg truncated image" in text
     many = [{"question_id": i, "image": None, "reason": f"reason {i}"} for i in range(25)]
-    edit(output / "gqa" / "run.json", unreadable_pictures=many)
+    edit(output / "gqa" / "run.json", unreadable_images=many)
     text = Typed(write_page(output)).text["answers"]
     assert "GQA 25 could not be read, the first 20 of them" in text
-    assert "picture of question 19 reason 19" in text and "reason 20" not in text
+    assert "image of question 19 reason 19" in text and "reason 20" not in text
 
 
 def test_the_protocols_and_their_notes(output: Path) -> None:
@@ -207,7 +207,7 @@ def test_answers_without_a_score_are_answers(output: Path) -> None:
     (output / "gqa" / "score.json").unlink()
     assert Typed(write_page(output)).text["header"].endswith("tiny, alignment adaptive Answers 0")
     edit(output / "gqa" / "run.json", counts={"questions": 30}, complete=True)
-    assert Typed(write_page(output)).text["header"].endswith("Answers 30 30 not scored; every picture was read")
+    assert Typed(write_page(output)).text["header"].endswith("Answers 30 30 not scored; every image was read")
 
 
 def test_the_radar_has_the_other_model_too(output: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.scoring import scorers
-from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.reporting.data import insights as findings
-from aligngpt.curation.scorer_agreement import Agreement
 from aligngpt.curation.duplicates import Copies, Group, NearCopies, Reuse
+from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scorer_agreement import Agreement
+from aligngpt.curation.scoring import scorers
 from aligngpt.curation.statistics import Scan, scan
+from aligngpt.reporting.data import insights as findings
 from tests.reporting.score_folders import rows_table, write_scores
 
 PERCENT = "\N{NO-BREAK SPACE}%"
@@ -105,8 +105,8 @@ def test_nothing_wrong_is_said_too(tmp_path: Path) -> None:
     assert findings.headline(scanned(tmp_path, rows), "truncate")[1:] == [
         "Every pair could be scored.",
         "No caption is longer than the scorer reads.",
-        "No picture occurs twice.",
-        "Every caption stands over one picture only.",
+        "No image occurs twice.",
+        "Every caption stands over one image only.",
     ]
 
 
@@ -121,23 +121,23 @@ def test_reasons(tmp_path: Path) -> None:
 def test_copies() -> None:
     near = NearCopies(50, 4, (), True)
     assert findings.copies(Copies(1, 1_000, 50, 990, 0, ()), near) == [
-        f"990 pairs (99.0{PERCENT}) share their picture with another pair; none has one that also exists under another "
+        f"990 pairs (99.0{PERCENT}) share their image with another pair; none has one that also exists under another "
         "name.",
-        f"4 pictures (8.0{PERCENT}) look like another one: their perceptual hashes differ in at most 4 of 64 bits.",
+        f"4 images (8.0{PERCENT}) look like another one: their perceptual hashes differ in at most 4 of 64 bits.",
     ]
     said = findings.copies(Copies(8, 1_000, 999, 2, 2, ()), NearCopies(9, 9, (), False))
-    assert said[0].startswith("Looked at was one picture in 8")
+    assert said[0].startswith("Looked at was one image in 8")
     assert f"2 pairs (0.2{PERCENT}) have one that also exists under another name." in said[1]
-    assert said[2].endswith("Of all pictures it is more: the like of most is not among those looked at.")
-    assert said[-1] == "So many pictures look alike that some of them may have been missed."
+    assert said[2].endswith("Of all images it is more: the like of most is not among those looked at.")
+    assert said[-1] == "So many images look alike that some of them may have been missed."
 
 
 def test_captions_used_again() -> None:
     few = Reuse(1, 10_000, 9_998, 1, 3, 1, (0, 1, 0, 0, 0), (Group(3, (1, 2, 3)),))
     assert findings.reuse(few) == [
-        f"3 pairs (under 0.1{PERCENT}) have a caption that stands over more than one picture; the one used most stands "
+        f"3 pairs (under 0.1{PERCENT}) have a caption that stands over more than one image; the one used most stands "
         "over 3.",
-        f"1 pair (under 0.1{PERCENT}) repeats an earlier pair, picture and caption.",
+        f"1 pair (under 0.1{PERCENT}) repeats an earlier pair, image and caption.",
     ]
 
 

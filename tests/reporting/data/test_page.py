@@ -20,7 +20,7 @@ from aligngpt.reporting.data.examples import printable
 from tests.curation.counting import CountingScorer
 from tests.reporting.html_pages import Page, check_self_contained, check_structure
 from tests.reporting.score_folders import rows_table, synthetic, write_levels, write_pairs, write_scores
-from tests.tiny import picture
+from tests.tiny import make_image
 
 SECTIONS = ["scores", "pairs", "lowest", "boundaries", "repeats", "captions", "scorers", "bad", "origin"]
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
@@ -46,8 +46,8 @@ class Inputs:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("data")
-    table = synthetic(1_000, pictures=120)
-    pairs, images = write_pairs(folder, table, pictures=120)
+    table = synthetic(1_000, images=120)
+    pairs, images = write_pairs(folder, table, num_images=120)
     scores = write_scores(folder / "my-scores", table, pairs=pairs)
     return Inputs(table, scores, write_levels(folder / "levels", table), pairs, images)
 
@@ -65,7 +65,7 @@ def test_the_page_has_all_sections_and_nothing_missing(whole: Page) -> None:
     found = [found["id"] for tag, found in whole.tags if tag == "section" and "id" in found]
     assert found == SECTIONS
     assert [found["href"] for tag, found in whole.tags if tag == "a"][1:] == [f"#{name}" for name in SECTIONS]
-    assert "Not given." not in texts(whole) and "picture missing" not in texts(whole)
+    assert "Not given." not in texts(whole) and "image missing" not in texts(whole)
 
 
 def test_the_page_asks_nothing_of_anyone_and_can_be_read_by_all(whole: Page) -> None:
@@ -112,10 +112,10 @@ def test_scores_alone_make_a_page(inputs: Inputs, tmp_path: Path) -> None:
     check_structure(page)
     assert "Levels: add --levels" in page.text["scores"] and "Captions: add --pairs" in page.text["pairs"]
     assert "boundaries" not in page.text and not any(tag == "img" for tag, _ in page.tags)
-    assert "picture missing" not in texts(page)
+    assert "image missing" not in texts(page)
 
 
-def test_pictures_can_be_shown_without_the_pairs(inputs: Inputs, tmp_path: Path) -> None:
+def test_images_can_be_shown_without_the_pairs(inputs: Inputs, tmp_path: Path) -> None:
     page = inputs.write(tmp_path / "page.html", pairs=None)
     assert any(tag == "img" for tag, _ in page.tags) and "Caption <" not in texts(page)
 
@@ -139,11 +139,11 @@ def _tars(folder: Path, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(("write", "part"), [(_parquet, 12), (_tars, 6)])
-def test_pictures_that_come_with_the_pairs_are_shown(tmp_path: Path, write: Any, part: int) -> None:
+def test_images_that_come_with_the_pairs_are_shown(tmp_path: Path, write: Any, part: int) -> None:
     rows = []
     for place in range(12):
         buffer = io.BytesIO()
-        picture(place).save(buffer, "PNG")
+        make_image(place).save(buffer, "PNG")
         rows.append({"id": f"p{place}", "image": buffer.getvalue(), "caption": f"No. {place}"})
     pairs = write(tmp_path, rows)
     table = rows_table([{"clip_score": place / 20} for place in range(12)])
@@ -182,9 +182,9 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     assert "… (100,000 characters)" in page.text["pairs"] and len(page.html) < 100_000
 
 
-def test_pictures_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
+def test_images_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    picture(1).save(tmp_path / "outside.png")
+    make_image(1).save(tmp_path / "outside.png")
     for place, name in enumerate(("../outside.png", str(tmp_path / "outside.png"))):
         scores = write_scores(tmp_path / f"scores{place}", rows_table([{"image": name, "clip_score": 0.2}]))
         page = Page(data_report(scores, tmp_path / "page.html", images=tmp_path / "images").page)
@@ -229,7 +229,7 @@ def test_captions_are_read_from_the_field_that_was_scored(tmp_path: Path) -> Non
     records = [{"key": f"p{place}", "file": f"{place}.png", "caption": "no", "alt": f"No. {place}"} for place in (0, 1)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
     for place in (0, 1):
-        picture(place).save(tmp_path / f"{place}.png")
+        make_image(place).save(tmp_path / f"{place}.png")
     fields = {"image_column": "file", "caption_column": "alt", "id_column": "key"}
     source = open_source(tmp_path / "pairs.jsonl", tmp_path, **fields)
     score_source(source, [CountingScorer()], tmp_path / "scores", workers=0, progress=False)
@@ -309,9 +309,9 @@ def test_hardly_any_scores_make_a_page(tmp_path: Path, rows: list[dict[str, Any]
 
 
 def test_the_largest_page_stays_small(tmp_path: Path) -> None:
-    """64 levels, three scorers' worth of examples and pictures of noise, which JPEG hardly makes smaller."""
-    table = synthetic(4_000, pictures=400)
-    pairs, images = write_pairs(tmp_path, table, pictures=400, side=200)
+    """64 levels, three scorers' worth of examples and images of noise, which JPEG hardly makes smaller."""
+    table = synthetic(4_000, images=400)
+    pairs, images = write_pairs(tmp_path, table, num_images=400, side=200)
     levels = write_levels(tmp_path / "levels", table, 64)
     scores = write_scores(tmp_path / "scores", table, pairs=pairs)
     page = Page(data_report(scores, tmp_path / "page.html", levels=levels, pairs=pairs, images=images).page)

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from aligngpt.reporting.run import charts as figures
 from aligngpt.reporting.charts import CARD, INK, LINE, MUTED, Chart, level_color
+from aligngpt.reporting.run import charts as figures
 from aligngpt.reporting.run.load import Accuracy, CaptionLevel, GateKind, Pair, Training
 
 PAIRS = [Pair(str(n), n / 100, 1 + n // 50, kind="whole" if n % 2 else "<b>", coverage=0.5) for n in range(100)]

@@ -25,7 +25,7 @@ def change(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_a_pair_carries_picture_caption_score_level_and_truth(run_folder: Path) -> None:
+def test_a_pair_carries_image_caption_score_level_and_truth(run_folder: Path) -> None:
     run = load_run(run_folder)
     record = json.loads((run_folder / "data" / "pretrain.json").read_text())[3]
     truth = json.loads((run_folder / "data" / "truth.json").read_text())[record["id"]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.reporting.run import page
 from aligngpt.reporting import report
+from aligngpt.reporting.run import page
 from tests.reporting.html_pages import Page, check_self_contained, check_structure
 
 SECTIONS = ["scores", "pairs", "training", "captions", "answers", "gate", "heatmaps", "costs", "recipe"]
@@ -51,7 +51,7 @@ def test_ids_are_unique_and_headings_in_order(whole: Page) -> None:
     check_structure(whole)
 
 
-def test_pictures_have_alternative_texts(whole: Page) -> None:
+def test_images_have_alternative_texts(whole: Page) -> None:
     images = [found for tag, found in whole.tags if tag == "img"]
     assert len(images) == 8 * 5 + 5 + 7 * 2
     assert all(found["alt"].strip() for found in images)
@@ -146,13 +146,13 @@ def test_levels_alone_make_a_page(run_folder: Path) -> None:
     assert all("Not run." in written.text[section] for section in SECTIONS)
 
 
-def test_missing_and_foreign_pictures_leave_a_note(run_folder: Path, tmp_path: Path) -> None:
-    shutil.copy(run_folder / "data" / "pictures" / "0000.png", tmp_path / "outside.png")
+def test_missing_and_foreign_images_leave_a_note(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "data" / "images" / "0000.png", tmp_path / "outside.png")
     captions = json.loads((run_folder / "captions" / "captions.json").read_text())
     captions["examples"][0]["image"] = "../../../outside.png"
     captions["examples"][1]["image"] = "absent.png"
     (run_folder / "captions" / "captions.json").write_text(json.dumps(captions))
-    assert Page(report(run_folder)).text["captions"].count("picture missing") == 2
+    assert Page(report(run_folder)).text["captions"].count("image missing") == 2
 
 
 def test_a_failed_page_leaves_the_old_one(run_folder: Path) -> None:

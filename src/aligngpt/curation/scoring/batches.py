@@ -1,7 +1,7 @@
 """From records to scores, batch by batch: what is embedded together, decoded ahead, and embedded once.
 
-planned            shards -> batches: records with the pictures and texts they share
-decoded_batches    batches -> the same with their new pictures decoded, in other processes
+planned            shards -> batches: records with the images and texts they share
+decoded_batches    batches -> the same with their new images decoded, in other processes
 requested          a batch -> what of it the scorers embed
 embedded           that -> vectors, of nothing else, so that another machine may do it
 scored             a batch and its vectors -> columns of scores
@@ -23,7 +23,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aligngpt.curation.scoring.decoding import BYTES_PER_TASK, IMAGES_PER_TASK, Decoded, Decoder, Encoded, Task, decoded, hash64
+from aligngpt.curation.scoring.decoding import (
+    BYTES_PER_TASK,
+    IMAGES_PER_TASK,
+    Decoded,
+    Decoder,
+    Encoded,
+    Task,
+    decoded,
+    hash64,
+)
 from aligngpt.curation.scoring.scorers import Scorer, cosines
 from aligngpt.curation.scoring.store import score_columns
 from aligngpt.data.sources import SourceRecord, SourceShard
@@ -37,11 +46,11 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
-class Picture:
-    """A picture that any number of a shard's records show. What it is decoded and embedded to is filled in on the way.
+class ImageEntry:
+    """An image that any number of a shard's records show. What it is decoded and embedded to is filled in on the way.
 
     Attributes:
-        number: Its place among the pictures of its shard.
+        number: Its place among the images of its shard.
         encoded: Where its content is, until that is on its way to be decoded.
         decoded: Its hashes and size, or the error.
         vectors: One for each scorer.
@@ -72,48 +81,48 @@ class Text:
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """A record on its way to a row of scores; a bad one has neither picture nor text."""
+    """A record on its way to a row of scores; a bad one has neither image nor text."""
 
     id: str
     image: str | None
     caption: str | None
     error: str | None
-    picture: Picture | None = None
+    image_entry: ImageEntry | None = None
     text: Text | None = None
 
     @property
     def reason(self) -> str | None:
-        """Why it has no score; its picture's error counts once that is decoded."""
-        return self.error or (self.picture.decoded.error if self.picture is not None else None)
+        """Why it has no score; its image's error counts once that is decoded."""
+        return self.error or (self.image_entry.decoded.error if self.image_entry is not None else None)
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Rows of one shard that are scored together, and the pictures that come up in them for the first time.
+    """Rows of one shard that are scored together, and the images that come up in them for the first time.
 
-    `texts` are those to be embedded with it, known once the pictures are decoded.
+    `texts` are those to be embedded with it, known once the images are decoded.
     """
 
     shard: int
     number: int = 0
     rows: list[Row] = field(default_factory=list)
-    new: list[Picture] = field(default_factory=list)
+    new: list[ImageEntry] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     bytes: int = 0
     last: bool = False
 
-    def good(self) -> list[Picture]:
-        """The new pictures that could be decoded, once that has been tried."""
-        return [picture for picture in self.new if picture.decoded.error is None]
+    def good(self) -> list[ImageEntry]:
+        """The new images that could be decoded, once that has been tried."""
+        return [image for image in self.new if image.decoded.error is None]
 
     def is_full(self, batch_size: int) -> bool:
-        """Whether it holds enough pictures to embed, rows to keep, or bytes to send."""
+        """Whether it holds enough images to embed, rows to keep, or bytes to send."""
         many = len(self.rows) >= RECORDS_PER_IMAGE * batch_size
         return len(self.new) >= batch_size or many or self.bytes >= BYTES_PER_BATCH
 
 
-class Recent(OrderedDict[Hashable, T]):
-    """The things used last, up to 4,096 of them; each gets the number of those made before it."""
+class LRUCache(OrderedDict[Hashable, T]):
+    """The objects used last, up to 4,096 of them; each gets the number of those made before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,20 +146,20 @@ def planned(shards: Iterable[SourceShard], images: Path | None, batch_size: int)
     Args:
         shards: The shards to read.
         images: What image paths are relative to.
-        batch_size: New pictures of a batch, at most.
+        batch_size: New images of a batch, at most.
     """
     for shard in shards:
-        pictures: Recent[Picture] = Recent()
-        texts: Recent[Text] = Recent()
+        entries: LRUCache[ImageEntry] = LRUCache()
+        texts: LRUCache[Text] = LRUCache()
         batch = Batch(shard.number)
         for record in shard.read():
             row = Row(record.id, record.image, record.caption, record.error)
             if record.error is None and record.caption is not None:
                 encoded = _encoded(record, images)
                 row.text, _ = texts.use(_digest(record.caption.encode()), Text)
-                row.picture, new = pictures.use(_picture_key(encoded), partial(Picture, encoded=encoded))
+                row.image_entry, new = entries.use(_image_key(encoded), partial(ImageEntry, encoded=encoded))
                 if new:
-                    batch.new.append(row.picture)
+                    batch.new.append(row.image_entry)
                     batch.bytes += len(encoded.data or b"")
             batch.rows.append(row)
             if batch.is_full(batch_size):
@@ -165,7 +174,7 @@ def _encoded(record: SourceRecord, images: Path | None) -> Encoded:
     return Encoded(name, record.data, None if record.data is not None else os.path.join(images or "", name))
 
 
-def _picture_key(encoded: Encoded) -> Hashable:
+def _image_key(encoded: Encoded) -> Hashable:
     return encoded.path if encoded.data is None else _digest(encoded.data)
 
 
@@ -179,15 +188,15 @@ def _digest(data: bytes) -> bytes:
 def decoded_batches(
     batches: Iterable[Batch], decoder: Decoder, workers: int, ahead: int, polite: bool
 ) -> Iterator[Batch]:
-    """Batches whose new pictures are decoded; further ones are decoded meanwhile."""
+    """Batches whose new images are decoded; further ones are decoded meanwhile."""
     waiting: deque[tuple[Batch, int, list[Decoded]]] = deque()
 
     def tasks() -> Iterator[Task]:
         for batch in batches:
             parts = _tasks(batch)
             waiting.append((batch, len(parts), []))
-            for picture in batch.new:
-                picture.encoded = None
+            for image in batch.new:
+                image.encoded = None
             while parts:
                 yield parts.pop(0)
 
@@ -197,21 +206,21 @@ def decoded_batches(
         arrived += results
         done += 1
         if done == count:
-            for picture, result in zip(batch.new, arrived, strict=True):
-                picture.decoded = result
+            for image, result in zip(batch.new, arrived, strict=True):
+                image.decoded = result
             waiting.popleft()
             done = 0
             yield batch
 
 
 def _tasks(batch: Batch) -> list[list[Encoded]]:
-    """A batch's new pictures in portions small enough to be shared out; one empty portion if there are none."""
+    """A batch's new images in portions small enough to be shared out; one empty portion if there are none."""
     tasks: list[list[Encoded]] = [[]]
     size = 0
-    for picture in batch.new:
-        assert picture.encoded is not None
-        size += len(picture.encoded.data or b"")
-        tasks[-1].append(picture.encoded)
+    for image in batch.new:
+        assert image.encoded is not None
+        size += len(image.encoded.data or b"")
+        tasks[-1].append(image.encoded)
         if len(tasks[-1]) == IMAGES_PER_TASK or size >= BYTES_PER_TASK:
             tasks.append([])
             size = 0
@@ -232,7 +241,7 @@ class Request:
     """What of a batch the scorers embed.
 
     Attributes:
-        prepared: Of each new picture that could be decoded, what each scorer's preparation made of it.
+        prepared: Of each new image that could be decoded, what each scorer's preparation made of it.
         captions: The texts that are embedded with it.
     """
 
@@ -245,7 +254,7 @@ class Vectors:
     """What the scorers made of a request, one entry for each scorer; `None` where nothing was asked.
 
     Attributes:
-        images: Unit vectors of the pictures, arrays or tensors perhaps not yet computed.
+        images: Unit vectors of the images, arrays or tensors perhaps not yet computed.
         captions: Unit vectors of the texts, and whether a part of each was not read.
     """
 
@@ -273,9 +282,9 @@ def scored_batches(batches: Iterable[Batch], scorers: Sequence[Scorer]) -> Itera
 
 def requested(batch: Batch) -> Request:
     """Take out of a decoded batch what is to be embedded; the batches of a shard have to come in order."""
-    prepared = [picture.decoded.prepared for picture in batch.good()]
-    for picture in batch.good():
-        picture.decoded = replace(picture.decoded, prepared=())
+    prepared = [image.decoded.prepared for image in batch.good()]
+    for image in batch.good():
+        image.decoded = replace(image.decoded, prepared=())
     captions = []
     for row in batch.rows:
         if row.reason is None and row.text is not None and row.caption is not None and not row.text.asked:
@@ -306,8 +315,8 @@ def scored(batch: Batch, vectors: Vectors, names: Sequence[str]) -> ScoredBatch:
     arrived = vectors.arrived()
     for images, captions in zip(arrived.images, arrived.captions, strict=True):
         if images is not None:
-            for picture, vector in zip(batch.good(), images, strict=True):
-                picture.vectors.append(vector)
+            for image, vector in zip(batch.good(), images, strict=True):
+                image.vectors.append(vector)
         if captions is not None:
             for text, vector, truncated in zip(batch.texts, *captions, strict=True):
                 text.vectors.append(vector)
@@ -323,7 +332,7 @@ def _array(vectors: Any) -> np.ndarray:
 def _columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
     """The rows as columns of `score_schema`."""
     scores, reasons = _scores(rows, len(names))
-    facts = [row.picture.decoded if row.picture is not None else Decoded() for row in rows]
+    facts = [row.image_entry.decoded if row.image_entry is not None else Decoded() for row in rows]
     captions = [row.caption for row in rows]
     return {
         "id": [row.id for row in rows],
@@ -349,7 +358,7 @@ def _scores(rows: Sequence[Row], scorers: int) -> tuple[list[list[float | None]]
     good = [place for place, reason in enumerate(reasons) if reason is None]
     found: list[list[float | None]] = [[None] * len(rows) for _ in range(scorers)]
     for which in range(scorers if good else 0):
-        images = np.stack([rows[place].picture.vectors[which] for place in good])  # type: ignore[union-attr]
+        images = np.stack([rows[place].image_entry.vectors[which] for place in good])  # type: ignore[union-attr]
         texts = np.stack([rows[place].text.vectors[which] for place in good])  # type: ignore[union-attr]
         for place, score in zip(good, cosines(images, texts).tolist(), strict=True):
             found[which][place] = score

@@ -1,4 +1,4 @@
-"""From encoded pictures to what models take, in processes beside the one that runs the models.
+"""From encoded images to what models take, in processes beside the one that runs the models.
 
 The processes come from a server that is forked before any thread runs (`forkserver`) and has imported what they need,
 once. Plain forks of the main process would be unsafe: its model runs threads and perhaps a GPU, and a lock that one of
@@ -36,7 +36,7 @@ _NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A picture to be decoded: its bytes, or the file that holds them; `name` names it in a reason for refusal."""
+    """An image to be decoded: its bytes, or the file that holds them; `name` names it in a reason for refusal."""
 
     name: str
     data: bytes | None = None
@@ -45,14 +45,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture ready to be embedded, or the reason why it is not.
+    """An image ready to be embedded, or the reason why it is not.
 
     Attributes:
         prepared: What each scorer's preparation made of it; empty if there is an `error`.
         error: Why it cannot be used, in one line.
         content_hash: Of the encoded bytes; `None` where they could not be read.
-        perceptual_hash: 64 bits that differ in few places between pictures that look alike; `None` with an `error`.
-        size: (width, height) of the whole picture, upright; `None` with an `error`.
+        perceptual_hash: 64 bits that differ in few places between images that look alike; `None` with an `error`.
+        size: (width, height) of the whole image, upright; `None` with an `error`.
     """
 
     prepared: tuple[Any, ...] = ()
@@ -66,7 +66,7 @@ class Decoder(Dataset):
     """Decodes tasks; the task itself is the index, so any number of processes can share them out.
 
     Args:
-        preparations: One for each scorer, all of which see the same decoded picture.
+        preparations: One for each scorer, all of which see the same decoded image.
     """
 
     def __init__(self, preparations: Sequence[Callable[[DecodedImage], Any]]) -> None:
@@ -76,7 +76,7 @@ class Decoder(Dataset):
         self._at_least = max(known) if len(known) == len(needed) else None
 
     def __getitem__(self, task: Task) -> list[Decoded]:
-        """Decode each picture of a task."""
+        """Decode each image of a task."""
         return [self._decode(encoded) for encoded in task]
 
     def _decode(self, encoded: Encoded) -> Decoded:
@@ -101,12 +101,12 @@ def hash64(data: bytes) -> int:
 
 
 def perceptual_hash(image: DecodedImage) -> int:
-    """The picture's pHash: which of its 64 lowest frequencies are above their median, the lowest as the highest bit."""
-    picture = image.picture
-    factor = min(picture.size) // _HASHED_SIDE
+    """The image's pHash: which of its 64 lowest frequencies are above their median, the lowest as the highest bit."""
+    pixels = image.image
+    factor = min(pixels.size) // _HASHED_SIDE
     if factor > 1:  # the hash looks at 32 x 32 pixels; to get there in two steps takes a part of the time
-        picture = picture.reduce(factor)
-    return int.from_bytes(np.packbits(imagehash.phash(picture).hash).tobytes(), "big")
+        pixels = pixels.reduce(factor)
+    return int.from_bytes(np.packbits(imagehash.phash(pixels).hash).tobytes(), "big")
 
 
 def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, polite: bool) -> Iterator[list[Decoded]]:
@@ -116,7 +116,7 @@ def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, p
         tasks: Read only as far as `ahead` says.
         decoder: What decodes.
         workers: Processes; 0 decodes in this one.
-        ahead: Pictures to keep under way.
+        ahead: Images to keep under way.
         polite: Whether the processes step back where the model needs the same cores.
 
     Raises:
@@ -141,7 +141,7 @@ def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, p
         if "DataLoader worker" not in str(error):
             raise
         raise OSError(
-            "a process that decodes pictures was killed, perhaps for want of memory: run the same again, it goes on "
+            "a process that decodes images was killed, perhaps for want of memory: run the same again, it goes on "
             "behind the last finished shard; --workers sets how many there are"
         ) from error
 

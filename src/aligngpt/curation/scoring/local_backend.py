@@ -1,6 +1,6 @@
 """Scores an input on this machine: processes decode, batches go to the models, each shard becomes one part.
 
-A part depends on its shard alone. Pictures and texts that come again within a shard are embedded once, but nothing is
+A part depends on its shard alone. Images and texts that come again within a shard are embedded once, but nothing is
 carried from shard to shard, where it would be missing after an interruption: embedded in another batch a vector differs
 in its last bits.
 """
@@ -18,10 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aligngpt.utils.io import alone_in, file_size, versions, write_json
 from aligngpt.curation.scorer_ranks import agreements
-from aligngpt.curation.scoring.decoding import Decoder
 from aligngpt.curation.scoring.batches import ScoredBatch, decoded_batches, planned, scored_batches
+from aligngpt.curation.scoring.decoding import Decoder
 from aligngpt.curation.scoring.scorers import LongCaptions, Scorer
 from aligngpt.curation.scoring.store import (
     MANIFEST,
@@ -37,6 +36,7 @@ from aligngpt.curation.scoring.store import (
     score_schema,
 )
 from aligngpt.data.sources import Source, SourceShard
+from aligngpt.utils.io import alone_in, file_size, versions, write_json
 
 _SHARDS_IN_FINGERPRINT = 8
 _IMAGES_IN_FINGERPRINT = 32
@@ -58,13 +58,13 @@ def score_source(
 
     A record that cannot be used, or whose score is no number, becomes a row with an `error` and no score. If the run
     is cut off, the same call goes on behind the last finished shard. Memory depends on the sizes below, the number of
-    processes and the largest picture, not on the length of the input.
+    processes and the largest image, not on the length of the input.
 
     Args:
         source: The input.
         scorers: One or more, usually each a `ClipScorer`; the first one's scores are `clip_score`.
         output: The folder to write or to continue.
-        batch_size: Pictures embedded at once; a shard's batches are the same in every run.
+        batch_size: Images embedded at once; a shard's batches are the same in every run.
         workers: Processes that decode; unless given one per CPU, or none for up to 128 records. 0 decodes in this
             process.
         shard: (i, n), i from 1 to n: score every n-th shard of the input from the i-th on, while other runs, on this
@@ -74,7 +74,7 @@ def score_source(
 
     Raises:
         NothingScored: If no record can be used.
-        ValueError: If an argument is out of range, two scorers have one name, pictures are named by paths but `source`
+        ValueError: If an argument is out of range, two scorers have one name, images are named by paths but `source`
             has no image folder, `output` holds scores of another input, or another run is at work on the same share.
         OSError: If reading or writing fails, or a decoding process is killed.
     """
@@ -229,7 +229,7 @@ def check_arguments(names: Sequence[str], batch_size: int, shard: tuple[int, int
 
 
 def _images_hash(source: Source, shards: Sequence[SourceShard]) -> str | None:
-    """Names and sizes of a sample of the pictures; `None` where they come with the records.
+    """Names and sizes of a sample of the images; `None` where they come with the records.
 
     Raises:
         ValueError: If there are paths and no folder of images they start from.
@@ -241,7 +241,7 @@ def _images_hash(source: Source, shards: Sequence[SourceShard]) -> str | None:
             if record.error is None and record.data is None:
                 paths = True
                 if source.images is None:
-                    raise ValueError(f"{source.path} names its pictures by paths: give the folder they start from")
+                    raise ValueError(f"{source.path} names its images by paths: give the folder they start from")
                 digest.update(f"{record.image}\0{file_size(source.images / (record.image or ''))}\n".encode())
     return digest.hexdigest() if paths else None
 

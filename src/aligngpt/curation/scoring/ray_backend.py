@@ -1,11 +1,11 @@
 """Scores an input on the machines of a Ray cluster, with the same results as on one.
 
-    decoders    actors that read a shard and decode its pictures: a block for each batch of `score_batches.planned`
+    decoders    actors that read a shard and decode its images: a block for each batch of `score_batches.planned`
     models      actors that hold the scorers: vectors of what the batch has to embed
     driver      the process that was started: compares the vectors, in order, and writes the parts of `engine.ScoreRun`
 
 Blocks arrive in any order, also those of one shard. A model needs nothing but its block, so a shard's batches may go to
-different machines; the pictures and texts that come again in a later batch are known to the driver alone.
+different machines; the images and texts that come again in a later batch are known to the driver alone.
 
 Ray is imported when it is used; it comes with the extra `ray`.
 """
@@ -27,12 +27,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from aligngpt.curation.scoring.decoding import Decoder
-from aligngpt.curation.scoring.local_backend import ScoreRun, available_cpus, check_arguments, progress_bar, share_of
 from aligngpt.curation.scoring.batches import (
     Batch,
-    Picture,
-    Recent,
+    ImageEntry,
+    LRUCache,
     Request,
     ScoredBatch,
     Text,
@@ -43,6 +41,8 @@ from aligngpt.curation.scoring.batches import (
     requested,
     scored,
 )
+from aligngpt.curation.scoring.decoding import Decoder
+from aligngpt.curation.scoring.local_backend import ScoreRun, available_cpus, check_arguments, progress_bar, share_of
 from aligngpt.curation.scoring.scorers import ClipScorer, LongCaptions, Scorer
 from aligngpt.curation.scoring.store import ScoreSummary
 from aligngpt.data.sources import Source, SourceShard
@@ -61,7 +61,7 @@ _BLOCKS_PER_MODEL, _SHARDS_PER_DECODER = 2, 1
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 Load = Callable[[], Sequence[Scorer]]
-T = TypeVar("T", Picture, Text)
+T = TypeVar("T", ImageEntry, Text)
 _Block = tuple[Batch, Vectors]
 
 
@@ -86,13 +86,13 @@ def score_source_with_ray(
     """Score every pair of an input as `engine.score_source` does, on all machines of a Ray cluster.
 
     The folder is the same as that engine's, so either goes on where the other was cut off. What actors read, input,
-    pictures and weights, must be found at the same place on every machine; the output is written by this process alone.
+    images and weights, must be found at the same place on every machine; the output is written by this process alone.
 
     Args:
         source: The input.
         load: Makes the scorers; called on the machines that are to run them, so it must be possible to pickle it.
         output: The folder to write or to continue.
-        batch_size: Pictures embedded at once.
+        batch_size: Images embedded at once.
         actors: Processes with the scorers, each with one GPU where there are any; unless given one per GPU, or without
             GPUs three of four CPUs. Each also takes a CPU.
         decoders: Processes that read and decode, one CPU each; unless given the other CPUs.
@@ -144,15 +144,15 @@ def _in_order(blocks: Iterable[_Block], names: Sequence[str]) -> Iterator[Scored
 class _Arriving:
     """A shard whose batches come from other processes, where each of them is copied with all that it refers to.
 
-    The pictures and texts remembered here are the same as in the process that planned the batches, which used the same
+    The images and texts remembered here are the same as in the process that planned the batches, which used the same
     ones in the same order.
     """
 
     def __init__(self) -> None:
         self._early: dict[int, _Block] = {}
         self._next = 0
-        self._pictures: Recent[Picture] = Recent()
-        self._texts: Recent[Text] = Recent()
+        self._images: LRUCache[ImageEntry] = LRUCache()
+        self._texts: LRUCache[Text] = LRUCache()
 
     def ready(self, batch: Batch, vectors: Vectors) -> Iterator[_Block]:
         """The batches that are next in the shard's order, now that this one is here."""
@@ -167,13 +167,13 @@ class _Arriving:
         """Replace copies of what an earlier batch had."""
         texts: dict[int, Text] = {}
         for row in batch.rows:
-            if row.text is not None and row.picture is not None:
+            if row.text is not None and row.image_entry is not None:
                 row.text = texts[row.text.number] = _known(self._texts, row.text)
-                row.picture = _known(self._pictures, row.picture)
+                row.image_entry = _known(self._images, row.image_entry)
         batch.texts = [texts[text.number] for text in batch.texts]
 
 
-def _known(recent: Recent[T], one: T) -> T:
+def _known(recent: LRUCache[T], one: T) -> T:
     return recent.use(one.number, lambda _: one)[0]
 
 

@@ -1,7 +1,7 @@
 """Scorers: models that embed images and texts in one space, where the cosine tells how well they fit each other.
 
 Any CLIP-like checkpoint folder of transformers is one: CLIP, SigLIP, SigLIP 2, ALIGN and their kin. A scorer comes in
-two parts: its `preparation` travels to the processes that decode pictures, its model stays where its device is.
+two parts: its `preparation` travels to the processes that decode images, its model stays where its device is.
 Torch is imported when a scorer is made.
 """
 
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from aligngpt.utils.io import hash_folder
 from aligngpt.data.images import DecodedImage
+from aligngpt.utils.io import hash_folder
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ Prepared = dict[str, np.ndarray]
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
-# Pixels of a picture that is decoded at a fraction of its size, for each pixel that the model sees.
+# Pixels of an image that is decoded at a fraction of its size, for each pixel that the model sees.
 _REDUCING_GAP = 2
 # ALIGN's text tower has room for more, but was trained on texts of 64 tokens.
 _TRAINED_LENGTHS = {"align": 64}
@@ -52,13 +52,13 @@ class Scorer(Protocol):
 
     @property
     def preparation(self) -> Callable[[DecodedImage], Any]:
-        """What is done to a picture before it is embedded, in another process: it can be pickled.
+        """What is done to an image before it is embedded, in another process: it can be pickled.
 
         Its `at_least`, if it has one, is that of `decode_image`.
         """
 
     def embed_images(self, prepared: Sequence[Any]) -> Any:
-        """Unit vectors of n prepared pictures, float32 (n, dim)."""
+        """Unit vectors of n prepared images, float32 (n, dim)."""
 
     def embed_captions(self, captions: Sequence[str]) -> tuple[Any, np.ndarray]:
         """Unit vectors of n texts, float32 (n, dim), and whether a part of each was not read, bool (n,)."""
@@ -69,12 +69,12 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ScaleAndCrop:
-    """What the image processors of CLIP, SigLIP and many others do before they normalise: the picture stays bytes.
+    """What the image processors of CLIP, SigLIP and many others do before they normalize: the image stays bytes.
 
     Attributes:
         edges: (shorter side,), the other in proportion, or (height, width).
         resample: A filter of PIL.
-        crop: (height, width) cut out of the middle, no larger than the scaled picture; `None` keeps all.
+        crop: (height, width) cut out of the middle, no larger than the scaled image; `None` keeps all.
     """
 
     edges: tuple[int, ...]
@@ -83,12 +83,12 @@ class ScaleAndCrop:
 
     @property
     def at_least(self) -> int:
-        """Pixels the shorter side of a picture needs, see `decode_image`."""
+        """Pixels the shorter side of an image needs, see `decode_image`."""
         return _REDUCING_GAP * max(self.edges)
 
     def __call__(self, image: DecodedImage) -> Prepared:
-        """The picture's `pixel_values`, uint8 (1, 3, height, width)."""
-        scaled = image.picture.resize(self._scaled_size(image.size), self.resample, box=image.box)
+        """The image's `pixel_values`, uint8 (1, 3, height, width)."""
+        scaled = image.image.resize(self._scaled_size(image.size), self.resample, box=image.box)
         if self.crop is not None:
             height, width = self.crop
             left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
@@ -105,13 +105,13 @@ class ScaleAndCrop:
 
 @dataclass(frozen=True)
 class WholeProcessor:
-    """Any other image processor's own work, on the whole picture."""
+    """Any other image processor's own work, on the whole image."""
 
     processor: Any
 
     def __call__(self, image: DecodedImage) -> Prepared:
-        """The processor's arrays for one picture, each (1, ...)."""
-        return dict(self.processor(images=[image.picture], return_tensors="np"))
+        """The processor's arrays for one image, each (1, ...)."""
+        return dict(self.processor(images=[image.image], return_tensors="np"))
 
 
 def split_processor(processor: Any) -> tuple[ScaleAndCrop | WholeProcessor, tuple[np.ndarray, np.ndarray] | None]:
@@ -120,7 +120,7 @@ def split_processor(processor: Any) -> tuple[ScaleAndCrop | WholeProcessor, tupl
     That is found out by trying both ways on noise: each channel must be the bytes times a number plus a number.
 
     Returns:
-        The work on one picture, and scale and shift, float32 (3, 1, 1), such that scale * bytes + shift is what the
+        The work on one image, and scale and shift, float32 (3, 1, 1), such that scale * bytes + shift is what the
         processor gives; `None` in their place if the whole processor has to be used.
     """
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (211, 317, 3), dtype=np.uint8))
@@ -132,7 +132,7 @@ def split_processor(processor: Any) -> tuple[ScaleAndCrop | WholeProcessor, tupl
         edges = tuple(size[key] for key in ("shortest_edge", "height", "width") if size.get(key))
         parted = ScaleAndCrop(edges, int(processor.resample), (crop["height"], crop["width"]) if crop else None)
         if parted.crop is not None and max(parted.crop) > min(edges):
-            return whole, None  # a crop larger than the picture is filled up in the processor's own way
+            return whole, None  # a crop larger than the image is filled up in the processor's own way
         found = parted(image)["pixel_values"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return whole, None
@@ -252,7 +252,7 @@ class ClipScorer:
         """Score each image with the caption at the same place.
 
         Args:
-            images: n RGB pictures of any size.
+            images: n RGB images of any size.
             captions: n texts; see `long_captions` for those beyond the text tower's limit.
 
         Returns:
@@ -271,7 +271,7 @@ class ClipScorer:
         return cosines(embedded.cpu().numpy(), texts.cpu().numpy()), truncated
 
     def embed_images(self, prepared: Sequence[Prepared]) -> torch.Tensor:
-        """Unit vectors, float32 (n, dim), of n pictures that went through `preparation`."""
+        """Unit vectors, float32 (n, dim), of n images that went through `preparation`."""
         import torch
 
         at_once = _IMAGES_AT_ONCE.get(self.device, _AT_ONCE)

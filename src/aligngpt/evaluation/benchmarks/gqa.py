@@ -12,16 +12,16 @@ from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Item,
-    Layout,
     Protocol,
     Score,
     in_groups,
     match,
     missing_note,
 )
-from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean
+from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
 
 _NO_STEPS = ("exist", "query: name", "choose name")
 _DETAILED = {
@@ -34,7 +34,7 @@ _DETAILED = {
 
 @dataclass(frozen=True)
 class Question:
-    """A balanced question: its answer, the divisions it belongs to, and the group of things it could be answered by."""
+    """A balanced question: its answer, the divisions it belongs to, and the group of objects it could be answered by."""
 
     id: str
     answer: str
@@ -137,12 +137,12 @@ GQA = Benchmark(
     name="gqa",
     title="GQA",
     metric="accuracy",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="gqa/llava_gqa_testdev_balanced.jsonl",
         images="gqa/data/images",
         labels=("gqa/data/testdev_balanced_questions.json",),
         answers="gqa/answers/llava_gqa_testdev_balanced/{model}/merge.jsonl",
-        source="pictures and labels: https://cs.stanford.edu/people/dorarad/gqa/download.html; question file: "
+        source="images and labels: https://cs.stanford.edu/people/dorarad/gqa/download.html; question file: "
         + LLAVA_FILES,
     ),
     max_new_tokens=128,

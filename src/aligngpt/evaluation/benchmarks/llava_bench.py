@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path
 from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Count,
     Id,
     Item,
-    Layout,
     Protocol,
     Score,
     match,
     repeated,
 )
-from aligngpt.evaluation.readers import load_object, load_records, locate, read_answers, read_questions, record_id
 from aligngpt.evaluation.judge.judge import Judge, Judged, Message, Request, Requests, answers_to
+from aligngpt.evaluation.readers import load_object, load_records, locate, read_answers, read_questions, record_id
+from aligngpt.utils.io import atomic_path
 
 UNREADABLE = (-1.0, -1.0)
 _MOST = 10.0  # the best mark
@@ -32,7 +32,7 @@ _PREFIX = "llava_bench_"
 _FOLDER = "llava-bench-in-the-wild"
 _SYSTEM = "You judge the quality of answers with care and precision."
 _OWN_RULE = (
-    "Two assistants have answered the question above, which a user asked about a picture. You cannot see the picture; "
+    "Two assistants have answered the question above, which a user asked about an image. You cannot see the image; "
     "the context describes it in sentences.\n"
     "Mark each answer from 1 to 10, 10 being best, for how helpful, relevant, accurate and detailed it is.\n"
     "Write two numbers with a space between them on the first line and nothing else there: the mark of Assistant 1, "
@@ -212,7 +212,7 @@ def _chat(context: str, question: str, reference: str, answer: str, role: str, r
 
 
 def _contexts(path: Path) -> dict[str, str]:
-    """What is in each picture, by the picture's name."""
+    """What is in each image, by the image's name."""
     found = {}
     for line, record in load_records(path):
         caption = record.get("caption")
@@ -254,7 +254,7 @@ LLAVA_BENCH = Benchmark(
     name="llava_bench",
     title="LLaVA-W",
     metric="judge's marks relative to the reference answers",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="llava-bench-in-the-wild/questions.jsonl",
         images="llava-bench-in-the-wild/images",
         labels=("llava-bench-in-the-wild/questions.jsonl",),

@@ -15,16 +15,16 @@ from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     Unreadable,
     match,
 )
-from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.benchmarks.option_matching import infer_option
+from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.spreadsheet import Cell, write_sheet
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -54,23 +54,23 @@ class Row:
         return self.index % _ROTATION
 
 
-def read_labels(paths: Sequence[Path], check_pictures: bool = True) -> list[Row]:
-    """Read the TSV file of questions, options and answers; pictures in it are checked, not kept.
+def read_labels(paths: Sequence[Path], check_images: bool = True) -> list[Row]:
+    """Read the TSV file of questions, options and answers; images in it are checked, not kept.
 
     Args:
-        check_pictures: Whether a broken picture, which plays no part in a score, is an error.
+        check_images: Whether a broken image, which plays no part in a score, is an error.
 
     Raises:
-        ValueError: If it is another file, has no answers, or a picture that is no base64.
+        ValueError: If it is another file, has no answers, or an image that is no base64.
     """
     path = files.locate(paths, ("mmbench_dev*.tsv", "labels.tsv", "*.tsv"), "MMBench questions")
     rows = _read_table(path)
     if "answer" not in rows[0] or all(row["answer"] in _ABSENT for row in rows):
         raise ValueError(f"{path}: the questions have no answers; this split is scored by the server alone")
-    for row in rows if check_pictures else ():
-        picture = _picture(row)
-        if isinstance(picture, Unreadable) and row["image"] not in _ABSENT:
-            raise ValueError(f"{path}: the picture of index {row['index']} is {picture.reason}")
+    for row in rows if check_images else ():
+        image = _image(row)
+        if isinstance(image, Unreadable) and row["image"] not in _ABSENT:
+            raise ValueError(f"{path}: the image of index {row['index']} is {image.reason}")
     return [Row(_index(row, path), _options(row), row["answer"], _groups(row)) for row in rows]
 
 
@@ -97,12 +97,12 @@ def _groups(row: Mapping[str, str]) -> dict[str, str]:
     return {name: part for name, part in named.items() if part not in _ABSENT}
 
 
-def _picture(row: Mapping[str, str]) -> bytes | Unreadable | None:
-    """The decoded picture of a row, None if the table has no pictures."""
+def _image(row: Mapping[str, str]) -> bytes | Unreadable | None:
+    """The decoded image of a row, None if the table has no images."""
     if "image" not in row:
         return None
     if row["image"] in _ABSENT:
-        return Unreadable("no picture in the table")
+        return Unreadable("no image in the table")
     try:
         return base64.b64decode(row["image"], validate=True)
     except (binascii.Error, ValueError) as error:
@@ -195,7 +195,7 @@ def _question(row: Mapping[str, str], path: Path, suffix: str) -> Question:
     return Question(
         id=_index(row, path),
         prompt=asked + suffix,
-        image=_picture(row),
+        image=_image(row),
         kind=row.get("category") or "default",
         stored_prompt=asked,
         extra={"round_id": 0, "options": options, "option_char": list("ABCD"[: len(options)])},
@@ -236,7 +236,7 @@ def benchmark(name: str, title: str, split: str, suffix: str) -> Benchmark:
         name=name,
         title=title,
         metric="circular accuracy",
-        layout=Layout(
+        layout=BenchmarkFiles(
             questions=f"{name}/{split}.tsv",
             images=None,
             labels=(f"{name}/{split}.tsv",),
@@ -247,7 +247,7 @@ def benchmark(name: str, title: str, split: str, suffix: str) -> Benchmark:
         max_new_tokens=1024,
         read_questions=partial(read_questions, suffix=suffix),
         read_labels=read_labels,
-        read_labels_alone=partial(read_labels, check_pictures=False),
+        read_labels_alone=partial(read_labels, check_images=False),
         read_answers=read_answers,
         score=score,
         write_submission=write_submission,

@@ -1,4 +1,4 @@
-"""MME: two yes-or-no questions a picture in 14 tasks; the reported number sums the ten of perception."""
+"""MME: two yes-or-no questions an image in 14 tasks; the reported number sums the ten of perception."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Count,
     Id,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     repeated,
 )
-from aligngpt.evaluation.readers import gather, load_records, load_text, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean, total
+from aligngpt.evaluation.readers import gather, load_records, load_text, read_answers, read_questions
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
@@ -35,7 +35,7 @@ _LABELS = tuple(f"{folder}{task}.txt" for folder in ("", "Your_Results/", "eval_
 _RELEASE = ("", "MME_Benchmark_release_version/")
 _WIDE = 4  # fields of a result line; one of a skeleton has the first three
 
-Key = tuple[str, str, str]  # task, picture without directory and suffix, question
+Key = tuple[str, str, str]  # task, image without directory and suffix, question
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def _line(task: str, text: str, path: Path, place: int) -> Line:
     fields = text.split("\t")
     if len(fields) not in (_WIDE - 1, _WIDE) or fields[2].lower() not in ("yes", "no"):
         raise ValueError(
-            f"{path}:{place}: expected picture, question, Yes or No and, in results, the answer, separated by tabs; "
+            f"{path}:{place}: expected image, question, Yes or No and, in results, the answer, separated by tabs; "
             f"got {len(fields)} fields"
         )
     return Line(task, fields[0], fields[1], fields[2], fields[3] if len(fields) == _WIDE else None, place)
 
 
 def _read_release(folder: Path) -> list[Line]:
-    """Read `<task>/<picture>.txt` or `<task>/questions_answers_YN/<picture>.txt`: lines of question and gold answer."""
+    """Read `<task>/<image>.txt` or `<task>/questions_answers_YN/<image>.txt`: lines of question and gold answer."""
     lines = []
     for task in TASKS:
         for path in gather(
@@ -153,13 +153,13 @@ def read_yes_no(text: str) -> str:
 
 
 def score(labels: Sequence[Line], answers: Answers, protocol: Protocol) -> Score:
-    """Score each task by 100 x (share of right answers + share of pictures with both right).
+    """Score each task by 100 x (share of right answers + share of images with both right).
 
     Raises:
         ValueError: If no line can be scored, or officially if a task's lines are odd in number.
     """
     found = _with_gold(labels, answers)
-    pairs = _pairs_by_position(found) if protocol == "official" else _pairs_by_picture(labels, found)
+    pairs = _pairs_by_position(found) if protocol == "official" else _pairs_by_image(labels, found)
     keys = [line.key for line in found]
     known = {label.key for label in labels} or set(keys)
     count = Count(len(known - set(keys)), len(answers.rows) - len(found), repeated(map(str, keys)))
@@ -207,14 +207,14 @@ def _pairs_by_position(lines: Sequence[Line]) -> list[list[Line]]:
         if len(own) % 2:
             raise ValueError(
                 f"{task} has {len(own)} answers; the official scorer takes them two by two and stops at an odd "
-                "number: use --protocol strict, which pairs by picture"
+                "number: use --protocol strict, which pairs by image"
             )
         pairs += [own[place : place + 2] for place in range(0, len(own), 2)]
     return pairs
 
 
-def _pairs_by_picture(labels: Sequence[Line], found: Sequence[Line]) -> list[list[Line]]:
-    """Every picture with its questions, each with its last answer, or without one."""
+def _pairs_by_image(labels: Sequence[Line], found: Sequence[Line]) -> list[list[Line]]:
+    """Every image with its questions, each with its last answer, or without one."""
     answered = {line.key: line for line in found}
     pairs: dict[tuple[str, str], dict[Key, Line]] = {}
     for label in labels or found:
@@ -258,7 +258,7 @@ def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers
         notes.append(f"no answers in {', '.join(absent)}; the official scorer stops, here the sum goes without them")
     apart = sum(_stem(first.image) != _stem(second.image) for first, second in pairs)
     if apart:
-        notes.append(f"pairs of lines about two different pictures: {apart}")
+        notes.append(f"pairs of lines about two different images: {apart}")
     unread = [
         task
         for task in scores
@@ -275,7 +275,7 @@ def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers
 
 
 def items_of(questions: Sequence[Question], labels: Sequence[Line] | None) -> list[Id]:
-    """Both questions of a picture are one item."""
+    """Both questions of an image are one item."""
     return [_item_id(*str(question.id).split("/", 1)) for question in questions]
 
 
@@ -287,12 +287,12 @@ MME = Benchmark(
     name="mme",
     title="MME",
     metric="perception score",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="MME/llava_mme.jsonl",
         images="MME/MME_Benchmark_release_version",
         labels=("MME/eval_tool/Your_Results",),
         answers="MME/answers/{model}.jsonl",
-        source="pictures and labels: the branch Evaluation of "
+        source="images and labels: the branch Evaluation of "
         "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models; question file: " + LLAVA_FILES,
         other_labels=("MME/MME_Benchmark_release_version",),
     ),

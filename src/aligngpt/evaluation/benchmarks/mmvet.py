@@ -9,39 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.utils.io import write_json
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Id,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     match,
     missing_note,
 )
-from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
 from aligngpt.evaluation.judge.judge import Judge, Judged, Request, Requests, answers_to
+from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
+from aligngpt.utils.io import write_json
 
 _FOLDER = "mm-vet"
 _PREFIX = "v1_"
 
 # The official evaluator's form, a table whose last cell the judge fills in; words and examples are of this package.
 _TASK = """\
-Below is a table of questions about pictures. Each row has the question, the ground truth, a model's prediction and \
+Below is a table of questions about images. Each row has the question, the ground truth, a model's prediction and \
 its correctness: a number in tenths from 0.0 (all wrong) to 1.0 (all right). Where <AND> joins parts of the ground \
 truth, a prediction is all right only with every one of them; where <OR> joins them, one is enough. Fill in the \
 correctness of the last row. Write the number and nothing else.
 
 Question | Ground truth | Prediction | Correctness
 --- | --- | --- | ---
-How many sheep stand on the hill, and what colour is the barn? | four <AND> red | There are four sheep. | 0.5
-How many sheep stand on the hill, and what colour is the barn? | four <AND> red | Four sheep, beside a red barn. | 1.0
-How many sheep stand on the hill, and what colour is the barn? | four <AND> red | Two sheep and a white barn. | 0.0
+How many sheep stand on the hill, and what color is the barn? | four <AND> red | There are four sheep. | 0.5
+How many sheep stand on the hill, and what color is the barn? | four <AND> red | Four sheep, beside a red barn. | 1.0
+How many sheep stand on the hill, and what color is the barn? | four <AND> red | Two sheep and a white barn. | 0.0
 What is written over the door? | Baker's <OR> Baker's shop | The sign says "Baker's". | 1.0
 What is written over the door? | Baker's <OR> Baker's shop | I cannot read the sign. | 0.0
 Why do the two men laugh? | One has put salt instead of sugar into the other's tea, who has just tasted it and makes a \
@@ -256,12 +256,12 @@ MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet",
     metric="judge's mean grade",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="mm-vet/llava-mm-vet.jsonl",
         images="mm-vet/images",
         labels=("mm-vet/mm-vet.json",),
         answers="mm-vet/answers/{model}.jsonl",
-        source="pictures and labels: https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip; "
+        source="images and labels: https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip; "
         "question file: " + LLAVA_FILES,
         reviews="mm-vet/reviews/{model}.json",
         submission="mm-vet/results/{model}.json",

@@ -1,4 +1,4 @@
-"""POPE: is there such an object in the picture; F1 of yes, over random, popular and adversarial questions."""
+"""POPE: is there such an object in the image; F1 of yes, over random, popular and adversarial questions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Id,
     Item,
-    Layout,
     Protocol,
     Score,
     match,
 )
-from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
 from aligngpt.evaluation.metrics import mean, total
+from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
 
 _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json")
 _QUESTIONS = ("llava_pope_test.jsonl", "questions.jsonl")
@@ -29,7 +29,7 @@ _NO = frozenset({"No", "no", "not"})
 
 @dataclass(frozen=True)
 class Label:
-    """A label line: the question as picture and text, and yes or no."""
+    """A label line: the question as image and text, and yes or no."""
 
     id: Id
     image: str
@@ -39,7 +39,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as it was asked: the subset it belongs to, and picture and text to find its label by."""
+    """A question as it was asked: the subset it belongs to, and image and text to find its label by."""
 
     id: Id
     subset: str
@@ -204,12 +204,12 @@ POPE = Benchmark(
     name="pope",
     title="POPE",
     metric="F1 of yes, mean of the subsets",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="pope/llava_pope_test.jsonl",
         images="pope/val2014",
         labels=("pope/coco",),
         answers="pope/answers/{model}.jsonl",
-        source="pictures: http://images.cocodataset.org/zips/val2014.zip; labels: output/coco of "
+        source="images: http://images.cocodataset.org/zips/val2014.zip; labels: output/coco of "
         "https://github.com/AoiDragon/POPE; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,

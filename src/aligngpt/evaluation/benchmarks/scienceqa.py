@@ -1,4 +1,4 @@
-"""ScienceQA: multiple choice; the reported number is that of the questions with a picture."""
+"""ScienceQA: multiple choice; the reported number is that of the questions with an image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from aligngpt.evaluation.benchmark import (
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     match,
 )
-from aligngpt.evaluation.readers import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
 from aligngpt.evaluation.metrics import mean
+from aligngpt.evaluation.readers import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
 
 OPTIONS = "ABCDE"
 FAILED = "FAILED"
@@ -32,7 +32,7 @@ _SPLIT = "test"
 
 @dataclass(frozen=True)
 class Problem:
-    """A question: how many choices it has, which is right (from 0), and whether it has a picture."""
+    """A question: how many choices it has, which is right (from 0), and whether it has an image."""
 
     id: str
     choices: int
@@ -76,7 +76,7 @@ def _name_of(content: dict[str, Any], path: Path) -> str:
 def _problem(name: str, problems: dict[str, Any], path: Path) -> Problem:
     try:
         record = problems[name]
-        groups = {"picture": "with" if record["image"] else "without"}
+        groups = {"image": "with" if record["image"] else "without"}
         groups |= {key: record[key] for key in ("subject", "grade") if record.get(key)}
         return Problem(name, len(record["choices"]), record["answer"], bool(record["image"]), groups)
     except (KeyError, TypeError) as error:
@@ -97,23 +97,23 @@ def score(labels: Sequence[Problem], answers: Answers, protocol: Protocol) -> Sc
     """Score by the letter.
 
     Raises:
-        ValueError: If no question counts as one with a picture.
+        ValueError: If no question counts as one with an image.
     """
     given, count = match((label.id for label in labels), answers)
     items = [_item(label, given.get(label.id), protocol) for label in labels]
-    pictured = [item for item in items if item.stratum]
-    if not pictured:
+    imaged = [item for item in items if item.stratum]
+    if not imaged:
         raise ValueError(
-            f"{answers.source}: no question with a picture; the official scorer looks for <image> in the stored "
+            f"{answers.source}: no question with an image; the official scorer looks for <image> in the stored "
             "prompts, --protocol strict in the labels"
         )
-    total, img = 100 * mean(item.score for item in items), 100 * mean(item.score for item in pictured)
+    total, img = 100 * mean(item.score for item in items), 100 * mean(item.score for item in imaged)
     details = {
         "total": len(items),
         "correct": sum(item.score == 1 for item in items),
         "accuracy": total,
-        "img_total": len(pictured),
-        "img_correct": sum(item.score == 1 for item in pictured),
+        "img_total": len(imaged),
+        "img_correct": sum(item.score == 1 for item in imaged),
         "img_accuracy": img,
     }
     return Score(img, f"{img:.2f}", items, count, details)
@@ -123,7 +123,7 @@ def _item(label: Problem, answer: Answer | None, protocol: Protocol) -> Item:
     prediction = FAILED if answer is None else read_option(answer.text)
     chosen = OPTIONS[: label.choices].find(prediction)
     prompted = answer is not None and "<image>" in answer.prompt
-    pictured = prompted if protocol == "official" else label.has_image
+    imaged = prompted if protocol == "official" else label.has_image
     return Item(
         label.id,
         float(chosen == label.answer),
@@ -131,7 +131,7 @@ def _item(label: Problem, answer: Answer | None, protocol: Protocol) -> Item:
         prediction,
         OPTIONS[label.answer] if 0 <= label.answer < len(OPTIONS) else str(label.answer),
         label.groups,
-        "all" if pictured else None,
+        "all" if imaged else None,
     )
 
 
@@ -154,25 +154,25 @@ def _question(record: dict[str, Any], path: Path, place: int) -> Question:
         raise ValueError(f"{path}: question {place}: {lacking(error)}") from None
     prompt = asked.replace("<image>", "").strip() + _SUFFIX
     stored = f"<image>\n{prompt}" if image else prompt
-    return Question(name, prompt, image, "with picture" if image else "without picture", stored)
+    return Question(name, prompt, image, "with image" if image else "without image", stored)
 
 
 SCIENCEQA = Benchmark(
     name="scienceqa",
     title="SQA-I",
-    metric="accuracy of questions with a picture",
-    layout=Layout(
+    metric="accuracy of questions with an image",
+    layout=BenchmarkFiles(
         questions="scienceqa/llava_test_CQM-A.json",
         images="scienceqa/images/test",
         labels=("scienceqa/problems.json", "scienceqa/pid_splits.json"),
         answers="scienceqa/answers/{model}.jsonl",
-        source="pictures and labels: https://github.com/lupantech/ScienceQA; question file: " + LLAVA_FILES,
+        source="images and labels: https://github.com/lupantech/ScienceQA; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=1024,
     read_questions=read_questions,
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    differs="the official scorer finds the questions with a picture by the stored prompts, so that one without an "
+    differs="the official scorer finds the questions with an image by the stored prompts, so that one without an "
     "answer is left out of their number",
 )

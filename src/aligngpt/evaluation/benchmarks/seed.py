@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Count,
     Id,
     Item,
-    Layout,
     Protocol,
     Score,
     in_groups,
     match,
 )
-from aligngpt.evaluation.readers import lacking, load_json, load_records, locate, read_answers, read_questions
 from aligngpt.evaluation.metrics import mean
+from aligngpt.evaluation.readers import lacking, load_json, load_records, locate, read_answers, read_questions
+from aligngpt.utils.io import atomic_path
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ SEED = Benchmark(
     name="seed",
     title="SEED-I",
     metric="accuracy of image questions",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="seed_bench/llava-seed-bench.jsonl",
         images="seed_bench",
         labels=("seed_bench/SEED-Bench.json",),
         answers="seed_bench/answers/{model}/merge.jsonl",
-        source="pictures and labels: https://github.com/AILab-CVC/SEED-Bench; question file: " + LLAVA_FILES,
+        source="images and labels: https://github.com/AILab-CVC/SEED-Bench; question file: " + LLAVA_FILES,
         submission="seed_bench/answers_upload/{model}.jsonl",
         submission_questions="seed_bench/SEED-Bench.json",
     ),

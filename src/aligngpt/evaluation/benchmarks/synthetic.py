@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.utils.io import atomic_path, write_json
 from aligngpt.evaluation.metrics import bootstrap_interval, entropy, matches
 from aligngpt.inference.batch_generation import Answer, Prompt, answer
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, load_template
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.synthetic.dataset import read_questions
-from aligngpt.synthetic.scenes import QUESTION_KINDS, Thing, describe, parse_things
+from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe, parse_objects
+from aligngpt.utils.io import atomic_path, write_json
 
 _LONGEST_ANSWER = 80  # tokens; the fullest description has 45
 _EXAMPLES = 8
@@ -33,7 +33,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer and score the benchmark.
 
-    An answer scores 1 if it is the label, exactly; a description scores the F1 of the things it names, each by size,
+    An answer scores 1 if it is the label, exactly; a description scores the F1 of the objects it names, each by size,
     color, shape and place. `accuracy` is the mean over all questions.
 
     Args:
@@ -54,7 +54,7 @@ def evaluate(
     prompts = [
         Prompt(
             processor.render([{"role": "user", "content": f"<image>\n{question['text']}"}], add_generation_prompt=True),
-            (Path(data) / "pictures" / question["image"],),
+            (Path(data) / "images" / question["image"],),
         )
         for question in questions
     ]
@@ -91,8 +91,8 @@ def _row(question: dict[str, Any], given: Answer) -> dict[str, Any]:
 def _score(question: dict[str, Any], text: str) -> float:
     if question["kind"] != "description":
         return float(text == question["label"])
-    told = parse_things(text)
-    return round(2 * matches(told, question["things"]) / max(1, len(told) + len(question["things"])), 4)
+    told = parse_objects(text)
+    return round(2 * matches(told, question["objects"]) / max(1, len(told) + len(question["objects"])), 4)
 
 
 def _results(questions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _results(questions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
                 "count": len(of_kind),
             }
     described = [
-        (row["text"], question["things"])
+        (row["text"], question["objects"])
         for question, row in zip(questions, rows, strict=True)
         if row["kind"] == "description"
     ]
@@ -116,14 +116,16 @@ def _results(questions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
         "accuracy": round(float(np.mean(scores)), 4),
         "interval": bootstrap_interval(scores),
         "by_kind": by_kind,
-        "description": named_things([text for text, _ in described], [t for _, t in described]) if described else None,
+        "description": object_precision_recall([text for text, _ in described], [t for _, t in described])
+        if described
+        else None,
     }
 
 
-def named_things(texts: Sequence[str], truths: Sequence[Sequence[Thing]]) -> dict[str, Any]:
-    """Precision and recall of the things that texts name, as color and shape, over all of them, with intervals."""
-    told = [[(thing.color, thing.shape) for thing in parse_things(text)] for text in texts]
-    true = [[(thing.color, thing.shape) for thing in things] for things in truths]
+def object_precision_recall(texts: Sequence[str], truths: Sequence[Sequence[SceneObject]]) -> dict[str, Any]:
+    """Precision and recall of the objects that texts name, as color and shape, over all of them, with intervals."""
+    told = [[(thing.color, thing.shape) for thing in parse_objects(text)] for text in texts]
+    true = [[(thing.color, thing.shape) for thing in objects] for objects in truths]
     right = [matches(one, other) for one, other in zip(told, true, strict=True)]
     named, present = [len(one) for one in told], [len(one) for one in true]
     return {
@@ -186,7 +188,7 @@ def caption_by_level(
         model: Stage-1 checkpoint.
         data: Folder of the drawn world.
         output: Folder for `captions.json`.
-        batch_size: Pictures captioned at once.
+        batch_size: Images captioned at once.
         limit: Number of test scenes.
 
     Returns:
@@ -194,18 +196,18 @@ def caption_by_level(
     """
     network, processor = load_model(model)
     questions = read_questions(data)[:limit]
-    prompts = [caption_prompt(processor, Path(data) / "pictures" / question["image"]) for question in questions]
-    truths = [question["things"] for question in questions]
+    prompts = [caption_prompt(processor, Path(data) / "images" / question["image"]) for question in questions]
+    truths = [question["objects"] for question in questions]
     levels, captions = range(1, network.config.num_alignment_levels + 1), []
     by_level = []
     for level in levels:
         texts = [given.text for given in caption(network, processor, prompts, alignment=level, batch_size=batch_size)]
         captions.append(texts)
-        by_level.append({"level": level, **named_things(texts, truths)})
+        by_level.append({"level": level, **object_precision_recall(texts, truths)})
     examples = [
         {
             "image": question["image"],
-            "truth": describe(question["things"]),
+            "truth": describe(question["objects"]),
             "captions": [texts[index] for texts in captions],
         }
         for index, question in enumerate(questions[:_EXAMPLES])
@@ -216,7 +218,7 @@ def caption_by_level(
 
 
 def caption_prompt(processor: AlignGPTProcessor, image: Path) -> Prompt:
-    """The prompt of stage 1: the picture, nothing else."""
+    """The prompt of stage 1: the image, nothing else."""
     return Prompt(processor.render([{"role": "user", "content": "<image>"}], load_template("plain")), (image,))
 
 

@@ -1,4 +1,4 @@
-"""TextVQA: short answers about text in pictures, with the words a reader of text found given along."""
+"""TextVQA: short answers about text in images, with the words a reader of text found given along."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answer,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Count,
     Id,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     match,
     repeated,
 )
-from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean
+from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
 
 _OLD_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A question about a picture, with the ten answers."""
+    """A question about an image, with the ten answers."""
 
     id: int | str
     image: str
@@ -76,7 +76,7 @@ def question_in(prompt: str) -> str | None:
 
 
 def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) -> Score:
-    """Score by VQA accuracy, both sides normalised: over the lines of the answers, or strictly over the questions."""
+    """Score by VQA accuracy, both sides normalized: over the lines of the answers, or strictly over the questions."""
     by_key = {label.key: label for label in labels}
     by_id = {str(label.id): label for label in labels}
     pairs = [(row, _label_of(row, by_key, by_id, answers.source)) for row in answers.rows]
@@ -112,15 +112,15 @@ def _label_of(
 
 
 def _item(label: Annotation, answer: Answer | None) -> Item:
-    prediction = None if answer is None else vqa.normalise(answer.text)
-    people = [vqa.normalise(person) for person in label.answers]
+    prediction = None if answer is None else vqa.normalize(answer.text)
+    people = [vqa.normalize(person) for person in label.answers]
     right = 0.0 if prediction is None else vqa.accuracy(prediction, people)
     text = None if answer is None else answer.text
     return Item(label.id, right, text, prediction, Counter(people).most_common(1)[0][0])
 
 
 def items_of(questions: Sequence[Question], labels: Sequence[Annotation] | None) -> list[Id]:
-    """Questions go by their picture here; the number they are scored by is in the labels alone."""
+    """Questions go by their image here; the number they are scored by is in the labels alone."""
     numbers = {label.key: label.id for label in labels or ()}
     return [numbers.get((str(one.id), (question_in(one.prompt) or "").lower()), "") for one in questions]
 
@@ -129,12 +129,12 @@ TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA",
     metric="VQA accuracy",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="textvqa/llava_textvqa_val_v051_ocr.jsonl",
         images="textvqa/train_images",
         labels=("textvqa/TextVQA_0.5.1_val.json",),
         answers="textvqa/answers/{model}.jsonl",
-        source="pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip; labels: "
+        source="images: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip; labels: "
         "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,

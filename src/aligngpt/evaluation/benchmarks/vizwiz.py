@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligngpt.utils.io import write_json
-from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Id,
     Item,
-    Layout,
     Protocol,
     Question,
     Score,
     match,
     missing_note,
 )
-from aligngpt.evaluation.readers import folders, gather, lacking, load_records, read_answers, read_questions
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean, means_by_part
+from aligngpt.evaluation.readers import folders, gather, lacking, load_records, read_answers, read_questions
+from aligngpt.utils.io import write_json
 
 _ANNOTATIONS = ("val*.json", "annotations.json", "Annotations/val.json")
 _QUESTIONS = ("llava_test*.jsonl", "llava_val*.jsonl")
@@ -31,7 +31,7 @@ _QUESTIONS = ("llava_test*.jsonl", "llava_val*.jsonl")
 
 @dataclass(frozen=True)
 class Annotation:
-    """The ten answers to a picture's question, as they were given."""
+    """The ten answers to an image's question, as they were given."""
 
     image: str
     answers: tuple[str, ...]
@@ -40,14 +40,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Labels:
-    """Annotations, and the picture of each question id where a question file was found."""
+    """Annotations, and the image of each question id where a question file was found."""
 
     annotations: list[Annotation]
     image_of: dict[str, str]
 
 
 def read_labels(paths: Sequence[Path]) -> Labels:
-    """Read the official annotations, and the question file that says which picture a question id speaks of.
+    """Read the official annotations, and the question file that says which image a question id speaks of.
 
     Raises:
         ValueError: If no annotations are given.
@@ -63,7 +63,7 @@ def read_labels(paths: Sequence[Path]) -> Labels:
         elif "question_id" in records[0][1]:
             image_of |= {str(one.id): str(one.image) for one in read_questions(path)}
     if not annotations:
-        raise ValueError(f"{paths[0]}: no VizWiz annotations, a list of pictures with their `answers`")
+        raise ValueError(f"{paths[0]}: no VizWiz annotations, a list of images with their `answers`")
     return Labels(annotations, image_of)
 
 
@@ -76,9 +76,9 @@ def _annotation(record: dict, path: Path, line: int) -> Annotation:
 
 
 def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
-    """Score by VQA accuracy with VizWiz's own normalisation of the prediction, and none of the human answers.
+    """Score by VQA accuracy with VizWiz's own normalization of the prediction, and none of the human answers.
 
-    A model's answers are normalised as for an upload first; a submission is scored as it stands.
+    A model's answers are normalized as for an upload first; a submission is scored as it stands.
     """
     by_image = _by_image(answers, labels.image_of)
     given, count = match((label.image for label in labels.annotations), by_image)
@@ -86,7 +86,7 @@ def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
     for label in labels.annotations:
         answer = given.get(label.image)
         text = "" if answer is None else answer.text
-        prediction = _normal(text if answers.submission else vqa.normalise(text))
+        prediction = _normal(text if answers.submission else vqa.normalize(text))
         items.append(
             Item(
                 label.image,
@@ -112,10 +112,10 @@ def _normal(text: str) -> str:
 
 
 def _by_image(answers: Answers, image_of: dict[str, str]) -> Answers:
-    """The answers named by their pictures instead of by number.
+    """The answers named by their images instead of by number.
 
     Raises:
-        ValueError: If numbers stand for pictures and no question file says which.
+        ValueError: If numbers stand for images and no question file says which.
     """
     if not image_of and all(isinstance(row.id, int) for row in answers.rows):
         raise ValueError(
@@ -125,7 +125,7 @@ def _by_image(answers: Answers, image_of: dict[str, str]) -> Answers:
 
 
 def write_submission(questions: Path, answers: Answers, output: Path) -> None:
-    """Write what the server scores: every picture in the order of the question file, with its normalised answer.
+    """Write what the server scores: every image in the order of the question file, with its normalized answer.
 
     Raises:
         ValueError: If a question has no answer; the server wants every one.
@@ -138,11 +138,11 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
         raise ValueError(
             f"{answers.source}: {count.missing} of {len(asked)} questions have no answer; VizWiz wants all"
         )
-    write_json(output, [{"image": image, "answer": vqa.normalise(given[str(image)].text)} for image in ids])
+    write_json(output, [{"image": image, "answer": vqa.normalize(given[str(image)].text)} for image in ids])
 
 
 def items_of(questions: Sequence[Question], labels: Labels | None) -> list[Id]:
-    """Items go by picture."""
+    """Items go by image."""
     return [str(question.image) for question in questions]
 
 
@@ -150,12 +150,12 @@ VIZWIZ = Benchmark(
     name="vizwiz",
     title="VizWiz",
     metric="VQA accuracy",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="vizwiz/llava_test.jsonl",
         images="vizwiz/test",
         labels=(),
         answers="vizwiz/answers/{model}.jsonl",
-        source="pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip; question file: " + LLAVA_FILES,
+        source="images: https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip; question file: " + LLAVA_FILES,
         submission="vizwiz/answers_upload/{model}.json",
     ),
     max_new_tokens=128,

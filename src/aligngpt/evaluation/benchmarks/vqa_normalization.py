@@ -1,4 +1,4 @@
-"""VQA accuracy: answers of one word or phrase against those of ten people, and how such answers are normalised."""
+"""VQA accuracy: answers of one word or phrase against those of ten people, and how such answers are normalized."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def plain_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> st
 
 
 @lru_cache(maxsize=1 << 16)
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Normalise an answer as LLaVA does before an upload to VQAv2 or VizWiz, and TextVQA on both sides."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return plain_words(strip_punctuation(one_line(text)))
@@ -100,5 +100,5 @@ def consensus(agreeing: int, people: int) -> float:
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VQA accuracy of a prediction against people's answers, all normalised as the benchmark wants it."""
+    """VQA accuracy of a prediction against people's answers, all normalized as the benchmark wants it."""
     return consensus(answers.count(prediction), len(answers))

@@ -9,22 +9,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import write_json
-from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmark import (
     LLAVA_FILES,
     Answers,
     Benchmark,
+    BenchmarkFiles,
     Id,
     Item,
-    Layout,
     Protocol,
     Score,
     match,
     missing_note,
 )
-from aligngpt.evaluation.readers import load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean, means_by_part
+from aligngpt.evaluation.readers import load_object, locate, read_answers, read_questions
+from aligngpt.utils.io import write_json
 
 _ANNOTATIONS = ("v2_mscoco_*_annotations.json", "*annotations.json")
 
@@ -63,13 +63,13 @@ def _annotation(record: dict[str, Any], path: Path, place: int) -> Annotation:
 
 
 def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) -> Score:
-    """Score by VQA accuracy. A model's answers are normalised first, as for an upload; a submission is not."""
+    """Score by VQA accuracy. A model's answers are normalized first, as for an upload; a submission is not."""
     given, count = match((label.id for label in labels), answers)
     items = []
     for label in labels:
         answer = given.get(str(label.id))
         text = "" if answer is None else answer.text
-        text = text if answers.submission else vqa.normalise(text)
+        text = text if answers.submission else vqa.normalize(text)
         prediction, people = _compared(text, label.answers)
         groups = {"answer_type": label.answer_type, "question_type": label.question_type}
         label_text = Counter(label.answers).most_common(1)[0][0]
@@ -103,14 +103,14 @@ def _normal(text: str) -> str:
 
 
 def write_submission(questions: Path, answers: Answers, output: Path) -> None:
-    """Write what the server scores: every question of the file in its order, normalised, empty where unanswered.
+    """Write what the server scores: every question of the file in its order, normalized, empty where unanswered.
 
     Args:
         questions: `llava_vqav2_mscoco_test2015.jsonl`, whatever split was asked: the server wants all of test.
     """
     asked = read_questions(questions)
     given, _ = match((question.id for question in asked), answers)
-    texts = {key: vqa.normalise(answer.text) for key, answer in given.items()}
+    texts = {key: vqa.normalize(answer.text) for key, answer in given.items()}
     write_json(output, [{"question_id": one.id, "answer": texts.get(str(one.id), "")} for one in asked])
 
 
@@ -118,12 +118,12 @@ VQAV2 = Benchmark(
     name="vqav2",
     title="VQAv2",
     metric="VQA accuracy",
-    layout=Layout(
+    layout=BenchmarkFiles(
         questions="vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
         images="vqav2/test2015",
         labels=(),
         answers="vqav2/answers/llava_vqav2_mscoco_test-dev2015/{model}/merge.jsonl",
-        source="pictures: http://images.cocodataset.org/zips/test2015.zip; question files: " + LLAVA_FILES,
+        source="images: http://images.cocodataset.org/zips/test2015.zip; question files: " + LLAVA_FILES,
         submission="vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/{model}.json",
         submission_questions="vqav2/llava_vqav2_mscoco_test2015.jsonl",
     ),

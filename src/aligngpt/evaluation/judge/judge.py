@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import alone_in, write_json
 from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Count, Id, match
 from aligngpt.evaluation.judge.client import (
     EndpointError,
@@ -19,6 +18,7 @@ from aligngpt.evaluation.judge.client import (
     Replies,
     Reply,
 )
+from aligngpt.utils.io import alone_in, write_json
 from aligngpt.utils.progress import progress as progress_bar
 
 __all__ = [

@@ -19,13 +19,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 from aligngpt.modeling.alignment import AlignmentGate
 from aligngpt.modeling.backbones import check_language_model, vision_config_of
 from aligngpt.modeling.checkpoints import Base, write_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.generation import generation_config_of
-from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.conversion.official_config import (
     STAGE1_FILE,
     TEMPLATES,
@@ -34,8 +31,18 @@ from aligngpt.modeling.conversion.official_config import (
     official_name,
     our_name,
 )
+from aligngpt.modeling.conversion.weight_files import (
+    WeightWriter,
+    has_weights,
+    is_mapped,
+    open_weights,
+    shapes_of,
+    weight_files,
+)
+from aligngpt.modeling.generation import generation_config_of
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
-from aligngpt.modeling.conversion.weight_files import WeightWriter, has_weights, is_mapped, open_weights, shapes_of, weight_files
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 MANIFEST = "conversion.json"
 ORIGINALS = "official"  # the small files of the official checkpoint, kept so that the way back is exact

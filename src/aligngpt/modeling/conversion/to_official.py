@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from aligngpt.utils.io import atomic_path, read_json, versions, write_json
 from aligngpt.modeling.backbones import vision_config_of
 from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, read_base
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.from_official import MANIFEST, ORIGINALS, SMALL_FILES, TOKENIZER_FILES, VOCABULARY
 from aligngpt.modeling.conversion.official_config import STAGE1_FILE, TOWER_COPY, official_fields, official_name
-from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.modeling.conversion.weight_files import open_weights, weight_files
+from aligngpt.modeling.processing import AlignGPTProcessor
+from aligngpt.utils.io import atomic_path, read_json, versions, write_json
 
 TOWER_FOLDER = "vision_tower"
 _OFFICIAL_IMAGE_TOKENS = 576  # a constant of the official code

@@ -10,6 +10,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from aligngpt.reporting.benchmarks.load import Gate, Result, Score
+from aligngpt.reporting.benchmarks.paper_results import (
+    FULL_PARTS,
+    FULL_SCORES,
+    PAPER_MODELS,
+    TITLES,
+    PaperModel,
+    of_full,
+    title_of,
+)
 from aligngpt.reporting.charts import (
     AMBER,
     BLUE,
@@ -27,15 +36,6 @@ from aligngpt.reporting.charts import (
     legend,
     styled,
     to_svg,
-)
-from aligngpt.reporting.benchmarks.paper_results import (
-    FULL_PARTS,
-    FULL_SCORES,
-    PAPER_MODELS,
-    TITLES,
-    PaperModel,
-    of_full,
-    title_of,
 )
 from aligngpt.reporting.formatting import NO_VALUE, decimal, integer, shortened
 

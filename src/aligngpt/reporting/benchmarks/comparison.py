@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path
-from aligngpt.reporting.benchmarks import charts as figures
 from aligngpt.reporting import formatting as text
-from aligngpt.reporting.charts import Table
+from aligngpt.reporting.benchmarks import charts as figures
 from aligngpt.reporting.benchmarks.paper_results import title_of
+from aligngpt.reporting.charts import Table
+from aligngpt.reporting.html import Card, Section, fill
 from aligngpt.reporting.images import thumbnail
-from aligngpt.reporting.html import Section, Tile, fill
+from aligngpt.utils.io import atomic_path
 
 Comparison = Mapping[str, Any]
 
-SIDE, QUALITY = 200, 75  # of a picture: its longest side in pixels, and of its JPEG
+SIDE, QUALITY = 200, 75  # of an image: its longest side in pixels, and of its JPEG
 _QUESTION, _ANSWER = 360, 280  # characters shown
 
 
@@ -35,18 +35,18 @@ class _Card:
     """A question on which the models differ."""
 
     question: str
-    picture: str | None
+    image: str | None
     label: str
     said: tuple[_Said, _Said]
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """The questions of one benchmark; without any picture no room is left for them."""
+    """The questions of one benchmark; without any image no room is left for them."""
 
     title: str
     note: str
-    with_pictures: bool
+    with_images: bool
     cards: tuple[_Card, ...]
 
 
@@ -63,10 +63,10 @@ def write_comparison(page: Path, comparisons: Sequence[Comparison], names: tuple
         `page`, one HTML file without any request to elsewhere.
     """
     html = fill(
-        "comparison_page.html.jinja",
+        "benchmarks/comparison.html.jinja",
         name=f"{names[1]} against {names[0]}",
         lead=_findings(comparisons, names),
-        tiles=_tiles(comparisons, names),
+        cards=_cards(comparisons, names),
         sections=comparison_sections(comparisons, names, found=False),
         shows="What the numbers say",
         missing="Not compared.",
@@ -137,7 +137,7 @@ def _title(comparison: Comparison) -> str:
     return title_of(comparison["benchmark"], comparison.get("title"))
 
 
-def _tiles(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Tile]:
+def _cards(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Card]:
     done = [one for one in comparisons if "reason" not in one]
     if len(done) != 1:
         return []
@@ -145,13 +145,13 @@ def _tiles(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Ti
     better = f"{text.integer(one['second_better'])} against {text.integer(one['first_better'])}"
     return [
         *(
-            Tile(name, figures.score_text(score), one["metric"])
+            Card(name, figures.score_text(score), one["metric"])
             for name, score in zip(names, one["scores"], strict=True)
         ),
-        Tile(
+        Card(
             "Difference", figures.signed(one["difference"]), f"95 % interval {figures.interval_text(one['interval'])}"
         ),
-        Tile("Questions won", better, f"p = {_probability(one['p_value'])}, {one['test']}"),
+        Card("Questions won", better, f"p = {_probability(one['p_value'])}, {one['test']}"),
     ]
 
 
@@ -188,7 +188,7 @@ def _probability(p_value: float) -> str:
 def _strip(comparison: Comparison, names: tuple[str, str]) -> _Strip:
     cards = tuple(_card(one, names) for one in comparison["shown"])
     note = f"{text.integer(len(cards))} of {text.count_of(len(comparison['differing']), 'question')} that differ"
-    return _Strip(_title(comparison), note, any(card.picture for card in cards), cards)
+    return _Strip(_title(comparison), note, any(card.image for card in cards), cards)
 
 
 def _card(one: Mapping[str, Any], names: tuple[str, str]) -> _Card:
@@ -196,14 +196,14 @@ def _card(one: Mapping[str, Any], names: tuple[str, str]) -> _Card:
     said = [_Said(*each) for each in zip(names, map(_answer, one["texts"]), one["scores"], strict=True)]
     return _Card(
         question=text.shortened(one["question"], _QUESTION) if one["question"] else f"Question {one['id']}",
-        picture=None if image is None else thumbnail(image, SIDE, QUALITY),
+        image=None if image is None else thumbnail(image, SIDE, QUALITY),
         label=_answer(one["label"]) if one["label"] is not None else "",
         said=(said[0], said[1]),
     )
 
 
 def _answer(said: Any) -> str:
-    """An answer as it is shown; several of one question (its rotations, or both of a picture) side by side."""
+    """An answer as it is shown; several of one question (its rotations, or both of an image) side by side."""
     if isinstance(said, list | tuple):
         return text.shortened(" · ".join(_answer(part) for part in said), _ANSWER)
     return "no answer" if said is None else text.shortened(" ".join(str(said).split()), _ANSWER) or "an empty answer"

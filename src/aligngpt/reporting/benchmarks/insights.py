@@ -121,5 +121,5 @@ def answers(folder: BenchmarkFolder) -> list[str]:
         )
     unreadable = sum(len(result.unreadable) for result in folder.results)
     if unreadable:
-        sentences.append(f"{text.count_of(unreadable, 'picture')} could not be read.")
+        sentences.append(f"{text.count_of(unreadable, 'image')} could not be read.")
     return sentences

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import read_json
 from aligngpt.reporting.benchmarks.paper_results import PAPER_JUDGE, TITLES, title_of
+from aligngpt.utils.io import read_json
 
 COUNTS = ("given", "missing", "extra", "duplicate")  # of a score's answers
 
@@ -97,8 +97,8 @@ class Result:
 
     @property
     def unreadable(self) -> list[Mapping[str, Any]]:
-        """Pictures that could not be read, each with `question_id`, `image` (or null) and `reason`."""
-        return list(self.run.get("unreadable_pictures") or [])
+        """Images that could not be read, each with `question_id`, `image` (or null) and `reason`."""
+        return list(self.run.get("unreadable_images") or [])
 
 
 @dataclass(frozen=True)

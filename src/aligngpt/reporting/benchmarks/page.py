@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path
+from aligngpt.reporting import formatting as text
 from aligngpt.reporting.benchmarks import charts as figures
 from aligngpt.reporting.benchmarks import insights as findings
-from aligngpt.reporting import formatting as text
-from aligngpt.reporting.benchmarks.load import COUNTS, BenchmarkFolder, Gate, Result, load_folder
-from aligngpt.reporting.charts import Table
 from aligngpt.reporting.benchmarks.comparison import Comparison, comparison_sections
+from aligngpt.reporting.benchmarks.load import COUNTS, BenchmarkFolder, Gate, Result, load_folder
 from aligngpt.reporting.benchmarks.paper_results import (
     ALIGNGPT_7B,
     LLAVA_7B,
@@ -24,14 +22,16 @@ from aligngpt.reporting.benchmarks.paper_results import (
     TITLES,
     PaperModel,
 )
-from aligngpt.reporting.html import Section, Tile, fill
+from aligngpt.reporting.charts import Table
+from aligngpt.reporting.html import Card, Section, fill
+from aligngpt.utils.io import atomic_path
 
 PAGE = "index.html"
 _MOST_PARTS = 24  # of a division that is drawn
 _LONGEST_TABLE = 80  # parts of a division; more are in score.json alone
-_MOST_PICTURES = 20  # unreadable ones that are named, of each benchmark
+_MOST_IMAGES = 20  # unreadable ones that are named, of each benchmark
 _REASON = 300  # characters shown
-_ELSEWHERE = ("benchmark", "unreadable_pictures", "versions")  # of a run's settings: shown in another place
+_ELSEWHERE = ("benchmark", "unreadable_images", "versions")  # of a run's settings: shown in another place
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def _render(folder: BenchmarkFolder, comparisons: Sequence[Comparison], names: t
     sections += comparison_sections(comparisons, names) if comparisons else []
     sections += [_sub_scores(folder), _gate(folder), _answers(folder), _notes(folder), _settings(folder)]
     return fill(
-        "benchmark_page.html.jinja",
+        "benchmarks/page.html.jinja",
         name=folder.name,
         lead=findings.headline(folder),
         data_notes=list(dict.fromkeys(result.data_note for result in folder.results if result.data_note)),
-        tiles=_tiles(folder),
+        cards=_cards(folder),
         sections=[section for section in sections if section is not None],
         shows="What the numbers say",
         missing="Not there.",
@@ -102,17 +102,17 @@ def _render(folder: BenchmarkFolder, comparisons: Sequence[Comparison], names: t
     )
 
 
-def _tiles(folder: BenchmarkFolder) -> list[Tile]:
-    tiles = [Tile("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", _alignments(folder))]
+def _cards(folder: BenchmarkFolder) -> list[Card]:
+    cards = [Card("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", _alignments(folder))]
     for model in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
         shared, above, within = findings.standing(folder, model)
         note = f"benchmarks; on {within} the difference may be chance"
-        tiles.append(Tile(f"Above {model.name}", f"{above} of {shared}", note))
-    tiles.append(_answers_tile(folder))
-    return tiles
+        cards.append(Card(f"Above {model.name}", f"{above} of {shared}", note))
+    cards.append(_answers_tile(folder))
+    return cards
 
 
-def _answers_tile(folder: BenchmarkFolder) -> Tile:
+def _answers_tile(folder: BenchmarkFolder) -> Card:
     given = sum(score.answers["given"] for score in folder.scores.values())
     counts = [result.run.get("counts") or {} for result in folder.results if not result.score]
     unscored = sum(count.get("questions", 0) for count in counts)
@@ -120,10 +120,10 @@ def _answers_tile(folder: BenchmarkFolder) -> Tile:
     finished = [result for result in folder.results if result.run.get("complete")]
     notes = [f"{text.integer(unscored)} not scored"] if unscored else []
     if unreadable:
-        notes.append(f"{text.count_of(unreadable, 'picture')} could not be read")
+        notes.append(f"{text.count_of(unreadable, 'image')} could not be read")
     elif finished:
-        notes.append("every picture was read")
-    return Tile("Answers", text.integer(given + unscored), "; ".join(notes))
+        notes.append("every image was read")
+    return Card("Answers", text.integer(given + unscored), "; ".join(notes))
 
 
 def _alignments(folder: BenchmarkFolder) -> str:
@@ -329,9 +329,9 @@ def _answers(folder: BenchmarkFolder) -> Section:
     section = Section(
         "answers",
         "Answers",
-        "Answers and pictures",
+        "Answers and images",
         "A question without an answer counts as the benchmark's scorer has it, answers to no question are left out. A "
-        "picture that is missing or cannot be read gets an empty answer.",
+        "image that is missing or cannot be read gets an empty answer.",
         found=findings.answers(folder),
     )
     rows = []
@@ -340,10 +340,10 @@ def _answers(folder: BenchmarkFolder) -> Section:
         seconds = result.run.get("seconds")
         time = text.NO_VALUE if seconds is None else text.duration(seconds)
         rows.append((result.title, *counts, text.integer(len(result.unreadable)), time))
-    head = ("Benchmark", *map(str.capitalize, COUNTS), "Unreadable pictures", "Time to answer")
+    head = ("Benchmark", *map(str.capitalize, COUNTS), "Unreadable images", "Time to answer")
     section.extra["table"] = Table(head, tuple(rows))
-    section.extra["pictures"] = [
-        (result.title, result.unreadable[:_MOST_PICTURES], len(result.unreadable))
+    section.extra["images"] = [
+        (result.title, result.unreadable[:_MOST_IMAGES], len(result.unreadable))
         for result in folder.results
         if result.unreadable
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
 from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scorer_agreement import Agreement
+from aligngpt.curation.scorer_ranks import NUM_LEVELS
+from aligngpt.curation.statistics import Scan, bin_score, quantile_bin
 from aligngpt.reporting.charts import (
     INK,
     Chart,
@@ -18,9 +20,7 @@ from aligngpt.reporting.charts import (
     styled,
     to_svg,
 )
-from aligngpt.curation.scorer_agreement import Agreement
 from aligngpt.reporting.data.insights import mean_score, quantile
-from aligngpt.curation.statistics import Scan, bin_score, quantile_bin
 from aligngpt.reporting.formatting import count_of, decimal, integer, percent
 
 _BARS = 56

@@ -1,4 +1,4 @@
-"""The pairs to be shown, with their captions and pictures: a few hundred rows out of any number."""
+"""The pairs to be shown, with their captions and images: a few hundred rows out of any number."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.data.schema import RecordError, check_image_path
 from aligngpt.curation.scoring.store import iter_scores, part_path, read_manifest, score_columns
+from aligngpt.data.schema import RecordError, check_image_path
 from aligngpt.data.sources import Source, SourceRecord
-from aligngpt.reporting.images import thumbnail
 from aligngpt.reporting.formatting import integer, shortened
+from aligngpt.reporting.images import thumbnail
 from aligngpt.utils.text import printable
 
-SIDE, QUALITY = 160, 75  # of a picture: its longest side in pixels, and of its JPEG
+SIDE, QUALITY = 160, 75  # of an image: its longest side in pixels, and of its JPEG
 _CAPTION, _NAME = 280, 80  # characters shown
 
 
@@ -32,7 +32,7 @@ class Example:
         score: NaN without one; `others` has those of further scorers, by column.
         level: 1 to N, 0 without a score or without levels.
         caption: Cut to what can be read at a glance; `None` where it is not known.
-        picture: A data URI; `None` where there is none that can be read.
+        data_uri: A data URI; `None` where there is none that can be read.
     """
 
     row: int
@@ -43,7 +43,7 @@ class Example:
     level: int
     error: str | None
     caption: str | None = None
-    picture: str | None = None
+    data_uri: str | None = None
 
 
 def gather(
@@ -71,7 +71,7 @@ def gather(
     if source is None:
         if images is not None:
             for row, example in examples.items():
-                examples[row] = replace(example, picture=_picture(None, example.image, images))
+                examples[row] = replace(example, data_uri=_image(None, example.image, images))
         return examples
     for row, record in _records(folder, sorted(rows), source):
         if record.id != examples[row].id:
@@ -80,8 +80,8 @@ def gather(
                 "that were scored"
             )
         caption = None if record.caption is None else _caption(record.caption)
-        picture = _picture(record.data, record.image, images)
-        examples[row] = replace(examples[row], caption=caption, picture=picture)
+        data_uri = _image(record.data, record.image, images)
+        examples[row] = replace(examples[row], caption=caption, data_uri=data_uri)
     return examples
 
 
@@ -132,8 +132,8 @@ def _records(folder: str | os.PathLike[str], rows: list[int], source: Source) ->
             yield row, record
 
 
-def _picture(data: bytes | None, image: str | None, images: Path | None) -> str | None:
-    """The picture as a small data URI: of the bytes that come with the record, else of the file of that name."""
+def _image(data: bytes | None, image: str | None, images: Path | None) -> str | None:
+    """The image as a small data URI: of the bytes that come with the record, else of the file of that name."""
     if data is not None:
         return thumbnail(data, SIDE, QUALITY)
     if image is None or images is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
+from aligngpt.curation.duplicates import NEAR_BITS, Copies, NearCopies, Reuse
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import Agreement
-from aligngpt.curation.duplicates import NEAR_BITS, Copies, NearCopies, Reuse
+from aligngpt.curation.scorer_ranks import NUM_LEVELS
 from aligngpt.curation.statistics import Scan, bin_centers, bin_score, quantile_bin
-from aligngpt.reporting.run.insights import trend
 from aligngpt.reporting.formatting import count_of, decimal, integer, percent, percent_of
+from aligngpt.reporting.run.insights import trend
 
 MOST_PIECES = 64  # of a caption are read with `--long-captions chunk-mean`
 # Those of `aligngpt select --drop-defect` unless told otherwise.
@@ -146,30 +146,30 @@ def lengths(scanned: Scan) -> list[str]:
 
 
 def copies(found: Copies, near: NearCopies) -> list[str]:
-    """Pictures that occur more than once, byte for byte or nearly."""
+    """Images that occur more than once, byte for byte or nearly."""
     if not found.rows:
         return []
-    said = [_sampled(found.every, "picture")] if found.every > 1 else []
+    said = [_sampled(found.every, "image")] if found.every > 1 else []
     if found.shared_rows:
         copied = _some(found.copied_rows, found.rows, "pair") if found.copied_rows else "none"
         said.append(
-            f"{_some(found.shared_rows, found.rows, 'pair')} share their picture with another pair; {copied} "
+            f"{_some(found.shared_rows, found.rows, 'pair')} share their image with another pair; {copied} "
             f"{'have' if found.copied_rows else 'has'} one that also exists under another name."
         )
     else:
-        said.append("No picture occurs twice.")
-    if near.pictures:
-        some = _some(near.near, near.pictures, "picture")
+        said.append("No image occurs twice.")
+    if near.images:
+        some = _some(near.near, near.images, "image")
         look = f"{some} look like another one: their perceptual hashes differ in at most {NEAR_BITS} of 64 bits."
-        look += " Of all pictures it is more: the like of most is not among those looked at." if found.every > 1 else ""
-        said.append(look if near.near else "No two different pictures look alike by their perceptual hashes.")
+        look += " Of all images it is more: the like of most is not among those looked at." if found.every > 1 else ""
+        said.append(look if near.near else "No two different images look alike by their perceptual hashes.")
         if not near.complete:
-            said.append("So many pictures look alike that some of them may have been missed.")
+            said.append("So many images look alike that some of them may have been missed.")
     return said
 
 
 def reuse(found: Reuse) -> list[str]:
-    """Captions over several pictures, and pairs that repeat an earlier one."""
+    """Captions over several images, and pairs that repeat an earlier one."""
     if not found.rows:
         return []
     said = [_sampled(found.every, "caption")] if found.every > 1 else []
@@ -177,13 +177,13 @@ def reuse(found: Reuse) -> list[str]:
         most = found.groups[0].count
         said.append(
             f"{_some(found.reused_rows, found.rows, 'pair')} have a caption that stands over more than one "
-            f"picture; the one used most stands over {integer(most)}."
+            f"image; the one used most stands over {integer(most)}."
         )
     else:
-        said.append("Every caption stands over one picture only.")
+        said.append("Every caption stands over one image only.")
     if found.doubled_rows:
         verb = "repeats" if found.doubled_rows == 1 else "repeat"
-        said.append(f"{_some(found.doubled_rows, found.rows, 'pair')} {verb} an earlier pair, picture and caption.")
+        said.append(f"{_some(found.doubled_rows, found.rows, 'pair')} {verb} an earlier pair, image and caption.")
     return said
 
 

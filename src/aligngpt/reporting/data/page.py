@@ -1,7 +1,7 @@
 """One self-contained HTML page about scored pairs, as readable for a million of them as for a thousand.
 
 What is said and drawn comes from the manifest and one pass over the scores (two where several scorers were at work); a
-few hundred pairs are shown. Captions and pictures come from the pairs themselves. What is not given is named instead of
+few hundred pairs are shown. Captions and images come from the pairs themselves. What is not given is named instead of
 leaving a gap.
 """
 
@@ -17,20 +17,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from aligngpt.utils.io import atomic_path, read_json
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
+from aligngpt.curation.duplicates import SPREAD
 from aligngpt.curation.levels import LEVELS_JSON, LevelBoundaries, levels_file
+from aligngpt.curation.scorer_agreement import Agreement, agreements
+from aligngpt.curation.scorer_ranks import NUM_LEVELS
 from aligngpt.curation.scoring.store import read_manifest, score_columns
+from aligngpt.curation.statistics import Scan, scan
 from aligngpt.data.sources import Source, open_as_scored
-from aligngpt.reporting.data import charts as figures
-from aligngpt.reporting.data import insights as findings
 from aligngpt.reporting import formatting as text
 from aligngpt.reporting.charts import Table
-from aligngpt.curation.scorer_agreement import Agreement, agreements
+from aligngpt.reporting.data import charts as figures
+from aligngpt.reporting.data import insights as findings
 from aligngpt.reporting.data.examples import Example, gather, short_name
-from aligngpt.curation.duplicates import SPREAD
-from aligngpt.curation.statistics import Scan, scan
-from aligngpt.reporting.html import Section, Tile, fill, score_range
+from aligngpt.reporting.html import Card, Section, fill, score_range
+from aligngpt.utils.io import atomic_path, read_json
 from aligngpt.utils.text import printable
 
 
@@ -97,7 +97,7 @@ def data_report(
         output: The page, one HTML file without any request to elsewhere; under 10 MB whatever the number of pairs.
         levels: A folder of `aligngpt level`, or its `levels.json`; without it the page has no levels.
         pairs: The pairs that were scored; without them the page has no captions.
-        images: The folder image paths start from; not needed where pictures come with the pairs.
+        images: The folder image paths start from; not needed where images come with the pairs.
 
     Raises:
         FileNotFoundError: If an input is missing.
@@ -174,15 +174,15 @@ def _shown(scanned: Scan, agreed: tuple[Agreement, ...]) -> set[int]:
 def _render(facts: _Facts, name: str) -> str:
     sections = [make(facts) for make in _SECTIONS]
     return fill(
-        "data_page.html.jinja",
+        "data/page.html.jinja",
         name=name,
         lead=findings.headline(facts.scanned, facts.policy),
-        tiles=_tiles(facts),
+        cards=_cards(facts),
         sections=[section for section in sections if section is not None],
         scorers=facts.scorers,
         num_levels=facts.boundaries.num_levels if facts.boundaries else 0,
         has_captions=facts.has_pairs,
-        has_pictures=any(example.picture for example in facts.examples.values()),
+        has_images=any(example.image for example in facts.examples.values()),
         short_name=short_name,
         shows="What the numbers say",
         missing="Not given.",
@@ -193,22 +193,22 @@ def _render(facts: _Facts, name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- headline
 
 
-def _tiles(facts: _Facts) -> list[Tile]:
+def _cards(facts: _Facts) -> list[Card]:
     scanned, copies = facts.scanned, facts.scanned.repeats.copies
     failed = scanned.rows - scanned.scored
     left = f"{text.integer(failed)} could not be scored ({text.percent_of(failed, scanned.rows)})"
     left = left if failed else f"of {text.integer(scanned.rows)}"
-    tiles = [Tile("Pairs scored", text.integer(scanned.scored), left)]
+    cards = [Card("Pairs scored", text.integer(scanned.scored), left)]
     if scanned.scored:
         low, median, high = (text.decimal(findings.quantile(scanned, share), 3) for share in (0.25, 0.5, 0.75))
         around = "that of the only one" if scanned.scored == 1 else f"half of them lie between {low} and {high}"
-        tiles.append(Tile("Median score", median, around))
+        cards.append(Card("Median score", median, around))
         cut = text.percent_of(int(scanned.cut.sum()), scanned.scored)
-        tiles.append(Tile("Captions cut", cut, f"are longer than {findings.read_limit(scanned, facts.policy)}"))
+        cards.append(Card("Captions cut", cut, f"are longer than {findings.read_limit(scanned, facts.policy)}"))
     if copies.rows:
         again = text.percent_of(copies.shared_rows, copies.rows)
-        tiles.append(Tile("Pictures used again", again, "of the pairs share theirs with another"))
-    return tiles
+        cards.append(Card("Images used again", again, "of the pairs share theirs with another"))
+    return cards
 
 
 # -------------------------------------------------------------------------------------------------- scores and levels
@@ -219,8 +219,8 @@ def _scores(facts: _Facts) -> Section:
         "scores",
         "Scores",
         "Scores and levels",
-        f"The score of a pair is the cosine of its picture's and its caption's embedding under {facts.scorer}: how "
-        "well the caption fits the picture (paper, Figure 3). Scores of different scorers lie on different scales; "
+        f"The score of a pair is the cosine of its image's and its caption's embedding under {facts.scorer}: how "
+        "well the caption fits the image (paper, Figure 3). Scores of different scorers lie on different scales; "
         "what counts is their order. Pairs are cut into alignment levels by score (Eq. 1), from the loosest, 1, to "
         "the closest.",
         found=findings.scores(facts.scanned),
@@ -272,12 +272,10 @@ def _pairs(facts: _Facts) -> Section | None:
         "Pairs",
         "Pairs of each level" if facts.boundaries else "Some pairs",
         "Pairs drawn at random, in the order of their scores; the paper's Figure 2 shows four such pairs, from a "
-        "caption of a detail to one of the whole picture.",
+        "caption of a detail to one of the whole image.",
     )
     if not facts.has_pairs:
-        section.missing.append(
-            "Captions: add --pairs with the pairs that were scored, and --images with their pictures."
-        )
+        section.missing.append("Captions: add --pairs with the pairs that were scored, and --images with their images.")
     drawn = [sorted(rows, key=lambda row: facts.examples[row].score) for rows in facts.scanned.drawn]
     if facts.boundaries is None:
         section.extra["strips"] = [Cards("", "", facts.cards(drawn[0]))]
@@ -299,7 +297,7 @@ def _lowest(facts: _Facts) -> Section | None:
         "lowest",
         "Lowest",
         "The lowest scores",
-        "Where a caption belongs to another picture, the score is as low as the scorer gives; so mismatched pairs "
+        "Where a caption belongs to another image, the score is as low as the scorer gives; so mismatched pairs "
         "gather here, among captions in which the scorer reads little. “aligngpt select --drop-defect mismatch” "
         "leaves the lowest 1 % out.",
         found=findings.suspects(facts.scanned),
@@ -342,14 +340,14 @@ def _repeats(facts: _Facts) -> Section | None:
     section = Section(
         "repeats",
         "Repeats",
-        "Pictures that occur again",
-        "Copies have the same bytes. Near copies are pictures stored again, scaled or slightly changed, found by a "
-        "perceptual hash; plain drawings and blank pictures may share one by chance. “aligngpt select --drop-defect "
-        "duplicate_image” keeps the pair with the highest score of every picture.",
+        "Images that occur again",
+        "Copies have the same bytes. Near copies are images stored again, scaled or slightly changed, found by a "
+        "perceptual hash; plain drawings and blank images may share one by chance. “aligngpt select --drop-defect "
+        "duplicate_image” keeps the pair with the highest score of every image.",
         found=findings.copies(copies, near),
     )
     if not copies.rows:
-        section.missing.append("Hashes of the pictures: the scores hold none.")
+        section.missing.append("Hashes of the images: the scores hold none.")
     sets = [
         Cards("The same bytes", f"{text.integer(group.count)} names", facts.cards(group.rows))
         for group in copies.groups
@@ -370,7 +368,7 @@ def _captions(facts: _Facts) -> Section | None:
         "captions",
         "Captions",
         "Captions",
-        "How long the captions are, which of them stand over several pictures (such captions tell little of any of "
+        "How long the captions are, which of them stand over several images (such captions tell little of any of "
         f"them; “--drop-defect reused_caption” leaves them out), and which are longer than {limit} "
         "(“--drop-defect truncated_caption”).",
         found=findings.lengths(scanned) + findings.cut(scanned, facts.policy) + findings.reuse(reuse),
@@ -382,7 +380,7 @@ def _captions(facts: _Facts) -> Section | None:
     section.extra["sets"] = [
         Cards(
             "One caption",
-            f"over {text.integer(group.count)} pictures",
+            f"over {text.integer(group.count)} images",
             facts.cards(group.rows),
             caption=facts.examples[group.rows[0]].caption,
         )
@@ -401,7 +399,7 @@ def _spread_table(spread: tuple[int, ...]) -> Table:
         if end is not None and end - 1 > first:
             name = f"{text.integer(first)} to {text.integer(end - 1)}"
         rows.append((name, text.integer(count)))
-    return Table(("Pictures under one caption", "Captions"), tuple(rows))
+    return Table(("Images under one caption", "Captions"), tuple(rows))
 
 
 # ------------------------------------------------------------------------------------------ scorers, errors, provenance

@@ -28,7 +28,6 @@ from aligngpt.reporting.charts import (
     styled,
     to_svg,
 )
-from aligngpt.reporting.run.load import Accuracy, CaptionLevel, GateKind, Pair, Training
 from aligngpt.reporting.formatting import (
     ALIGNMENT_NAMES,
     NO_VALUE,
@@ -41,6 +40,7 @@ from aligngpt.reporting.formatting import (
     percent,
     percent_range,
 )
+from aligngpt.reporting.run.load import Accuracy, CaptionLevel, GateKind, Pair, Training
 
 SERIES = {"adaptive": (BLUE, "-", "o"), "none": (AMBER, (0, (4, 1.5)), "s")}
 KIND_COLORS = {"mismatched": "#8f98a3", "dropped": "#e3b052", "part": "#63b3a8", "whole": "#2a7fc4"}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from aligngpt.reporting.run.load import Captions, GateExample, Gates, Levels, Pair, Result, Training
 from aligngpt.reporting.formatting import (
     STAGE_NAMES,
     count_of,
@@ -21,6 +20,7 @@ from aligngpt.reporting.formatting import (
     percent_range,
     points,
 )
+from aligngpt.reporting.run.load import Captions, GateExample, Gates, Levels, Pair, Result, Training
 
 _SAME_LOSS = 0.01  # losses closer than this share count as equal
 _FLAT_GATE = 0.05  # gate weights that vary less than this between kinds count as equal
@@ -175,7 +175,7 @@ def captions(told: Captions) -> list[str]:
     else:
         verdict = "the intervals overlap, so the level does not show in how much is told"
     return [
-        f"Told level {first.level}, the stage-1 model names {percent(first.recall)} of a picture's objects; told level "
+        f"Told level {first.level}, the stage-1 model names {percent(first.recall)} of an image's objects; told level "
         f"{last.level}, {percent(last.recall)} ({points(gain)} points): {verdict}.",
         trend([row.precision for row in told.by_level], "The share of named objects that are really there"),
     ]

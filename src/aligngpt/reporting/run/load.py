@@ -26,12 +26,12 @@ _MARKS_IN_STEPS = ("training.json", "results.json")
 
 @dataclass(frozen=True)
 class Pair:
-    """A scored pair. `score` is NaN and `level` 0 where the scorer failed; truth is known for drawn pictures only.
+    """A scored pair. `score` is NaN and `level` 0 where the scorer failed; truth is known for drawn images only.
 
     Attributes:
         score: CLIP cosine, -1 to 1.
         level: 1..N, low to high.
-        coverage: Share of the picture's facts that the caption tells, 0 to 1.
+        coverage: Share of the image's facts that the caption tells, 0 to 1.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Training:
 
 @dataclass(frozen=True)
 class CaptionLevel:
-    """How well captions written at one level name a picture's objects, 0 to 1, with a 95 % interval."""
+    """How well captions written at one level name an image's objects, 0 to 1, with a 95 % interval."""
 
     level: int
     precision: float
@@ -90,7 +90,7 @@ class CaptionLevel:
 
 @dataclass(frozen=True)
 class CaptionExample:
-    """One picture and its captions at levels 1..N."""
+    """One image and its captions at levels 1..N."""
 
     image: str
     truth: str
@@ -169,7 +169,7 @@ class Run:
 
     @property
     def has_truth(self) -> bool:
-        """Whether it is known how much of each picture the captions tell."""
+        """Whether it is known how much of each image the captions tell."""
         return any(pair.coverage is not None for pair in self.pairs)
 
 
@@ -265,7 +265,7 @@ def _pairs(folder: Path) -> tuple[Pair, ...]:
 
 
 def _captioned_images(path: Path) -> dict[str, tuple[str, str]]:
-    """Each pair's picture and caption by its id."""
+    """Each pair's image and caption by its id."""
     with _reading(path):
         return {
             record["id"]: (record["image"], record["conversations"][-1]["value"])

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: no script, no request to anywhere, pictures and charts inside.
+"""One self-contained HTML page about a run: no script, no request to anywhere, images and charts inside.
 
 Every section is a function of the run alone. It says in a sentence or two what one sees and what the paper (arXiv
 2405.14129) claims, adds what this run's numbers say of it, and names what was not run instead of leaving a gap.
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from aligngpt.utils.io import atomic_path
-from aligngpt.reporting.run import charts as figures, insights as findings
 from aligngpt.reporting import formatting as text
 from aligngpt.reporting.charts import Table
+from aligngpt.reporting.html import Card, Section, fill, score_range
 from aligngpt.reporting.images import heat_map, heat_scale, thumbnail
+from aligngpt.reporting.run import charts as figures
+from aligngpt.reporting.run import insights as findings
 from aligngpt.reporting.run.load import ALIGNMENTS, STAGES, Run, load_run
-from aligngpt.reporting.html import Section, Tile, fill, score_range
+from aligngpt.utils.io import atomic_path
 
 _T = TypeVar("_T")
 
@@ -51,10 +52,10 @@ def report(run_folder: str | Path, output_html: str | Path | None = None) -> Pat
 def render(run: Run) -> str:
     """The page of a run as HTML."""
     return fill(
-        "page.html.jinja",
+        "run/page.html.jinja",
         name=run.folder.resolve().name,
         lead=_lead(run),
-        tiles=_tiles(run),
+        cards=_cards(run),
         sections=[make(run) for make in _SECTIONS],
         heat_scale=heat_scale(),
         shows="What this run shows",
@@ -75,34 +76,34 @@ def _lead(run: Run) -> list[str]:
     return findings.accuracy(run.results)
 
 
-def _tiles(run: Run) -> list[Tile]:
-    tiles = []
+def _cards(run: Run) -> list[Card]:
+    cards = []
     for alignment in ALIGNMENTS:
         label = {"adaptive": "Accuracy, adaptive alignment", "none": "Accuracy, no alignment"}[alignment]
         if alignment in run.results:
             overall = run.results[alignment].overall
-            tiles.append(
-                Tile(label, text.percent(overall.accuracy), f"95 % interval {text.percent_range(overall.interval)}")
+            cards.append(
+                Card(label, text.percent(overall.accuracy), f"95 % interval {text.percent_range(overall.interval)}")
             )
         else:
-            tiles.append(Tile(label, text.NO_VALUE, "not run"))
+            cards.append(Card(label, text.NO_VALUE, "not run"))
     spearman = run.summary.get("spearman_score_coverage")
-    tiles.append(
-        Tile("Score against true coverage", text.NO_VALUE, "not run")
+    cards.append(
+        Card("Score against true coverage", text.NO_VALUE, "not run")
         if spearman is None
-        else Tile("Score against true coverage", text.decimal(spearman), "Spearman correlation (1 is perfect)")
+        else Card("Score against true coverage", text.decimal(spearman), "Spearman correlation (1 is perfect)")
     )
-    tiles.append(_caption_tile(run))
-    return tiles
+    cards.append(_caption_tile(run))
+    return cards
 
 
-def _caption_tile(run: Run) -> Tile:
+def _caption_tile(run: Run) -> Card:
     label = "Caption recall"
     if run.captions is None:
-        return Tile(label, text.NO_VALUE, "not run")
+        return Card(label, text.NO_VALUE, "not run")
     first, last = run.captions.by_level[0], run.captions.by_level[-1]
     value = f"{text.decimal(100 * first.recall, 0)} → {text.percent(last.recall, 0)}"
-    return Tile(label, value, f"objects named when told level {first.level}, then level {last.level}")
+    return Card(label, value, f"objects named when told level {first.level}, then level {last.level}")
 
 
 # -------------------------------------------------------------------------------------------------- scores and levels
@@ -113,9 +114,9 @@ def _scores(run: Run) -> Section:
         "scores",
         "Scores",
         "Scores and levels",
-        "A CLIP model scores how well each caption fits its picture (paper, Figures 2 and 3), and pairs are cut into "
+        "A CLIP model scores how well each caption fits its image (paper, Figures 2 and 3), and pairs are cut into "
         "alignment levels by score (Eq. 1), from the loosest, 1, to the closest. The paper takes the score as a "
-        "measure of how much of the picture the caption tells; where pictures are drawn, that can be checked.",
+        "measure of how much of the image the caption tells; where images are drawn, that can be checked.",
     )
     if not any(not math.isnan(pair.score) for pair in run.pairs):
         section.missing.append(_not_run("Scores", "scores/ or levels/levels.parquet with a score"))
@@ -134,7 +135,7 @@ def _scores(run: Run) -> Section:
         section.found.append(findings.trend(coverage, "Mean true coverage"))
     else:
         section.missing.append(
-            "True coverage: there is no data/truth.json in this folder; it is known for drawn pictures only."
+            "True coverage: there is no data/truth.json in this folder; it is known for drawn images only."
         )
     spearman = run.summary.get("spearman_score_coverage")
     if spearman is not None:
@@ -148,8 +149,8 @@ def _examples(run: Run) -> Section:
         "Pairs",
         "Pairs of each level",
         "Pairs from the lowest to the highest score of each level, evenly spaced and not hand-picked; the paper's "
-        "Figure 2 shows four such pairs, from a caption of a detail to one of the whole picture."
-        + (" What each caption truly is, and the share of the picture's facts it tells, stands below it."
+        "Figure 2 shows four such pairs, from a caption of a detail to one of the whole image."
+        + (" What each caption truly is, and the share of the image's facts it tells, stands below it."
            if run.has_truth else ""),
     )  # fmt: skip
     with_image = [pair for pair in run.pairs if pair.image is not None and pair.level]
@@ -175,8 +176,8 @@ def _spread(items: Sequence[_T], number: int) -> Sequence[_T]:
 
 
 def _image_path(run: Run, image: str) -> Path:
-    """Where a picture lies, by its name in the data files; a name that leads out of the folder leads nowhere."""
-    root = (run.folder / "data" / "pictures").resolve()
+    """Where an image lies, by its name in the data files; a name that leads out of the folder leads nowhere."""
+    root = (run.folder / "data" / "images").resolve()
     path = (root / image).resolve()
     return path if path.is_relative_to(root) else root / "outside of the data folder"
 
@@ -259,8 +260,8 @@ def _captions(run: Run) -> Section:
         "captions",
         "Captions",
         "The level as a dial",
-        "After stage 1 the model describes test pictures while told each level in turn. In the paper's Figure 7 a low "
-        "level looks at part of the picture and a high one at all of it, so recall should rise with the level.",
+        "After stage 1 the model describes test images while told each level in turn. In the paper's Figure 7 a low "
+        "level looks at part of the image and a high one at all of it, so recall should rise with the level.",
     )
     if run.captions is None:
         section.missing.append(_not_run("Captions by level", "captions/captions.json"))
@@ -290,7 +291,7 @@ def _answers(run: Run) -> Section:
         "answers",
         "Answers",
         "Answers",
-        "Both models answer the same questions about pictures they have not seen. The paper's 7B model is ahead of "
+        "Both models answer the same questions about images they have not seen. The paper's 7B model is ahead of "
         "LLaVA-1.5 on all twelve of its benchmarks, by 0.1 to 5 points on those scored out of 100; "
         "so a difference here may well be smaller than its interval. "
         "A description counts in part, by how well the objects it names match the truth.",
@@ -332,8 +333,8 @@ def _heat_maps(run: Run) -> Section:
         "Heat maps",
         "What the gate sees",
         "The gate's input is one number for each image token: its dot product with the mean of the question's text "
-        "embeddings, the product inside Eq. 2. Each picture has its own scale, from its least (dark) to its greatest "
-        "(bright). The paper does not claim that bright spots are the things asked for; judge for yourself.",
+        "embeddings, the product inside Eq. 2. Each image has its own scale, from its least (dark) to its greatest "
+        "(bright). The paper does not claim that bright spots are the objects asked for; judge for yourself.",
     )
     if run.gates is None or not run.gates.examples:
         section.missing.append(_not_run("Dot products", "eval-adaptive/gates.json with examples"))

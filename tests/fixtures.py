@@ -1,4 +1,4 @@
-"""Pictures that are good and bad in every way, and scorers small enough to be made in a test."""
+"""Images that are good and bad in every way, and scorers small enough to be made in a test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.image_files import picture, png_header
+from tests.image_files import make_image, png_header
 
-PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "photos"
+PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +24,14 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of six good pictures, 0.png to 5.png, and one bad file of each kind."""
+    """A folder of six good images, 0.png to 5.png, and one bad file of each kind."""
     folder = tmp_path_factory.mktemp("images")
     for seed in range(6):
-        picture(seed).save(folder / f"{seed}.png")
-    picture(6, (200, 200)).save(folder / "whole.jpg")
+        make_image(seed).save(folder / f"{seed}.png")
+    make_image(6, (200, 200)).save(folder / "whole.jpg")
     content = (folder / "whole.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
-    (folder / "text.jpg").write_text("this is not a picture")
+    (folder / "text.jpg").write_text("this is not an image")
     (folder / "empty.jpg").touch()
     (folder / "bomb.png").write_bytes(png_header(30_000, 30_000))
     (folder / "folder.png").mkdir()
@@ -139,7 +139,7 @@ def altclip_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def siglip2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SigLIP 2 of two layers with random weights that sees pictures of any shape, as up to 9 patches."""
+    """A SigLIP 2 of two layers with random weights that sees images of any shape, as up to 9 patches."""
     import torch
     from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 

@@ -1,0 +1,83 @@
+"""Output folders: identity, resume, done, locks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aligngpt.utils.io import write_json
+from aligngpt.utils.output_dir import OutputDir, exclusive_lock, shared_lock
+
+IDENTITY = {"config": {"learning_rate": 0.001, "seed": 0}, "data": "pairs.json"}
+
+
+def make(folder: Path, **changes: object) -> OutputDir:
+    identity = {**IDENTITY, "config": {**IDENTITY["config"], **changes}}  # type: ignore[dict-item]
+    return OutputDir(folder / "run", identity, result_file="result.json")
+
+
+def test_a_run_starts_resumes_and_is_done(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    assert not output.done and not output.path.exists()
+    assert output.start(versions={"python": "3"}) is False
+    assert output.start(versions={"python": "4"}) is True and not output.done
+    write_json(output.path / "result.json", {})
+    assert make(tmp_path).done
+
+
+def test_another_run_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
+    make(tmp_path).start()
+    with pytest.raises(ValueError, match=r"its config.learning_rate is 0.001, not 0.1; choose another --output"):
+        make(tmp_path, learning_rate=0.1).start()
+    with pytest.raises(ValueError, match=r"its config.seed is 0, not 1"):
+        _ = make(tmp_path, seed=1).done
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"exists and has no run_config.json"):
+        make(tmp_path).start()
+    (tmp_path / "run" / "notes.txt").rename(tmp_path / "run" / ".lock")  # of a killed process
+    assert make(tmp_path).start() is False
+
+
+HOLD = """
+import sys, time
+from aligngpt.utils.output_dir import exclusive_lock, shared_lock
+folder, member = sys.argv[1:]
+with (shared_lock(folder, member) if member else exclusive_lock(folder)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["", "1-of-2"])
+def holder(request: pytest.FixtureRequest, tmp_path: Path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), request.param]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield request.param
+        process.kill()
+
+
+def test_locks_exclude_each_other_but_not_shards(holder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="is locked by another process"), exclusive_lock(folder):
+        pass
+    with pytest.raises(ValueError, match="is locked by another process"), shared_lock(folder, "1-of-2"):
+        pass
+    if holder:
+        with shared_lock(folder, "2-of-2"):
+            pass
+
+
+def test_a_lock_leaves_nothing_behind_and_survives_a_killed_holder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    with exclusive_lock(tmp_path / "run"), pytest.raises(ValueError, match="locked"), exclusive_lock(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
