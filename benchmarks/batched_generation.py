@@ -5,8 +5,10 @@
 The model has the sizes of the drawn world's recipe and hardly any training: what it writes is noise, so both sides
 write a fixed number of tokens. The mark, 6 times as many questions in a second, is for 45 tokens, the demo's fullest
 description; with shorter answers the prompt, which is the same work for both, counts for more. Images are decoded and
-prepared in the measured time. Both sides go through `aligngpt.inference.batch_generation`, in rounds that take turns, and must
-write the same answers.
+prepared in the measured time. Both sides go through `aligngpt.inference.batch_generation`, in rounds that take turns,
+and must write the same answers.
+
+
 """
 
 from __future__ import annotations

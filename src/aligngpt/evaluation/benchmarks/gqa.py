@@ -34,7 +34,7 @@ _DETAILED = {
 
 @dataclass(frozen=True)
 class Question:
-    """A balanced question: its answer, the divisions it belongs to, and the group of objects it could be answered by."""
+    """A balanced question: its answer, its categories, and the group of objects it could be answered by."""
 
     id: str
     answer: str
