@@ -17,7 +17,7 @@ from PIL import Image
 
 from aligngpt.cli import cli
 from aligngpt.curation.scoring.store import read_scores
-from aligngpt.training.configs import paper_pretrain, scenes_finetune
+from aligngpt.training.configs import paper_pretrain, synthetic_finetune
 from tests.curation.counting import CountingScorer
 
 
@@ -182,11 +182,11 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
     calls = record(monkeypatch, "aligngpt.training.stages.finetune", TRAINED)
     folder = pairs.parent
     arguments = ["finetune", "--conversations", pairs, "--images", folder / "images", "--output", folder / "out"]
-    arguments += ["--recipe", "scenes", "--json", "--stage1", "random" if random else model]
+    arguments += ["--recipe", "synthetic", "--json", "--stage1", "random" if random else model]
     done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout) == TRAINED
-    expected = {**vars(scenes_finetune()), "alignment_embeddings": "random" if random else "stage1"}
+    expected = {**vars(synthetic_finetune()), "alignment_embeddings": "random" if random else "stage1"}
     assert vars(calls[0]["recipe"]) == expected
     assert calls[0]["stage1"] == (None if random else model)
     assert calls[0]["language_model"] == (model if random else None)
@@ -238,7 +238,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
     assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
-    recipe = ["--recipe", "scenes", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
+    recipe = ["--recipe", "synthetic", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
     bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip", "--device-batch-size", "2"]
     inputs = ["--pairs", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
     done = invoke("pretrain", *inputs, *bases, *recipe)

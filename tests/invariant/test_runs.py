@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aligngpt.training.configs import scenes_finetune, scenes_pretrain
+from aligngpt.training.configs import synthetic_finetune, synthetic_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from tests import tiny
 from tests.invariant.samples import CONVERSATIONS, images_of
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_1(folder: Path, tmp_path: Path) -> Run:
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
         backbones: dict[str, Any] = {"language_model": folder / "llm", "vision_tower": folder / "tower"}
-        recipe = replace(scenes_pretrain(), **SMALL, seed=seed)
+        recipe = replace(synthetic_pretrain(), **SMALL, seed=seed)
         output = tmp_path / name
         result = pretrain(recipe, pairs=folder / "pairs.json", images=folder, output=output, **backbones)
         return result["history"], (output / "stage1.safetensors").read_bytes()
@@ -70,7 +70,7 @@ def stage_2(folder: Path, tmp_path: Path, stage_1: Run) -> Run:
     stage_1("stage1", 0)
 
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
-        recipe = replace(scenes_finetune(), **SMALL, seed=seed)
+        recipe = replace(synthetic_finetune(), **SMALL, seed=seed)
         data = folder / "conversations.json"
         result = finetune(recipe, conversations=data, images=folder, stage1=tmp_path / "stage1", output=tmp_path / name)
         return result["history"], (tmp_path / name / "model.safetensors").read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.training.configs import FinetuneConfig, PretrainConfig, scenes_finetune, scenes_pretrain
+from aligngpt.training.configs import FinetuneConfig, PretrainConfig, synthetic_finetune, synthetic_pretrain
 from aligngpt.training.stages import finetune, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer
 from tests import tiny
@@ -80,12 +80,12 @@ def stage1_recipe(**changes: Any) -> PretrainConfig:
         "logging_steps": 1,
         "num_alignment_levels": LEVELS,
     }
-    return replace(scenes_pretrain(), **(small | changes))
+    return replace(synthetic_pretrain(), **(small | changes))
 
 
 def stage2_recipe(**changes: Any) -> FinetuneConfig:
     small = {"max_steps": 2, "batch_size": 4, "device_batch_size": 4, "logging_steps": 1}
-    return replace(scenes_finetune(), **(small | changes))
+    return replace(synthetic_finetune(), **(small | changes))
 
 
 @pytest.fixture(scope="session")

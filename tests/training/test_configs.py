@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
+from aligngpt.experiments.configs import DEMO_PRESETS, DemoConfig
 from aligngpt.training.configs import (
-    FINETUNE_RECIPES,
-    PRETRAIN_RECIPES,
-    SCENES_RECIPES,
-    DemoConfig,
+    FINETUNE_PRESETS,
+    PRETRAIN_PRESETS,
     FinetuneConfig,
     PretrainConfig,
     paper_finetune,
     paper_pretrain,
-    scenes_finetune,
-    scenes_pretrain,
+    synthetic_finetune,
+    synthetic_pretrain,
 )
 
 
@@ -57,7 +56,7 @@ def test_the_papers_numbers() -> None:
     ],
     ids=lambda change: "-".join(map(str, *change.items())),
 )
-@pytest.mark.parametrize("recipe", [paper_pretrain(), scenes_finetune()], ids=["stage 1", "stage 2"])
+@pytest.mark.parametrize("recipe", [paper_pretrain(), synthetic_finetune()], ids=["stage 1", "stage 2"])
 def test_impossible_numbers_are_refused(recipe: Any, change: dict[str, Any]) -> None:
     [(name, value)] = change.items()
     with pytest.raises(ValueError, match=rf"^{name} is {value}; "):
@@ -83,9 +82,9 @@ def test_the_job_sets_what_its_arms_differ_in() -> None:
     with pytest.raises(
         ValueError, match=r"^finetune\.alignment is local, but the job trains with adaptive and with none"
     ):
-        DemoConfig(finetune=replace(scenes_finetune(), alignment="local"))
+        DemoConfig(finetune=replace(synthetic_finetune(), alignment="local"))
     with pytest.raises(ValueError, match=r"^pretrain\.alignment is none, "):
-        DemoConfig(pretrain=replace(scenes_pretrain(), alignment="none"))
+        DemoConfig(pretrain=replace(synthetic_pretrain(), alignment="none"))
     recipe = DemoConfig(num_levels=4)
     assert recipe.pretrain.num_alignment_levels == recipe.finetune.num_alignment_levels == 4
 
@@ -100,13 +99,13 @@ def test_recipes_are_frozen_and_explain_every_field() -> None:
 
 
 def test_every_named_recipe_can_be_made() -> None:
-    assert all(isinstance(make(), PretrainConfig) for make in PRETRAIN_RECIPES.values())
-    assert all(isinstance(make(), FinetuneConfig) for make in FINETUNE_RECIPES.values())
-    assert all(isinstance(make(), DemoConfig) for make in SCENES_RECIPES.values())
-    assert SCENES_RECIPES["scenes"]().pretrain == scenes_pretrain()
-    assert SCENES_RECIPES["scenes"]().finetune == scenes_finetune()
+    assert all(isinstance(make(), PretrainConfig) for make in PRETRAIN_PRESETS.values())
+    assert all(isinstance(make(), FinetuneConfig) for make in FINETUNE_PRESETS.values())
+    assert all(isinstance(make(), DemoConfig) for make in DEMO_PRESETS.values())
+    assert DEMO_PRESETS["synthetic"]().pretrain == synthetic_pretrain()
+    assert DEMO_PRESETS["synthetic"]().finetune == synthetic_finetune()
 
 
 def test_both_stages_of_the_drawn_world_see_the_same_images() -> None:
-    recipe = SCENES_RECIPES["scenes"]()
+    recipe = DEMO_PRESETS["synthetic"]()
     assert recipe.pretrain.image_aspect_ratio == recipe.finetune.image_aspect_ratio == "square"

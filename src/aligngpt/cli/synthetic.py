@@ -13,12 +13,12 @@ from aligngpt.cli.output import print_json, print_table, results_alone, with_int
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, bundled_folder, json_option
 
 if TYPE_CHECKING:
+    from aligngpt.experiments.configs import DemoConfig
     from aligngpt.synthetic.configs import BackboneTrainingConfig
-    from aligngpt.training.configs import DemoConfig
 
 RUN_EXAMPLE = """
 aligngpt run scenes --output runs/scenes
-aligngpt run scenes --output runs/quick --recipe quick --finetune.learning-rate 1e-4
+aligngpt run scenes --output runs/quick --recipe synthetic-smoke --finetune.learning-rate 1e-4
 """
 MAKE_EXAMPLE = """
 aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
@@ -39,9 +39,9 @@ batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=
 
 def scenes_book() -> RecipeBook:
     """Return the recipes of the whole way on the embedded world."""
-    from aligngpt.training.configs import SCENES_RECIPES, SCENES_SETTLED
+    from aligngpt.experiments.configs import DEMO_FIXED, DEMO_PRESETS
 
-    return RecipeBook(SCENES_RECIPES, default="scenes", settled=SCENES_SETTLED)
+    return RecipeBook(DEMO_PRESETS, default="synthetic", settled=DEMO_FIXED)
 
 
 def bases_book() -> RecipeBook:

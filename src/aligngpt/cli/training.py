@@ -16,26 +16,26 @@ from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, st
 PRETRAIN_EXAMPLE = """
 aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/images \\
     --levels runs/scenes/levels --language-model synthetic-llm --vision-tower synthetic-clip --output stage1 \\
-    --recipe scenes --max-steps 10
+    --recipe synthetic --max-steps 10
 """
 FINETUNE_EXAMPLE = """
 aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data/images --stage1 stage1 \\
-    --output model --recipe scenes --max-steps 10
+    --output model --recipe synthetic --max-steps 10
 """
 
 
 def pretrain_book() -> RecipeBook:
     """Return the recipes of stage 1."""
-    from aligngpt.training.configs import PRETRAIN_RECIPES
+    from aligngpt.training.configs import PRETRAIN_PRESETS
 
-    return RecipeBook(PRETRAIN_RECIPES, default="paper")
+    return RecipeBook(PRETRAIN_PRESETS, default="paper")
 
 
 def finetune_book() -> RecipeBook:
     """Return the recipes of stage 2."""
-    from aligngpt.training.configs import FINETUNE_RECIPES
+    from aligngpt.training.configs import FINETUNE_PRESETS
 
-    return RecipeBook(FINETUNE_RECIPES, default="paper")
+    return RecipeBook(FINETUNE_PRESETS, default="paper")
 
 
 class LevelsPath(click.Path):

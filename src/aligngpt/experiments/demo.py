@@ -25,7 +25,8 @@ from typing import Any, Literal, NoReturn
 
 from rich.console import Console
 
-from aligngpt.training.configs import DemoConfig, FinetuneConfig, PretrainConfig
+from aligngpt.experiments.configs import DemoConfig
+from aligngpt.training.configs import FinetuneConfig, PretrainConfig
 from aligngpt.utils.io import alone_in, read_json, versions, write_json
 
 _PROGRAM = (sys.executable, "-m", "aligngpt")

@@ -6,7 +6,7 @@ A recipe is changed with `dataclasses.replace`, on the command line, or by start
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -104,39 +104,6 @@ class FinetuneConfig(StageConfig):
         _check_levels("num_alignment_levels", self.num_alignment_levels)
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """The main job on the drawn world.
-
-    It trains with alignment and without, so each arm sets `alignment` itself, and `num_levels` is that of both stages.
-    """
-
-    pairs: int = _field(16_000, "Image-text pairs of stage 1.")
-    conversations: int = _field(10_000, "Conversations of stage 2.")
-    questions: int = _field(1_400, "Questions of the benchmark, evenly over its seven kinds.")
-    captioned: int = _field(200, "Test scenes that the stage-1 model captions at each level.")
-    num_levels: int = _field(8, "N, the alignment levels.")
-    strategy: Literal["quantile", "uniform"] = _field("quantile", "How scores are divided into levels (Eq. 1).")
-    seed: int = _field(0, "Fixes the world; training has pretrain.seed and finetune.seed.")
-    threads: int | None = _field(None, "Processor threads of each of the two arms; half of the cores unless given.")
-    pretrain: PretrainConfig = field(default_factory=lambda: scenes_pretrain())
-    finetune: FinetuneConfig = field(default_factory=lambda: scenes_finetune())
-
-    def __post_init__(self) -> None:
-        _check_at_least(self, 1, "pairs", "conversations", "questions", "captioned")
-        _check_levels("num_levels", self.num_levels)
-        if self.threads is not None:
-            _check_at_least(self, 1, "threads")
-        for stage, setting in (("pretrain", "levels"), ("finetune", "adaptive")):
-            recipe = getattr(self, stage)
-            if recipe.alignment != setting:
-                raise ValueError(
-                    f"{stage}.alignment is {recipe.alignment}, but the job trains with {setting} and with none: "
-                    "leave it out"
-                )
-            object.__setattr__(self, stage, replace(recipe, num_alignment_levels=self.num_levels))
-
-
 def paper_pretrain() -> PretrainConfig:
     """Stage 1 of the paper: 558K pairs, batch 256, learning rate 1e-3."""
     return PretrainConfig()
@@ -159,40 +126,15 @@ _SCENES: dict[str, Any] = {  # both stages on the drawn world: small samples, no
 }
 
 
-def scenes_pretrain() -> PretrainConfig:
+def synthetic_pretrain() -> PretrainConfig:
     """Stage 1 on the drawn world, minutes on two cores."""
     return PretrainConfig(**_SCENES, learning_rate=2e-3, max_steps=500, template="bare")
 
 
-def scenes_finetune() -> FinetuneConfig:
+def synthetic_finetune() -> FinetuneConfig:
     """Stage 2 on the drawn world, minutes on two cores."""
     return FinetuneConfig(**_SCENES, learning_rate=1e-3, max_steps=400)
 
 
-def scenes() -> DemoConfig:
-    """The whole job on the drawn world, as `make demo` runs it."""
-    return DemoConfig()
-
-
-def quick_scenes() -> DemoConfig:
-    """The same way with next to no training: for tests and a first look, its figures mean nothing."""
-    return DemoConfig(
-        pairs=96,
-        conversations=96,
-        questions=28,
-        captioned=8,
-        pretrain=replace(scenes_pretrain(), max_steps=6, batch_size=16, device_batch_size=16, logging_steps=2),
-        finetune=replace(scenes_finetune(), max_steps=6, batch_size=16, device_batch_size=16, logging_steps=2),
-    )
-
-
-PRETRAIN_RECIPES = {"paper": paper_pretrain, "scenes": scenes_pretrain}
-FINETUNE_RECIPES = {"paper": paper_finetune, "scenes": scenes_finetune}
-SCENES_RECIPES = {"scenes": scenes, "quick": quick_scenes}
-SCENES_SETTLED = (
-    ("pretrain", "alignment"),
-    ("pretrain", "num_alignment_levels"),
-    ("finetune", "alignment"),
-    ("finetune", "num_alignment_levels"),
-)
-"""Fields of a `DemoConfig` that the job sets itself."""
+PRETRAIN_PRESETS = {"paper": paper_pretrain, "synthetic": synthetic_pretrain}
+FINETUNE_PRESETS = {"paper": paper_finetune, "synthetic": synthetic_finetune}
