@@ -16,7 +16,18 @@ from aligngpt.curation.scoring.store import read_scores
 
 PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
 BASES = ("--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip")
-TWO_STEPS = ("--recipe", "synthetic", "--max-steps", 2, "--batch-size", 4, "--device-batch-size", 4, "--max-length", 1024)
+TWO_STEPS = (
+    "--recipe",
+    "synthetic",
+    "--max-steps",
+    2,
+    "--batch-size",
+    4,
+    "--device-batch-size",
+    4,
+    "--max-length",
+    1024,
+)
 REASONS = {
     "truncated.jpg": "truncated",
     "text.jpg": "not an image",
