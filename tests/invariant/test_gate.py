@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aligngpt.training.datasets import InstructionDataset, image_in_front
+from aligngpt.inference.prompts import move_image_to_front
+from aligngpt.training.datasets import InstructionDataset
 from tests.invariant.samples import (
     ALL,
     CONVERSATIONS,
@@ -23,7 +24,7 @@ def gate_of_prompt(built: Built, name: str, turns: int) -> torch.Tensor:
     """What the gate says when the last of so many turns is to be answered, (N - 1,)."""
     model, processor = built
     said = CONVERSATIONS[name][:turns]
-    messages = [{**one, "content": image_in_front(one["content"])} for one in messages_of(said)]
+    messages = [{**one, "content": move_image_to_front(one["content"])} for one in messages_of(said)]
     images = images_of(name)[: "".join(said).count("<image>")]
     text = processor.render(messages, add_generation_prompt=True)
     return model.gate(**processor(images, text, return_tensors="pt"))[0][0]

@@ -45,6 +45,13 @@ class BadImage(ValueError):
 
 
 @dataclass(frozen=True)
+class UnreadableImage:
+    """An image that a file contains but that cannot be read, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class DecodedImage:
     """An upright RGB image, perhaps decoded at a fraction of its size.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aligngpt.data.images import UnreadableImage
+
 if TYPE_CHECKING:
     from aligngpt.evaluation.judge.judge import Judge
 
@@ -46,13 +48,6 @@ class BenchmarkFiles:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """An image that a question file holds but that cannot be read, and why."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Question:
     """One question.
 
@@ -68,7 +63,7 @@ class Question:
 
     id: Id
     prompt: str
-    image: str | bytes | Unreadable | None = None
+    image: str | bytes | UnreadableImage | None = None
     kind: str = "default"
     stored_prompt: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligngpt.data.images import BadImage, load_image
-from aligngpt.evaluation.benchmark import Benchmark, Question, Unreadable
+from aligngpt.data.images import BadImage, UnreadableImage, load_image
+from aligngpt.evaluation.benchmark import Benchmark, Question
 from aligngpt.evaluation.prediction_files import Record, read_parts
 from aligngpt.evaluation.readers import find
 from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
@@ -99,14 +99,14 @@ class Task:
         """The answers file."""
         return self.folder / "answers.jsonl"
 
-    def image_of(self, question: Question) -> Path | bytes | Unreadable | None:
+    def image_of(self, question: Question) -> Path | bytes | UnreadableImage | None:
         """The question's image: its file, its content, why there is none, or None where it speaks of none."""
         if not isinstance(question.image, str):
             return question.image
         assert self.image_folder is not None
         path = Path(os.path.normpath(self.image_folder / question.image))
         inside = path.is_relative_to(os.path.normpath(self.image_folder))
-        return path if inside else Unreadable("leaves the image folder")
+        return path if inside else UnreadableImage("leaves the image folder")
 
     def batches(self, size: int) -> list[list[int]]:
         """The places of the questions in batches, the longest questions first, those without an image apart.

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aligngpt.data.images import BadImage, load_image
-from aligngpt.evaluation.benchmark import Unreadable
+from aligngpt.data.images import BadImage, UnreadableImage, load_image
 from aligngpt.inference.kv_cache import preallocated_cache
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
@@ -30,7 +29,7 @@ class Prompt:
     """
 
     text: str
-    images: tuple[Path | bytes | Unreadable, ...] = ()
+    images: tuple[Path | bytes | UnreadableImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _pixels(processor: AlignGPTProcessor, prompt: Prompt) -> list[Tensor]:
     """The images of a prompt as the vision tower takes them, (1, 3, height, width) each."""
     pixels = []
     for image in prompt.images:
-        if isinstance(image, Unreadable):
+        if isinstance(image, UnreadableImage):
             raise BadImage(image.reason)
         pixels.append(processor.pixel_values([load_image(image)]))
     return pixels

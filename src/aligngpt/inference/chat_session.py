@@ -13,11 +13,11 @@ from transformers import TextStreamer
 
 from aligngpt.data.images import load_image
 from aligngpt.data.schema import IMAGE_PLACEHOLDER
+from aligngpt.inference.prompts import move_image_to_front
 from aligngpt.modeling import parse_alignment
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.modeling.tokens import MARK
-from aligngpt.training.datasets import image_in_front
 
 Message = dict[str, Any]
 
@@ -145,7 +145,7 @@ def _turn(prompt: str, num_images: int) -> Message:
     """A user's turn with its images where the prompt has them, in front of it otherwise."""
     marks = prompt.count(IMAGE_PLACEHOLDER)
     if num_images and marks == num_images:
-        return {"role": "user", "content": image_in_front(prompt)}
+        return {"role": "user", "content": move_image_to_front(prompt)}
     if num_images and marks:
         raise ValueError(
             f"the prompt has {marks} {IMAGE_PLACEHOLDER} for {num_images} images: give one for each, or none to put "

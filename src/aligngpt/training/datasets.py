@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from aligngpt.data.images import BadImage, load_image
 from aligngpt.data.schema import IMAGE_PLACEHOLDER, Conversation, ImageTextPair
+from aligngpt.inference.prompts import move_image_to_front
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 
 IGNORED = -100  # the label of a token that is not to be learned
@@ -87,16 +88,6 @@ class _SampleDataset(Dataset):
             return self.processor.pixel_values([load_image(self.image_folder / image) for image in images])
         except BadImage as error:
             raise ValueError(f"sample {sample_id}: {', '.join(images)}: {error}") from error
-
-
-def image_in_front(text: str) -> str:
-    """Move the only `<image>` of a turn in front of its words, on a line of its own; several stay where they are.
-
-    LLaVA's files have it in front or behind; the official code moves it so, and whoever asks a model puts it there.
-    """
-    if text.count(IMAGE_PLACEHOLDER) != 1:
-        return text
-    return f"{IMAGE_PLACEHOLDER}\n{text.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
 
 
 class PretrainDataset(_SampleDataset):
@@ -182,7 +173,7 @@ class InstructionDataset(_SampleDataset):
         conversation = self.conversations[index]
         with_images = bool(conversation.images)
         messages = [
-            {"role": turn.role, "content": image_in_front(turn.text) if with_images else turn.text}
+            {"role": turn.role, "content": move_image_to_front(turn.text) if with_images else turn.text}
             for turn in conversation.turns
         ]
         return self._sample(conversation.id, messages, conversation.images)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation import readers as files
 from aligngpt.evaluation.benchmark import (
     Answer,
@@ -20,7 +21,6 @@ from aligngpt.evaluation.benchmark import (
     Protocol,
     Question,
     Score,
-    Unreadable,
     match,
 )
 from aligngpt.evaluation.benchmarks.option_matching import infer_option
@@ -69,7 +69,7 @@ def read_labels(paths: Sequence[Path], check_images: bool = True) -> list[Row]:
         raise ValueError(f"{path}: the questions have no answers; this split is scored by the server alone")
     for row in rows if check_images else ():
         image = _image(row)
-        if isinstance(image, Unreadable) and row["image"] not in _ABSENT:
+        if isinstance(image, UnreadableImage) and row["image"] not in _ABSENT:
             raise ValueError(f"{path}: the image of index {row['index']} is {image.reason}")
     return [Row(_index(row, path), _options(row), row["answer"], _groups(row)) for row in rows]
 
@@ -97,16 +97,16 @@ def _groups(row: Mapping[str, str]) -> dict[str, str]:
     return {name: part for name, part in named.items() if part not in _ABSENT}
 
 
-def _image(row: Mapping[str, str]) -> bytes | Unreadable | None:
+def _image(row: Mapping[str, str]) -> bytes | UnreadableImage | None:
     """The decoded image of a row, None if the table has no images."""
     if "image" not in row:
         return None
     if row["image"] in _ABSENT:
-        return Unreadable("no image in the table")
+        return UnreadableImage("no image in the table")
     try:
         return base64.b64decode(row["image"], validate=True)
     except (binascii.Error, ValueError) as error:
-        return Unreadable(f"broken base64 ({error})")
+        return UnreadableImage(f"broken base64 ({error})")
 
 
 def read_answers(path: Path) -> Answers:
