@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.data.images import BadImage
-from aligngpt.evaluation.benchmark import Unreadable
+from aligngpt.data.images import BadImage, UnreadableImage
 from aligngpt.inference.batch_generation import Answer, Decoding, Prompt, answer, answer_batches
 from aligngpt.modeling.checkpoints import load_model
 from tests import tiny
@@ -97,7 +96,7 @@ def test_images_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Promp
     words.write_text("no image")
     text = prompts[1].text
     bad = [Prompt(text, (tmp_path / "none.png",)), Prompt(text, (cut,)), Prompt(text, (words,)), Prompt(text, (b"",))]
-    bad.append(Prompt(text, (Unreadable("broken base64"),)))
+    bad.append(Prompt(text, (UnreadableImage("broken base64"),)))
     batches = [[bad[0], prompts[1], bad[1], prompts[3]], bad[2:]]
     first, second = answer_batches(*loaded, batches, Decoding(max_new_tokens=40))
     alone = list(answer(*loaded, prompts[:4], batch_size=1, max_new_tokens=40))

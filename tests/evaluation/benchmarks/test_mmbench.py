@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation.benchmark import Unreadable
+from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import read_answers
 from tests.evaluation.benchmark_files import scored, verdicts, write_lines
@@ -141,13 +141,13 @@ def test_broken_images_are_named(image: str, message: str, tmp_path: Path) -> No
         BENCHMARKS["mmbench"].read_labels([path])
     assert "\n" not in str(error.value)
     (asked,) = BENCHMARKS["mmbench"].read_questions(path)
-    assert isinstance(asked.image, Unreadable) and "broken base64" in asked.image.reason
+    assert isinstance(asked.image, UnreadableImage) and "broken base64" in asked.image.reason
 
 
 def test_a_row_without_its_image(tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image="")], [*COLUMNS, "image"])
     (asked,) = BENCHMARKS["mmbench"].read_questions(path)
-    assert asked.image == Unreadable("no image in the table")
+    assert asked.image == UnreadableImage("no image in the table")
     assert len(BENCHMARKS["mmbench"].read_labels([path])) == 1
 
 
