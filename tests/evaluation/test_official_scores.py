@@ -153,10 +153,10 @@ def test_textvqa_adversarial() -> None:
     for item, one, label in zip(result["items"], wanted["per_item"], labels, strict=True):
         assert (item.get("text"), item["prediction"], item["score"]) == (
             one["text"],
-            one["normalized_text"],
+            one["normalised_text"],
             one["score"],
         )
-        assert [vqa.normalize(person) for person in label["answers"]] == one["answers_normalized"]
+        assert [vqa.normalize(person) for person in label["answers"]] == one["answers_normalised"]
 
 
 # ------------------------------------------------------------------------------------------------------------------ GQA
