@@ -60,7 +60,7 @@ def make_output(folder: Path, data: Path, shift: int = 0, **run: Any) -> Path:
     right = {name: set(range(shift, count + shift)) for name, count in RIGHT.items()}
     words = ["Yes", "No"] * (QUESTIONS // 2)
     given: dict[str, dict[Any, str]] = {
-        "gqa": {i: f"SceneObject {i}." if i in right["gqa"] else "Hat" for i in range(QUESTIONS)},
+        "gqa": {i: f"Thing {i}." if i in right["gqa"] else "Hat" for i in range(QUESTIONS)},
         "pope": {i: words[i] if i in right["pope"] else words[i + 1 - 2 * (i % 2)] for i in range(QUESTIONS)},
         "textvqa": {f"p{i}": "w" if i in right["textvqa"] else "<b>x</b>" for i in range(QUESTIONS - 1)},
     }

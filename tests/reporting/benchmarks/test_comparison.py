@@ -40,8 +40,8 @@ def test_the_page_shows_what_was_asked_and_what_was_said(folders: tuple[Path, Pa
     text = page.text["differing"]
     assert "GQA 6 of 6 questions that differ" in text
     # The second model is right on 20 to 22 instead of 0 to 2.
-    assert "What is <1>? right thing 1 first <b> ✓ SceneObject 1. second ✗ Hat" in text
-    assert "What is <21>? right thing 21 first <b> ✗ Hat second ✓ SceneObject 21." in text
+    assert "What is <1>? right thing 1 first <b> ✓ Thing 1. second ✗ Hat" in text
+    assert "What is <21>? right thing 21 first <b> ✗ Hat second ✓ Thing 21." in text
     assert "Word 1? right w first <b> ✓ w second ✗ <b>x</b>" in text
     images = [found["alt"] for tag, found in page.tags if tag == "img"]
     assert len(images) == 6 and "Image of the question: What is <1>?" in images

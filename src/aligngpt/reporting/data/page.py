@@ -182,7 +182,7 @@ def _render(facts: _Facts, name: str) -> str:
         scorers=facts.scorers,
         num_levels=facts.boundaries.num_levels if facts.boundaries else 0,
         has_captions=facts.has_pairs,
-        has_images=any(example.image for example in facts.examples.values()),
+        has_images=any(example.data_uri for example in facts.examples.values()),
         short_name=short_name,
         shows="What the numbers say",
         missing="Not given.",
