@@ -87,9 +87,9 @@ def make_images(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, l
 
 
 def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
-    images: tuple[Path, list[object]], clip_folder: Path, tmp_path: Path
+    make_images: tuple[Path, list[object]], clip_folder: Path, tmp_path: Path
 ) -> None:
-    pairs, more = images
+    pairs, more = make_images
     done = score(pairs, clip_folder, tmp_path / "out", *more, "--json")
     assert done.exit_code == 0, done.output
     found = errors(tmp_path / "out")

@@ -17,7 +17,7 @@ from PIL import Image
 from aligngpt.curation.scoring import batches as score_batches
 from aligngpt.curation.scoring.batches import caption_hash, planned
 from aligngpt.curation.scoring.decoding import IMAGES_PER_TASK, Decoder, Encoded, decoded, perceptual_hash
-from aligngpt.curation.scoring.local_backend import score_source
+from aligngpt.curation.scoring.local_backend import SCORE_TOLERANCE, score_source
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import SCHEMA, ScoreSummary, read_manifest, read_scores
 from aligngpt.data import json_format as json_records
@@ -89,30 +89,59 @@ def test_parts_hold_the_scorers_scores_in_order(
     assert set(manifest["versions"]) == {"aligngpt", "python", "torch", "transformers"}
 
 
-def test_all_formats_have_equal_scores(clip_folder: Path, images: Path, work: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def five_formats(images: Path, work: Path) -> dict[str, Path]:
+    """The same six pairs in each format, in one shard each, but for `two_shards`: a `datasets` folder of two files."""
     numbers = range(6)
     data = [(images / f"{number}.png").read_bytes() for number in numbers]
     ids, captions = [f"p{number}" for number in numbers], [f"cäption {number}" for number in numbers]
     columns = {"id": ids, "image": data, "caption": captions}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    cells = pa.array([{"bytes": content, "path": None} for content in data], kind)
+    table = pa.table(columns | {"image": pa.array([{"bytes": content, "path": None} for content in data], kind)})
     members: dict[str, bytes] = {}
     for name, content, caption in zip(ids, data, captions, strict=True):
         members |= {f"{name}.png": content, f"{name}.txt": caption.encode()}
-    places = [
-        write_json(work, [llava(number) for number in numbers]),
-        write_lines(work, [llava(number) for number in numbers]),
-        write_parquet(work / "a.parquet", columns),
-        datasets_folder(work / "set", pa.table(columns | {"image": cells})),
-        write_tar(work / "a.tar", members),
-    ]
+    return {
+        "llava_json": write_json(work, [llava(number) for number in numbers]),
+        "json_lines": write_lines(work, [llava(number) for number in numbers]),
+        "parquet": write_parquet(work / "a.parquet", columns),
+        "datasets": datasets_folder(work / "set", table, files=1),
+        "webdataset": write_tar(work / "a.tar", members),
+        "two_shards": datasets_folder(work / "two", table, files=2),
+    }
+
+
+def test_equal_batches_give_equal_scores_in_all_formats(
+    clip_folder: Path, images: Path, five_formats: dict[str, Path], tmp_path: Path
+) -> None:
     scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
+    tables = {}
+    for name, path in five_formats.items():
+        run(path, images if "json" in name else None, scorer, tmp_path / name)
+        tables[name] = read_scores(tmp_path / name).drop_columns("image").combine_chunks()
+    expected, other = tables["llava_json"], tables.pop("two_shards")
+    assert expected.num_rows == 6 and expected["error"].null_count == 6
+    assert [name for name, table in tables.items() if not table.equals(expected)] == []
+    assert other.drop_columns("clip_score").equals(expected.drop_columns("clip_score"))
+    assert_close_scores(other, expected)
+
+
+def test_other_batches_give_equal_scores_up_to_rounding(
+    clip_folder: Path, images: Path, work: Path, tmp_path: Path
+) -> None:
+    scorer, pairs = ClipScorer.from_pretrained(clip_folder, "cpu"), pairs_of(work, 21)
     tables = []
-    for number, place in enumerate(places):
-        run(place, images if number < 2 else None, scorer, tmp_path / str(number))
-        tables.append(read_scores(tmp_path / str(number)).drop_columns("image").combine_chunks())
-    assert tables[0].num_rows == 6 and tables[0]["error"].null_count == 6
-    assert all(table.equals(tables[0]) for table in tables[1:])
+    for batch_size in (1, 3, 4, 64):
+        run(pairs, images, scorer, tmp_path / str(batch_size), batch_size=batch_size)
+        tables.append(read_scores(tmp_path / str(batch_size)))
+    for table in tables[1:]:
+        assert_close_scores(table, tables[0])
+
+
+def assert_close_scores(actual: pa.Table, expected: pa.Table) -> None:
+    """Check the guarantee for batches composed differently."""
+    differences = np.abs(actual["clip_score"].to_numpy() - expected["clip_score"].to_numpy())
+    assert differences.max() <= SCORE_TOLERANCE
 
 
 def test_batches_and_processes_do_not_change_the_scores(

@@ -1,8 +1,13 @@
-"""Scores an input on this machine: processes decode, batches go to the models, each shard becomes one part.
+"""Score pairs on this machine: processes decode images, batches go to the models, each shard becomes one part.
 
-A part depends on its shard alone. Images and texts that come again within a shard are embedded once, but nothing is
-carried from shard to shard, where it would be missing after an interruption: embedded in another batch a vector differs
-in its last bits.
+What is guaranteed about equal scores: a batch depends only on the records of its shard and on the batch size, and equal
+batches give equal bytes on one kind of processor. So interruptions, the number of processes, `--shard`, the backend
+(local or Ray) and the file format change nothing, as long as shards and batch size stay the same. In a batch of another
+composition (another batch size, or the input divided into other files or row groups) the matrix products are summed in
+another order: scores in float32 then agree within `SCORE_TOLERANCE`. The largest difference measured is 6e-8.
+
+Images and texts that occur again within a shard are embedded once. Nothing is carried from shard to shard, because
+after an interruption it would be missing and batches would be composed differently.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from aligngpt.curation.scoring.store import (
 from aligngpt.data.sources import Source, SourceShard
 from aligngpt.utils.io import alone_in, file_size, versions, write_json
 
+SCORE_TOLERANCE = 1e-6  # between scores of one pair from different batches, float32
 _SHARDS_IN_FINGERPRINT = 8
 _IMAGES_IN_FINGERPRINT = 32
 _FEW_RECORDS = 128
