@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from aligngpt.inference.batch_generation import Prompt, answer
+from aligngpt.inference.batch_generation import GenerationSettings, generate_all
+from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.synthetic import backbones as bases
 from aligngpt.synthetic import dataset as data
@@ -53,10 +54,7 @@ def make_prompts(folder: Path, processor: AlignGPTProcessor, questions: int) -> 
     """Questions of the drawn world with their images."""
     data.make(folder / "data", pairs=1, conversations=1, questions=questions)
     return [
-        Prompt(
-            processor.render([{"role": "user", "content": f"<image>\n{one['text']}"}], add_generation_prompt=True),
-            (folder / "data" / "images" / one["image"],),
-        )
+        build_prompt(processor, one["text"], (folder / "data" / "images" / one["image"],))
         for one in data.read_questions(folder / "data")
     ]
 
@@ -71,7 +69,8 @@ def timed(
     """Questions in a second, and the answers."""
     model.generation_config.min_new_tokens = tokens
     started = time.perf_counter()
-    given = answer(model, processor, prompts, batch_size=batch_size, max_new_tokens=tokens, with_gate=True)
+    settings = GenerationSettings(tokens, return_gate_weights=True)
+    given = generate_all(model, processor, prompts, settings, batch_size=batch_size)
     texts = [one.text for one in given]
     return len(prompts) / (time.perf_counter() - started), texts
 

@@ -163,7 +163,7 @@ def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> No
 
 def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
     session = ChatSession(folder / "plain", make_images(folder), alignment="none")
-    with pytest.raises(ValueError, match="trained without alignment: leave out the setting 2"):
+    with pytest.raises(ValueError, match="trained without alignment; remove the alignment setting 2"):
         session.set_alignment(2)
     result = session.ask("What?", max_new_tokens=2)
     assert (result["alignment"], result["gate_weights"]) == ("none", None)
@@ -179,7 +179,7 @@ def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
     for prompt, images, reason in (
         ("Why \ufdd0?", 0, "reserved character"),
         ("What is <align>?", 0, "holds <align>, which is reserved"),
-        ("See <image>", 2, "the prompt has 1 <image> for 2 images: give one for each, or none"),
+        ("See <image>", 2, "the prompt has 1 <image> for 2 images; write one for each image, or none"),
         ("<image><image><image>", 2, "the prompt has 3 <image> for 2 images"),
     ):
         with pytest.raises(ValueError, match=reason):

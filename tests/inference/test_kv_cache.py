@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from aligngpt.inference.kv_cache import PreallocatedCacheLayer, preallocated_cache
+from aligngpt.inference.kv_cache import PreallocatedCacheLayer, preallocate_cache
 from tests import tiny
 
 
@@ -21,7 +21,7 @@ def test_the_same_tokens(kind: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 90, "min_new_tokens": 90}
     with torch.inference_mode():
         expected = model.generate(**inputs, **options)
-        cache = preallocated_cache(model.config)
+        cache = preallocate_cache(model.config)
         assert torch.equal(model.generate(**inputs, **options, past_key_values=cache), expected)
     full = [layer for layer in cache.layers if isinstance(layer, PreallocatedCacheLayer)]
     assert len(full) == {"gemma2": 1, "mistral": 0}.get(kind, 2)  # their other layers see a window alone

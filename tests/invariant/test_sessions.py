@@ -54,7 +54,7 @@ class Watched(ChatSession):
         generate = model.generate
 
         def watched(**options: Any) -> Any:
-            self.went_on.append(options["past_key_values"] is not None)
+            self.went_on.append(options["past_key_values"].get_seq_length() > 0)
             output = generate(**options, output_logits=True)
             self.logits.append(torch.stack(output.logits, dim=1)[0])
             return output

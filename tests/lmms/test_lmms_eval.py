@@ -16,7 +16,8 @@ pytest.importorskip("lmms_eval", reason="lmms-eval has an environment of its own
 import torch
 
 from aligngpt.evaluation.lmms_eval_model import AlignGPT
-from aligngpt.inference.batch_generation import Prompt, answer
+from aligngpt.inference.batch_generation import GenerationSettings, generate_all
+from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import load_model
 from tests import tiny
@@ -63,16 +64,7 @@ def question(place: int) -> str:
 
 
 def prompts(processor: Any, documents: list[dict[str, Any]]) -> list[Prompt]:
-    return [
-        Prompt(
-            processor.render(
-                [{"role": "user", "content": "<image>\n" * len(doc["images"]) + doc["question"]}],
-                add_generation_prompt=True,
-            ),
-            tuple(map(Path, doc["images"])),
-        )
-        for doc in documents
-    ]
+    return [build_prompt(processor, doc["question"], tuple(map(Path, doc["images"]))) for doc in documents]
 
 
 def slow_loss(model: Any, processor: Any, doc: dict[str, Any], choice: str, gate_reads_all: bool = False) -> float:
@@ -113,7 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.make_image(place).save(path)
         shown = [str(path)] * (1 + place % 2)
         documents.append({"question": question(place), "images": shown, "choices": ["a", "no", "B"]})
-    given = answer(model, processor, prompts(processor, documents), max_new_tokens=LONGEST)
+    given = generate_all(model, processor, prompts(processor, documents), GenerationSettings(LONGEST))
     for place, (doc, ours) in enumerate(zip(documents, given, strict=True)):
         losses = [slow_loss(model, processor, doc, choice) for choice in doc["choices"]]
         best = min(range(3), key=losses.__getitem__)
@@ -173,7 +165,7 @@ def test_alignment_is_a_model_argument_and_processes_share_the_work(folder: Path
     run(folder, "level", "--tasks", "aligngpt_write", model_args=",alignment=3", processes=2)
     documents = json.loads((folder / "documents.json").read_text())
     model, processor = load_model(folder / "model")
-    given = answer(model, processor, prompts(processor, documents), max_new_tokens=LONGEST, alignment=3)
+    given = generate_all(model, processor, prompts(processor, documents), GenerationSettings(LONGEST, 3))
     texts = [one.text.split("K9")[0] for one in given]
     assert samples(folder, "level", "aligngpt_write") == texts != [doc["ours"] for doc in documents]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,15 +12,14 @@ from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
-from tqdm import tqdm
 
-from aligngpt.data.schema import IMAGE_PLACEHOLDER
+from aligngpt.inference.batch_generation import GenerationSettings, generate_batches
+from aligngpt.inference.prompts import Prompt, build_prompt, build_user_turn
 from aligngpt.modeling import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.utils.progress import progress
 
 MANIFEST = ModelManifest("aligngpt", simple_class_path="aligngpt.evaluation.lmms_eval_model.AlignGPT")
-
-_SAMPLING = ("top_p", "top_k")
 
 
 class AlignGPT(lmms):
@@ -85,44 +85,46 @@ class AlignGPT(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answer each request, in the order of the requests.
 
-        Batches are of requests with the same settings, longest first, so that memory runs out at the start or not at
-        all. An answer ends in front of the first of its task's `until` texts.
+        A batch has requests of the same settings, longest first, so that a lack of memory shows at the start. An answer
+        ends before the first of its task's `until` strings.
         """
         answers: dict[int, str] = {}
-        with self._progress(len(requests), "answering") as bar:
-            for places in self._batches([(str(sorted(one.args[1].items())), one.args[0]) for one in requests]):
-                batch = [requests[place].args for place in places]
-                answers.update(zip(places, self._answer(batch, batch[0][1]), strict=True))
-                bar.update(len(places))
-        return [answers[place] for place in range(len(requests))]
+        batches = self._batches([(str(sorted(request.args[1].items())), request.args[0]) for request in requests])
+        with progress("lmms-eval: answering", len(requests), enabled=self.rank == 0) as advance:
+            for _, group in itertools.groupby(batches, key=lambda batch: str(requests[batch[0]].args[1])):
+                same = list(group)
+                settings = self._generation_settings(requests[same[0][0]].args[1])
+                prompts = ([self._prompt(*requests[index].args) for index in batch] for batch in same)
+                for batch, completions in zip(
+                    same, generate_batches(self.model, self.processor, prompts, settings), strict=True
+                ):
+                    answers.update((index, one.text) for index, one in zip(batch, completions, strict=True))
+                    advance(len(batch))
+        return [answers[index] for index in range(len(requests))]
 
-    @torch.inference_mode()
-    def _answer(self, batch: Sequence[tuple[Any, ...]], settings: dict[str, Any]) -> list[str]:
-        texts, images = [], []
-        for context, _, *where in batch:
-            own = self._images(*where)
-            prompt = _prompt(context, len(own))
-            texts.append(self.processor.render([{"role": "user", "content": prompt}], add_generation_prompt=True))
-            images += own
-        inputs = self._inputs(texts, images)
-        written = self.model.generate(
-            **inputs,
-            **_decoding(settings),
-            alignment=self.alignment,
-            max_new_tokens=settings.get("max_new_tokens") or self.max_new_tokens,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-        )[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+    def _prompt(self, context: str, _: Any, *where: Any) -> Prompt:
+        return build_prompt(self.processor, context, self._images(*where))
+
+    def _generation_settings(self, settings: dict[str, Any]) -> GenerationSettings:
+        """Convert a task's settings; it samples only above temperature 0."""
         until = settings.get("until") or []
-        return [_cut(text.strip(), [until] if isinstance(until, str) else until) for text in texts]
+        return GenerationSettings(
+            max_new_tokens=settings.get("max_new_tokens") or self.max_new_tokens,
+            alignment=self.alignment,
+            temperature=settings.get("temperature") or 0.0,
+            top_p=settings.get("top_p"),
+            top_k=settings.get("top_k"),
+            num_beams=settings.get("num_beams") or 1,
+            stop_strings=(until,) if isinstance(until, str) else tuple(until),
+        )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not supported.
+        """Refuse tasks of several rounds.
 
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError("aligngpt answers tasks of one round; leave out tasks of generate_until_multi_round")
+        raise NotImplementedError("aligngpt answers tasks of one round; remove tasks of generate_until_multi_round")
 
     # Losses ---------------------------------------------------------------------------------------------------------
 
@@ -137,11 +139,11 @@ class AlignGPT(lmms):
         losses: dict[int, tuple[float, bool]] = {}
         # The official code's gate reads all of the prompt, whose length is one number for the batch.
         size = 1 if self.model.config.gate_text == "all" else self.batch_size
-        with self._progress(len(requests), "weighing") as bar:
+        with progress("lmms-eval: computing losses", len(requests), enabled=self.rank == 0) as advance:
             for places in self._batches([("", request.args[0]) for request in requests], size):
                 found = self._losses([requests[place].args for place in places])
                 losses.update(zip(places, found, strict=True))
-                bar.update(len(places))
+                advance(len(places))
         return [GenerationResult(losses[place]) for place in range(len(requests))]
 
     @torch.inference_mode()
@@ -149,9 +151,8 @@ class AlignGPT(lmms):
         texts, images, places = [], [], []
         for context, target, *where in batch:
             own = self._images(*where)
-            prompt = _prompt(context, len(own))
             answer = target if isinstance(target, str) else str(target(self._doc(*where[1:])))
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.strip()}]
+            messages = [build_user_turn(context, len(own)), {"role": "assistant", "content": answer.strip()}]
             texts.append(self.processor.render(messages))
             places.append(self._answer_places(texts[-1]))
             images += own
@@ -209,28 +210,3 @@ class AlignGPT(lmms):
     def _inputs(self, texts: list[str], images: list[Image.Image]) -> Any:
         inputs = self.processor(images=images or None, text=texts, alignment=self.alignment, return_tensors="pt")
         return inputs.to(self.model.device)
-
-    def _progress(self, total: int, what: str) -> Any:
-        return tqdm(total=total, desc=what, disable=self.rank != 0)
-
-
-def _prompt(context: str, images: int) -> Any:
-    """What the user says, with images where the context has a placeholder for each, in front of it otherwise."""
-    if images and context.count(IMAGE_PLACEHOLDER) == images:
-        return context
-    return [{"type": "image"}] * images + [{"type": "text", "text": context}]
-
-
-def _decoding(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings as `generate` takes them: sampling only above temperature 0."""
-    beams = {"num_beams": settings.get("num_beams") or 1}
-    temperature = settings.get("temperature") or 0
-    if temperature <= 0:
-        return {"do_sample": False, **beams}
-    given = {name: settings[name] for name in _SAMPLING if settings.get(name) is not None}
-    return {"do_sample": True, "temperature": temperature, **given, **beams}
-
-
-def _cut(text: str, until: Sequence[str]) -> str:
-    """A text up to the first of the texts that end it."""
-    return text[: min((text.find(end) for end in until if end and end in text), default=len(text))]

@@ -20,7 +20,8 @@ from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.prediction_files import PartFile, Record
 from aligngpt.evaluation.tasks import ModelRecord, RunSettings, Task, open_task
-from aligngpt.inference.batch_generation import Answer, Decoding, Prompt, answer_batches
+from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_batches
+from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling import AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
@@ -113,14 +114,14 @@ def _answered(
 ) -> Iterator[list[Record]]:
     """The records of each batch, in the order of the batches."""
     network, processor = loaded
-    decoding = Decoding(
+    generation = GenerationSettings(
         max_new_tokens=task.benchmark.max_new_tokens,
         alignment=settings.alignment,
-        with_gate=needs_gate(model.alignment),
+        return_gate_weights=needs_gate(model.alignment),
     )
     prompts = ([_prompt(task, place, processor) for place in batch] for batch in batches)
     started = time.monotonic()
-    for batch, answers in zip(batches, answer_batches(network, processor, prompts, decoding), strict=True):
+    for batch, answers in zip(batches, generate_batches(network, processor, prompts, generation), strict=True):
         seconds = round((time.monotonic() - started) / len(batch), 4)
         lines = [_line(task, place, one, model) for place, one in zip(batch, answers, strict=True)]
         yield [Record(place, line, seconds) for place, line in zip(batch, lines, strict=True)]
@@ -131,14 +132,10 @@ def _prompt(task: Task, place: int, processor: AlignGPTProcessor) -> Prompt:
     """A question in the model's template, its image in front, as the official code has it."""
     question = task.questions[place]
     image = task.image_of(question)
-    content = [{"type": "text", "text": question.prompt}]
-    if image is not None:
-        content.insert(0, {"type": "image"})
-    text = processor.render([{"role": "user", "content": content}], add_generation_prompt=True)
-    return Prompt(text, () if image is None else (image,))
+    return build_prompt(processor, question.prompt, () if image is None else (image,), placeholders=False)
 
 
-def _line(task: Task, place: int, answer: Answer, model: ModelRecord) -> dict[str, Any]:
+def _line(task: Task, place: int, answer: Completion, model: ModelRecord) -> dict[str, Any]:
     """A line of LLaVA's answers files. Its `answer_id` is random there; here the same run gives the same."""
     question = task.questions[place]
     metadata: dict[str, Any] = {}

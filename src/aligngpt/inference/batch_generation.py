@@ -1,44 +1,68 @@
-"""Greedy answers in batches: prompts of a benchmark in, texts out, with what the gate made of each."""
+"""Text generation: the one loop that evaluation, lmms-eval, chat and servers use."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from aligngpt.data.images import BadImage, UnreadableImage, load_image
-from aligngpt.inference.kv_cache import preallocated_cache
+from aligngpt.inference.kv_cache import preallocate_cache
+from aligngpt.inference.prompts import Prompt
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
-from aligngpt.modeling.alignment import needs_gate
 
-_AHEAD = 2  # batches whose images are decoded while the model answers an earlier one
+_PREFETCHED_BATCHES = 2  # batches whose images are decoded while the model generates
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One question: the rendered text up to where the answer begins, and the images it speaks of.
+class GenerationSettings:
+    """How text is generated; names and meanings as in `transformers.GenerationConfig` where they exist there.
 
-    An image is a file, or its content, or the reason why there is neither.
+    Attributes:
+        max_new_tokens: Maximum length of an answer.
+        alignment: Alignment setting; the model's own by default.
+        temperature: Sampling temperature; 0 means greedy decoding.
+        top_p, top_k: Restrict sampling; the model's own by default.
+        num_beams: Number of beams.
+        stop_token_ids: Further tokens that end an answer.
+        stop_strings: An answer ends before the first of these.
+        return_gate_weights: Also return gate weights and image-text similarities.
     """
 
-    text: str
-    images: tuple[Path | bytes | UnreadableImage, ...] = ()
+    max_new_tokens: int = 64
+    alignment: Any = None
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    num_beams: int = 1
+    stop_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    return_gate_weights: bool = False
+
+    def sampling_options(self) -> dict[str, Any]:
+        """Return the arguments of `generate` that choose tokens."""
+        beams = {"num_beams": self.num_beams}
+        if self.temperature <= 0:
+            return {"do_sample": False, **beams}
+        limits = {"top_p": self.top_p, "top_k": self.top_k}
+        given = {name: value for name, value in limits.items() if value is not None}
+        return {"do_sample": True, "temperature": self.temperature, **given, **beams}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer.
+class Completion:
+    """The generated answer to one prompt.
 
-    Args:
-        text: Without the spaces around it; empty where an image cannot be read.
-        gate_weights: (N - 1), where they were asked for and there is an image.
+    Attributes:
+        text: Stripped; empty if an image cannot be read.
+        gate_weights: (N - 1), if requested and the prompt has an image.
         image_text_dots: (P), in the same case.
         error: Why an image cannot be read.
     """
@@ -50,163 +74,200 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How `answer_batches` makes answers; see `answer` for the fields."""
+class GeneratedTokens:
+    """Generated tokens of a batch of B prompts.
 
-    max_new_tokens: int = 64
-    alignment: Any = None
-    stop_token_ids: tuple[int, ...] = ()
-    with_gate: bool = False
+    Attributes:
+        sequences: (B, T), prompts and answers, padded.
+        past_key_values: The cache after the last step.
+        gate_weights: (B, N - 1) in float32; `None` if the gate was not evaluated.
+        image_text_dots: (B, P) in float32, in the same case.
+    """
+
+    sequences: Tensor
+    past_key_values: Any
+    gate_weights: Tensor | None
+    image_text_dots: Tensor | None
 
 
-def answer(
+def generate_all(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     prompts: Sequence[Prompt],
+    settings: GenerationSettings | None = None,
     *,
     batch_size: int = 64,
-    max_new_tokens: int = 64,
-    alignment: Any = None,
-    stop_token_ids: Sequence[int] = (),
-    with_gate: bool = False,
-) -> Iterator[Answer]:
-    """Answer prompts greedily, in their order, `batch_size` at a time; the same answers as one by one.
+) -> Iterator[Completion]:
+    """Yield the completion of each prompt, in order; the batch size does not change the text.
 
     Args:
         model: In evaluation mode.
-        processor: The model's own.
-        prompts: With or without images, mixed as they come.
-        max_new_tokens: Longest answer.
-        alignment: Overrides the model's setting.
-        stop_token_ids: Further tokens that end an answer.
-        with_gate: Also return gate weights and dot products.
+        processor: Processor of the model.
+        prompts: Prompts with and without images, in any order.
+        settings: How text is generated.
+        batch_size: Prompts per batch.
 
     Raises:
         BadImage: An image cannot be read.
+        ValueError: A batch does not fit into memory.
     """
-    decoding = Decoding(max_new_tokens, alignment, tuple(stop_token_ids), with_gate)
     batches = (prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size))
-    for answers in answer_batches(model, processor, batches, decoding):
-        for one in answers:
-            if one.error is not None:
-                raise BadImage(one.error)
-            yield one
+    for completions in generate_batches(model, processor, batches, settings or GenerationSettings()):
+        for completion in completions:
+            if completion.error is not None:
+                raise BadImage(completion.error)
+            yield completion
 
 
-def answer_batches(
+def generate_batches(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     batches: Iterable[Sequence[Prompt]],
-    decoding: Decoding,
-) -> Iterator[list[Answer]]:
-    """Answer batch by batch; the images of the next ones are decoded meanwhile, and those that cannot be are said.
+    settings: GenerationSettings,
+) -> Iterator[list[Completion]]:
+    """Yield the completions of each batch, in order, while the images of later batches are decoded in threads.
 
     Args:
-        batches: Taken only as they are needed.
-
-    Returns:
-        The answers of each batch, in its order.
+        model: In evaluation mode.
+        processor: Processor of the model.
+        batches: Consumed only as far as needed.
+        settings: How text is generated.
 
     Raises:
-        ValueError: The device has not enough memory for a batch.
+        ValueError: A batch does not fit into memory.
     """
     with ThreadPoolExecutor() as pool:
-        waiting: deque[tuple[Sequence[Prompt], list[Future[list[Tensor]]]]] = deque()
+        pending: deque[tuple[Sequence[Prompt], list[Future[list[Tensor]]]]] = deque()
         for batch in batches:
-            waiting.append((batch, [pool.submit(_pixels, processor, prompt) for prompt in batch]))
-            if len(waiting) > _AHEAD:
-                yield _answer_readable(model, processor, *waiting.popleft(), decoding)
-        while waiting:
-            yield _answer_readable(model, processor, *waiting.popleft(), decoding)
+            pending.append((batch, [pool.submit(_decode_images, processor, prompt) for prompt in batch]))
+            if len(pending) > _PREFETCHED_BATCHES:
+                yield _generate_readable(model, processor, *pending.popleft(), settings)
+        while pending:
+            yield _generate_readable(model, processor, *pending.popleft(), settings)
 
 
-def _pixels(processor: AlignGPTProcessor, prompt: Prompt) -> list[Tensor]:
-    """The images of a prompt as the vision tower takes them, (1, 3, height, width) each."""
+@torch.inference_mode()
+def generate_tokens(
+    model: AlignGPTForConditionalGeneration,
+    processor: AlignGPTProcessor,
+    inputs: Mapping[str, Any],
+    settings: GenerationSettings,
+    *,
+    past_key_values: Any = None,
+    streamer: Any = None,
+) -> GeneratedTokens:
+    """Run `model.generate` on processed inputs and record what the gate computes in its first step.
+
+    Args:
+        model: In evaluation mode.
+        processor: Processor of the model.
+        inputs: Output of the processor, on the model's device.
+        settings: How text is generated.
+        past_key_values: Cache of the earlier turns of the same conversation; a new one by default.
+        streamer: As in `generate`.
+    """
+    end_ids = model.generation_config.eos_token_id
+    end_ids = end_ids if isinstance(end_ids, list) else [] if end_ids is None else [end_ids]
+    with _record_gate(model) as recorded:
+        output = model.generate(
+            **inputs,
+            **settings.sampling_options(),
+            alignment=settings.alignment,
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=[*end_ids, *settings.stop_token_ids] or None,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            past_key_values=preallocate_cache(model.config) if past_key_values is None else past_key_values,
+            streamer=streamer,
+            return_dict_in_generate=True,
+        )
+    weights = dots = None
+    if recorded:
+        weights, dots = (values[:: settings.num_beams] for values in recorded[0])
+    elif settings.return_gate_weights and inputs.get("pixel_values") is not None and past_key_values is None:
+        weights, dots = model.gate(**inputs)
+    return GeneratedTokens(output.sequences, output.past_key_values, weights, dots)
+
+
+def _decode_images(processor: AlignGPTProcessor, prompt: Prompt) -> list[Tensor]:
+    """Return the pixel values of each image of a prompt, (1, 3, height, width)."""
     pixels = []
     for image in prompt.images:
         if isinstance(image, UnreadableImage):
             raise BadImage(image.reason)
-        pixels.append(processor.pixel_values([load_image(image)]))
+        pixels.append(processor.pixel_values([image if isinstance(image, Image.Image) else load_image(image)]))
     return pixels
 
 
-def _answer_readable(
+def _generate_readable(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     batch: Sequence[Prompt],
-    images: Sequence[Future[list[Tensor]]],
-    decoding: Decoding,
-) -> list[Answer]:
-    """The answers of a batch; where an image cannot be read an empty one."""
-    answers: list[Answer | None] = [None] * len(batch)
+    decoded: Sequence[Future[list[Tensor]]],
+    settings: GenerationSettings,
+) -> list[Completion]:
+    """Return the completions of a batch; those of prompts with an unreadable image are empty."""
+    completions: dict[int, Completion] = {}
     readable, pixels = [], []
-    for place, future in enumerate(images):
+    for index, future in enumerate(decoded):
         try:
             pixels += future.result()
-            readable.append(place)
+            readable.append(index)
         except BadImage as error:
-            answers[place] = Answer("", error=str(error))
+            completions[index] = Completion("", error=str(error))
     if readable:
         try:
-            given = _answer_batch(model, processor, [batch[place] for place in readable], pixels, decoding)
+            generated = _generate_batch(model, processor, [batch[index] for index in readable], pixels, settings)
         except torch.OutOfMemoryError:
             raise ValueError(
-                f"not enough memory on {model.device} for a batch of {len(readable)}: give a smaller --batch-size; "
-                "what is answered is kept"
+                f"a batch of {len(readable)} does not fit into the memory of {model.device}; reduce --batch-size"
             ) from None
-        for place, one in zip(readable, given, strict=True):
-            answers[place] = one
-    return [one for one in answers if one is not None]
+        completions.update(zip(readable, generated, strict=True))
+    return [completions[index] for index in range(len(batch))]
 
 
-@torch.inference_mode()
-def _answer_batch(
+def _generate_batch(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     batch: Sequence[Prompt],
     pixels: Sequence[Tensor],
-    decoding: Decoding,
-) -> list[Answer]:
-    inputs = processor(text=[prompt.text for prompt in batch], alignment=decoding.alignment, return_tensors="pt")
+    settings: GenerationSettings,
+) -> list[Completion]:
+    inputs = processor(text=[prompt.text for prompt in batch], alignment=settings.alignment, return_tensors="pt")
     if pixels:
         inputs["pixel_values"] = torch.cat(list(pixels))
     inputs = inputs.to(model.device)
-    ends = model.generation_config.eos_token_id
-    ends = [*(ends if isinstance(ends, list) else [ends]), *decoding.stop_token_ids]
-    with _gate_read(model) as gates:
-        written = model.generate(
-            **inputs,
-            alignment=decoding.alignment,
-            do_sample=False,
-            max_new_tokens=decoding.max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            past_key_values=preallocated_cache(model.config),
-        )[:, inputs["input_ids"].shape[1] :]
-    texts = processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-    answers = [Answer(text.strip()) for text in texts]
-    if not (decoding.with_gate and pixels):
-        return answers
-    setting = model.config.alignment if decoding.alignment is None else decoding.alignment
-    weights, dots = gates[0] if needs_gate(setting) else model.gate(**inputs)
+    generated = generate_tokens(model, processor, inputs, settings)
+    new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
+    texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+    completions = [Completion(truncate_at(text.strip(), settings.stop_strings)) for text in texts]
+    weights, dots = generated.gate_weights, generated.image_text_dots
+    if not settings.return_gate_weights or weights is None or dots is None:
+        return completions
     return [
-        replace(one, gate_weights=weights[row].tolist(), image_text_dots=dots[row].tolist()) if prompt.images else one
-        for row, (prompt, one) in enumerate(zip(batch, answers, strict=True))
+        replace(completion, gate_weights=weights[row].tolist(), image_text_dots=dots[row].tolist())
+        if prompt.images
+        else completion
+        for row, (prompt, completion) in enumerate(zip(batch, completions, strict=True))
     ]
 
 
-@contextmanager
-def _gate_read(model: AlignGPTForConditionalGeneration) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What the gate says in the first step of `generate`, so that the vision tower need not run for it again.
+def truncate_at(text: str, stop_strings: Sequence[str]) -> str:
+    """Return `text` up to the first of `stop_strings`."""
+    return text[: min((text.find(stop) for stop in stop_strings if stop and stop in text), default=len(text))]
 
-    Returns:
-        A list to which weights (B, N - 1) and dot products (B, P) are added, in float32.
+
+@contextmanager
+def _record_gate(model: AlignGPTForConditionalGeneration) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Record the gate's weights and inputs during `generate`, so that the vision tower need not run again for them.
+
+    Yields:
+        A list that receives weights (B, N - 1) and similarities (B, P), in float32.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    recorded: list[tuple[Tensor, Tensor]] = []
     hook = model.alignment_gate.register_forward_hook(
-        lambda module, inputs, weights: found.append((weights.float(), inputs[0].float()))
+        lambda module, inputs, weights: recorded.append((weights.float(), inputs[0].float()))
     )
     try:
-        yield found
+        yield recorded
     finally:
         hook.remove()

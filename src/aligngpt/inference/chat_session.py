@@ -1,4 +1,4 @@
-"""A loaded model that answers: the one place where prompts become generated text outside of benchmarks."""
+"""A conversation with a model about images."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from transformers import TextStreamer
 
 from aligngpt.data.images import load_image
 from aligngpt.data.schema import IMAGE_PLACEHOLDER
-from aligngpt.inference.prompts import move_image_to_front
+from aligngpt.inference.batch_generation import GenerationSettings, generate_tokens
+from aligngpt.inference.prompts import Message, build_user_turn
 from aligngpt.modeling import parse_alignment
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.modeling.tokens import MARK
 
-Message = dict[str, Any]
-
 
 class ChatSession:
-    """A model, its processor, the images in view and what has been said.
+    """A model, its processor, and the turns and images of one conversation.
 
-    Keys and values of the earlier turns are kept where they are still true, and the answer is the one that the whole
-    conversation gives from the start. They are true as long as the tokens in front and the alignment embedding are the
-    same: the default gate reads the turn of the first image alone, so a new instruction changes neither. They are
-    dropped when the setting changes, when an image comes first in a later turn, when an answer is tokenized in another
-    way than it was written, and always with the official code's gate, which reads the whole prompt.
+    The key-value cache of earlier turns is reused where it is still valid, so every answer equals that of the whole
+    conversation computed from the start. The cache is valid as long as the earlier tokens and the alignment embedding
+    are the same: the default gate reads only the turn of the first image, so a new instruction changes neither. It is
+    dropped when the alignment setting changes, when the first image comes in a later turn, when the text of an answer
+    is tokenized differently from the generated tokens, and always with `gate_text="all"`.
 
     Args:
-        model: Model folder or stage-1 checkpoint.
-        images: Images that the conversation is about; they stand in its first turn.
-        alignment: The setting of every turn, the model's own by default.
+        model: Model folder, stage-1 checkpoint or hub name.
+        images: Images of the first turn.
+        alignment: Alignment setting of every turn; the model's own by default.
 
     Raises:
         FileNotFoundError: The model folder does not exist.
         BadImage: An image cannot be read.
-        ValueError: The alignment setting is not known, or the model was trained without alignment.
+        ValueError: The alignment setting is unknown, or the model was trained without alignment.
     """
 
     def __init__(self, model: str | Path, images: Sequence[str | Path] = (), alignment: Any = None) -> None:
@@ -47,22 +46,28 @@ class ChatSession:
         self.model, self.processor = load_model(model)
         self.alignment: Any = None
         self.messages: list[Message] = []
-        self.images: list[Image.Image] = []  # all that have been shown so far
-        self._past: _Past | None = None
+        self.images: list[Image.Image] = []  # of all turns so far
+        self.gate_weights: list[float] | None = None  # of the last answer
+        self._cached: _CachedTurns | None = None
         self.set_alignment(alignment)
 
+    @property
+    def active_alignment(self) -> Any:
+        """The alignment setting of the next turn."""
+        return self.model.config.alignment if self.alignment is None else self.alignment
+
     def set_alignment(self, alignment: Any) -> None:
-        """Change the setting from the next turn on; `None` is the model's own.
+        """Set the alignment of the following turns; `None` restores the model's own.
 
         Raises:
-            ValueError: The setting is not known, or the model was trained without alignment and has nothing to set.
+            ValueError: The setting is unknown, or the model was trained without alignment.
         """
         if alignment is not None:
             alignment = parse_alignment(alignment, self.model.config.num_alignment_levels)
             if not self.processor.use_alignment and alignment != "none":
-                raise ValueError(f"the model was trained without alignment: leave out the setting {alignment!r}")
+                raise ValueError(f"the model was trained without alignment; remove the alignment setting {alignment!r}")
         self.alignment = alignment
-        self._past = None
+        self._cached = None
 
     def ask(
         self,
@@ -73,119 +78,114 @@ class ChatSession:
         temperature: float = 0.0,
         stream: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
-        """Answer one more turn.
+        """Answer one more turn. If it fails or is interrupted, the conversation stays as it was.
 
         Args:
-            prompt: What the user says. The turn's images stand in front of it; several stand where it has one
-                `<image>` for each of them. Without images `<image>` is words.
-            images: Images that come with this turn.
-            max_new_tokens: Longest answer.
-            temperature: 0 takes the likeliest token, more samples.
-            stream: Called with each piece of text as it is written; together they are the answer's text.
+            prompt: The user's text. Images come before it, or where it has one `<image>` for each of them. In a turn
+                without images, `<image>` is ordinary text.
+            images: Images of this turn.
+            max_new_tokens: Maximum length of the answer.
+            temperature: Sampling temperature; 0 means greedy decoding.
+            stream: Called with each piece of text; the pieces together are the answer's text.
 
         Returns:
-            `text`, `alignment`, `gate_weights` (N - 1, or `None` where no gate is read), `token_ids` of the answer,
-            `new_tokens` (their number), `seconds`.
+            `text`, `alignment`, `gate_weights` (N - 1, or `None` without a gate), `token_ids` of the answer,
+            `new_tokens` (their number) and `seconds`.
 
         Raises:
             BadImage: An image cannot be read.
-            ValueError: The prompt cannot be asked; the conversation is as it was.
+            ValueError: The prompt is invalid.
         """
         started = time.monotonic()
         new_images = [*(self._first_images if not self.messages else ()), *(load_image(image) for image in images)]
-        asked, all_images = _turn(prompt, len(new_images)), [*self.images, *new_images]
-        inputs = self._inputs([*self.messages, asked], all_images)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        past, self._past = self._past, None
+        _check_placeholders(prompt, len(new_images))
+        question, all_images = build_user_turn(prompt, len(new_images)), [*self.images, *new_images]
+        inputs = self._process([*self.messages, question], all_images)
         prompt_ids = inputs["input_ids"][0].tolist()
-        result = self.model.generate(
-            **inputs,
-            **sampling,
-            alignment=self.alignment,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
+        cached, self._cached = self._cached, None  # `generate` extends the cache, so it is lost if that fails
+        if cached is not None and not cached.is_prefix_of(prompt_ids):
+            cached = None
+        uses_gate = bool(all_images) and needs_gate(self.active_alignment)
+        generated = generate_tokens(
+            self.model,
+            self.processor,
+            inputs,
+            GenerationSettings(max_new_tokens, self.alignment, temperature),
+            past_key_values=cached.past_key_values if cached else None,
             streamer=_Streamer(self.processor.tokenizer, stream) if stream else None,
-            past_key_values=past.cache if past is not None and past.leads_to(prompt_ids) else None,
-            return_dict_in_generate=True,
         )
-        sequence = result.sequences[0].tolist()
-        written = sequence[len(prompt_ids) :]
-        answer = self.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-        self.messages += [asked, {"role": "assistant", "content": MARK.sub("", answer)}]
+        sequence = generated.sequences[0].tolist()
+        token_ids = sequence[len(prompt_ids) :]
+        answer = self.processor.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+        self.messages += [question, {"role": "assistant", "content": MARK.sub("", answer)}]
         self.images = all_images
-        setting = self.model.config.alignment if self.alignment is None else self.alignment
-        if self.model.config.gate_text != "all" or not needs_gate(setting):
-            self._past = _Past(sequence, result.past_key_values)
+        if not uses_gate:
+            self.gate_weights = None
+        elif generated.gate_weights is not None:  # with a cache the gate is not evaluated again: its input is the same
+            self.gate_weights = [round(weight, 5) for weight in generated.gate_weights[0].tolist()]
+        if self.model.config.gate_text != "all" or not needs_gate(self.active_alignment):
+            self._cached = _CachedTurns(sequence, generated.past_key_values)
         return {
             "text": answer,
-            "alignment": setting,
-            "gate_weights": self._gate_weights(inputs),
-            "token_ids": written,
-            "new_tokens": len(written),
+            "alignment": self.active_alignment,
+            "gate_weights": self.gate_weights,
+            "token_ids": token_ids,
+            "new_tokens": len(token_ids),
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    def _inputs(self, messages: list[Message], images: list[Image.Image]) -> Any:
+    def _process(self, messages: list[Message], images: list[Image.Image]) -> Any:
         text = self.processor.render(messages, add_generation_prompt=True)
         inputs = self.processor(images=images or None, text=text, alignment=self.alignment, return_tensors="pt")
         return inputs.to(self.model.device)
 
-    def _gate_weights(self, inputs: Any) -> list[float] | None:
-        setting = self.model.config.alignment if self.alignment is None else self.alignment
-        if not self.images or not needs_gate(setting):
-            return None
-        return [round(weight, 5) for weight in self.model.gate(**inputs)[0][0].tolist()]
-
     def reset(self) -> None:
-        """Forget what has been said; the images of the beginning stay."""
-        self.messages, self.images, self._past = [], [], None
+        """Clear the conversation; the images of the first turn stay."""
+        self.messages, self.images, self.gate_weights, self._cached = [], [], None, None
 
 
-def _turn(prompt: str, num_images: int) -> Message:
-    """A user's turn with its images where the prompt has them, in front of it otherwise."""
-    marks = prompt.count(IMAGE_PLACEHOLDER)
-    if num_images and marks == num_images:
-        return {"role": "user", "content": move_image_to_front(prompt)}
-    if num_images and marks:
+def _check_placeholders(prompt: str, num_images: int) -> None:
+    placeholders = prompt.count(IMAGE_PLACEHOLDER)
+    if num_images and placeholders not in (0, num_images):
         raise ValueError(
-            f"the prompt has {marks} {IMAGE_PLACEHOLDER} for {num_images} images: give one for each, or none to put "
-            "the images in front"
+            f"the prompt has {placeholders} {IMAGE_PLACEHOLDER} for {num_images} images; write one for each image, or "
+            "none to put the images first"
         )
-    return {"role": "user", "content": [{"type": "image"}] * num_images + [{"type": "text", "text": prompt}]}
 
 
 @dataclass
-class _Past:
-    """The tokens of a conversation so far, and keys and values of all of them but the last."""
+class _CachedTurns:
+    """The tokens of the conversation so far and the cache of all of them but the last."""
 
     tokens: list[int]
-    cache: Any
+    past_key_values: Any
 
-    def leads_to(self, prompt: list[int]) -> bool:
-        """Whether a prompt begins with these very tokens and the cache holds them."""
+    def is_prefix_of(self, prompt_ids: list[int]) -> bool:
+        """Whether a prompt begins with these tokens and the cache holds them."""
+        length = len(self.tokens)
         return (
-            len(prompt) > len(self.tokens)
-            and prompt[: len(self.tokens)] == self.tokens
-            and self.cache.get_seq_length() == len(self.tokens) - 1
+            len(prompt_ids) > length
+            and prompt_ids[:length] == self.tokens
+            and self.past_key_values.get_seq_length() == length - 1
         )
 
 
 class _Streamer(TextStreamer):
-    """Hands each piece of the answer to a function instead of printing it, without the space around the answer."""
+    """Passes each piece of the answer to a function, without the whitespace around the answer."""
 
     def __init__(self, tokenizer: Any, stream: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._stream = stream
-        self._begun = False
-        self._space = ""  # held back until more text follows
+        self._started = False
+        self._whitespace = ""  # held back until more text follows
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        text = self._space + text if self._begun else text.lstrip()
-        written = text.rstrip()
-        self._space = text[len(written) :]
-        if written:
-            self._begun = True
-            self._stream(written)
+        text = self._whitespace + text if self._started else text.lstrip()
+        stripped = text.rstrip()
+        self._whitespace = text[len(stripped) :]
+        if stripped:
+            self._started = True
+            self._stream(stripped)
 
 
 def generate(

@@ -1,4 +1,4 @@
-"""A cache of keys and values with room to grow, so that a further token does not copy all that is known."""
+"""A key-value cache that grows in steps of 64 positions, so that a new token does not copy all earlier ones."""
 
 from __future__ import annotations
 
@@ -8,40 +8,48 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 64  # positions that are added at once
+_EXTRA_POSITIONS = 64
 
 
 class PreallocatedCacheLayer(DynamicLayer):
-    """One layer's keys and values, (B, heads, T, width), which are views of tensors with more positions."""
+    """Keys and values of one layer, (B, heads, T, width): views of buffers with more positions."""
 
     keys: Tensor | None
     values: Tensor | None
-    _store: tuple[Tensor, Tensor] | None = None
+    _buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add positions; returns the keys and values of all."""
+        """Append positions and return the keys and values of all positions."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        known = self.get_seq_length()
-        length = known + key_states.shape[-2]
-        if self._store is None or self._store[0].shape[-2] < length:
-            self._store = self._with_room(key_states, known, length), self._with_room(value_states, known, length)
-            if self.keys is not None and self.values is not None and known:
-                self._store[0][:, :, :known] = self.keys
-                self._store[1][:, :, :known] = self.values
-        for store, new in zip(self._store, (key_states, value_states), strict=True):
-            store[:, :, known:length] = new
-        self.keys, self.values = (store[:, :, :length] for store in self._store)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < end or self._is_replaced:
+            buffers = _allocate(key_states, start, end), _allocate(value_states, start, end)
+            if self.keys is not None and self.values is not None and start:
+                buffers[0][:, :, :start], buffers[1][:, :, :start] = self.keys, self.values
+            self._buffers = buffers
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
         return self.keys, self.values
 
-    @staticmethod
-    def _with_room(states: Tensor, known: int, length: int) -> Tensor:
-        room = length + (_ROOM if known else 1)  # a prompt may be the last that is added, a token seldom is
-        return states.new_empty((*states.shape[:-2], room, states.shape[-1]))
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether beam search or another method of the base class has replaced the views by other tensors."""
+        return (
+            self._buffers is not None and self.keys is not None and self.keys.data_ptr() != self._buffers[0].data_ptr()
+        )
 
 
-def preallocated_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for `generate`; layers that see a sliding window alone, or keep no positions, are as always."""
+def _allocate(states: Tensor, start: int, end: int) -> Tensor:
+    # A prompt may be the last thing that is appended; a single token seldom is.
+    length = end + (_EXTRA_POSITIONS if start else 1)
+    return states.new_empty((*states.shape[:-2], length, states.shape[-1]))
+
+
+def preallocate_cache(config: PreTrainedConfig) -> DynamicCache:
+    """Return an empty cache for `generate`; layers with a sliding window or no positions keep the library's class."""
     cache = DynamicCache(config=config.get_text_config(decoder=True))
     cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

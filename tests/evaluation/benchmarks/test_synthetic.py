@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 
 from aligngpt.evaluation.benchmarks import synthetic as scenes
 from aligngpt.evaluation.benchmarks.synthetic import caption_by_level, caption_prompt, evaluate, object_precision_recall
-from aligngpt.inference import batch_generation as runner
-from aligngpt.inference.batch_generation import Answer, Prompt, answer
+from aligngpt.inference import batch_generation
+from aligngpt.inference.batch_generation import Completion
 from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import Base, load_model, save_stage1
 from aligngpt.synthetic.dataset import make, read_questions
@@ -89,16 +90,16 @@ def test_named_things_worked_by_hand() -> None:
 def test_results_are_means_by_kind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = sorted(read_questions(folder / "data"), key=lambda question: question["kind"])
 
-    def told(*args: Any, **options: Any) -> list[Answer]:
+    def told(*args: Any, **options: Any) -> list[Completion]:
         """Right answers but to the first question of each kind; of a description its first thing is told."""
         texts = [question["label"] for question in questions]
         for kind in QUESTION_KINDS:
             first = next(place for place, question in enumerate(questions) if question["kind"] == kind)
             objects = questions[first]["objects"]
             texts[first] = describe(objects[:1]) if kind == "description" else "wrong"
-        return [Answer(text, [0.5, 0.5], [0.0] * 9) for text in texts]
+        return [Completion(text, [0.5, 0.5], [0.0] * 9) for text in texts]
 
-    monkeypatch.setattr(scenes, "answer", told)
+    monkeypatch.setattr(scenes, "generate_all", told)
     result = evaluate(folder / "adaptive", folder / "data", tmp_path)
     number = len(next(q for q in questions if q["kind"] == "description")["objects"])
     partly = round(2 / (1 + number), 4)
@@ -168,60 +169,18 @@ def test_questions_without_a_description_have_none_to_measure(folder: Path, tmp_
     assert result["description"] is None
 
 
-def test_prompts_with_and_without_images_keep_their_order(folder: Path) -> None:
-    model, processor = load_model(folder / "adaptive")
-    images = [folder / "data" / "images" / f"test_{index:05d}.png" for index in range(3)]
-
-    def prompt(text: str, *paths: Path) -> Prompt:
-        content = "<image>\n" * len(paths) + text
-        return Prompt(processor.render([{"role": "user", "content": content}], add_generation_prompt=True), paths)
-
-    prompts = [
-        prompt("What?", images[0]),
-        prompt("Name a color, please."),
-        prompt("Both?", images[1], images[2]),
-        prompt("Why?"),
-        prompt("Where is it now?", images[1]),
-    ]
-    options: dict[str, Any] = {"max_new_tokens": 6, "with_gate": True}
-    alone = [next(answer(model, processor, [one], **options)) for one in prompts]
-    for size in (2, 5):
-        together = list(answer(model, processor, prompts, batch_size=size, **options))
-        for one, other, asked in zip(alone, together, prompts, strict=True):
-            assert one.text == other.text
-            assert (other.gate_weights is None) == (not asked.images)
-            if one.gate_weights is not None:
-                assert other.gate_weights == pytest.approx(one.gate_weights, abs=1e-5)
-                assert other.image_text_dots == pytest.approx(one.image_text_dots, abs=1e-4)
-
-
-def test_an_answer_ends_where_it_is_told(folder: Path) -> None:
-    model, processor = load_model(folder / "adaptive")
-    ask = Prompt(processor.render([{"role": "user", "content": "Say."}], add_generation_prompt=True))
-    [whole] = answer(model, processor, [ask], max_new_tokens=12)
-    ids = model.generate(
-        **processor(text=ask.text, return_tensors="pt"), max_new_tokens=12, do_sample=False, pad_token_id=0
-    )[0]
-    written = ids[len(processor.encode(ask.text).input_ids) :].tolist()
-    stop = written[5]
-    [cut] = answer(model, processor, [ask], max_new_tokens=12, stop_token_ids=[stop])
-    expected = written[: written.index(stop) + 1]
-    assert cut.text == processor.tokenizer.decode(expected, skip_special_tokens=True).strip()
-    assert whole.text == processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-
-
 # ----------------------------------------------------------------------------------------------------------- captions
 
 
 def test_captions_of_each_level(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    original = runner.answer
+    original = batch_generation.generate_all
 
-    def answering(*args: Any, **options: Any) -> Any:
-        asked.append(options["alignment"])
-        return original(*args, **options | {"max_new_tokens": 6})
+    def answering(model: Any, processor: Any, prompts: Any, settings: Any, **options: Any) -> Any:
+        asked.append(settings.alignment)
+        return original(model, processor, prompts, replace(settings, max_new_tokens=6), **options)
 
-    monkeypatch.setattr(scenes, "answer", answering)
+    monkeypatch.setattr(scenes, "generate_all", answering)
     result = caption_by_level(folder / "stage1", folder / "data", tmp_path, batch_size=2, limit=3)
     assert asked == [1, 2, 3]
     assert json.loads((tmp_path / "captions.json").read_text()) == result
@@ -236,5 +195,6 @@ def test_captions_of_each_level(folder: Path, tmp_path: Path, monkeypatch: pytes
         prompt = caption_prompt(processor, folder / "data" / "images" / question["image"])
         assert prompt.text == processor.render([{"role": "user", "content": "<image>"}], load_template("plain"))
         for level in (1, 2, 3):
-            [alone] = original(model, processor, [prompt], alignment=level, max_new_tokens=6, stop_token_ids=[newline])
+            settings = batch_generation.GenerationSettings(6, level, stop_token_ids=(newline,))
+            [alone] = original(model, processor, [prompt], settings)
             assert result["examples"][place]["captions"][level - 1] == alone.text

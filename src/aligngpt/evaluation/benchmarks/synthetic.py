@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation.metrics import bootstrap_interval, entropy, matches
-from aligngpt.inference.batch_generation import Answer, Prompt, answer
+from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_all
+from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, load_template
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.synthetic.dataset import read_questions
@@ -31,7 +32,7 @@ def evaluate(
     batch_size: int = 100,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Answer and score the benchmark.
+    """Completion and score the benchmark.
 
     An answer scores 1 if it is the label, exactly; a description scores the F1 of the objects it names, each by size,
     color, shape and place. `accuracy` is the mean over all questions.
@@ -52,21 +53,16 @@ def evaluate(
     network, processor = load_model(model)
     setting = network.config.alignment if alignment is None else alignment
     prompts = [
-        Prompt(
-            processor.render([{"role": "user", "content": f"<image>\n{question['text']}"}], add_generation_prompt=True),
-            (Path(data) / "images" / question["image"],),
-        )
+        build_prompt(processor, question["text"], (Path(data) / "images" / question["image"],))
         for question in questions
     ]
     answers = list(
-        answer(
+        generate_all(
             network,
             processor,
             prompts,
+            GenerationSettings(_LONGEST_ANSWER, alignment, return_gate_weights=setting != "none"),
             batch_size=batch_size,
-            max_new_tokens=_LONGEST_ANSWER,
-            alignment=alignment,
-            with_gate=setting != "none",
         )
     )
     rows = [_row(question, given) for question, given in zip(questions, answers, strict=True)]
@@ -76,7 +72,7 @@ def evaluate(
     return results
 
 
-def _row(question: dict[str, Any], given: Answer) -> dict[str, Any]:
+def _row(question: dict[str, Any], given: Completion) -> dict[str, Any]:
     return {
         "question_id": question["question_id"],
         "image": question["image"],
@@ -137,7 +133,7 @@ def object_precision_recall(texts: Sequence[str], truths: Sequence[Sequence[Scen
 
 
 def _gates(
-    model: AlignGPTForConditionalGeneration, questions: Sequence[dict[str, Any]], answers: Sequence[Answer]
+    model: AlignGPTForConditionalGeneration, questions: Sequence[dict[str, Any]], answers: Sequence[Completion]
 ) -> dict[str, Any]:
     """Mean gate weights of each kind of question, and some examples with their maps of dot products."""
     by_kind: dict[str, Any] = {}
@@ -156,7 +152,7 @@ def _gates(
     return {"by_kind": by_kind, "examples": examples[: 2 * _EXAMPLES]}
 
 
-def _example(question: dict[str, Any], given: Answer, side: int) -> dict[str, Any]:
+def _example(question: dict[str, Any], given: Completion, side: int) -> dict[str, Any]:
     return {
         "image": question["image"],
         "question": question["text"],
@@ -201,7 +197,7 @@ def caption_by_level(
     levels, captions = range(1, network.config.num_alignment_levels + 1), []
     by_level = []
     for level in levels:
-        texts = [given.text for given in caption(network, processor, prompts, alignment=level, batch_size=batch_size)]
+        texts = [given.text for given in caption(network, processor, prompts, level, batch_size)]
         captions.append(texts)
         by_level.append({"level": level, **object_precision_recall(texts, truths)})
     examples = [
@@ -219,12 +215,17 @@ def caption_by_level(
 
 def caption_prompt(processor: AlignGPTProcessor, image: Path) -> Prompt:
     """The prompt of stage 1: the image, nothing else."""
-    return Prompt(processor.render([{"role": "user", "content": "<image>"}], load_template("plain")), (image,))
+    return build_prompt(processor, "<image>", (image,), template=load_template("plain"))
 
 
 def caption(
-    model: AlignGPTForConditionalGeneration, processor: AlignGPTProcessor, prompts: Sequence[Prompt], **options: Any
-) -> list[Answer]:
+    model: AlignGPTForConditionalGeneration,
+    processor: AlignGPTProcessor,
+    prompts: Sequence[Prompt],
+    alignment: Any = None,
+    batch_size: int = 64,
+) -> list[Completion]:
     """Captions in the form of stage 1, which end with a line."""
     newline = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
-    return list(answer(model, processor, prompts, max_new_tokens=_LONGEST_ANSWER, stop_token_ids=[newline], **options))
+    settings = GenerationSettings(_LONGEST_ANSWER, alignment, stop_token_ids=(newline,))
+    return list(generate_all(model, processor, prompts, settings, batch_size=batch_size))
