@@ -15,6 +15,7 @@ import click
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import plain, print_json, print_table, print_warnings, results_alone
 from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARE, json_option, strict_option
+from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _rising_numbers(ctx: click.Context, param: click.Parameter, value: str | Non
     help="Folder written by aligngpt score; required without --fit and --apply.",
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for levels.parquet and levels.json.")
-@click.option("--num-levels", type=click.IntRange(2, 64), default=8, help="How many levels.")
+@click.option("--num-levels", type=click.IntRange(MIN_LEVELS, MAX_LEVELS), default=8, help="How many levels.")
 @click.option(
     "--strategy",
     type=click.Choice(["quantile", "uniform"]),

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from aligngpt.curation.drift import DriftReport, drift_report
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import SCORE, iter_scores, read_manifest, score_columns
-from aligngpt.data.schema import MAX_LEVELS, read_pairs
+from aligngpt.data.schema import read_pairs
 from aligngpt.data.schema import write_pairs as write_pairs_file
+from aligngpt.utils.constants import MAX_LEVELS
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 Strategy = Literal["quantile", "uniform", "given"]

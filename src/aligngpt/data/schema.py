@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from aligngpt.data.images import BadImage, check_header, load_image
+from aligngpt.utils.constants import ALIGN_TOKEN, IMAGE_TOKEN, MAX_LEVELS, RESERVED_CHARACTERS
 from aligngpt.utils.io import atomic_path, parse_json, read_bytes
 
-IMAGE_PLACEHOLDER = "<image>"
-ALIGN_PLACEHOLDER = "<align>"
-MAX_LEVELS = 64
-_RESERVED = re.compile("[\ufdd0-\ufdd4]")  # the marks of the templates, which no text may forge
+_RESERVED = re.compile(f"[{RESERVED_CHARACTERS}]")
 
 Role = Literal["user", "assistant"]
 ImageCheck = Literal["none", "header", "decode"]
@@ -78,7 +76,7 @@ class ImageTextPair:
     image: str
     caption: str
     alignment_level: int | None = None
-    prompt: str = IMAGE_PLACEHOLDER
+    prompt: str = IMAGE_TOKEN
 
 
 @dataclass(frozen=True)
@@ -423,15 +421,15 @@ def _turn(turn: Any, number: int) -> Turn:
 def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...], first: int) -> None:
     """`first` is the number that the first of the turns has in the file."""
     for number, turn in enumerate(turns, start=first):
-        if ALIGN_PLACEHOLDER in turn.text:
-            raise RecordError(f"{ALIGN_PLACEHOLDER} in turn {number}: it is reserved, the processor puts it in itself")
+        if ALIGN_TOKEN in turn.text:
+            raise RecordError(f"{ALIGN_TOKEN} in turn {number}: it is reserved, the processor puts it in itself")
         if _RESERVED.search(turn.text):
             raise RecordError(f"turn {number} holds a character that Unicode reserves for inner use (U+FDD0 to U+FDD4)")
-        if images and turn.role == "assistant" and IMAGE_PLACEHOLDER in turn.text:
-            raise RecordError(f"{IMAGE_PLACEHOLDER} in turn {number}, which is an answer: it belongs into a question")
-    count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
+        if images and turn.role == "assistant" and IMAGE_TOKEN in turn.text:
+            raise RecordError(f"{IMAGE_TOKEN} in turn {number}, which is an answer: it belongs into a question")
+    count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if images and count != len(images):
-        raise RecordError(f"{count} {IMAGE_PLACEHOLDER} in the questions, {len(images)} in `image`: each needs one")
+        raise RecordError(f"{count} {IMAGE_TOKEN} in the questions, {len(images)} in `image`: each needs one")
 
 
 def _level(record: dict[str, Any]) -> int | None:

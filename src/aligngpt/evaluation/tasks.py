@@ -17,8 +17,9 @@ from aligngpt.evaluation.readers import find
 from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
 from aligngpt.modeling.checkpoints import INFO_FILE
 from aligngpt.modeling.processing import TEMPLATES
-from aligngpt.modeling.tokens import ALIGN_TOKEN, MARK
+from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.utils.constants import ALIGN_TOKEN
 from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import TextStreamer
 
 from aligngpt.data.images import load_image
-from aligngpt.data.schema import IMAGE_PLACEHOLDER
+from aligngpt.utils.constants import IMAGE_TOKEN
 from aligngpt.inference.batch_generation import GenerationSettings, generate_tokens
 from aligngpt.inference.prompts import Message, build_user_turn
 from aligngpt.modeling import parse_alignment
@@ -145,10 +145,10 @@ class ChatSession:
 
 
 def _check_placeholders(prompt: str, num_images: int) -> None:
-    placeholders = prompt.count(IMAGE_PLACEHOLDER)
+    placeholders = prompt.count(IMAGE_TOKEN)
     if num_images and placeholders not in (0, num_images):
         raise ValueError(
-            f"the prompt has {placeholders} {IMAGE_PLACEHOLDER} for {num_images} images; write one for each image, or "
+            f"the prompt has {placeholders} {IMAGE_TOKEN} for {num_images} images; write one for each image, or "
             "none to put the images first"
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from aligngpt.data.images import UnreadableImage
-from aligngpt.data.schema import IMAGE_PLACEHOLDER
+from aligngpt.utils.constants import IMAGE_TOKEN
 from aligngpt.modeling import AlignGPTProcessor
 
 ImageSource = Path | bytes | Image.Image | UnreadableImage
@@ -30,9 +30,9 @@ def move_image_to_front(text: str) -> str:
 
     LLaVA's files have it at either end. The official code moves it in training, so inference does the same.
     """
-    if text.count(IMAGE_PLACEHOLDER) != 1:
+    if text.count(IMAGE_TOKEN) != 1:
         return text
-    return f"{IMAGE_PLACEHOLDER}\n{text.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
+    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
 def build_user_turn(text: str, num_images: int, *, placeholders: bool = True) -> Message:
@@ -44,7 +44,7 @@ def build_user_turn(text: str, num_images: int, *, placeholders: bool = True) ->
         placeholders: Whether `<image>` in `text` may stand for an image. Where it may not, or its number is not
             `num_images`, it is encoded as ordinary words.
     """
-    if placeholders and num_images and text.count(IMAGE_PLACEHOLDER) == num_images:
+    if placeholders and num_images and text.count(IMAGE_TOKEN) == num_images:
         return {"role": "user", "content": move_image_to_front(text)}
     return {"role": "user", "content": [{"type": "image"}] * num_images + [{"type": "text", "text": text}]}
 

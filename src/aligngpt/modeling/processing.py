@@ -20,7 +20,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.tokens import ALIGN_TOKEN, IMAGE_TOKEN, MARK, MARKS, Encoding, TextEncoder
+from aligngpt.modeling.tokens import MARK, MARKS, Encoding, TextEncoder
+from aligngpt.utils.constants import ALIGN_TOKEN, IMAGE_TOKEN
 
 logger = logging.getLogger(__name__)
 

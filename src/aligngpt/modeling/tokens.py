@@ -21,11 +21,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-IMAGE_TOKEN = "<image>"
-ALIGN_TOKEN = "<align>"
+from aligngpt.utils.constants import IMAGE_TOKEN, RESERVED_CHARACTERS
 
-_INSTRUCTION, _INSTRUCTION_END, _ANSWER, _ANSWER_END, _LITERAL = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
-MARK = re.compile(f"[{_INSTRUCTION}-{_LITERAL}]")
+_INSTRUCTION, _INSTRUCTION_END, _ANSWER, _ANSWER_END, _LITERAL = RESERVED_CHARACTERS
+MARK = re.compile(f"[{RESERVED_CHARACTERS}]")
 MARKS = {
     "instruction_start": _INSTRUCTION,
     "instruction_end": _INSTRUCTION_END,

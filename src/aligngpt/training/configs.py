@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
+
 
 def _field(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -63,8 +65,8 @@ def _check_at_least(recipe: Any, least: int, *names: str) -> None:
 
 
 def _check_levels(name: str, number: int) -> None:
-    if not 2 <= number <= 64:
-        raise ValueError(f"{name} is {number}; it must be at least 2 and at most 64")
+    if not MIN_LEVELS <= number <= MAX_LEVELS:
+        raise ValueError(f"{name} is {number}; it must be from {MIN_LEVELS} to {MAX_LEVELS}")
 
 
 @dataclass(frozen=True)

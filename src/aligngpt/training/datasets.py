@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import Dataset
 
 from aligngpt.data.images import BadImage, load_image
-from aligngpt.data.schema import IMAGE_PLACEHOLDER, Conversation, ImageTextPair
+from aligngpt.data.schema import Conversation, ImageTextPair
 from aligngpt.inference.prompts import move_image_to_front
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
+from aligngpt.utils.constants import IMAGE_TOKEN
 
 IGNORED = -100  # the label of a token that is not to be learned
 
@@ -131,7 +132,7 @@ class PretrainDataset(_SampleDataset):
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        messages = [{"role": "user", "content": IMAGE_PLACEHOLDER}, {"role": "assistant", "content": pair.caption}]
+        messages = [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
         level = None if self.levels is None else self.levels[pair.id]
         return self._sample(pair.id, messages, (pair.image,), level, self._template)
 
