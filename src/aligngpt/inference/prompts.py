@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from aligngpt.data.images import UnreadableImage
-from aligngpt.utils.constants import IMAGE_TOKEN
 from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.utils.constants import IMAGE_TOKEN
 
 ImageSource = Path | bytes | Image.Image | UnreadableImage
 Message = dict[str, Any]
