@@ -70,7 +70,7 @@ def test_half_a_character_can_be_printed_and_stored(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     for text in (done.stdout, (tmp_path / "r.json").read_text(encoding="utf-8")):
-        assert json.loads(text)["items"][0]["text"] == "\ud83d"
+        assert json.loads(text)["samples"][0]["text"] == "\ud83d"
 
 
 def test_strict_and_ignored(folder: Path) -> None:

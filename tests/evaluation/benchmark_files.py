@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Protocol
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import score_files
+from aligngpt.evaluation.types import Protocol
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
@@ -37,4 +37,4 @@ def scored(
 
 
 def verdicts(result: dict[str, Any]) -> dict[Any, float]:
-    return {item["id"]: item["score"] for item in result["items"]}
+    return {sample["id"]: sample["score"] for sample in result["samples"]}

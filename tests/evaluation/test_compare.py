@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 
 from aligngpt.cli.output import plain
-from aligngpt.evaluation.benchmark import Item
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import Side, compare, read_side, score_side
 from aligngpt.evaluation.metrics import two_sided_binomial
+from aligngpt.evaluation.types import SampleScore
 from aligngpt.utils.io import write_json as write_whole
 from tests.evaluation.benchmark_files import answer_lines, scored, write_lines
 
 
 def side(scores: Sequence[float], benchmark: str = "gqa", protocol: str = "official", source: str = "a") -> Side:
-    return Side(source, BENCHMARKS[benchmark], protocol, [Item(i, score, str(score)) for i, score in enumerate(scores)])
+    return Side(
+        source, BENCHMARKS[benchmark], protocol, [SampleScore(i, score, str(score)) for i, score in enumerate(scores)]
+    )
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (0, 6), (3, 3), (5, 12), (40, 60)])
@@ -79,13 +81,20 @@ def test_the_test_is_right_as_often_as_it_says() -> None:
 
 
 def test_questions_are_paired_by_id_and_strangers_left_out() -> None:
-    first = Side("a", BENCHMARKS["gqa"], "official", [Item(1, 1), Item(2, 0), Item(3, 1), Item(3, 0)])
-    second = Side("b", BENCHMARKS["gqa"], "official", [Item("3", 1), Item(4, 1), Item(2, 1), Item(3, 1)])
+    first = Side(
+        "a", BENCHMARKS["gqa"], "official", [SampleScore(1, 1), SampleScore(2, 0), SampleScore(3, 1), SampleScore(3, 0)]
+    )
+    second = Side(
+        "b",
+        BENCHMARKS["gqa"],
+        "official",
+        [SampleScore("3", 1), SampleScore(4, 1), SampleScore(2, 1), SampleScore(3, 1)],
+    )
     result = compare(first, second)
     assert (result["count"], result["left_out"]) == (3, 2)
     assert (result["first_better"], result["second_better"]) == (0, 2)
     with pytest.raises(ValueError, match="have no question in common"):
-        compare(side([1]), Side("b", BENCHMARKS["gqa"], "official", [Item(9, 1)]))
+        compare(side([1]), Side("b", BENCHMARKS["gqa"], "official", [SampleScore(9, 1)]))
 
 
 def test_what_is_scored_otherwise_is_not_compared() -> None:
@@ -151,7 +160,7 @@ def test_questions_outside_the_headline_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"items": [{}], "benchmark": "gqa", "protocol": "official"}, {"items": [], "benchmark": "x"}]
+    "content", [{}, {"samples": [{}], "benchmark": "gqa", "protocol": "official"}, {"samples": [], "benchmark": "x"}]
 )
 def test_what_is_no_results_file(content: dict, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(content))

@@ -108,7 +108,7 @@ def test_a_benchmark_says_itself_how_its_items_are_called(tmp_path: Path, monkey
     write_lines(
         tmp_path / "gqa" / "llava_gqa_testdev_balanced.jsonl", [{"question_id": 1, "image": "1.jpg", "text": "Q"}]
     )
-    named = replace(BENCHMARKS["gqa"], items_of=lambda questions, labels: [f"item {one.id}" for one in questions])
+    named = replace(BENCHMARKS["gqa"], sample_ids=lambda questions, labels: [f"item {one.id}" for one in questions])
     monkeypatch.setitem(BENCHMARKS, "gqa", named)
     assert shown("gqa", ["item 1"], tmp_path)[0]["question"] == "Q"
 

@@ -52,7 +52,7 @@ def same(found: Any, wanted: Any) -> None:
 
 
 def by_id(result: dict[str, Any]) -> dict[str, float]:
-    return {str(item["id"]): item["score"] for item in result["items"]}
+    return {str(sample["id"]): sample["score"] for sample in result["samples"]}
 
 
 def rounded(result: dict[str, Any]) -> dict[str, float]:
@@ -66,7 +66,7 @@ def test_vqav2_after_conversion() -> None:
     result = scored("vqav2", "vqav2/annotations.json.gz", "vqav2/answers_synthetic.jsonl.gz")
     wanted = expected("vqav2/expected_synthetic.json")
     same(result["details"], wanted["official_on_submission_expected"])
-    assert result["printed"] == "77.63"
+    assert result["formatted"] == "77.63"
     assert result["answers"] == {"given": 289, "missing": 6, "extra": 0, "duplicate": 0}
     again = scored("vqav2", "vqav2", "vqav2/submission_expected.json.gz")
     assert by_id(again) == by_id(result)
@@ -79,7 +79,7 @@ def test_vqav2_raw() -> None:
     wanted = expected("vqav2/expected_synthetic.json")
     same(result["details"], wanted["official_on_raw_submission_synthetic"])
     assert rounded(result) == wanted["per_question_raw"]
-    assert result["printed"] == "60.88"
+    assert result["formatted"] == "60.88"
 
 
 def test_vqav2_conversion(tmp_path: Path) -> None:
@@ -113,14 +113,16 @@ def test_adversarial_answers_of_one_word(name: str, key: str, tmp_path: Path) ->
     same(converted["details"], wanted["official_after_conversion"])
 
 
-@pytest.mark.parametrize(("model", "printed"), [("zero_shot_git_large", "27.86"), ("skill_aware_clip_nsctxt", "47.51")])
-def test_vizwiz(model: str, printed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "formatted"), [("zero_shot_git_large", "27.86"), ("skill_aware_clip_nsctxt", "47.51")]
+)
+def test_vizwiz(model: str, formatted: str, tmp_path: Path) -> None:
     submission = f"vizwiz/submission_{model}.json.gz"
     result = scored("vizwiz", "vizwiz", submission)
     wanted = expected(f"vizwiz/expected_{model}.json")
     same(result["details"], wanted["official"])
     assert result["score"] == pytest.approx(wanted["overall_unrounded"], abs=1e-8)
-    assert result["printed"] == printed
+    assert result["formatted"] == formatted
     assert rounded(result) == wanted["per_image"]
     lines = [{"question_id": one["image"], "text": one["answer"]} for one in load_json(SHARED / submission)]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -141,8 +143,8 @@ def test_textvqa() -> None:
     result = scored("textvqa", "textvqa", "textvqa/answers_llava-v1.5-13b.jsonl.gz")
     wanted = expected("textvqa/expected_llava-v1.5-13b.json")
     same(result["details"], wanted["official"])
-    assert sum(item["score"] for item in result["items"]) == pytest.approx(wanted["per_item_sum"], abs=1e-9)
-    assert [item["score"] for item in result["items"][:50]] == wanted["first_50"]
+    assert sum(sample["score"] for sample in result["samples"]) == pytest.approx(wanted["per_item_sum"], abs=1e-9)
+    assert [sample["score"] for sample in result["samples"][:50]] == wanted["first_50"]
 
 
 def test_textvqa_adversarial() -> None:
@@ -150,8 +152,8 @@ def test_textvqa_adversarial() -> None:
     wanted = expected("textvqa/adversarial/expected.json")
     same(result["details"], wanted["official"])
     labels = expected("textvqa/adversarial/labels.json")["data"]
-    for item, one, label in zip(result["items"], wanted["per_item"], labels, strict=True):
-        assert (item.get("text"), item["prediction"], item["score"]) == (
+    for sample, one, label in zip(result["samples"], wanted["per_item"], labels, strict=True):
+        assert (sample.get("text"), sample["prediction"], sample["score"]) == (
             one["text"],
             one["normalised_text"],
             one["score"],
@@ -174,10 +176,10 @@ def test_gqa(labels: str, answers: str, wanted: str) -> None:
     official = expected(wanted)["official"]
     same(result["details"], official)
     assert result["details"]["detailed"] == official["detailed"]
-    verdicts = {item["id"]: item for item in result["items"]}
+    verdicts = {sample["id"]: sample for sample in result["samples"]}
     for one in expected(wanted).get("per_item", []):
-        item = verdicts[one["question_id"]]
-        assert (item["prediction"], item["score"] == 1) == (one["prediction"], one["correct"])
+        sample = verdicts[one["question_id"]]
+        assert (sample["prediction"], sample["score"] == 1) == (one["prediction"], one["correct"])
         assert gqa._prediction(one["text"]) == one["prediction"]
 
 
@@ -199,10 +201,10 @@ def test_gqa(labels: str, answers: str, wanted: str) -> None:
 def test_scienceqa(labels: tuple[str, ...], answers: str, wanted: str) -> None:
     result = scored("scienceqa", labels, f"scienceqa/{answers}")
     official = expected(f"scienceqa/{wanted}")
-    printed = official["official"].pop("printed")
+    formatted = official["official"].pop("printed")
     same(result["details"], official["official"])
-    assert printed.endswith(f"IMG-Accuracy: {result['printed']}%")
-    parsed = {item["id"]: item["prediction"] for item in result["items"]}
+    assert formatted.endswith(f"IMG-Accuracy: {result['formatted']}%")
+    parsed = {sample["id"]: sample["prediction"] for sample in result["samples"]}
     assert {
         letter: list(parsed.values()).count(letter) for letter in official.get("parsed_counts", {})
     } == official.get("parsed_counts", {})
@@ -210,8 +212,8 @@ def test_scienceqa(labels: tuple[str, ...], answers: str, wanted: str) -> None:
     for one in official.get("per_item", []):
         assert parsed[one["pid"]] == one["parsed"]
         assert scienceqa.read_option(one["text"] or "") == one["parsed"]
-        item = next(item for item in result["items"] if item["id"] == one["pid"])
-        assert item["score"] == float(one["pred_index"] == one["answer"])
+        sample = next(sample for sample in result["samples"] if sample["id"] == one["pid"])
+        assert sample["score"] == float(one["pred_index"] == one["answer"])
 
 
 def test_scienceqa_strict_counts_unanswered_images() -> None:
@@ -230,7 +232,7 @@ def test_pope(labels: str) -> None:
     result = scored("pope", labels, "pope/answers_llava-v1.5-13b.jsonl.gz")
     official = expected("pope/expected_llava-v1.5-13b.json")["official"]
     same(result["details"], official)
-    assert result["printed"] == "85.95"
+    assert result["formatted"] == "85.95"
     for subset in ("random", "popular", "adversarial"):
         assert result["groups"]["subset"][subset]["score"] == pytest.approx(100 * official[subset]["f1"], abs=1e-9)
     assert result["protocols"]["official"] == result["protocols"]["strict"]
@@ -241,15 +243,15 @@ def test_pope_adversarial(labels: str) -> None:
     result = scored("pope", f"pope/adversarial{labels}", "pope/adversarial/answers.jsonl")
     wanted = expected("pope/adversarial/expected.json")
     same(result["details"], wanted["official"])
-    for item, one in zip(result["items"], wanted["per_item"], strict=True):
-        assert (item["id"], item.get("text"), item["label"], item["prediction"]) == tuple(one.values())
+    for sample, one in zip(result["samples"], wanted["per_item"], strict=True):
+        assert (sample["id"], sample.get("text"), sample["label"], sample["prediction"]) == tuple(one.values())
         assert pope.read_yes_no(one["text"]) == one["parsed"]
 
 
 def test_mme() -> None:
     result = scored("mme", "mme", "mme/answers_llava-v1.5-13b.jsonl.gz")
     same(result["details"], expected("mme/expected_llava-v1.5-13b.json")["official"])
-    assert result["printed"] == "1531.32"
+    assert result["formatted"] == "1531.32"
     strict = scored("mme", "mme/eval_tool/Your_Results", "mme/answers_llava-v1.5-13b.jsonl.gz", protocol="strict")
     assert strict["score"] == pytest.approx(result["score"], abs=1e-9)
     for task, value in result["details"]["tasks"].items():
@@ -272,9 +274,9 @@ def test_mme_adversarial() -> None:
     wanted = expected("mme/adversarial/expected.json")
     same(result["details"], wanted["official"])
     parts = [
-        (item["groups"]["task"], part["id"], part.get("text"), part["label"], part["prediction"])
-        for item in result["items"]
-        for part in item["parts"]
+        (sample["groups"]["task"], part["id"], part.get("text"), part["label"], part["prediction"])
+        for sample in result["samples"]
+        for part in sample["parts"]
     ]
     assert sorted(map(str, parts)) == sorted(str(tuple(one.values())) for one in wanted["per_item"])
     assert all(read_yes_no(one["answer"] + "\n") == one["parsed"] for one in wanted["per_item"])
@@ -286,7 +288,7 @@ def test_mme_adversarial() -> None:
 def test_mmbench() -> None:
     result = scored("mmbench", "mmbench", "mmbench/answers_llava-v1.5-13b.jsonl.gz")
     same(result["details"], expected("mmbench/expected_llava-v1.5-13b.json")["official"])
-    assert result["printed"] == "67.86"
+    assert result["formatted"] == "67.86"
 
 
 @pytest.mark.parametrize("name", ["mmbench", "mmbench_cn"])
@@ -296,9 +298,9 @@ def test_letters_out_of_free_answers(name: str) -> None:
     wanted = expected(f"{folder}/expected.json")
     same(result["details"], wanted["official_exact_matching"])
     same(result["details"]["plain_letter_equality"], wanted.get("plain_letter_equality", {}))
-    hits = {str(item["id"]): int(item["score"]) for item in result["items"] if "stratum" not in item}
+    hits = {str(one["id"]): int(one["score"]) for one in result["samples"] if "aggregation_group" not in one}
     assert hits == wanted["per_question_hit"]
-    inferred = {part["id"]: part.get("prediction") for item in result["items"] for part in item["parts"]}
+    inferred = {part["id"]: part.get("prediction") for sample in result["samples"] for part in sample["parts"]}
     assert inferred == {one["index"]: one["inferred"] for one in wanted["per_row_inferred"]}
     rows = {row.index: row for row in BENCHMARKS[name].read_labels([SHARED / folder])}
     for one in wanted["per_row_inferred"]:
@@ -316,8 +318,8 @@ def test_seed_adversarial(tmp_path: Path) -> None:
     result = scored("seed", labels, "seed_bench/adversarial/answers.jsonl")
     wanted = expected("seed_bench/adversarial/expected.json")
     assert result["details"]["printed"] == wanted["official_printed"]
-    for item, one in zip(result["items"], wanted["per_item"], strict=True):
-        assert (item["id"], item.get("text"), item["label"], item["score"] == 1) == tuple(one.values())
+    for sample, one in zip(result["samples"], wanted["per_item"], strict=True):
+        assert (sample["id"], sample.get("text"), sample["label"], sample["score"] == 1) == tuple(one.values())
     uploads = [value for value in wanted.values() if isinstance(value, list) and "prediction" in value[0]]
     write = BENCHMARKS["seed"].write_submission
     assert write is not None and len(uploads) == 1
@@ -348,7 +350,7 @@ def test_llava_bench() -> None:
         result = scored("llava_bench", "llava_bench_wild", reviews)
         assert result["details"] == official
         relative.append(result["details"]["all"]["relative"])
-        assert result["printed"] == str(official["all"]["relative"])
+        assert result["formatted"] == str(official["all"]["relative"])
         for _, review in load_records(SHARED / reviews):
             assert list(llava_bench.read_review(review["content"])) == review["tuple"]
     assert round(sum(relative) / 3, 2) == wanted["mean_relative_of_three_runs"]
@@ -371,7 +373,7 @@ def test_mmvet(tmp_path: Path) -> None:
     for runs, official in wanted.items():
         result = scored("mmvet", "mm_vet", f"mm_vet/grades_llava-v1.5-13b_{runs}.json")
         assert result["details"] == official
-        assert result["printed"] == str(official["cap-score"]["total"])
+        assert result["formatted"] == str(official["cap-score"]["total"])
     answers = read_answers(SHARED / "mm_vet/answers_llava-v1.5-13b.jsonl")
     write = BENCHMARKS["mmvet"].write_submission
     assert write is not None
@@ -423,4 +425,4 @@ def test_answers_of_windows_are_the_same(name: str, tmp_path: Path) -> None:
     content = gzip.decompress((SHARED / answers).read_bytes())
     (tmp_path / "answers.jsonl").write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
     result = score_files(BENCHMARKS[name], [SHARED / labels], tmp_path / "answers.jsonl")
-    assert result["items"] == scored(name, labels, answers)["items"]
+    assert result["samples"] == scored(name, labels, answers)["samples"]

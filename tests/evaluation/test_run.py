@@ -55,7 +55,7 @@ def row_of(results: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_answers_are_llavas_lines(name: str, folder: Path) -> None:
     benchmark = BENCHMARKS[name]
-    asked = benchmark.read_questions(folder / "data" / benchmark.layout.questions)
+    asked = benchmark.read_questions(folder / "data" / benchmark.files.questions)
     given = lines(folder / "whole" / name / "answers.jsonl")
     assert [line["question_id"] for line in given] == [question.id for question in asked]
     assert [line["prompt"] for line in given] == [one.stored_prompt or one.prompt for one in asked]
@@ -91,10 +91,10 @@ def test_scores_and_submissions(name: str, folder: Path, tmp_path: Path) -> None
         assert row["score"] is None and not (own / "score.json").exists()
         assert row["reasons"] == ["scored by a server" if name in SERVED else row["reasons"][0]]
     else:
-        labels = [folder / "data" / label for label in benchmark.layout.labels]
+        labels = [folder / "data" / label for label in benchmark.files.labels]
         result = score_files(benchmark, labels, own / "answers.jsonl")
         assert json.loads((own / "score.json").read_text()) == json.loads(json.dumps(result))
-        assert (row["score"], row["printed"], row["count"]) == (result["score"], result["printed"], result["count"])
+        assert (row["score"], row["formatted"], row["count"]) == (result["score"], result["formatted"], result["count"])
         assert (row["missing"], row["reasons"]) == (0, [])
     submitted = list(own.glob("submission.*"))
     assert [path.name for path in submitted] == [row["submission"]] if benchmark.write_submission else not submitted
@@ -136,8 +136,8 @@ def test_gates_by_sub_score(name: str, folder: Path) -> None:
     assert list(gates["by_group"]) == list(score["groups"])
     for division, parts in gates["by_group"].items():
         for part, one in parts.items():
-            counted = [item for item in score["items"] if item.get("groups", {}).get(division) == part]
-            ids = {str(answer["id"]) for item in counted for answer in item.get("parts", [item])}
+            counted = [sample for sample in score["samples"] if sample.get("groups", {}).get(division) == part]
+            ids = {str(answer["id"]) for sample in counted for answer in sample.get("parts", [sample])}
             given = [line["metadata"] for line in answers if str(line["question_id"]) in ids]
             entropies = [metadata["gate_entropy"] for metadata in given if metadata]
             assert one["count"] == len(entropies)

@@ -57,9 +57,9 @@ def test_other_labels_make_another_score(folder: Path, data: Path, tmp_path: Pat
     labels, score = data / "scienceqa/problems.json", tmp_path / "out/scienceqa/score.json"
     problems = json.loads(labels.read_text())
     labels.write_text(json.dumps({name: one | {"answer": 0} for name, one in problems.items()}))
-    assert {item["label"] for item in json.loads(score.read_text())["items"]} != {"A"}
+    assert {item["label"] for item in json.loads(score.read_text())["samples"]} != {"A"}
     second = only_row(run(folder / "model", data, tmp_path / "out", "scienceqa"))
-    assert {item["label"] for item in json.loads(score.read_text())["items"]} == {"A"}
+    assert {item["label"] for item in json.loads(score.read_text())["samples"]} == {"A"}
     assert json.loads(score.read_text())["score"] == second["score"] and first["reasons"] == second["reasons"] == []
     before = content(tmp_path / "out")
     run(folder / "model", data, tmp_path / "out", "scienceqa")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from aligngpt.cli.output import plain
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Item, match
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.scoring import headline, interval, item_of, item_record, resampled
+from aligngpt.evaluation.scoring import headline, interval, resampled, sample_of, sample_record
+from aligngpt.evaluation.types import Benchmark, Prediction, Predictions, SampleScore, match_predictions
 from aligngpt.utils.io import write_json as write_whole
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json
 
@@ -22,8 +22,8 @@ MEAN: Benchmark = BENCHMARKS["gqa"]
 SUM: Benchmark = BENCHMARKS["mme"]
 
 
-def items(scores: list[float], stratum: str | None = "all", first: int = 0) -> list[Item]:
-    return [Item(first + i, score, stratum=stratum) for i, score in enumerate(scores)]
+def samples(scores: list[float], aggregation_group: str | None = "all", first: int = 0) -> list[SampleScore]:
+    return [SampleScore(first + i, score, aggregation_group=aggregation_group) for i, score in enumerate(scores)]
 
 
 def test_every_benchmark_is_whole() -> None:
@@ -33,8 +33,8 @@ def test_every_benchmark_is_whole() -> None:
     ]  # fmt: skip
     for name, benchmark in BENCHMARKS.items():
         assert benchmark.name == name
-        assert benchmark.layout.submission is None or benchmark.write_submission is not None
-        assert "{model}" in benchmark.layout.answers
+        assert benchmark.files.submission is None or benchmark.write_submission is not None
+        assert "{model}" in benchmark.files.answers
     short = {"vqav2", "gqa", "vizwiz", "textvqa", "pope", "mme", "seed"}
     assert {name for name, one in BENCHMARKS.items() if one.max_new_tokens == 128} == short
     assert {name for name, one in BENCHMARKS.items() if one.write_submission} == {
@@ -43,31 +43,35 @@ def test_every_benchmark_is_whole() -> None:
 
 
 def test_headlines_of_strata() -> None:
-    both = items([1, 0, 1, 1], "a") + items([0, 1], "b", 4) + items([1] * 9, None, 6)
+    both = samples([1, 0, 1, 1], "a") + samples([0, 1], "b", 4) + samples([1] * 9, None, 6)
     assert headline(both, MEAN) == 100 * (0.75 + 0.5) / 2
     assert headline(both, SUM) == 200 * (0.75 + 0.5)
     assert math.isnan(headline([], MEAN))
-    ratio = [Item(1, 1, value=3, weight=4), Item(2, 0, value=0, weight=0), Item(3, 0, value=1, weight=4)]
+    ratio = [
+        SampleScore(1, 1, value=3, weight=4),
+        SampleScore(2, 0, value=0, weight=0),
+        SampleScore(3, 0, value=1, weight=4),
+    ]
     assert headline(ratio, MEAN) == 50
     assert headline(ratio[1:2], MEAN) == 0
 
 
 def test_an_interval_is_that_of_the_headline() -> None:
-    many = items([1.0, 0.0] * 200)
+    many = samples([1.0, 0.0] * 200)
     low, high = interval(many, MEAN)
     assert high - low == pytest.approx(100 * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
     assert low < 50 < high
     assert all(map(math.isnan, interval([], MEAN)))
-    assert interval(items([1.0, 1.0]), MEAN) == [100, 100]
+    assert interval(samples([1.0, 1.0]), MEAN) == [100, 100]
     # The sum of two strata varies as their variances add up.
-    low, high = interval(items([1.0, 0.0] * 200, "a") + items([1.0, 0.0] * 200, "b", 400), SUM)
+    low, high = interval(samples([1.0, 0.0] * 200, "a") + samples([1.0, 0.0] * 200, "b", 400), SUM)
     assert high - low == pytest.approx(200 * math.sqrt(2) * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
 
 
 def test_models_are_resampled_together() -> None:
     rng = np.random.default_rng(1)
-    ones = items((rng.random(100) < 0.5).astype(float).tolist())
-    others = [replace(item, score=min(1.0, item.score + (i == 0))) for i, item in enumerate(ones)]
+    ones = samples((rng.random(100) < 0.5).astype(float).tolist())
+    others = [replace(sample, score=min(1.0, sample.score + (i == 0))) for i, sample in enumerate(ones)]
     first, second = resampled([ones, others], MEAN)
     assert set(np.round(second - first, 6)) <= {float(i) for i in range(10)}
     assert first.std() > 3
@@ -83,8 +87,8 @@ def test_the_result_of_a_small_file(tmp_path: Path) -> None:
     given = answer_lines(tmp_path / "a.jsonl", texts)
     result = scored("gqa", write_json(tmp_path / "q.json", labels), given)
     assert list(result) == [
-        "benchmark", "metric", "protocol", "score", "printed", "interval", "count", "answers", "protocols", "groups",
-        "details", "notes", "items",
+        "benchmark", "metric", "protocol", "score", "formatted", "interval", "count", "answers", "protocols", "groups",
+        "details", "notes", "samples",
     ]  # fmt: skip
     assert (result["benchmark"], result["protocol"], result["count"]) == ("gqa", "official", 12)
     assert result["score"] == pytest.approx(100 * 7 / 12)
@@ -92,7 +96,7 @@ def test_the_result_of_a_small_file(tmp_path: Path) -> None:
     form = result["groups"]["form"]
     assert form["binary"]["count"] == form["open"]["count"] == 6
     assert form["binary"]["score"] == pytest.approx(100 * 3 / 6)
-    assert result["items"][1] == {
+    assert result["samples"][1] == {
         "id": "1",
         "score": 1.0,
         "text": "Yes",
@@ -126,35 +130,35 @@ def test_answers_to_other_questions_are_told(tmp_path: Path) -> None:
 
 
 def test_match_counts() -> None:
-    rows = [Answer(1, "a"), Answer("1", "b"), Answer("x", "c"), Answer(3, "d")]
-    found, count = match([1, 2, "x"], Answers("file", rows))
+    rows = [Prediction(1, "a"), Prediction("1", "b"), Prediction("x", "c"), Prediction(3, "d")]
+    found, count = match_predictions([1, 2, "x"], Predictions("file", rows))
     assert {name: row.text for name, row in found.items()} == {"1": "b", "x": "c"}
     assert (count.missing, count.extra, count.duplicate) == (1, 1, 1)
     with pytest.raises(ValueError, match=r"file: none of its 4 answers .* begin with 1, those of the labels with '7'"):
-        match([7], Answers("file", rows))
+        match_predictions([7], Predictions("file", rows))
 
 
 @pytest.mark.parametrize(
-    "item",
+    "sample",
     [
-        Item(1, 0.5),
-        Item("a", 1.0, "x", ["x"], "y", {"kind": "z", "many": ("u", "v")}, None, 2.0, 3.0),
-        Item(1, 0.0, "", None, None, {}, "part", 0.0, 0.0),
+        SampleScore(1, 0.5),
+        SampleScore("a", 1.0, "x", ["x"], "y", {"kind": "z", "many": ("u", "v")}, None, 2.0, 3.0),
+        SampleScore(1, 0.0, "", None, None, {}, "part", 0.0, 0.0),
     ],
 )
-def test_items_go_to_json_and_back(item: Item) -> None:
-    back = item_of(json.loads(json.dumps(item_record(item))))
+def test_items_go_to_json_and_back(sample: SampleScore) -> None:
+    back = sample_of(json.loads(json.dumps(sample_record(sample))))
     assert (back.id, back.score, back.text, back.prediction, back.label) == (
-        item.id,
-        item.score,
-        item.text,
-        item.prediction,
-        item.label,
+        sample.id,
+        sample.score,
+        sample.text,
+        sample.prediction,
+        sample.label,
     )
-    assert (back.stratum, back.terms) == (item.stratum, item.terms)
+    assert (back.aggregation_group, back.terms) == (sample.aggregation_group, sample.terms)
 
 
 def test_what_is_no_item() -> None:
     for record in ({"id": 1}, {"score": 1}, {"id": 1, "score": "x"}):
         with pytest.raises(ValueError, match="an item without id or score"):
-            item_of(record)
+            sample_of(record)

@@ -15,7 +15,7 @@ from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import RunSettings, Task, open_task
 from aligngpt.synthetic import mock_benchmarks as miniatures
 
-LOCAL = [name for name, one in BENCHMARKS.items() if one.layout.labels and one.judge is None]
+LOCAL = [name for name, one in BENCHMARKS.items() if one.files.labels and one.judge is None]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def task_of(name: str, folder: Path) -> Task:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_official_layout(name: str, folder: Path) -> None:
-    layout = BENCHMARKS[name].layout
-    named = [layout.questions, *layout.labels, *layout.other_labels, layout.images, layout.submission_questions]
+    files = BENCHMARKS[name].files
+    named = [files.questions, *files.labels, *files.other_labels, files.images, files.submission_questions]
     assert [one for one in named if one is not None and not (folder / one).exists()] == []
     task = task_of(name, folder)
     assert len(task.questions) >= 6
@@ -45,7 +45,7 @@ def test_the_official_layout(name: str, folder: Path) -> None:
 def right_answers(name: str, folder: Path) -> dict[Any, str]:
     """The answers the labels want, by question id; for MME by id and question."""
     benchmark = BENCHMARKS[name]
-    labels = benchmark.read_labels([folder / one for one in benchmark.layout.labels])
+    labels = benchmark.read_labels([folder / one for one in benchmark.files.labels])
     if name == "gqa":
         return {one.id: one.answer for one in labels}
     if name == "textvqa":
@@ -64,7 +64,7 @@ def right_answers(name: str, folder: Path) -> dict[Any, str]:
 def test_right_answers_score_in_full(name: str, folder: Path, tmp_path: Path) -> None:
     benchmark, task = BENCHMARKS[name], task_of(name, folder)
     if name == "mme":
-        truth = {one.key: one.gold for one in benchmark.read_labels([folder / one for one in benchmark.layout.labels])}
+        truth = {one.key: one.gold for one in benchmark.read_labels([folder / one for one in benchmark.files.labels])}
         stem = {one.id: str(one.id).split("/")[-1].split(".")[0] for one in task.questions}
         texts = [
             truth[one.kind, stem[one.id], one.prompt.split("\n")[0] + " Please answer yes or no."]
@@ -79,7 +79,7 @@ def test_right_answers_score_in_full(name: str, folder: Path, tmp_path: Path) ->
     ]
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = score_files(benchmark, [folder / one for one in benchmark.layout.labels], path)
+    result = score_files(benchmark, [folder / one for one in benchmark.files.labels], path)
     assert result["score"] == (2000 if name == "mme" else 100)
     assert result["answers"] == {"given": len(lines), "missing": 0, "extra": 0, "duplicate": 0}
 

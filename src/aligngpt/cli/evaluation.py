@@ -14,7 +14,7 @@ from aligngpt.cli.output import plain, print_json, print_table, results_alone, w
 from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.benchmark import Benchmark, Protocol
+    from aligngpt.evaluation.types import Benchmark, Protocol
 
 SCENES_EXAMPLE = """
 aligngpt eval scenes --model runs/scenes/finetune-adaptive --data runs/scenes/data --output runs/eval --limit 200
@@ -145,7 +145,7 @@ def score(
 def _print_score(benchmark: Benchmark, result: dict[str, Any]) -> None:
     other = "strict" if result["protocol"] == "official" else "official"
     rows = [
-        [benchmark.metric, result["printed"]],
+        [benchmark.metric, result["formatted"]],
         ["95 % interval", _interval(result["interval"])],
         ["questions", result["count"]],
         [f"{other} protocol", _digits(result["protocols"][other])],

@@ -15,7 +15,7 @@ from aligngpt.cli.output import print_json, print_table, print_warnings, results
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARE, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.benchmark import Benchmark
+    from aligngpt.evaluation.types import Benchmark
 
 RUN_EXAMPLE = """
 aligngpt eval run pope --model runs/model --data playground/data/eval --output runs/eval
@@ -144,7 +144,7 @@ def _row(row: dict[str, Any]) -> list[Any]:
     interval = row["interval"]
     told = interval and None not in interval and interval[0] < interval[1]  # none of answers that are all alike
     bounds = f"{interval[0]:.2f} to {interval[1]:.2f}" if told else None
-    return [row["title"], row["metric"], row["printed"], bounds, row["questions"], row["missing"]]
+    return [row["title"], row["metric"], row["formatted"], bounds, row["questions"], row["missing"]]
 
 
 def _warnings(results: dict[str, Any], output: Path) -> list[str]:

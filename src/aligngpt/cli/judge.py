@@ -14,8 +14,8 @@ from aligngpt.cli.output import print_json, print_table, print_warnings, results
 from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, json_option
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.judge import JudgeSettings
+    from aligngpt.evaluation.types import Benchmark
 
 JUDGE_EXAMPLE = """
 aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --output grades.json \\

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Benchmark, Item, Protocol
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.metrics import quantiles, two_sided_binomial
 from aligngpt.evaluation.readers import load_object
-from aligngpt.evaluation.scoring import headline, item_of, resampled, score_answers
+from aligngpt.evaluation.scoring import headline, resampled, sample_of, score_answers
+from aligngpt.evaluation.types import Benchmark, Protocol, SampleScore
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Side:
     source: str
     benchmark: Benchmark
     protocol: str
-    items: Sequence[Item]
+    samples: Sequence[SampleScore]
     judge: str | None = None
 
 
@@ -34,9 +34,9 @@ def read_side(path: Path) -> Side:
     """
     try:
         results = load_object(path, "results of aligngpt eval score")
-        items = [item_of(record) for record in results["items"]]
+        samples = [sample_of(record) for record in results["samples"]]
         benchmark = BENCHMARKS[results["benchmark"]]
-        counted = [item for item in items if item.stratum]
+        counted = [sample for sample in samples if sample.aggregation_group]
         return Side(str(path), benchmark, results["protocol"], counted, _judge_beside(path))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
@@ -82,8 +82,8 @@ def _compared(first: Path, second: Path, name: str) -> dict[str, Any]:
 
 def score_side(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Side:
     """Score an answers file; errors as `scoring.score_files`."""
-    items = score_answers(benchmark, labels, answers, protocol).score.items
-    return Side(str(answers), benchmark, protocol, [item for item in items if item.stratum])
+    samples = score_answers(benchmark, labels, answers, protocol).score.samples
+    return Side(str(answers), benchmark, protocol, [sample for sample in samples if sample.aggregation_group])
 
 
 def compare(first: Side, second: Side) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
     """
     _check(first, second)
     benchmark = first.benchmark
-    pairs = _paired(first.items, second.items)
+    pairs = _paired(first.samples, second.samples)
     if not pairs:
         raise ValueError(f"{first.source} and {second.source} have no question in common")
     ones, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -116,7 +116,7 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
         sum(one.score > other.score for one, other in pairs),
         sum(one.score < other.score for one, other in pairs),
     ]
-    binary = all(item.score in (0, 1) for item in (*ones, *others))
+    binary = all(sample.score in (0, 1) for sample in (*ones, *others))
     return {
         "benchmark": benchmark.name,
         "title": benchmark.title,
@@ -124,7 +124,7 @@ def compare(first: Side, second: Side) -> dict[str, Any]:
         "protocol": first.protocol,
         "answers": [first.source, second.source],
         "count": len(pairs),
-        "left_out": len(first.items) + len(second.items) - 2 * len(pairs),
+        "left_out": len(first.samples) + len(second.samples) - 2 * len(pairs),
         "scores": scores,
         "difference": scores[1] - scores[0],
         "interval": quantiles(draws[1] - draws[0]),
@@ -151,22 +151,22 @@ def _notes(first: Side, second: Side) -> list[str]:
     return [f"marked by different judges, {first.judge} and {second.judge}: part of the difference may be theirs"]
 
 
-def _paired(first: Sequence[Item], second: Sequence[Item]) -> list[tuple[Item, Item]]:
+def _paired(first: Sequence[SampleScore], second: Sequence[SampleScore]) -> list[tuple[SampleScore, SampleScore]]:
     """Pair items by id, the k-th of an id with the k-th; an item without a partner is left out."""
     partners = dict(zip(_keys(second), second, strict=True))
-    return [(item, partners[key]) for key, item in zip(_keys(first), first, strict=True) if key in partners]
+    return [(sample, partners[key]) for key, sample in zip(_keys(first), first, strict=True) if key in partners]
 
 
-def _keys(items: Sequence[Item]) -> list[tuple[str, int]]:
+def _keys(samples: Sequence[SampleScore]) -> list[tuple[str, int]]:
     seen: Counter[str] = Counter()
     keys = []
-    for item in items:
-        seen[str(item.id)] += 1
-        keys.append((str(item.id), seen[str(item.id)]))
+    for sample in samples:
+        seen[str(sample.id)] += 1
+        keys.append((str(sample.id), seen[str(sample.id)]))
     return keys
 
 
-def _differing(one: Item, other: Item) -> dict[str, Any]:
-    texts = [item.text if not item.parts else [part.text for part in item.parts] for item in (one, other)]
+def _differing(one: SampleScore, other: SampleScore) -> dict[str, Any]:
+    texts = [sample.text if not sample.parts else [part.text for part in sample.parts] for sample in (one, other)]
     label = [part.label for part in one.parts] if one.parts else one.label
     return {"id": one.id, "label": label, "scores": [one.score, other.score], "texts": texts}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.data.schema import RecordError, check_image_path
-from aligngpt.evaluation.benchmark import Benchmark, Id, Question
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import compare_folders
 from aligngpt.evaluation.readers import find, read_answers
+from aligngpt.evaluation.types import Benchmark, Id, Question
 
 _NO_DATA = "add --data with the folder of the benchmarks' files"
 _SAID_ALIKE = ("Answer ", "Reference OCR token:", "When the provided information is insufficient")  # of prompts' lines
@@ -57,9 +57,9 @@ def differing_questions(
         ValueError: If the question file is another one or broken.
     """
     benchmark = BENCHMARKS[comparison["benchmark"]]
-    path = data and find(data, benchmark.layout.questions)
+    path = data and find(data, benchmark.files.questions)
     asked = _by_item(benchmark, path, data) if path and data else {}
-    missing = None if path else f"{data} has no {benchmark.layout.questions}" if data else _NO_DATA
+    missing = None if path else f"{data} has no {benchmark.files.questions}" if data else _NO_DATA
     said = [_model_texts(benchmark, path, asked) for path in answers] or [{}, {}]
     shown = []
     for one in _chosen(comparison["differing"], at_most):
@@ -87,9 +87,9 @@ def _by_item(benchmark: Benchmark, path: Path, data: Path) -> dict[str, list[Que
     """The questions by the id of the item that they are scored in."""
     questions = benchmark.read_questions(path)
     names: Sequence[Id] = [question.id for question in questions]
-    if benchmark.items_of is not None:
-        labels = [file for name in benchmark.layout.labels if (file := find(data, name))]
-        names = benchmark.items_of(questions, benchmark.read_labels(labels) if labels else None)
+    if benchmark.sample_ids is not None:
+        labels = [file for name in benchmark.files.labels if (file := find(data, name))]
+        names = benchmark.sample_ids(questions, benchmark.read_labels(labels) if labels else None)
     found: dict[str, list[Question]] = {}
     for name, question in zip(names, questions, strict=True):
         found.setdefault(str(name), []).append(question)
@@ -101,7 +101,7 @@ def _model_texts(benchmark: Benchmark, path: Path, asked: Mapping[str, Sequence[
     if benchmark.judge is None or not path.is_file():
         return {}
     texts = {str(row.id): row.text for row in read_answers(path).rows}
-    return {item: texts[str(own[0].id)] for item, own in asked.items() if str(own[0].id) in texts}
+    return {sample: texts[str(own[0].id)] for sample, own in asked.items() if str(own[0].id) in texts}
 
 
 def _asked(question: Question) -> str:
@@ -114,6 +114,6 @@ def _image(question: Question, benchmark: Benchmark, data: Path) -> Path | bytes
     if not isinstance(question.image, str):
         return question.image if isinstance(question.image, bytes) else None
     try:
-        return data / (benchmark.layout.images or "") / check_image_path(question.image)
+        return data / (benchmark.files.images or "") / check_image_path(question.image)
     except RecordError:
         return None

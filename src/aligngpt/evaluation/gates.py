@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.evaluation.benchmark import Benchmark, Question
 from aligngpt.evaluation.metrics import bootstrap_interval
+from aligngpt.evaluation.types import Benchmark, Question
 
 _MOST_PARTS = 30  # a division into more says nothing about the gate
 
@@ -19,7 +19,7 @@ def gate_means(
     benchmark: Benchmark,
     questions: Sequence[Question],
     lines: Sequence[Mapping[str, Any]],
-    items: Sequence[Mapping[str, Any]] = (),
+    samples: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any] | None:
     """Average what the lines of an answers file say of the gate.
 
@@ -33,7 +33,7 @@ def gate_means(
         `by_group` for each part of each division; None if no line has any.
     """
     names = _item_names(benchmark, questions)
-    groups_of = _groups(items)
+    groups_of = _groups(samples)
     read: list[_Read] = []
     by_kind: dict[str, list[_Read]] = {}
     by_group: dict[str, dict[str, list[_Read]]] = {}
@@ -60,14 +60,14 @@ def gate_means(
 
 
 def _item_names(benchmark: Benchmark, questions: Sequence[Question]) -> list[str]:
-    ids = [one.id for one in questions] if benchmark.items_of is None else benchmark.items_of(questions, None)
+    ids = [one.id for one in questions] if benchmark.sample_ids is None else benchmark.sample_ids(questions, None)
     return [str(one) for one in ids]
 
 
-def _groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, str | list[str]]]:
+def _groups(samples: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, str | list[str]]]:
     """The groups of each item by its id, and by those of the answers it stands for."""
-    ids = [(str(one["id"]), item) for item in items for one in (item, *item.get("parts", ()))]
-    return {name: item.get("groups", {}) for name, item in ids}
+    ids = [(str(one["id"]), sample) for sample in samples for one in (sample, *sample.get("parts", ()))]
+    return {name: sample.get("groups", {}) for name, sample in ids}
 
 
 def _means(read: Sequence[_Read]) -> dict[str, Any]:

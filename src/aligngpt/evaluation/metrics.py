@@ -10,7 +10,7 @@ from operator import add
 
 import numpy as np
 
-from aligngpt.evaluation.benchmark import Item, in_groups
+from aligngpt.evaluation.types import SampleScore, group_samples
 
 RESAMPLES = 1000
 
@@ -28,10 +28,10 @@ def mean(values: Iterable[float]) -> float:
     return total(listed) / len(listed) if listed else 0.0
 
 
-def means_by_part(items: Iterable[Item], division: str) -> dict[str, float]:
+def means_by_part(samples: Iterable[SampleScore], division: str) -> dict[str, float]:
     """Mean score of each part of a division, in percent with two digits, by the part's name."""
-    parts = in_groups(items, division)
-    return {part: round(100 * mean(item.score for item in parts[part]), 2) for part in sorted(parts)}
+    parts = group_samples(samples, division)
+    return {part: round(100 * mean(sample.score for sample in parts[part]), 2) for part in sorted(parts)}
 
 
 def resampled_ratios(series: Sequence[Terms], rng: np.random.Generator) -> list[np.ndarray]:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.gates import gate_means
 from aligngpt.evaluation.prediction_files import PartFile, Record, read_lines, read_parts, write_lines
 from aligngpt.evaluation.readers import find, read_answers
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import RunSettings, Task
+from aligngpt.evaluation.types import Benchmark
 from aligngpt.modeling.alignment import needs_gate
 from aligngpt.utils.io import hash_file, hash_folder, read_json, versions, write_json
 
@@ -93,7 +93,7 @@ def evaluate_answers(task: Task, settings: RunSettings) -> dict[str, Any]:
         "title": task.benchmark.title,
         "metric": task.benchmark.metric,
         "score": score.get("score"),
-        "printed": score.get("printed"),
+        "formatted": score.get("formatted"),
         "interval": score.get("interval"),
         "count": score.get("count"),
         "missing": score.get("answers", {}).get("missing"),
@@ -130,7 +130,7 @@ def _judge(task: Task, settings: RunSettings) -> str | None:
 
 def reviews_file(task: Task) -> Path:
     """Where a judge's reviews of the answers go."""
-    return task.folder / f"reviews{Path(task.benchmark.layout.reviews or 'reviews.jsonl').suffix}"
+    return task.folder / f"reviews{Path(task.benchmark.files.reviews or 'reviews.jsonl').suffix}"
 
 
 def _judge_of(task: Task) -> dict[str, Any] | None:
@@ -155,22 +155,22 @@ def _score(task: Task, settings: RunSettings) -> str | None:
     if not answers.is_file():
         path.unlink(missing_ok=True)
         return None
-    if not benchmark.layout.labels:
+    if not benchmark.files.labels:
         return "scored by a server"
     labels = _labels(benchmark, settings.data)
     if labels:
-        alone = replace(benchmark, read_labels=benchmark.read_labels_alone or benchmark.read_labels)
+        alone = replace(benchmark, read_labels=benchmark.read_labels_for_run or benchmark.read_labels)
         _make(task, path, [*labels, answers], lambda: write_json(path, _finite(score_files(alone, labels, answers))))
         return None
     if path.is_file():
         return None
-    missing = [name for name in benchmark.layout.labels if find(settings.data, name) is None]
+    missing = [name for name in benchmark.files.labels if find(settings.data, name) is None]
     return f"not scored: no {', '.join(missing)} in {settings.data}"
 
 
 def _labels(benchmark: Benchmark, data: Path) -> list[Path]:
     """The label files, or those that do as well; none if some of either are missing."""
-    for names in (benchmark.layout.labels, benchmark.layout.other_labels):
+    for names in (benchmark.files.labels, benchmark.files.other_labels):
         found = [path for name in names if (path := find(data, name)) is not None]
         if len(found) == len(names):
             return found
@@ -183,8 +183,8 @@ def _gates(task: Task, settings: RunSettings) -> str | None:
         return None
 
     def write() -> None:
-        items = read_json(score)["items"] if score.is_file() else ()
-        means = gate_means(task.benchmark, task.questions, read_lines(task.answers), items)
+        samples = read_json(score)["samples"] if score.is_file() else ()
+        means = gate_means(task.benchmark, task.questions, read_lines(task.answers), samples)
         if means is not None:
             write_json(path, means)
 
@@ -194,12 +194,12 @@ def _gates(task: Task, settings: RunSettings) -> str | None:
 
 def _submit(task: Task, settings: RunSettings) -> str | None:
     benchmark = task.benchmark
-    if benchmark.write_submission is None or benchmark.layout.submission is None:
+    if benchmark.write_submission is None or benchmark.files.submission is None:
         return None
     if settings.limit is not None:
         return f"no submission: --limit {settings.limit} asks the first questions alone"
-    path = task.folder / f"submission{Path(benchmark.layout.submission).suffix}"
-    name = benchmark.layout.submission_questions
+    path = task.folder / f"submission{Path(benchmark.files.submission).suffix}"
+    name = benchmark.files.submission_questions
     questions = task.question_file if name is None else find(settings.data, name)
     if questions is None:
         return None if path.is_file() else f"no submission: {name} is not in {settings.data}"
@@ -231,7 +231,7 @@ def _hash(path: Path) -> str:
 def _finite(value: Any) -> Any:
     """A result as JSON can hold it: NaN and infinities become null, tuples lists."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): _finite(sample) for key, sample in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_finite(sample) for sample in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Answer, Answers, Id, Question
+from aligngpt.evaluation.types import Id, Prediction, Predictions, Question
 from aligngpt.utils.io import parse_json, read_bytes
 
 Record = dict[str, Any]
@@ -217,7 +217,7 @@ def folders(paths: Sequence[Path]) -> list[Path]:
 # Answers and questions ----------------------------------------------------------------------------------------------
 
 
-def read_answers(path: Path, null_text: str | None = None) -> Answers:
+def read_answers(path: Path, null_text: str | None = None) -> Predictions:
     """Read answers: LLaVA's lines with `question_id`, `prompt` and `text`, or a list in the form of a submission.
 
     Args:
@@ -243,9 +243,9 @@ def read_answers(path: Path, null_text: str | None = None) -> Answers:
             got = f"no {text_key}" if text_key not in record else f"{text_key} is {kind(record[text_key])}"
             raise ValueError(f"{path}:{line}: {got}, expected the text of an answer; are these answers?")
         rows.append(
-            Answer(record_id(record, id_key, path, line), text, prompt if isinstance(prompt, str) else "", line)
+            Prediction(record_id(record, id_key, path, line), text, prompt if isinstance(prompt, str) else "", line)
         )
-    return Answers(str(path), rows, text_key != "text")
+    return Predictions(str(path), rows, text_key != "text")
 
 
 def record_id(record: Record, key: str, path: Path, line: int) -> Id:

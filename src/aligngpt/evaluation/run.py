@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.parallel import Advance, Worker, answer_tasks, left_of, share_of
 from aligngpt.evaluation.postprocess import evaluate_answers, finish, reopen, unfinished_row
@@ -26,6 +25,7 @@ from aligngpt.evaluation.tasks import (
     open_task,
     read_model,
 )
+from aligngpt.evaluation.types import Benchmark
 from aligngpt.utils.io import read_json, versions, write_json
 from aligngpt.utils.progress import progress
 
@@ -84,7 +84,7 @@ def _open_tasks(
                 raise
             left_out[benchmark.name] = str(error)
     if not tasks:
-        names = ", ".join(benchmark.layout.questions for benchmark in benchmarks)
+        names = ", ".join(benchmark.files.questions for benchmark in benchmarks)
         raise MissingData(f"{settings.data}: no benchmark to run; expected LLaVA's playground/data/eval with {names}")
     return tasks, left_out
 

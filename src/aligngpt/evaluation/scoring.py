@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.evaluation.benchmark import Answers, Benchmark, Item, Protocol, Score, in_groups
 from aligngpt.evaluation.metrics import quantiles, resampled_ratios
+from aligngpt.evaluation.types import Benchmark, Predictions, Protocol, SampleScore, Score, group_samples
 
 _PROTOCOLS: tuple[Protocol, ...] = ("official", "strict")
 
@@ -67,7 +67,7 @@ def score_answers(
     return Scored(benchmark, protocol, benchmark.score(benchmark.read_labels(labels), given, protocol), len(given.rows))
 
 
-def _without(answers: Answers, ignore: Collection[str]) -> Answers:
+def _without(answers: Predictions, ignore: Collection[str]) -> Predictions:
     if not ignore:
         return answers
     unknown = set(ignore) - {str(row.id) for row in answers.rows}
@@ -85,7 +85,7 @@ def result_of(scored: Scored, other: Score | str) -> dict[str, Any]:
         other: The score by the other protocol, or why there is none.
     """
     score, benchmark = scored.score, scored.benchmark
-    counted = [item for item in score.items if item.stratum is not None]
+    counted = [sample for sample in score.samples if sample.aggregation_group is not None]
     extra = score.count.extra
     strangers = [f"answers to no question of the labels: {extra} of {scored.rows}"] if extra else []
     values = {scored.protocol: score.value, _other(scored.protocol): None if isinstance(other, str) else other.value}
@@ -94,7 +94,7 @@ def result_of(scored: Scored, other: Score | str) -> dict[str, Any]:
         "metric": benchmark.metric,
         "protocol": scored.protocol,
         "score": score.value,
-        "printed": score.printed,
+        "formatted": score.formatted,
         "interval": interval(counted, benchmark),
         "count": len(counted),
         "answers": {
@@ -104,10 +104,10 @@ def result_of(scored: Scored, other: Score | str) -> dict[str, Any]:
             "duplicate": score.count.duplicate,
         },
         "protocols": {name: values[name] for name in _PROTOCOLS},
-        "groups": _groups(score.items, benchmark),
+        "groups": _groups(score.samples, benchmark),
         "details": score.details,
         "notes": [*strangers, *score.notes, *_differences(benchmark, values, other)],
-        "items": [item_record(item) for item in score.items],
+        "samples": [sample_record(sample) for sample in score.samples],
     }
 
 
@@ -122,34 +122,34 @@ def _differences(benchmark: Benchmark, values: dict[Protocol, float | None], oth
     official, strict = values["official"], values["strict"]
     if official is None or strict is None or math.isclose(official, strict, rel_tol=1e-12, abs_tol=1e-12):
         return []
-    return [f"official {official:.2f}, strict {strict:.2f}: {benchmark.differs}"]
+    return [f"official {official:.2f}, strict {strict:.2f}: {benchmark.official_caveat}"]
 
 
 # Sub-scores and intervals -------------------------------------------------------------------------------------------
 
 
-def headline(items: Sequence[Item], benchmark: Benchmark) -> float:
+def headline(samples: Sequence[SampleScore], benchmark: Benchmark) -> float:
     """The headline of items, made of their strata; NaN of nothing."""
-    ratios = [_ratio(part) for part in _strata(items)]
+    ratios = [_ratio(part) for part in _strata(samples)]
     whole = sum(ratios) if benchmark.combine == "sum" else sum(ratios) / len(ratios) if ratios else math.nan
     return benchmark.scale * whole
 
 
-def _ratio(items: Sequence[Item]) -> float:
-    terms = [item.terms for item in items]
+def _ratio(samples: Sequence[SampleScore]) -> float:
+    terms = [sample.terms for sample in samples]
     below = math.fsum(weight for _, weight in terms)
     return math.fsum(value for value, _ in terms) / below if below else 0.0
 
 
-def _strata(items: Sequence[Item]) -> list[list[Item]]:
-    parts: dict[str, list[Item]] = {}
-    for item in items:
-        if item.stratum is not None:
-            parts.setdefault(item.stratum, []).append(item)
+def _strata(samples: Sequence[SampleScore]) -> list[list[SampleScore]]:
+    parts: dict[str, list[SampleScore]] = {}
+    for sample in samples:
+        if sample.aggregation_group is not None:
+            parts.setdefault(sample.aggregation_group, []).append(sample)
     return list(parts.values())
 
 
-def resampled(series: Sequence[Sequence[Item]], benchmark: Benchmark) -> list[np.ndarray]:
+def resampled(series: Sequence[Sequence[SampleScore]], benchmark: Benchmark) -> list[np.ndarray]:
     """Bootstrap draws of the headline, for models that answered the same questions.
 
     Every stratum is resampled by itself, and the same questions are drawn for every model.
@@ -162,59 +162,61 @@ def resampled(series: Sequence[Sequence[Item]], benchmark: Benchmark) -> list[np
     """
     rng = np.random.default_rng(0)
     sums: list[np.ndarray] = []
-    strata = [_strata(items) for items in series]
+    strata = [_strata(samples) for samples in series]
     for parts in zip(*strata, strict=True):
-        terms = [([item.terms[0] for item in part], [item.terms[1] for item in part]) for part in parts]
+        terms = [([sample.terms[0] for sample in part], [sample.terms[1] for sample in part]) for part in parts]
         ratios = resampled_ratios(terms, rng)
         sums = [one + ratio for one, ratio in zip(sums, ratios, strict=True)] if sums else ratios
     share = 1 if benchmark.combine == "sum" else len(strata[0])
     return [benchmark.scale * one / share for one in sums]
 
 
-def interval(items: Sequence[Item], benchmark: Benchmark) -> list[float]:
+def interval(samples: Sequence[SampleScore], benchmark: Benchmark) -> list[float]:
     """95 % bootstrap interval of the headline of items, in its unit."""
-    return quantiles(resampled([items], benchmark)[0]) if items else [math.nan] * 2
+    return quantiles(resampled([samples], benchmark)[0]) if samples else [math.nan] * 2
 
 
-def _groups(items: Sequence[Item], benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+def _groups(samples: Sequence[SampleScore], benchmark: Benchmark) -> dict[str, dict[str, Any]]:
     """Score, interval and number of every part of every division."""
-    divisions = dict.fromkeys(name for item in items for name in item.groups)
-    return {name: {part: _part(own, benchmark) for part, own in _sorted(in_groups(items, name))} for name in divisions}
+    divisions = dict.fromkeys(name for sample in samples for name in sample.groups)
+    return {
+        name: {part: _part(own, benchmark) for part, own in _sorted(group_samples(samples, name))} for name in divisions
+    }
 
 
-def _sorted(parts: dict[str, list[Item]]) -> list[tuple[str, list[Item]]]:
+def _sorted(parts: dict[str, list[SampleScore]]) -> list[tuple[str, list[SampleScore]]]:
     """Parts by their name, numbers by their size."""
     return sorted(
         parts.items(), key=lambda part: (not part[0].isdigit(), int(part[0]) if part[0].isdigit() else 0, part)
     )
 
 
-def _part(items: Sequence[Item], benchmark: Benchmark) -> dict[str, Any]:
+def _part(samples: Sequence[SampleScore], benchmark: Benchmark) -> dict[str, Any]:
     alone = replace(benchmark, combine="mean")
-    same = [replace(item, stratum="all") for item in items]
+    same = [replace(sample, aggregation_group="all") for sample in samples]
     return {"score": headline(same, alone), "interval": interval(same, alone), "count": len(same)}
 
 
 # Items as JSON ------------------------------------------------------------------------------------------------------
 
-_DEFAULTS = {one.name: one.default for one in fields(Item)}
+_DEFAULTS = {one.name: one.default for one in fields(SampleScore)}
 
 
-def item_record(item: Item) -> dict[str, Any]:
+def sample_record(sample: SampleScore) -> dict[str, Any]:
     """An item as JSON: its fields, those that say nothing left out."""
-    record: dict[str, Any] = {"id": item.id, "score": item.score}
-    for name in ("text", "prediction", "label", "stratum", "value", "weight"):
-        value = getattr(item, name)
+    record: dict[str, Any] = {"id": sample.id, "score": sample.score}
+    for name in ("text", "prediction", "label", "aggregation_group", "value", "weight"):
+        value = getattr(sample, name)
         if value != _DEFAULTS[name]:
             record[name] = value
-    if item.groups:
-        record["groups"] = dict(item.groups)
-    if item.parts:
-        record["parts"] = [item_record(part) for part in item.parts]
+    if sample.groups:
+        record["groups"] = dict(sample.groups)
+    if sample.parts:
+        record["parts"] = [sample_record(part) for part in sample.parts]
     return record
 
 
-def item_of(record: dict[str, Any]) -> Item:
+def sample_of(record: dict[str, Any]) -> SampleScore:
     """The item of its JSON, as far as comparisons need it.
 
     Raises:
@@ -223,7 +225,9 @@ def item_of(record: dict[str, Any]) -> Item:
     if "id" not in record or not isinstance(record.get("score"), int | float):
         raise ValueError("an item without id or score")
     given = {
-        name: record[name] for name in ("text", "prediction", "label", "stratum", "value", "weight") if name in record
+        name: record[name]
+        for name in ("text", "prediction", "label", "aggregation_group", "value", "weight")
+        if name in record
     }
-    parts = tuple(item_of(part) for part in record.get("parts", ()))
-    return Item(record["id"], float(record["score"]), groups=record.get("groups", {}), parts=parts, **given)
+    parts = tuple(sample_of(part) for part in record.get("parts", ()))
+    return SampleScore(record["id"], float(record["score"]), groups=record.get("groups", {}), parts=parts, **given)

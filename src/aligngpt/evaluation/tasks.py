@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligngpt.data.images import BadImage, UnreadableImage, load_image
-from aligngpt.evaluation.benchmark import Benchmark, Question
 from aligngpt.evaluation.prediction_files import Record, read_parts
 from aligngpt.evaluation.readers import find
+from aligngpt.evaluation.types import Benchmark, Question
 from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
 from aligngpt.modeling.checkpoints import INFO_FILE
 from aligngpt.modeling.processing import TEMPLATES
@@ -146,7 +146,7 @@ def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
         MissingData: If the question file is missing, or all images are.
         ValueError: If the question file is broken, or a question cannot be asked.
     """
-    layout, remedy = benchmark.layout, f"to get {benchmark.title}: {benchmark.layout.source}"
+    layout, remedy = benchmark.files, f"to get {benchmark.title}: {benchmark.files.source}"
     path = find(settings.data, layout.questions)
     if path is None:
         raise MissingData(f"{settings.data / layout.questions}: no such file; {remedy}")

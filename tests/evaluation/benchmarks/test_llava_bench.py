@@ -71,7 +71,7 @@ def test_relative_marks_by_category(tmp_path: Path) -> None:
         "llava_bench_conv": {"relative": 82.4, "reference": 85.0, "model": 70.0},
         "llava_bench_detail": {"relative": 72.2, "reference": 90.0, "model": 65.0},
     }
-    assert result["printed"] == "78.8" and result["score"] == pytest.approx(100 * 6.833 / 8.667)
+    assert result["formatted"] == "78.8" and result["score"] == pytest.approx(100 * 6.833 / 8.667)
     assert verdicts(result) == {0: 1, 1: 0.65, 2: 0.4}
     assert result["groups"]["category"]["llava_bench_conv"]["score"] == pytest.approx(100 * 14 / 17)
 
@@ -100,7 +100,7 @@ def test_unreadable_reviews(tmp_path: Path) -> None:
 def test_reviews_without_marks_are_read(tmp_path: Path) -> None:
     lines = [{"question_id": 0, "content": "8 6\nWell."}, {"question_id": 1, "content": "Well."}]
     result = scored("llava_bench", (), write_lines(tmp_path / "r.jsonl", lines))
-    assert [item["prediction"] for item in result["items"]] == [6, -1]
+    assert [item["prediction"] for item in result["samples"]] == [6, -1]
     assert list(result["details"]) == ["all"] and result["groups"] == {}
 
 
@@ -120,7 +120,7 @@ def test_ignored_missing_extra_and_repeated(tmp_path: Path) -> None:
 def test_a_mark_that_is_no_number(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"question_id": 0, "tuple": [NaN, 3]}\n{"question_id": 1, "tuple": [8, 4]}\n')
     official = scored("llava_bench", (), tmp_path / "r.jsonl")
-    assert math.isnan(official["score"]) and official["printed"] == "nan"
+    assert math.isnan(official["score"]) and official["formatted"] == "nan"
     assert official["protocols"]["strict"] == 50
 
 

@@ -49,7 +49,7 @@ def test_every_rotation_must_be_right(labels: Path, tmp_path: Path) -> None:
     )
     result = scored("mmbench", labels, given)
     assert verdicts(result) == {1: 1, 2: 0, 3: 1}
-    assert result["score"] == pytest.approx(200 / 3) and result["printed"] == "66.67"
+    assert result["score"] == pytest.approx(200 / 3) and result["formatted"] == "66.67"
     details = result["details"]
     assert (details["questions"], details["rows"], details["circular_hits"], details["row_hits"]) == (3, 5, 2, 4)
     assert (details["first_round_hits"], details["first_round_accuracy"]) == (3, 100)
@@ -85,7 +85,7 @@ def test_absent_options(absent: str, tmp_path: Path) -> None:
 def test_a_missing_text_is_the_word_nan(tmp_path: Path) -> None:
     labels = table(tmp_path / "labels.tsv", [row(1, "A", A="an", B="x")])
     result = scored("mmbench", labels, answers(tmp_path / "a.jsonl", [(1, None)]))
-    (part,) = result["items"][0]["parts"]
+    (part,) = result["samples"][0]["parts"]
     assert (part["text"], part["prediction"]) == ("nan", "A")
 
 

@@ -43,7 +43,7 @@ def labels(path: Path) -> Path:
 def test_letters_and_texts(text: str, letter: str | None, tmp_path: Path) -> None:
     given = write_lines(tmp_path / "a.jsonl", [{"question_id": 1, "text": text}])
     result = scored("mmbench_cn", labels(tmp_path / "labels.tsv"), given)
-    (part,) = result["items"][0]["parts"]
+    (part,) = result["samples"][0]["parts"]
     assert part.get("prediction") == letter
     assert result["score"] == 100 * (letter == "B")
 
@@ -51,4 +51,4 @@ def test_letters_and_texts(text: str, letter: str | None, tmp_path: Path) -> Non
 def test_the_prompt(tmp_path: Path) -> None:
     (one,) = BENCHMARKS["mmbench_cn"].read_questions(labels(tmp_path / "labels.tsv"))
     assert one.prompt == "看图\n这是什么？\nA. 天坛\nB. 故宫\n请直接回答选项字母。"
-    assert BENCHMARKS["mmbench_cn"].layout.questions == "mmbench_cn/mmbench_dev_cn_20231003.tsv"
+    assert BENCHMARKS["mmbench_cn"].files.questions == "mmbench_cn/mmbench_dev_cn_20231003.tsv"

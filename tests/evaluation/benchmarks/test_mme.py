@@ -96,11 +96,11 @@ def test_accuracy_and_accuracy_plus(labels: Path, tmp_path: Path) -> None:
         "cognition": 50.0,
         "tasks": {"count": 125.0, "code_reasoning": 50.0},
     }
-    assert (result["score"], result["printed"], result["count"]) == (125, "125.00", 2)
+    assert (result["score"], result["formatted"], result["count"]) == (125, "125.00", 2)
     assert result["groups"]["task"]["count"]["score"] == 125
     assert result["groups"]["task"]["code_reasoning"]["score"] == 50
-    assert [item["score"] for item in result["items"]] == [1, 0.25, 0.25]
-    assert [part["prediction"] for part in result["items"][1]["parts"]] == ["no", "no"]
+    assert [item["score"] for item in result["samples"]] == [1, 0.25, 0.25]
+    assert [part["prediction"] for part in result["samples"][1]["parts"]] == ["no", "no"]
     assert result["protocols"]["strict"] == 125
     assert any("no answers in existence" in note for note in result["notes"])
 
@@ -166,11 +166,11 @@ def test_a_missing_line(labels: Path, tmp_path: Path) -> None:
     assert strict["details"]["tasks"] == {"count": 50 + 50, "code_reasoning": 50}
     assert strict["answers"]["missing"] == 2
     assert strict["protocols"]["official"] is None
-    repeated = scored(
+    count_duplicates = scored(
         "mme", labels, answers(tmp_path / "b.jsonl", [*ALL, ALL[2], ("count/1.jpg", "One?", "no")]), "strict"
     )
-    assert repeated["details"]["tasks"]["count"] == 50
-    assert repeated["answers"]["duplicate"] == 2
+    assert count_duplicates["details"]["tasks"]["count"] == 50
+    assert count_duplicates["answers"]["duplicate"] == 2
 
 
 def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> None:

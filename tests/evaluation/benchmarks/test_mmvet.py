@@ -35,7 +35,7 @@ def test_capabilities_and_combinations_over_runs(tmp_path: Path) -> None:
         "cap-score": {"rec": 50.0, "ocr": 36.7} | both,
         "cap-int-score": {"ocr+rec": 50.0, "ocr": 10.0} | both,
     }
-    assert result["printed"] == "36.7" and result["score"] == pytest.approx(100 * 2.2 / 6)
+    assert result["formatted"] == "36.7" and result["score"] == pytest.approx(100 * 2.2 / 6)
     assert verdicts(result) == {"v1_0": 0.75, "v1_1": 0.1, "v1_2": 0.25}
     assert result["groups"]["capability"]["rec"] == {"score": 50, "interval": [25, 75], "count": 2}
     assert result["groups"]["capabilities"]["ocr"]["count"] == 1
@@ -45,7 +45,7 @@ def test_rounding_is_that_of_numpy(tmp_path: Path) -> None:
     names = [f"v1_{i}" for i in range(200)]
     known = labels(tmp_path / "mm-vet.json", {name: ["rec"] for name in names})
     given = grades(tmp_path / "g.json", {name: [float(i < 72) + 0.9 * (i == 72)] for i, name in enumerate(names)})
-    assert scored("mmvet", known, given)["printed"] == "36.4"  # 36.45, to the even digit
+    assert scored("mmvet", known, given)["formatted"] == "36.4"  # 36.45, to the even digit
 
 
 def test_a_question_without_a_grade_counts_as_zero(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_f1_of_each_subset_and_their_mean(folder: Path, tmp_path: Path) -> None:
         "yes_ratio": 0.5,
     }
     assert result["details"]["random"]["f1"] == 1
-    assert (result["score"], result["printed"], result["details"]["mean_f1"]) == (75, "75.00", 0.75)
+    assert (result["score"], result["formatted"], result["details"]["mean_f1"]) == (75, "75.00", 0.75)
     assert {name: part["score"] for name, part in result["groups"]["subset"].items()} == {"popular": 50, "random": 100}
     assert verdicts(result) == {1: 1, 2: 0, 3: 0, 4: 1, 11: 1, 12: 1}
     assert result["protocols"]["strict"] == 75 and result["notes"] == []

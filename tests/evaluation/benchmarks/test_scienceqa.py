@@ -78,7 +78,7 @@ def test_a_letter_counts_among_the_choices_alone(tmp_path: Path) -> None:
     rows = [("1", "B", True), ("2", "C", True), ("3", "E", True), ("4", "The answer is F.", True)]
     result = scored("scienceqa", folder, answers(tmp_path / "a.jsonl", rows))
     assert verdicts(result) == {"1": 1, "2": 0, "3": 1, "4": 0}
-    assert [item["prediction"] for item in result["items"]] == ["B", "C", "E", "F"]
+    assert [item["prediction"] for item in result["samples"]] == ["B", "C", "E", "F"]
 
 
 def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
         "img_correct": 2,
         "img_accuracy": 100.0,
     }
-    assert (official["score"], official["printed"], official["count"]) == (100, "100.00", 2)
+    assert (official["score"], official["formatted"], official["count"]) == (100, "100.00", 2)
     assert official["answers"] == {"given": 4, "missing": 1, "extra": 0, "duplicate": 1}
     assert official["notes"][0].startswith("official 100.00, strict 66.67: the official scorer finds")
     strict = scored("scienceqa", folder, given, "strict")

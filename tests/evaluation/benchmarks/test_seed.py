@@ -75,7 +75,7 @@ def test_missing_extra_and_repeated(tmp_path: Path) -> None:
         ],
     )
     result = scored("seed", known, answers(tmp_path / "a.jsonl", [(5, "A"), (5, "B"), (9, "A")]))
-    assert [item["score"] for item in result["items"]] == [0, 0, 1]
+    assert [item["score"] for item in result["samples"]] == [0, 0, 1]
     assert result["answers"] == {"given": 3, "missing": 1, "extra": 1, "duplicate": 1}
     assert "dimension" not in result["groups"]
 

@@ -75,7 +75,7 @@ def test_means_by_type_with_two_digits(tmp_path: Path) -> None:
     labels = label_file(tmp_path / "annotations.json", people, {1: "yes/no", 2: "yes/no", 3: "number"})
     result = scored("vqav2", labels, answer_lines(tmp_path / "a.jsonl", {1: "Yes", 2: "Yes", 3: "one"}))
     assert result["score"] == pytest.approx(100 * 1.3 / 3)
-    assert result["printed"] == "43.33"
+    assert result["formatted"] == "43.33"
     assert result["details"] == {
         "overall": 43.33,
         "per_answer_type": {"number": 30.0, "yes/no": 50.0},
@@ -91,7 +91,7 @@ def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
     result = scored("vqav2", labels, answers)
     assert verdicts(result) == {1: 1, 2: 0, 3: 1}  # the last line counts; no answer is the empty answer
     assert result["answers"] == {"given": 3, "missing": 2, "extra": 1, "duplicate": 1}
-    assert result["items"][1].get("text") is None
+    assert result["samples"][1].get("text") is None
     refused = scored("vqav2", labels, submission(tmp_path / "s.json", {1: "yes", 9: "no"}))
     assert sum("refuses" in note for note in refused["notes"]) == 2
 

@@ -109,7 +109,7 @@ def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Pa
     texts = [one["messages"][-1]["content"] for one in last]
     assert texts[1] == texts[4] != texts[0] and texts[1].endswith(texts[0])
     official, strict = score(mmvet), score(mmvet, "strict")
-    assert (official["printed"], strict["printed"], official["count"], strict["count"]) == ("66.7", "100.0", 3, 2)
+    assert (official["formatted"], strict["formatted"], official["count"], strict["count"]) == ("66.7", "100.0", 3, 2)
     assert official["notes"][0].startswith("questions with a grade that could not be read, counted as 0")
     assert official["notes"][0].endswith(": v1_2") and "official 66.67, strict 100.00" in official["notes"][1]
 
@@ -212,7 +212,7 @@ def test_real_grades_come_out_as_published(tmp_path: Path) -> None:
             settings(server, concurrency=8),
         )
     assert (len(server.requests), result["unreadable"]) == (218, [])
-    assert scored("mmvet", folder / "mm-vet.json", output)["printed"] == "36.1"
+    assert scored("mmvet", folder / "mm-vet.json", output)["formatted"] == "36.1"
 
 
 # LLaVA-Bench --------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
     assert lines[1] == head | {"tuple": [9, 5], "model": "judge-0613"}
     assert (result["judge"]["runs"], result["count"], result["notes"]) == (1, 3, [])
     labels = llava_bench / "eval" / "llava-bench-in-the-wild"
-    assert scored("llava_bench", labels, llava_bench / "out" / "reviews.jsonl")["printed"] == "77.8"  # 7 of 9
+    assert scored("llava_bench", labels, llava_bench / "out" / "reviews.jsonl")["formatted"] == "77.8"  # 7 of 9
 
 
 def test_without_rules_those_of_this_package_and_an_unreadable_review(llava_bench: Path) -> None:
@@ -325,7 +325,7 @@ def test_real_reviews_come_out_as_published(llava_bench: Path) -> None:
             BENCHMARKS["llava_bench"], folder, source / "answers_llava-v1.5-13b.jsonl", llava_bench / "r.jsonl",
             settings(server),
         )  # fmt: skip
-    assert scored("llava_bench", source / "questions.jsonl", llava_bench / "r.jsonl")["printed"] == "72.8"
+    assert scored("llava_bench", source / "questions.jsonl", llava_bench / "r.jsonl")["formatted"] == "72.8"
 
 
 def test_benchmarks_with_a_judge(tmp_path: Path) -> None:

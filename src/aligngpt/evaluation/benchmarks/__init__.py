@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks.gqa import GQA
 from aligngpt.evaluation.benchmarks.llava_bench import LLAVA_BENCH
 from aligngpt.evaluation.benchmarks.mmbench import MMBENCH
@@ -15,6 +14,7 @@ from aligngpt.evaluation.benchmarks.seed import SEED
 from aligngpt.evaluation.benchmarks.textvqa import TEXTVQA
 from aligngpt.evaluation.benchmarks.vizwiz import VIZWIZ
 from aligngpt.evaluation.benchmarks.vqav2 import VQAV2
+from aligngpt.evaluation.types import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     "vqav2": VQAV2,

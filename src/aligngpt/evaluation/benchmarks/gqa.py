@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Item,
-    Protocol,
-    Score,
-    in_groups,
-    match,
-    missing_note,
-)
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Predictions,
+    Protocol,
+    SampleScore,
+    Score,
+    group_samples,
+    match_predictions,
+    missing_note,
+)
 
 _NO_STEPS = ("exist", "query: name", "choose name")
 _DETAILED = {
@@ -74,24 +74,26 @@ def _question(name: str, record: dict[str, Any]) -> Question:
     return Question(name, record["answer"], groups, (record.get("groups") or {}).get("global"))
 
 
-def score(labels: Sequence[Question], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Question], answers: Predictions, protocol: Protocol) -> Score:
     """Score by exact match. Of a model's answer periods at the end and case are dropped, of a prediction nothing."""
-    given, count = match((label.id for label in labels), answers)
-    items, told = [], []
+    given, count = match_predictions((label.id for label in labels), answers)
+    samples, told = [], []
     for label in labels:
         answer = given.get(label.id)
         prediction = None if answer is None else answer.text if answers.submission else _prediction(answer.text)
         told.append(prediction)
         right = float(prediction == label.answer)
-        items.append(
-            Item(label.id, right, None if answer is None else answer.text, prediction, label.answer, label.groups)
+        samples.append(
+            SampleScore(
+                label.id, right, None if answer is None else answer.text, prediction, label.answer, label.groups
+            )
         )
-    accuracy = 100 * mean(item.score for item in items)
-    forms = {form: 100 * mean(item.score for item in part) for form, part in in_groups(items, "form").items()}
+    accuracy = 100 * mean(sample.score for sample in samples)
+    forms = {form: 100 * mean(sample.score for sample in part) for form, part in group_samples(samples, "form").items()}
     distribution = _distribution(labels, told)
     details = {
-        "n": len(items),
-        "correct": sum(item.score == 1 for item in items),
+        "n": len(samples),
+        "correct": sum(sample.score == 1 for sample in samples),
         "accuracy_unrounded": accuracy,
         "printed": {
             "binary": round(forms.get("binary", 0.0), 2),
@@ -99,20 +101,20 @@ def score(labels: Sequence[Question], answers: Answers, protocol: Protocol) -> S
             "accuracy": round(accuracy, 2),
             "distribution": None if distribution is None else round(distribution, 2),
         },
-        "detailed": {title: _part_means(items, group) for title, group in _DETAILED.items()},
+        "detailed": {title: _part_means(samples, group) for title, group in _DETAILED.items()},
     }
     notes = missing_note(count, "the official scorer stops with an error") if protocol == "official" else ()
-    return Score(accuracy, f"{accuracy:.2f}", items, count, details, notes)
+    return Score(accuracy, f"{accuracy:.2f}", samples, count, details, notes)
 
 
 def _prediction(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def _part_means(items: Sequence[Item], group: str) -> dict[str, dict[str, float]]:
-    parts = in_groups(items, group)
+def _part_means(samples: Sequence[SampleScore], group: str) -> dict[str, dict[str, float]]:
+    parts = group_samples(samples, group)
     return {
-        part: {"accuracy": round(100 * mean(item.score for item in parts[part]), 2), "n": len(parts[part])}
+        part: {"accuracy": round(100 * mean(sample.score for sample in parts[part]), 2), "n": len(parts[part])}
         for part in sorted(parts)
     }
 
@@ -137,7 +139,7 @@ GQA = Benchmark(
     name="gqa",
     title="GQA",
     metric="accuracy",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="gqa/llava_gqa_testdev_balanced.jsonl",
         images="gqa/data/images",
         labels=("gqa/data/testdev_balanced_questions.json",),
@@ -150,5 +152,5 @@ GQA = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    differs="the official scorer stops at a question without an answer",
+    official_caveat="the official scorer stops at a question without an answer",
 )

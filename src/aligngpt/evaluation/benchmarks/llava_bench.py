@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Count,
-    Id,
-    Item,
-    Protocol,
-    Score,
-    match,
-    repeated,
-)
 from aligngpt.evaluation.judge.judge import Judge, Judged, Message, Request, Requests, answers_to
 from aligngpt.evaluation.readers import load_object, load_records, locate, read_answers, read_questions, record_id
+from aligngpt.evaluation.types import (
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    MatchCounts,
+    Prediction,
+    Predictions,
+    Protocol,
+    SampleScore,
+    Score,
+    count_duplicates,
+    match_predictions,
+)
 from aligngpt.utils.io import atomic_path
 
 UNREADABLE = (-1.0, -1.0)
@@ -71,7 +71,7 @@ def read_review(content: str) -> tuple[float, float]:
     return reference, model
 
 
-def read_reviews(path: Path) -> Answers:
+def read_reviews(path: Path) -> Predictions:
     """Read a judge's reviews: lines with `question_id`, `category` and `tuple`, or `content` where it has no marks yet.
 
     Raises:
@@ -89,8 +89,8 @@ def read_reviews(path: Path) -> Answers:
             raise ValueError(f"{path}:{line}: a review without `tuple`, two marks, or `content`")
         extra = {"marks": pair, "category": str(record.get("category", ""))}
         name = record_id(record, "question_id", path, line)
-        rows.append(Answer(name, str(record.get("content", "")), line=line, extra=extra))
-    return Answers(str(path), rows)
+        rows.append(Prediction(name, str(record.get("content", "")), line=line, extra=extra))
+    return Predictions(str(path), rows)
 
 
 def _pair(marks: Any) -> tuple[float, float] | None:
@@ -101,16 +101,16 @@ def _pair(marks: Any) -> tuple[float, float] | None:
     return float(marks[0]), float(marks[1])
 
 
-def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Label], answers: Predictions, protocol: Protocol) -> Score:
     """Score by the model's mean mark over the reference's; strictly without the reviews that could not be read.
 
     Raises:
         ValueError: If no review can be read.
     """
     rows = answers.rows
-    count = Count(duplicate=repeated(row.id for row in rows))
+    count = MatchCounts(duplicate=count_duplicates(row.id for row in rows))
     if labels:
-        given, count = match((label.id for label in labels), answers)
+        given, count = match_predictions((label.id for label in labels), answers)
     if protocol == "strict":
         rows = list(given.values()) if labels else list({row.id: row for row in rows}.values())
     unread = [row.id for row in rows if not _readable(row)]
@@ -118,35 +118,35 @@ def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Scor
         rows = [row for row in rows if _readable(row)]
     if not rows:
         raise ValueError(f"{answers.source}: none of its reviews could be read")
-    items = [_item(row) for row in rows]
-    parts: dict[str, list[Item]] = {"all": items}
-    for item in items:
-        if item.groups:
-            parts.setdefault(str(item.groups["category"]), []).append(item)
+    samples = [_item(row) for row in rows]
+    parts: dict[str, list[SampleScore]] = {"all": samples}
+    for sample in samples:
+        if sample.groups:
+            parts.setdefault(str(sample.groups["category"]), []).append(sample)
     details = {name: _summary(parts[name]) for name in sorted(parts)}
-    value = _relative(*_means(items))
+    value = _relative(*_means(samples))
     notes: tuple[str, ...] = ()
     if unread:
         what = "counted as -1 for both" if protocol == "official" else "left out"
         notes = (f"reviews that could not be read, {what}: questions {', '.join(map(str, unread))}",)
-    return Score(value, f"{value:.1f}", items, count, details, notes)
+    return Score(value, f"{value:.1f}", samples, count, details, notes)
 
 
-def _readable(row: Answer) -> bool:
+def _readable(row: Prediction) -> bool:
     return row.extra["marks"] != UNREADABLE and all(map(math.isfinite, row.extra["marks"]))
 
 
-def _item(row: Answer) -> Item:
+def _item(row: Prediction) -> SampleScore:
     reference, model = row.extra["marks"]
     groups = {"category": row.extra["category"]} if row.extra["category"] else {}
-    return Item(row.id, model / _MOST, row.text, model, reference, groups, value=model, weight=reference)
+    return SampleScore(row.id, model / _MOST, row.text, model, reference, groups, value=model, weight=reference)
 
 
-def _means(items: Sequence[Item]) -> tuple[float, float]:
+def _means(samples: Sequence[SampleScore]) -> tuple[float, float]:
     """Mean marks of reference and model, to three digits as the official summary takes them."""
     import numpy as np
 
-    reference, model = np.asarray([(item.label, item.prediction) for item in items]).mean(0).tolist()
+    reference, model = np.asarray([(sample.label, sample.prediction) for sample in samples]).mean(0).tolist()
     return round(reference, 3), round(model, 3)
 
 
@@ -154,8 +154,8 @@ def _relative(reference: float, model: float) -> float:
     return model / reference * 100 if reference else math.nan
 
 
-def _summary(items: Sequence[Item]) -> Mapping[str, float]:
-    reference, model = _means(items)
+def _summary(samples: Sequence[SampleScore]) -> Mapping[str, float]:
+    reference, model = _means(samples)
     return {
         "relative": round(_relative(reference, model), 1),
         "reference": round(reference * 10, 1),
@@ -166,7 +166,7 @@ def _summary(items: Sequence[Item]) -> Mapping[str, float]:
 # The judge ----------------------------------------------------------------------------------------------------------
 
 
-def requests(data: Path, answers: Answers) -> Requests:
+def requests(data: Path, answers: Predictions) -> Requests:
     """Ask for marks of the reference answer and the model's, by the rule of the question's category.
 
     Args:
@@ -254,7 +254,7 @@ LLAVA_BENCH = Benchmark(
     name="llava_bench",
     title="LLaVA-W",
     metric="judge's marks relative to the reference answers",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="llava-bench-in-the-wild/questions.jsonl",
         images="llava-bench-in-the-wild/images",
         labels=("llava-bench-in-the-wild/questions.jsonl",),
@@ -267,6 +267,7 @@ LLAVA_BENCH = Benchmark(
     read_labels=read_labels,
     read_answers=read_reviews,
     score=score,
-    differs="the official summary counts a review that cannot be read as -1 for both, the strict one leaves it out",
+    official_caveat="the official summary counts a review that cannot be read as -1 for both, the strict one leaves "
+    "it out",
     judge=Judge(read_answers, requests, read_marks, write_reviews, ".jsonl", temperature=0.2, max_tokens=1024),
 )

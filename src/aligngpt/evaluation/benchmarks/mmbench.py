@@ -8,29 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation import readers as files
-from aligngpt.evaluation.benchmark import (
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Item,
-    Protocol,
-    Question,
-    Score,
-    match,
-)
 from aligngpt.evaluation.benchmarks.option_matching import infer_option
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.spreadsheet import Cell, write_sheet
+from aligngpt.evaluation.types import (
+    Benchmark,
+    BenchmarkFiles,
+    Prediction,
+    Predictions,
+    Protocol,
+    Question,
+    SampleScore,
+    Score,
+    match_predictions,
+)
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROTATION = 1_000_000  # an index is the question's, plus this for each rotation
 _SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 _COLUMNS = ("index", "question", "A", "B")
+if TYPE_CHECKING:
+    from aligngpt.data.images import UnreadableImage
+
 _ABSENT = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
     | {"NULL", "NaN", "None", "n/a", "nan", "null"}
@@ -67,6 +69,8 @@ def read_labels(paths: Sequence[Path], check_images: bool = True) -> list[Row]:
     rows = _read_table(path)
     if "answer" not in rows[0] or all(row["answer"] in _ABSENT for row in rows):
         raise ValueError(f"{path}: the questions have no answers; this split is scored by the server alone")
+    from aligngpt.data.images import UnreadableImage
+
     for row in rows if check_images else ():
         image = _image(row)
         if isinstance(image, UnreadableImage) and row["image"] not in _ABSENT:
@@ -98,7 +102,9 @@ def _groups(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def _image(row: Mapping[str, str]) -> bytes | UnreadableImage | None:
-    """The decoded image of a row, None if the table has no images."""
+    """Return the decoded image of a row; None if the table has no images."""
+    from aligngpt.data.images import UnreadableImage  # imported on use: scoring needs no image library
+
     if "image" not in row:
         return None
     if row["image"] in _ABSENT:
@@ -109,55 +115,55 @@ def _image(row: Mapping[str, str]) -> bytes | UnreadableImage | None:
         return UnreadableImage(f"broken base64 ({error})")
 
 
-def read_answers(path: Path) -> Answers:
+def read_answers(path: Path) -> Predictions:
     """Read LLaVA's answers; a missing text becomes `nan`, as in the official tools."""
     return files.read_answers(path, null_text="nan")
 
 
-def score(labels: Sequence[Row], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Row], answers: Predictions, protocol: Protocol) -> Score:
     """Score by circular accuracy: officially over the questions and rotations that were answered, strictly over all."""
-    given, count = match((row.index for row in labels), answers)
+    given, count = match_predictions((row.index for row in labels), answers)
     rows: dict[int, list[Row]] = {}
     for row in labels:
         if protocol == "strict" or str(row.index) in given:
             rows.setdefault(row.question, []).append(row)
     listed = {row.question for row in labels if row.index < _ROTATION and str(row.index) in given}
-    items = [_item(own, given, protocol == "strict" or question in listed) for question, own in rows.items()]
-    counted = [item for item in items if item.stratum]
+    samples = [_item(own, given, protocol == "strict" or question in listed) for question, own in rows.items()]
+    counted = [sample for sample in samples if sample.aggregation_group]
     if not counted:
         raise ValueError(f"{answers.source}: no answer to an un-rotated question (index below {_ROTATION:,})")
-    accuracy = 100 * mean(item.score for item in counted)
+    accuracy = 100 * mean(sample.score for sample in counted)
     notes: tuple[str, ...] = ()
-    unlisted = len(items) - len(counted)
+    unlisted = len(samples) - len(counted)
     if protocol == "official" and count.missing + unlisted:
         notes = (
             f"rows without an answer, not checked: {count.missing}; questions without an answer to their first "
             f"rotation, left out: {unlisted}",
         )
-    return Score(accuracy, f"{accuracy:.2f}", items, count, _details(counted, items, accuracy), notes)
+    return Score(accuracy, f"{accuracy:.2f}", samples, count, _details(counted, samples, accuracy), notes)
 
 
-def _item(rows: Sequence[Row], given: Mapping[str, Answer], listed: bool) -> Item:
+def _item(rows: Sequence[Row], given: Mapping[str, Prediction], listed: bool) -> SampleScore:
     parts = tuple(_part(row, given.get(str(row.index))) for row in rows)
     groups = rows[0].groups if listed else {}
     right = float(all(part.score for part in parts))
-    return Item(rows[0].question, right, groups=groups, stratum="all" if listed else None, parts=parts)
+    return SampleScore(rows[0].question, right, groups=groups, aggregation_group="all" if listed else None, parts=parts)
 
 
-def _part(row: Row, answer: Answer | None) -> Item:
+def _part(row: Row, answer: Prediction | None) -> SampleScore:
     text = None if answer is None else answer.text
     prediction = None if text is None else infer_option(text, row.options)
-    return Item(row.index, float(prediction == row.answer), text, prediction, row.answer)
+    return SampleScore(row.index, float(prediction == row.answer), text, prediction, row.answer)
 
 
-def _details(counted: Sequence[Item], items: Sequence[Item], accuracy: float) -> dict[str, Any]:
-    rows = [part for item in items for part in item.parts]
+def _details(counted: Sequence[SampleScore], samples: Sequence[SampleScore], accuracy: float) -> dict[str, Any]:
+    rows = [part for sample in samples for part in sample.parts]
     first = [part.score for part in rows if int(part.id) < _ROTATION]
-    plain = [all(part.text == part.label for part in item.parts) for item in counted]
+    plain = [all(part.text == part.label for part in sample.parts) for sample in counted]
     return {
         "questions": len(counted),
         "rows": len(rows),
-        "circular_hits": sum(item.score == 1 for item in counted),
+        "circular_hits": sum(sample.score == 1 for sample in counted),
         "circular_accuracy": accuracy,
         "row_hits": sum(part.score == 1 for part in rows),
         "row_accuracy": 100 * mean(part.score for part in rows),
@@ -206,11 +212,11 @@ def _is_none(cell: str) -> bool:
     return cell in _ABSENT or cell.lower() in ("none", "nan")
 
 
-def write_submission(questions: Path, answers: Answers, output: Path) -> None:
+def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
     """Write the .xlsx file the server takes: the table without some columns, and the answers as its seventh column."""
     rows = _read_table(questions)
     kept = [name for name in rows[0] if name not in _NOT_UPLOADED]
-    given, _ = match((_index(row, questions) for row in rows), answers)
+    given, _ = match_predictions((_index(row, questions) for row in rows), answers)
     sheet: list[list[Cell]] = [[*kept[:_PREDICTION_COLUMN], "prediction", *kept[_PREDICTION_COLUMN:]]]
     for row in rows:
         index = _index(row, questions)
@@ -236,7 +242,7 @@ def benchmark(name: str, title: str, split: str, suffix: str) -> Benchmark:
         name=name,
         title=title,
         metric="circular accuracy",
-        layout=BenchmarkFiles(
+        files=BenchmarkFiles(
             questions=f"{name}/{split}.tsv",
             images=None,
             labels=(f"{name}/{split}.tsv",),
@@ -247,11 +253,12 @@ def benchmark(name: str, title: str, split: str, suffix: str) -> Benchmark:
         max_new_tokens=1024,
         read_questions=partial(read_questions, suffix=suffix),
         read_labels=read_labels,
-        read_labels_alone=partial(read_labels, check_images=False),
+        read_labels_for_run=partial(read_labels, check_images=False),
         read_answers=read_answers,
         score=score,
         write_submission=write_submission,
-        differs="the official toolkit leaves out questions whose first rotation has no answer, and does not check "
+        official_caveat="the official toolkit leaves out questions whose first rotation has no answer, and does not "
+        "check "
         "other rotations without one",
     )
 

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Count,
-    Id,
-    Item,
-    Protocol,
-    Question,
-    Score,
-    repeated,
-)
 from aligngpt.evaluation.metrics import mean, total
 from aligngpt.evaluation.readers import gather, load_records, load_text, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    MatchCounts,
+    Prediction,
+    Predictions,
+    Protocol,
+    Question,
+    SampleScore,
+    Score,
+    count_duplicates,
+)
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
@@ -116,7 +116,7 @@ def _read_release(folder: Path) -> list[Line]:
 _release_files = ("*.txt", "questions_answers_YN/*.txt")
 
 
-def read_results(path: Path) -> Answers:
+def read_results(path: Path) -> Predictions:
     """Read answers: LLaVA's lines; or finished result lines, as a folder of `<task>.txt` or JSON Lines.
 
     The latter have `category` and `line`, the four fields of a result line.
@@ -140,10 +140,10 @@ def read_results(path: Path) -> Answers:
         if line.answer is None:
             raise ValueError(f"{path}: {line.task} line {line.place} has no answer, only a skeleton's three fields")
     rows = [
-        Answer(f"{one.task}/{one.image}", one.answer or "", one.question, one.place, {"label": one.gold})
+        Prediction(f"{one.task}/{one.image}", one.answer or "", one.question, one.place, {"label": one.gold})
         for one in lines
     ]
-    return Answers(str(path), rows, submission=True)
+    return Predictions(str(path), rows, submission=True)
 
 
 def read_yes_no(text: str) -> str:
@@ -152,7 +152,7 @@ def read_yes_no(text: str) -> str:
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
-def score(labels: Sequence[Line], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Line], answers: Predictions, protocol: Protocol) -> Score:
     """Score each task by 100 x (share of right answers + share of images with both right).
 
     Raises:
@@ -162,18 +162,18 @@ def score(labels: Sequence[Line], answers: Answers, protocol: Protocol) -> Score
     pairs = _pairs_by_position(found) if protocol == "official" else _pairs_by_image(labels, found)
     keys = [line.key for line in found]
     known = {label.key for label in labels} or set(keys)
-    count = Count(len(known - set(keys)), len(answers.rows) - len(found), repeated(map(str, keys)))
-    items = [_item(pair) for pair in pairs]
+    count = MatchCounts(len(known - set(keys)), len(answers.rows) - len(found), count_duplicates(map(str, keys)))
+    samples = [_item(pair) for pair in pairs]
     tasks = {task: _task_score([pair for pair in pairs if pair[0].task == task]) for task in TASKS}
     scores = {task: value for task, value in tasks.items() if value is not None}
     perception = total(scores[task] for task in PERCEPTION if task in scores)
     cognition = total(scores[task] for task in COGNITION if task in scores)
     details = {"perception": perception, "cognition": cognition, "tasks": scores}
     notes = _notes(pairs, scores, answers) if protocol == "official" else ()
-    return Score(perception, f"{perception:.2f}", items, count, details, notes)
+    return Score(perception, f"{perception:.2f}", samples, count, details, notes)
 
 
-def _with_gold(labels: Sequence[Line], answers: Answers) -> list[Line]:
+def _with_gold(labels: Sequence[Line], answers: Predictions) -> list[Line]:
     """The answers as result lines, in their order; those that no label fits are left out."""
     gold = {label.key: label.gold for label in labels}
     found = []
@@ -235,23 +235,23 @@ def _task_score(pairs: Sequence[Sequence[Line]]) -> float | None:
     return accuracy * 100 + both * 100
 
 
-def _item(pair: Sequence[Line]) -> Item:
+def _item(pair: Sequence[Line]) -> SampleScore:
     task = pair[0].task
     right = [_right(line) for line in pair]
     parts = tuple(
-        Item(line.image, float(_right(line)), line.answer, read_yes_no(line.answer or ""), line.gold.lower())
+        SampleScore(line.image, float(_right(line)), line.answer, read_yes_no(line.answer or ""), line.gold.lower())
         for line in pair
     )
-    return Item(
+    return SampleScore(
         _item_id(task, pair[0].image),
         (mean(map(float, right)) + all(right)) / 2,
         groups={"task": task},
-        stratum=task if task in PERCEPTION else None,
+        aggregation_group=task if task in PERCEPTION else None,
         parts=parts,
     )
 
 
-def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers: Answers) -> tuple[str, ...]:
+def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers: Predictions) -> tuple[str, ...]:
     notes = []
     absent = [task for task in TASKS if task not in scores]
     if absent:
@@ -274,7 +274,7 @@ def _notes(pairs: Sequence[Sequence[Line]], scores: Mapping[str, float], answers
     return tuple(notes)
 
 
-def items_of(questions: Sequence[Question], labels: Sequence[Line] | None) -> list[Id]:
+def sample_ids(questions: Sequence[Question], labels: Sequence[Line] | None) -> list[Id]:
     """Both questions of an image are one item."""
     return [_item_id(*str(question.id).split("/", 1)) for question in questions]
 
@@ -287,7 +287,7 @@ MME = Benchmark(
     name="mme",
     title="MME",
     metric="perception score",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="MME/llava_mme.jsonl",
         images="MME/MME_Benchmark_release_version",
         labels=("MME/eval_tool/Your_Results",),
@@ -301,8 +301,9 @@ MME = Benchmark(
     read_labels=read_labels,
     read_answers=read_results,
     score=score,
-    differs="the official scorer takes answers two by two by position, so that a missing one pairs others wrongly",
+    official_caveat="the official scorer takes answers two by two by position, so that a missing one pairs others "
+    "wrongly",
     scale=200.0,
     combine="sum",
-    items_of=items_of,
+    sample_ids=sample_ids,
 )

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.evaluation.benchmark import (
+from aligngpt.evaluation.judge.judge import Judge, Judged, Request, Requests, answers_to
+from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.types import (
     LLAVA_FILES,
-    Answer,
-    Answers,
     Benchmark,
     BenchmarkFiles,
     Id,
-    Item,
+    Prediction,
+    Predictions,
     Protocol,
     Question,
+    SampleScore,
     Score,
-    match,
+    match_predictions,
     missing_note,
 )
-from aligngpt.evaluation.judge.judge import Judge, Judged, Request, Requests, answers_to
-from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
 from aligngpt.utils.io import write_json
 
 _FOLDER = "mm-vet"
@@ -79,7 +79,7 @@ def read_labels(paths: Sequence[Path]) -> list[Label]:
         raise ValueError(f"{path}: no MM-Vet questions: {lacking(error)}") from None
 
 
-def read_grades(path: Path) -> Answers:
+def read_grades(path: Path) -> Predictions:
     """Read a judge's grades: an object of question id to `score`, one number a run, `null` where none could be read.
 
     Raises:
@@ -88,7 +88,7 @@ def read_grades(path: Path) -> Answers:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         raise ValueError(f"{path}: expected a judge's grades, a .json file of id to `score`; are these answers?")
     records = load_object(path, "a judge's grades, an object of id to `score`")
-    rows: list[Answer] = []
+    rows: list[Prediction] = []
     for name, record in records.items():
         if isinstance(record, str):
             raise ValueError(f"{path}: these are answers, not grades: a judge has to grade them first")
@@ -101,20 +101,22 @@ def read_grades(path: Path) -> Answers:
                 "question needs one a run"
             )
         text = "; ".join(map(str, record.get("content", ())))
-        rows.append(Answer(name, text, extra={"grades": [None if grade is None else float(grade) for grade in grades]}))
-    return Answers(str(path), rows)
+        rows.append(
+            Prediction(name, text, extra={"grades": [None if grade is None else float(grade) for grade in grades]})
+        )
+    return Predictions(str(path), rows)
 
 
-def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Label], answers: Predictions, protocol: Protocol) -> Score:
     """Score by the mean grade over questions and runs; strictly without the grades that could not be read.
 
     Raises:
         ValueError: If no grade could be read.
     """
-    given, count = match((label.id for label in labels), answers)
+    given, count = match_predictions((label.id for label in labels), answers)
     runs = len(answers.rows[0].extra["grades"])
     unread = [name for name, row in given.items() if None in row.extra["grades"]]
-    items, grades, graded = [], [], []
+    samples, grades, graded = [], [], []
     for label in labels:
         row = given.get(label.id)
         read = [0.0] * runs if row is None else row.extra["grades"]
@@ -124,17 +126,17 @@ def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Scor
             continue
         groups: dict[str, str | tuple[str, ...]] = {"capability": label.capabilities, "capabilities": label.combination}
         text = None if row is None else row.text
-        items.append(Item(label.id, sum(known) / len(known), text, read, None, groups))
+        samples.append(SampleScore(label.id, sum(known) / len(known), text, read, None, groups))
         grades.append(own)
         graded.append(label)
-    if not items:
+    if not samples:
         raise ValueError(f"{answers.source}: none of its grades could be read")
     totals, details = _summary(graded, grades)
     notes = missing_note(count, "so they do in the official evaluator")
     if unread:
         what = "counted as 0, as in the official evaluator" if protocol == "official" else "left out"
         notes += (f"questions with a grade that could not be read, {what}: {', '.join(unread)}",)
-    return Score(float(totals.mean()), str(_rounded(totals.mean())), items, count, details, notes)
+    return Score(float(totals.mean()), str(_rounded(totals.mean())), samples, count, details, notes)
 
 
 def _summary(labels: Sequence[Label], grades: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, Mapping[str, Any]]:
@@ -169,15 +171,15 @@ def _rounded(value: Any) -> float:
     return float(np.round(value, 1))
 
 
-def write_submission(questions: Path, answers: Answers, output: Path) -> None:
+def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
     """Write answers in the form of the online evaluator: `v1_<question id>` to answer."""
     asked = read_questions(questions)
-    given, _ = match((one.id for one in asked), answers)
+    given, _ = match_predictions((one.id for one in asked), answers)
     texts: Mapping[str, str] = {name: answer.text for name, answer in given.items()}
     write_json(output, {f"{_PREFIX}{one.id}": texts.get(str(one.id), "") for one in asked})
 
 
-def items_of(questions: Sequence[Question], labels: Any) -> list[Id]:
+def sample_ids(questions: Sequence[Question], labels: Any) -> list[Id]:
     """Items are called as the labels call their questions."""
     return [f"{_PREFIX}{question.id}" for question in questions]
 
@@ -185,7 +187,7 @@ def items_of(questions: Sequence[Question], labels: Any) -> list[Id]:
 # The judge ----------------------------------------------------------------------------------------------------------
 
 
-def read_results(path: Path) -> Answers:
+def read_results(path: Path) -> Predictions:
     """Read answers: LLaVA's lines, or an object of question id to answer, what the online evaluator takes.
 
     Raises:
@@ -196,8 +198,8 @@ def read_results(path: Path) -> Answers:
         for name, text in load_object(path, "MM-Vet's answers, an object of id to answer").items():
             if not isinstance(text, str):
                 raise ValueError(f"{path}: the answer to {name} is {kind(text)}, expected a text; are these answers?")
-            rows.append(Answer(name, text))
-        return Answers(str(path), rows, submission=True)
+            rows.append(Prediction(name, text))
+        return Predictions(str(path), rows, submission=True)
     answers = read_answers(path)
     rows = [
         replace(row, id=str(row.id) if str(row.id).startswith(_PREFIX) else f"{_PREFIX}{row.id}")
@@ -206,7 +208,7 @@ def read_results(path: Path) -> Answers:
     return replace(answers, rows=rows)
 
 
-def requests(data: Path, answers: Answers) -> Requests:
+def requests(data: Path, answers: Predictions) -> Requests:
     """Ask for the grade of each answer, as the last cell of a table that begins with graded examples.
 
     Args:
@@ -256,7 +258,7 @@ MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet",
     metric="judge's mean grade",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="mm-vet/llava-mm-vet.jsonl",
         images="mm-vet/images",
         labels=("mm-vet/mm-vet.json",),
@@ -272,7 +274,7 @@ MMVET = Benchmark(
     read_answers=read_grades,
     score=score,
     write_submission=write_submission,
-    differs="the official evaluator counts a grade that could not be read as 0, the strict one leaves it out",
+    official_caveat="the official evaluator counts a grade that could not be read as 0, the strict one leaves it out",
     judge=Judge(
         read_results,
         requests,
@@ -285,5 +287,5 @@ MMVET = Benchmark(
         reminder=_REMINDER,
         several_runs=True,
     ),
-    items_of=items_of,
+    sample_ids=sample_ids,
 )

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
+from aligngpt.evaluation.metrics import mean, total
+from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
+from aligngpt.evaluation.types import (
     LLAVA_FILES,
-    Answer,
-    Answers,
     Benchmark,
     BenchmarkFiles,
     Id,
-    Item,
+    Prediction,
+    Predictions,
     Protocol,
+    SampleScore,
     Score,
-    match,
+    match_predictions,
 )
-from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
 
 _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json")
 _QUESTIONS = ("llava_pope_test.jsonl", "questions.jsonl")
@@ -108,12 +108,12 @@ def read_yes_no(text: str) -> str:
     return "no" if _NO & set(text.split(".")[0].replace(",", "").split(" ")) else "yes"
 
 
-def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Labels, answers: Predictions, protocol: Protocol) -> Score:
     """Score by F1 of yes in each subset: officially by position, strictly by question."""
-    given, count = match((one.id for one in labels.asked), answers)
+    given, count = match_predictions((one.id for one in labels.asked), answers)
     subset_of = {str(one.id): one for one in labels.asked}
     notes: list[str] = []
-    items: list[Item] = []
+    samples: list[SampleScore] = []
     details: dict[str, Any] = {}
     for subset, lines in labels.subsets.items():
         own = [one for one in labels.asked if one.subset == subset]
@@ -124,8 +124,8 @@ def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
             said = [read_yes_no(row.text) for row in rows]
         else:
             part = _by_question(subset, own, lines, given)
-            said = [item.prediction for item in part]
-        items += part
+            said = [sample.prediction for sample in part]
+        samples += part
         if not part:
             raise ValueError(
                 f"{answers.source}: no answers to the {subset} questions; give the labels of the others alone"
@@ -135,30 +135,30 @@ def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
             notes.append(f"{subset}: no yes is right, so the official scorer divides by zero; F1 is taken as 0")
     f1 = total(part["f1"] for part in details.values()) / len(details)
     details["mean_f1"] = f1
-    return Score(100 * f1, f"{100 * f1:.2f}", items, count, details, tuple(notes))
+    return Score(100 * f1, f"{100 * f1:.2f}", samples, count, details, tuple(notes))
 
 
-def _item(subset: str, label: str, name: Id, answer: Answer | None) -> Item:
+def _item(subset: str, label: str, name: Id, answer: Prediction | None) -> SampleScore:
     """One question; one without an answer counts as the opposite of its label."""
     opposite = "no" if label == "yes" else "yes"
     prediction = opposite if answer is None else read_yes_no(answer.text)
     hit = 2.0 * (prediction == label == "yes")
-    return Item(
+    return SampleScore(
         name,
         float(prediction == label),
         None if answer is None else answer.text,
         prediction,
         label,
         {"subset": subset},
-        stratum=subset,
+        aggregation_group=subset,
         value=hit,
         weight=hit + (prediction != label),
     )
 
 
 def _by_question(
-    subset: str, asked: Sequence[Asked], lines: Sequence[Label], given: Mapping[str, Answer]
-) -> list[Item]:
+    subset: str, asked: Sequence[Asked], lines: Sequence[Label], given: Mapping[str, Prediction]
+) -> list[SampleScore]:
     label_of = {(line.image, line.text): line.label for line in lines}
     unlabelled = [one for one in asked if (one.image, one.text) not in label_of]
     if unlabelled:
@@ -170,7 +170,7 @@ def _by_question(
 
 
 def _misplaced(
-    subset: str, rows: Sequence[Answer], lines: Sequence[Label], subset_of: Mapping[str, Asked]
+    subset: str, rows: Sequence[Prediction], lines: Sequence[Label], subset_of: Mapping[str, Asked]
 ) -> list[str]:
     """Say how many answers were set against the label of another question."""
     pairs = [(subset_of[str(row.id)], line) for row, line in zip(rows, lines, strict=False)]
@@ -181,8 +181,8 @@ def _misplaced(
     return notes
 
 
-def _confusion(items: Sequence[Item], said: Sequence[str]) -> dict[str, float]:
-    pairs = [(item.prediction, item.label) for item in items]
+def _confusion(samples: Sequence[SampleScore], said: Sequence[str]) -> dict[str, float]:
+    pairs = [(sample.prediction, sample.label) for sample in samples]
     tp, fp, tn, fn = (pairs.count(one) for one in (("yes", "yes"), ("yes", "no"), ("no", "no"), ("no", "yes")))
     precision = tp / (tp + fp) if tp else 0.0
     recall = tp / (tp + fn) if tp else 0.0
@@ -204,7 +204,7 @@ POPE = Benchmark(
     name="pope",
     title="POPE",
     metric="F1 of yes, mean of the subsets",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="pope/llava_pope_test.jsonl",
         images="pope/val2014",
         labels=("pope/coco",),
@@ -217,6 +217,7 @@ POPE = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    differs="the official scorer pairs answers and labels by position, so that one missing or repeated answer shifts "
+    official_caveat="the official scorer pairs answers and labels by position, so that one missing or repeated "
+    "answer shifts "
     "all that follow",
 )

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Item,
-    Protocol,
-    Question,
-    Score,
-    match,
-)
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.readers import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Prediction,
+    Predictions,
+    Protocol,
+    Question,
+    SampleScore,
+    Score,
+    match_predictions,
+)
 
 OPTIONS = "ABCDE"
 FAILED = "FAILED"
@@ -93,38 +93,38 @@ def read_option(text: str) -> str:
     return said[0] if len(said) == 1 else FAILED
 
 
-def score(labels: Sequence[Problem], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Problem], answers: Predictions, protocol: Protocol) -> Score:
     """Score by the letter.
 
     Raises:
         ValueError: If no question counts as one with an image.
     """
-    given, count = match((label.id for label in labels), answers)
-    items = [_item(label, given.get(label.id), protocol) for label in labels]
-    imaged = [item for item in items if item.stratum]
+    given, count = match_predictions((label.id for label in labels), answers)
+    samples = [_item(label, given.get(label.id), protocol) for label in labels]
+    imaged = [sample for sample in samples if sample.aggregation_group]
     if not imaged:
         raise ValueError(
             f"{answers.source}: no question with an image; the official scorer looks for <image> in the stored "
             "prompts, --protocol strict in the labels"
         )
-    total, img = 100 * mean(item.score for item in items), 100 * mean(item.score for item in imaged)
+    total, img = 100 * mean(sample.score for sample in samples), 100 * mean(sample.score for sample in imaged)
     details = {
-        "total": len(items),
-        "correct": sum(item.score == 1 for item in items),
+        "total": len(samples),
+        "correct": sum(sample.score == 1 for sample in samples),
         "accuracy": total,
         "img_total": len(imaged),
-        "img_correct": sum(item.score == 1 for item in imaged),
+        "img_correct": sum(sample.score == 1 for sample in imaged),
         "img_accuracy": img,
     }
-    return Score(img, f"{img:.2f}", items, count, details)
+    return Score(img, f"{img:.2f}", samples, count, details)
 
 
-def _item(label: Problem, answer: Answer | None, protocol: Protocol) -> Item:
+def _item(label: Problem, answer: Prediction | None, protocol: Protocol) -> SampleScore:
     prediction = FAILED if answer is None else read_option(answer.text)
     chosen = OPTIONS[: label.choices].find(prediction)
     prompted = answer is not None and "<image>" in answer.prompt
     imaged = prompted if protocol == "official" else label.has_image
-    return Item(
+    return SampleScore(
         label.id,
         float(chosen == label.answer),
         None if answer is None else answer.text,
@@ -161,7 +161,7 @@ SCIENCEQA = Benchmark(
     name="scienceqa",
     title="SQA-I",
     metric="accuracy of questions with an image",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="scienceqa/llava_test_CQM-A.json",
         images="scienceqa/images/test",
         labels=("scienceqa/problems.json", "scienceqa/pid_splits.json"),
@@ -173,6 +173,7 @@ SCIENCEQA = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    differs="the official scorer finds the questions with an image by the stored prompts, so that one without an "
+    official_caveat="the official scorer finds the questions with an image by the stored prompts, so that one "
+    "without an "
     "answer is left out of their number",
 )

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Count,
-    Id,
-    Item,
-    Protocol,
-    Score,
-    in_groups,
-    match,
-)
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.readers import lacking, load_json, load_records, locate, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    MatchCounts,
+    Prediction,
+    Predictions,
+    Protocol,
+    SampleScore,
+    Score,
+    group_samples,
+    match_predictions,
+)
 from aligngpt.utils.io import atomic_path
 
 
@@ -73,67 +73,72 @@ def _label(record: dict[str, Any], names: Mapping[Any, str], path: Path, line: i
         raise ValueError(f"{path}: question {line}: {lacking(error)}; are these SEED-Bench's labels?") from None
 
 
-def score(labels: Sequence[Label], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Label], answers: Predictions, protocol: Protocol) -> Score:
     """Score by the letter, exactly as given: `B.` and ` B` are wrong.
 
     Raises:
         ValueError: If there is no image question.
     """
-    by_text, count = match((label.id for label in labels), answers)
+    by_text, count = match_predictions((label.id for label in labels), answers)
     notes: tuple[str, ...] = ()
     if protocol == "official":
         by_id = {row.id: row for row in answers.rows}
         found = {label.id: by_id.get(label.key) for label in labels}
         lost = sum(row is None and str(name) in by_text for name, row in found.items())
-        count = Count(sum(row is None for row in found.values()), count.extra, count.duplicate)
+        count = MatchCounts(sum(row is None for row in found.values()), count.extra, count.duplicate)
         if lost:
             notes = (f"answers whose id is text, where the official scorer looks for a number: {lost}",)
     else:
         found = {label.id: by_text.get(str(label.id)) for label in labels}
-    items = [_item(label, found[label.id]) for label in labels]
-    images = [item for item in items if item.stratum]
+    samples = [_item(label, found[label.id]) for label in labels]
+    images = [sample for sample in samples if sample.aggregation_group]
     if not images:
         raise ValueError("the labels have no image questions, which are what is reported")
-    image = 100 * mean(item.score for item in images)
-    details = _details(items, image)
-    stops = [name for name, part in in_groups(items, "dimension").items() if not any(_counted(item) for item in part)]
+    image = 100 * mean(sample.score for sample in images)
+    details = _details(samples, image)
+    stops = [
+        name
+        for name, part in group_samples(samples, "dimension").items()
+        if not any(_counted(sample) for sample in part)
+    ]
     if stops and protocol == "official":
         notes += (f"{', '.join(stops)}: nothing right and nothing missing, at which the official scorer stops",)
-    return Score(image, f"{image:.2f}", items, count, details, notes)
+    return Score(image, f"{image:.2f}", samples, count, details, notes)
 
 
-def _counted(item: Item) -> bool:
-    return item.score == 1 or item.text is None
+def _counted(sample: SampleScore) -> bool:
+    return sample.score == 1 or sample.text is None
 
 
-def _item(label: Label, answer: Answer | None) -> Item:
+def _item(label: Label, answer: Prediction | None) -> SampleScore:
     text = None if answer is None else answer.text
     groups = {"data_type": label.data_type} | ({"dimension": label.dimension} if label.dimension else {})
-    stratum = "all" if label.data_type == "image" else None
-    return Item(label.id, float(text == label.answer), text, text, label.answer, groups, stratum)
+    aggregation_group = "all" if label.data_type == "image" else None
+    return SampleScore(label.id, float(text == label.answer), text, text, label.answer, groups, aggregation_group)
 
 
-def _details(items: Sequence[Item], image: float) -> dict[str, Any]:
-    printed = {
-        name: round(100 * mean(item.score for item in part), 2) for name, part in in_groups(items, "dimension").items()
+def _details(samples: Sequence[SampleScore], image: float) -> dict[str, Any]:
+    formatted = {
+        name: round(100 * mean(sample.score for sample in part), 2)
+        for name, part in group_samples(samples, "dimension").items()
     }
-    printed["Total"] = round(100 * mean(item.score for item in items), 2)
-    for data_type, part in in_groups(items, "data_type").items():
-        printed[data_type] = round(100 * mean(item.score for item in part), 2)
-    images = [item for item in items if item.stratum]
+    formatted["Total"] = round(100 * mean(sample.score for sample in samples), 2)
+    for data_type, part in group_samples(samples, "data_type").items():
+        formatted[data_type] = round(100 * mean(sample.score for sample in part), 2)
+    images = [sample for sample in samples if sample.aggregation_group]
     return {
-        "printed": printed,
+        "printed": formatted,
         "image_accuracy_printed": round(image, 2),
-        "correct": sum(item.score == 1 for item in images),
+        "correct": sum(sample.score == 1 for sample in images),
         "total": len(images),
         "image_accuracy": image,
     }
 
 
-def write_submission(questions: Path, answers: Answers, output: Path) -> None:
+def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
     """Write the leaderboard's form, one line a question in the order of the label file, empty where unanswered."""
     labels = read_labels([questions])
-    given, _ = match((label.id for label in labels), answers)
+    given, _ = match_predictions((label.id for label in labels), answers)
     texts = {name: answer.text for name, answer in given.items()}
     lines = [{"question_id": str(one.id), "prediction": texts.get(str(one.id), "")} for one in labels]
     with atomic_path(output) as temporary:
@@ -144,7 +149,7 @@ SEED = Benchmark(
     name="seed",
     title="SEED-I",
     metric="accuracy of image questions",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="seed_bench/llava-seed-bench.jsonl",
         images="seed_bench",
         labels=("seed_bench/SEED-Bench.json",),
@@ -159,5 +164,5 @@ SEED = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    differs="the official scorer looks answers to image questions up by a number: an id in quotes is not found",
+    official_caveat="the official scorer looks answers to image questions up by a number: an id in quotes is not found",
 )

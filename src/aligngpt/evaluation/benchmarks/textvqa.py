@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answer,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Count,
-    Id,
-    Item,
-    Protocol,
-    Question,
-    Score,
-    match,
-    repeated,
-)
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    MatchCounts,
+    Prediction,
+    Predictions,
+    Protocol,
+    Question,
+    SampleScore,
+    Score,
+    count_duplicates,
+    match_predictions,
+)
 
 _OLD_FORM = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
@@ -75,30 +75,32 @@ def question_in(prompt: str) -> str | None:
     return lines[0] if len(lines) == 2 else None
 
 
-def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Annotation], answers: Predictions, protocol: Protocol) -> Score:
     """Score by VQA accuracy, both sides normalized: over the lines of the answers, or strictly over the questions."""
     by_key = {label.key: label for label in labels}
     by_id = {str(label.id): label for label in labels}
     pairs = [(row, _label_of(row, by_key, by_id, answers.source)) for row in answers.rows]
     known = [(row, label) for row, label in pairs if label is not None]
     if not known:
-        match(by_id, answers)  # says that nothing fits
+        match_predictions(by_id, answers)  # says that nothing fits
     answered = {str(label.id): row for row, label in known}
-    count = Count(len(by_id) - len(answered), len(pairs) - len(known), repeated(label.id for _, label in known))
+    count = MatchCounts(
+        len(by_id) - len(answered), len(pairs) - len(known), count_duplicates(label.id for _, label in known)
+    )
     if protocol == "official":
-        items = [_item(label, row) for row, label in known]
+        samples = [_item(label, row) for row, label in known]
     else:
-        items = [_item(label, answered.get(str(label.id))) for label in labels]
-    accuracy = 100 * mean(item.score for item in items)
+        samples = [_item(label, answered.get(str(label.id))) for label in labels]
+    accuracy = 100 * mean(sample.score for sample in samples)
     notes: tuple[str, ...] = ()
     if protocol == "official" and count.extra:
         notes = ("the official scorer stops at an answer to another question; here such answers are left out",)
-    details = {"samples": len(items), "printed_accuracy": f"{accuracy:.2f}", "accuracy": accuracy}
-    return Score(accuracy, f"{accuracy:.2f}", items, count, details, notes)
+    details = {"samples": len(samples), "printed_accuracy": f"{accuracy:.2f}", "accuracy": accuracy}
+    return Score(accuracy, f"{accuracy:.2f}", samples, count, details, notes)
 
 
 def _label_of(
-    row: Answer, by_key: dict[tuple[str, str], Annotation], by_id: dict[str, Annotation], source: str
+    row: Prediction, by_key: dict[tuple[str, str], Annotation], by_id: dict[str, Annotation], source: str
 ) -> Annotation | None:
     if not row.prompt:
         return by_id.get(str(row.id))
@@ -111,15 +113,15 @@ def _label_of(
     return by_key.get((str(row.id), question.lower()))
 
 
-def _item(label: Annotation, answer: Answer | None) -> Item:
+def _item(label: Annotation, answer: Prediction | None) -> SampleScore:
     prediction = None if answer is None else vqa.normalize(answer.text)
     people = [vqa.normalize(person) for person in label.answers]
     right = 0.0 if prediction is None else vqa.accuracy(prediction, people)
     text = None if answer is None else answer.text
-    return Item(label.id, right, text, prediction, Counter(people).most_common(1)[0][0])
+    return SampleScore(label.id, right, text, prediction, Counter(people).most_common(1)[0][0])
 
 
-def items_of(questions: Sequence[Question], labels: Sequence[Annotation] | None) -> list[Id]:
+def sample_ids(questions: Sequence[Question], labels: Sequence[Annotation] | None) -> list[Id]:
     """Questions go by their image here; the number they are scored by is in the labels alone."""
     numbers = {label.key: label.id for label in labels or ()}
     return [numbers.get((str(one.id), (question_in(one.prompt) or "").lower()), "") for one in questions]
@@ -129,7 +131,7 @@ TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA",
     metric="VQA accuracy",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="textvqa/llava_textvqa_val_v051_ocr.jsonl",
         images="textvqa/train_images",
         labels=("textvqa/TextVQA_0.5.1_val.json",),
@@ -142,7 +144,8 @@ TEXTVQA = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    differs="the official score is the mean over the lines of the answers: a question without one is left out, one "
+    official_caveat="the official score is the mean over the lines of the answers: a question without one is left "
+    "out, one "
     "with two counts twice",
-    items_of=items_of,
+    sample_ids=sample_ids,
 )

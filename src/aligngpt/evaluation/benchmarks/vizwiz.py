@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    Item,
-    Protocol,
-    Question,
-    Score,
-    match,
-    missing_note,
-)
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean, means_by_part
 from aligngpt.evaluation.readers import folders, gather, lacking, load_records, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    Predictions,
+    Protocol,
+    Question,
+    SampleScore,
+    Score,
+    match_predictions,
+    missing_note,
+)
 from aligngpt.utils.io import write_json
 
 _ANNOTATIONS = ("val*.json", "annotations.json", "Annotations/val.json")
@@ -75,20 +75,20 @@ def _annotation(record: dict, path: Path, line: int) -> Annotation:
         raise ValueError(f"{path}:{line}: no VizWiz annotation: {lacking(error)}") from None
 
 
-def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Labels, answers: Predictions, protocol: Protocol) -> Score:
     """Score by VQA accuracy with VizWiz's own normalization of the prediction, and none of the human answers.
 
     A model's answers are normalized as for an upload first; a submission is scored as it stands.
     """
     by_image = _by_image(answers, labels.image_of)
-    given, count = match((label.image for label in labels.annotations), by_image)
-    items = []
+    given, count = match_predictions((label.image for label in labels.annotations), by_image)
+    samples = []
     for label in labels.annotations:
         answer = given.get(label.image)
         text = "" if answer is None else answer.text
         prediction = _normal(text if answers.submission else vqa.normalize(text))
-        items.append(
-            Item(
+        samples.append(
+            SampleScore(
                 label.image,
                 vqa.accuracy(prediction, label.answers),
                 None if answer is None else answer.text,
@@ -97,21 +97,21 @@ def score(labels: Labels, answers: Answers, protocol: Protocol) -> Score:
                 {"answer_type": label.answer_type},
             )
         )
-    overall = 100 * mean(item.score for item in items)
+    overall = 100 * mean(sample.score for sample in samples)
     details = {
         "overall": round(overall, 2),
-        "per_answer_type": means_by_part(items, "answer_type"),
+        "per_answer_type": means_by_part(samples, "answer_type"),
         "overall_unrounded": overall,
     }
     notes = missing_note(count, "the official scorer wants every one") if protocol == "official" else ()
-    return Score(overall, f"{overall:.2f}", items, count, details, notes)
+    return Score(overall, f"{overall:.2f}", samples, count, details, notes)
 
 
 def _normal(text: str) -> str:
     return vqa.plain_words(vqa.strip_punctuation(vqa.one_line(text)), vqa.VIZWIZ_CONTRACTIONS)
 
 
-def _by_image(answers: Answers, image_of: dict[str, str]) -> Answers:
+def _by_image(answers: Predictions, image_of: dict[str, str]) -> Predictions:
     """The answers named by their images instead of by number.
 
     Raises:
@@ -124,7 +124,7 @@ def _by_image(answers: Answers, image_of: dict[str, str]) -> Answers:
     return replace(answers, rows=[replace(row, id=image_of.get(str(row.id), row.id)) for row in answers.rows])
 
 
-def write_submission(questions: Path, answers: Answers, output: Path) -> None:
+def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
     """Write what the server scores: every image in the order of the question file, with its normalized answer.
 
     Raises:
@@ -133,7 +133,7 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
     asked = read_questions(questions)
     image_of: dict[str, str] = {str(one.id): str(one.image) for one in asked}
     ids: list[Id] = [str(one.image) for one in asked]
-    given, count = match(ids, _by_image(answers, image_of))
+    given, count = match_predictions(ids, _by_image(answers, image_of))
     if count.missing:
         raise ValueError(
             f"{answers.source}: {count.missing} of {len(asked)} questions have no answer; VizWiz wants all"
@@ -141,7 +141,7 @@ def write_submission(questions: Path, answers: Answers, output: Path) -> None:
     write_json(output, [{"image": image, "answer": vqa.normalize(given[str(image)].text)} for image in ids])
 
 
-def items_of(questions: Sequence[Question], labels: Labels | None) -> list[Id]:
+def sample_ids(questions: Sequence[Question], labels: Labels | None) -> list[Id]:
     """Items go by image."""
     return [str(question.image) for question in questions]
 
@@ -150,7 +150,7 @@ VIZWIZ = Benchmark(
     name="vizwiz",
     title="VizWiz",
     metric="VQA accuracy",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="vizwiz/llava_test.jsonl",
         images="vizwiz/test",
         labels=(),
@@ -164,6 +164,6 @@ VIZWIZ = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    differs="the official scorer wants an answer to every question",
-    items_of=items_of,
+    official_caveat="the official scorer wants an answer to every question",
+    sample_ids=sample_ids,
 )

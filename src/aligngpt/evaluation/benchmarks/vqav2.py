@@ -9,21 +9,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import (
-    LLAVA_FILES,
-    Answers,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    Item,
-    Protocol,
-    Score,
-    match,
-    missing_note,
-)
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.metrics import mean, means_by_part
 from aligngpt.evaluation.readers import load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.types import (
+    LLAVA_FILES,
+    Benchmark,
+    BenchmarkFiles,
+    Id,
+    Predictions,
+    Protocol,
+    SampleScore,
+    Score,
+    match_predictions,
+    missing_note,
+)
 from aligngpt.utils.io import write_json
 
 _ANNOTATIONS = ("v2_mscoco_*_annotations.json", "*annotations.json")
@@ -62,10 +62,10 @@ def _annotation(record: dict[str, Any], path: Path, place: int) -> Annotation:
         ) from None
 
 
-def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) -> Score:
+def score(labels: Sequence[Annotation], answers: Predictions, protocol: Protocol) -> Score:
     """Score by VQA accuracy. A model's answers are normalized first, as for an upload; a submission is not."""
-    given, count = match((label.id for label in labels), answers)
-    items = []
+    given, count = match_predictions((label.id for label in labels), answers)
+    samples = []
     for label in labels:
         answer = given.get(str(label.id))
         text = "" if answer is None else answer.text
@@ -74,19 +74,21 @@ def score(labels: Sequence[Annotation], answers: Answers, protocol: Protocol) ->
         groups = {"answer_type": label.answer_type, "question_type": label.question_type}
         label_text = Counter(label.answers).most_common(1)[0][0]
         right = vqa.accuracy(prediction, people)
-        items.append(Item(label.id, right, None if answer is None else answer.text, prediction, label_text, groups))
-    overall = 100 * mean(item.score for item in items)
+        samples.append(
+            SampleScore(label.id, right, None if answer is None else answer.text, prediction, label_text, groups)
+        )
+    overall = 100 * mean(sample.score for sample in samples)
     details = {
         "overall": round(overall, 2),
-        "per_answer_type": means_by_part(items, "answer_type"),
-        "per_question_type": means_by_part(items, "question_type"),
+        "per_answer_type": means_by_part(samples, "answer_type"),
+        "per_question_type": means_by_part(samples, "question_type"),
     }
     notes: tuple[str, ...] = ()
     if answers.submission and protocol == "official":
         notes = missing_note(count, "the official loader refuses such a submission")
         if count.extra:
             notes += ("the official loader refuses a submission with answers to other questions",)
-    return Score(overall, f"{overall:.2f}", items, count, details, notes)
+    return Score(overall, f"{overall:.2f}", samples, count, details, notes)
 
 
 def _compared(text: str, people: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -102,14 +104,14 @@ def _normal(text: str) -> str:
     return vqa.plain_words(vqa.strip_punctuation(text))
 
 
-def write_submission(questions: Path, answers: Answers, output: Path) -> None:
+def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
     """Write what the server scores: every question of the file in its order, normalized, empty where unanswered.
 
     Args:
         questions: `llava_vqav2_mscoco_test2015.jsonl`, whatever split was asked: the server wants all of test.
     """
     asked = read_questions(questions)
-    given, _ = match((question.id for question in asked), answers)
+    given, _ = match_predictions((question.id for question in asked), answers)
     texts = {key: vqa.normalize(answer.text) for key, answer in given.items()}
     write_json(output, [{"question_id": one.id, "answer": texts.get(str(one.id), "")} for one in asked])
 
@@ -118,7 +120,7 @@ VQAV2 = Benchmark(
     name="vqav2",
     title="VQAv2",
     metric="VQA accuracy",
-    layout=BenchmarkFiles(
+    files=BenchmarkFiles(
         questions="vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
         images="vqav2/test2015",
         labels=(),
@@ -133,5 +135,5 @@ VQAV2 = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    differs="the official scorer refuses a submission whose questions are not exactly those of the annotations",
+    official_caveat="the official scorer refuses a submission whose questions are not exactly those of the annotations",
 )

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmark import Answer, Answers, Benchmark, Count, Id, match
 from aligngpt.evaluation.judge.client import (
     EndpointError,
     JudgeClient,
@@ -18,6 +17,7 @@ from aligngpt.evaluation.judge.client import (
     Replies,
     Reply,
 )
+from aligngpt.evaluation.types import Benchmark, Id, MatchCounts, Prediction, Predictions, match_predictions
 from aligngpt.utils.io import alone_in, write_json
 from aligngpt.utils.progress import progress as progress_bar
 
@@ -65,7 +65,7 @@ class Requests:
     """
 
     rows: Sequence[Request]
-    count: Count
+    count: MatchCounts
     unanswered: Sequence[Id] = ()
     notes: tuple[str, ...] = ()
 
@@ -97,8 +97,8 @@ class Judge:
         several_runs: Whether a reviews file holds several runs; if not, each answer is judged once.
     """
 
-    read_answers: Callable[[Path], Answers]
-    requests: Callable[[Path, Answers], Requests]
+    read_answers: Callable[[Path], Predictions]
+    requests: Callable[[Path, Predictions], Requests]
     read: Callable[[str], Any]
     write: Callable[[Path, Sequence[Judged]], None]
     suffix: str
@@ -164,7 +164,9 @@ def review(
     return summary
 
 
-def answers_to(questions: Mapping[str, str], answers: Answers) -> tuple[dict[str, Answer], Count, tuple[str, ...]]:
+def answers_to(
+    questions: Mapping[str, str], answers: Predictions
+) -> tuple[dict[str, Prediction], MatchCounts, tuple[str, ...]]:
     """Find the answer to each question; a judge is paid for each, so the question it was given to is compared.
 
     Args:
@@ -176,7 +178,7 @@ def answers_to(questions: Mapping[str, str], answers: Answers) -> tuple[dict[str
     Raises:
         ValueError: If no answer is to one of the questions, or most are to questions with another text.
     """
-    given, count = match(questions, answers)
+    given, count = match_predictions(questions, answers)
     kept = [name for name, answer in given.items() if answer.prompt]
     other = [name for name in kept if questions[name].strip() not in given[name].prompt]
     if len(other) > len(kept) / 2:

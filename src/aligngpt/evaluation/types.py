@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aligngpt.data.images import UnreadableImage
-
 if TYPE_CHECKING:
+    from aligngpt.data.images import UnreadableImage
     from aligngpt.evaluation.judge.judge import Judge
 
 Protocol = Literal["official", "strict"]
@@ -70,7 +69,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """One answer, with the line it stands in (0 where a file has no lines) and what else a scorer reads of it."""
 
     id: Id
@@ -81,16 +80,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """An answers file; `submission` says that it has the form a server takes, and is scored as it stands."""
 
     source: str
-    rows: Sequence[Answer]
+    rows: Sequence[Prediction]
     submission: bool = False
 
 
 @dataclass(frozen=True)
-class Item:
+class SampleScore:
     """What a scorer made of one question.
 
     Args:
@@ -112,10 +111,10 @@ class Item:
     prediction: Any = None
     label: Any = None
     groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    stratum: str | None = "all"
+    aggregation_group: str | None = "all"
     value: float | None = None
     weight: float = 1.0
-    parts: tuple[Item, ...] = ()
+    parts: tuple[SampleScore, ...] = ()
 
     @property
     def terms(self) -> tuple[float, float]:
@@ -124,7 +123,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Count:
+class MatchCounts:
     """How answers and labels fit: questions without an answer, answers to no question, and repeated answers."""
 
     missing: int = 0
@@ -146,9 +145,9 @@ class Score:
     """
 
     value: float
-    printed: str
-    items: Sequence[Item]
-    count: Count
+    formatted: str
+    samples: Sequence[SampleScore]
+    count: MatchCounts
     details: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -180,22 +179,22 @@ class Benchmark:
     name: str
     title: str
     metric: str
-    layout: BenchmarkFiles
+    files: BenchmarkFiles
     max_new_tokens: int
     read_questions: Callable[[Path], list[Question]]
     read_labels: Callable[[Sequence[Path]], Labels]
-    read_answers: Callable[[Path], Answers]
-    score: Callable[[Labels, Answers, Protocol], Score]
-    differs: str
+    read_answers: Callable[[Path], Predictions]
+    score: Callable[[Labels, Predictions, Protocol], Score]
+    official_caveat: str
     scale: float = 100.0
     combine: Literal["mean", "sum"] = "mean"
-    write_submission: Callable[[Path, Answers, Path], None] | None = None
+    write_submission: Callable[[Path, Predictions, Path], None] | None = None
     judge: Judge | None = None
-    read_labels_alone: Callable[[Sequence[Path]], Labels] | None = None
-    items_of: Callable[[Sequence[Question], Labels | None], list[Id]] | None = None
+    read_labels_for_run: Callable[[Sequence[Path]], Labels] | None = None
+    sample_ids: Callable[[Sequence[Question], Labels | None], list[Id]] | None = None
 
 
-def match(ids: Iterable[Id], answers: Answers) -> tuple[dict[str, Answer], Count]:
+def match_predictions(ids: Iterable[Id], answers: Predictions) -> tuple[dict[str, Prediction], MatchCounts]:
     """Find the answer to each question; of several the last counts.
 
     Args:
@@ -216,30 +215,30 @@ def match(ids: Iterable[Id], answers: Answers) -> tuple[dict[str, Answer], Count
             "another split or another benchmark?"
         )
     found = {str(row.id): row for row in known}
-    return found, Count(len(wanted) - len(found), len(answers.rows) - len(known), len(known) - len(found))
+    return found, MatchCounts(len(wanted) - len(found), len(answers.rows) - len(known), len(known) - len(found))
 
 
 def _first(ids: Iterable[Id]) -> str:
     return repr(next(iter(ids), None))
 
 
-def in_groups(items: Iterable[Item], name: str) -> dict[str, list[Item]]:
+def group_samples(samples: Iterable[SampleScore], name: str) -> dict[str, list[SampleScore]]:
     """Sort items by the parts of a division; an item may be in several, or in none."""
-    parts: dict[str, list[Item]] = {}
-    for item in items:
-        own = item.groups.get(name, ())
+    parts: dict[str, list[SampleScore]] = {}
+    for sample in samples:
+        own = sample.groups.get(name, ())
         for part in (own,) if isinstance(own, str) else own:
-            parts.setdefault(part, []).append(item)
+            parts.setdefault(part, []).append(sample)
     return parts
 
 
-def missing_note(count: Count, what_official_does: str) -> tuple[str, ...]:
+def missing_note(count: MatchCounts, what_official_does: str) -> tuple[str, ...]:
     """Say that answers are missing and what the official scorer would have done."""
     if not count.missing:
         return ()
     return (f"questions without an answer, counted as wrong: {count.missing}; {what_official_does}",)
 
 
-def repeated(ids: Iterable[Id]) -> int:
+def count_duplicates(ids: Iterable[Id]) -> int:
     """How many ids stand there once more than needed."""
     return sum(times - 1 for times in Counter(map(str, ids)).values())
