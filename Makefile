@@ -7,12 +7,12 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types lmms clean
+.PHONY: help setup demo test lint types docs notebooks lmms clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-# torch goes first and alone: see constraints.txt.
+# torch is installed first and alone: see constraints.txt.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt '$(TORCH)'
@@ -21,11 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## install everything into .venv
 
-demo: $(STAMP) ## the whole way on the embedded world; prints the results and the page's path
-	$(BIN)/aligngpt run scenes --output runs/scenes
+demo: $(STAMP) ## run the full pipeline on the synthetic dataset and write a report
+	$(BIN)/aligngpt run synthetic --output runs/synthetic
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP) ## run the tests, two processes at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## check style and format
 	$(BIN)/ruff check .
@@ -34,7 +34,14 @@ lint: $(STAMP) ## check style and format
 types: $(STAMP) ## check types
 	$(BIN)/mypy
 
-# lmms-eval brings a hundred packages, which is why it is kept apart; torchvision goes again: see constraints-lmms.txt.
+docs: $(STAMP) ## build the documentation site into build/docs; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
+notebooks: $(STAMP) ## run the notebooks
+	$(BIN)/jupyter-execute --timeout=900 notebooks/*.ipynb
+
+# lmms-eval brings a hundred packages, so it has its own environment. torchvision is removed: see constraints-lmms.txt.
 $(LMMS)/.installed: pyproject.toml constraints-lmms.txt
 	$(PYTHON) -m venv $(LMMS)
 	$(LMMS)/bin/python -m pip install --quiet --constraint constraints-lmms.txt '$(TORCH)'
@@ -42,9 +49,9 @@ $(LMMS)/.installed: pyproject.toml constraints-lmms.txt
 	$(LMMS)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
-lmms: $(LMMS)/.installed ## run the tests of the lmms-eval model in an environment of their own, .venv-lmms
+lmms: $(LMMS)/.installed ## test the lmms-eval integration in its own environment, .venv-lmms
 	$(LMMS)/bin/python -m pytest -q tests/lmms
 
-clean: ## remove .venv, caches and builds; runs stay
+clean: ## remove environments, caches and builds, but not runs
 	rm -rf $(VENV) $(LMMS) build dist .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
