@@ -10,7 +10,7 @@ from tests.parity.report import HEADER, table
 from tests.parity.tolerances import TOLERANCES
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
+PAGE = (HERE.parents[1] / "docs" / "about" / "parity.md").read_text(encoding="utf-8")
 
 
 def rows_of(header: tuple[str, ...]) -> list[tuple[str, ...]]:
