@@ -1,4 +1,4 @@
-"""Sphinx directives that write reference tables from the code, so that a fact about a file or an option is in one place.
+"""Sphinx directives that write reference tables from the code, so that facts about files and options exist once.
 
     {artifact} aligngpt.curation.artifacts.LevelsSummary     fields of a JSON file
     {config} aligngpt.training.configs.PretrainConfig        fields and defaults of a config
