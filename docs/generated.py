@@ -1,7 +1,7 @@
 """Sphinx directives that write reference tables from the code, so that facts about files and options exist once.
 
-    {artifact} aligngpt.curation.artifacts.LevelsSummary     fields of a JSON file
-    {config} aligngpt.training.configs.PretrainConfig        fields and defaults of a config
+{artifact} aligngpt.curation.artifacts.LevelsSummary     fields of a JSON file
+{config} aligngpt.training.configs.PretrainConfig        fields and defaults of a config
 """
 
 from __future__ import annotations

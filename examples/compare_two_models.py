@@ -1,6 +1,6 @@
 """Evaluate two models on the same benchmarks and compare them question by question.
 
-    python examples/compare_two_models.py MODEL_A MODEL_B --data playground/data/eval --tasks pope,gqa --output results
+python examples/compare_two_models.py MODEL_A MODEL_B --data playground/data/eval --tasks pope,gqa --output results
 """
 
 import argparse
