@@ -1,177 +1,122 @@
-"""Recipes on the command line: one option per field of a frozen dataclass, and a recipe from what was given.
+"""Configurations on the command line: `--preset NAME`, `--config FILE.yaml`, and one option per field.
 
-A field `foo_bar` becomes `--foo-bar`; the field `foo_bar` of a nested recipe `finetune` becomes `--finetune.foo-bar`.
-The help of an option is the field's metadata `help`, its default the field's value in the recipe shown.
+The field `learning_rate` becomes `--learning-rate`; the field `learning_rate` of the nested configuration `finetune`
+becomes `--finetune.learning-rate`. Type, limits and help come from the class. Any command can use it:
+
+    @click.command(cls=ConfigCommand, spec=lambda: ConfigSpec({"default": JudgeConfig}), example="aligngpt ...")
+    def judge(config: JudgeConfig) -> None: ...
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
-R = TypeVar("R")
-FieldPath = tuple[str, ...]
+from aligngpt.cli.base import Command
 
-_OVERRIDES = "aligngpt.cli.config_options.overrides"
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
-def coerce(hint: Any, value: Any) -> Any:
-    """Turn a value from the command line (text) or from a recipe's JSON into what a field's type asks for.
+@dataclass(frozen=True)
+class ConfigSpec:
+    """The configuration of a command.
 
     Args:
-        hint: `int`, `float`, `str`, `bool`, `None`, a `Literal`, a `tuple`, or a union of them. A union takes the first
-            member that fits, literals before `None` before numbers before tuples before text.
-        value: Text, or a JSON value. The text of a tuple is split at its commas; the text of `None` is `none`.
-
-    Raises:
-        ValueError: If the value does not fit.
-        TypeError: If the hint is none of the above; the fault is then in the recipe, not in the value.
+        presets: Functions that return a configuration, by name; the first is the default, and its values are the
+            defaults that the help shows. With one preset there is no `--preset`.
+        exclude: Dotted names of fields without an option.
+        types: Click types of fields that need another one than `FieldType`, by dotted name.
     """
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return _coerce_union(args, value)
-    if origin is Literal:
-        matches = [choice for choice in args if value == choice or value == str(choice)]
-        if matches:
-            return matches[0]
-    elif origin is tuple:
-        return _coerce_tuple(args, value)
-    elif hint is type(None):
-        if value is None or value == "none":
-            return None
-    elif hint is bool:
-        if isinstance(value, bool) or str(value).lower() in _TRUTH:
-            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
-    elif hint in (int, float):
-        if not isinstance(value, bool) and isinstance(value, str | int | hint):
-            with contextlib.suppress(ValueError):
-                return hint(value)
-    elif hint is str:
-        if isinstance(value, str):
-            return value
-    else:
-        raise TypeError(f"a recipe field has the type {hint}, which the command line cannot express")
-    raise ValueError(f"{value!r} is not {describe_type(hint)}")
 
-
-def _coerce_union(members: Sequence[Any], value: Any) -> Any:
-    def rank(hint: Any) -> int:
-        kinds = [get_origin(hint) is Literal, hint is type(None), hint is bool, hint is int, hint is float]
-        return kinds.index(True) if True in kinds else len(kinds) + (hint is str)
-
-    for member in sorted(members, key=rank):
-        try:
-            return coerce(member, value)
-        except ValueError:
-            continue
-    raise ValueError(f"{value!r} is none of {', '.join(map(describe_type, members))}")
-
-
-def _coerce_tuple(members: Sequence[Any], value: Any) -> tuple[Any, ...]:
-    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError(f"{value!r} is not a list")
-    if members[-1] is Ellipsis:
-        return tuple(coerce(members[0], part) for part in parts)
-    if len(parts) != len(members):
-        raise ValueError(f"{value!r} has {len(parts)} values, {len(members)} are needed")
-    return tuple(coerce(member, part) for member, part in zip(members, parts, strict=True))
-
-
-def describe_type(hint: Any) -> str:
-    """Name a field's type as the help shows it: `INTEGER`, `adaptive|none`, `FLOAT,...`."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return "|".join(map(describe_type, args))
-    if origin is Literal:
-        return "|".join(map(str, args))
-    if origin is tuple:
-        return ",".join("..." if member is Ellipsis else describe_type(member) for member in args)
-    return {int: "INTEGER", float: "FLOAT", str: "TEXT", bool: "BOOLEAN", type(None): "none"}.get(hint, str(hint))
+    presets: Mapping[str, Callable[[], Any]]
+    exclude: Collection[str] = ()
+    types: Mapping[str, click.ParamType] = field(default_factory=dict)
 
 
 class FieldType(click.ParamType):
-    """The type of a recipe's field, as click checks and shows it."""
+    """The type of a configuration field: text is converted and checked as the class does it.
 
-    def __init__(self, hint: Any) -> None:
-        self.hint = hint
-        self.name = describe_type(hint)
+    A tuple is written with commas, and `none` is the absence of a value.
+    """
+
+    def __init__(self, info: FieldInfo) -> None:
+        from pydantic import TypeAdapter
+
+        from aligngpt.utils.config import STRICT
+
+        self._hint = info.annotation
+        self._adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, *info.metadata], config=STRICT)
+        self.name = describe_type(info.annotation)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert the text given; a default is passed as it is.
+        """Convert text to the value of the field.
 
         Raises:
-            click.BadParameter: If the text does not fit the field.
+            click.BadParameter: The value has another type or is out of range.
         """
-        if not isinstance(value, str):
-            return value
+        from pydantic import ValidationError
+
+        from aligngpt.utils.config import describe_error
+
+        members = get_args(self._hint) if get_origin(self._hint) in (Union, types.UnionType) else (self._hint,)
+        if value == "none" and type(None) in members:
+            return None
+        is_tuple = any(get_origin(member) is tuple for member in members)
         try:
-            return coerce(self.hint, value)
-        except ValueError:
-            self.fail(f"{value!r} is not {self.name}", param, ctx)
+            return self._adapter.validate_python([part.strip() for part in value.split(",")] if is_tuple else value)
+        except ValidationError as error:
+            self.fail(describe_error(error), param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return self.name
 
 
-def leaves(recipe: Any, prefix: FieldPath = ()) -> list[tuple[FieldPath, Any, Any, str]]:
-    """List a recipe's plain fields, nested ones included: (path, type, value, help)."""
-    hints = get_type_hints(type(recipe))
-    found = []
-    for field in dataclasses.fields(recipe):
-        path, value = (*prefix, field.name), getattr(recipe, field.name)
-        if dataclasses.is_dataclass(value):
-            found += leaves(value, path)
-        else:
-            found.append((path, hints[field.name], value, str(field.metadata.get("help", ""))))
-    return found
+def describe_type(hint: Any) -> str:
+    """Return the metavar of a type: `INTEGER`, `adaptive|none`, `FLOAT,FLOAT`."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return "|".join(map(describe_type, members))
+    if origin is Literal:
+        return "|".join(map(str, members))
+    if origin is tuple:
+        return ",".join("..." if member is Ellipsis else describe_type(member) for member in members)
+    return {int: "INTEGER", float: "FLOAT", str: "TEXT", bool: "BOOLEAN", type(None): "none"}.get(hint, str(hint))
 
 
-def option_name(path: FieldPath) -> str:
-    """Name a field on the command line: ("finetune", "learning_rate") is `finetune.learning-rate`."""
-    return ".".join(path).replace("_", "-")
+def config_options(spec: ConfigSpec) -> dict[str, click.Option]:
+    """Return one option per field of a configuration, by the field's dotted name."""
+    from aligngpt.utils.config import list_fields
+
+    defaults = next(iter(spec.presets.values()))()
+    options = {}
+    for name, info in list_fields(type(defaults)).items():
+        if name in spec.exclude:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        default = defaults
+        for part in name.split("."):
+            default = getattr(default, part)
+        is_flag = info.annotation is bool
+        if is_flag:
+            section, _, last = flag[2:].rpartition(".")
+            flag += f"/--{section + '.' if section else ''}no-{last}"
+        options[name] = click.Option(
+            [name.replace(".", "__"), flag],
+            type=None if is_flag else spec.types.get(name) or FieldType(info),
+            default=None,
+            help=f"{info.description} [default: {_format_default(default)}]",
+        )
+    return options
 
 
-def recipe_options(recipe: Any, without: Sequence[FieldPath] = ()) -> list[click.Option]:
-    """Make one option per field of a recipe; what the user gives is kept for `recipe_from_context`.
-
-    Args:
-        recipe: Its values are the defaults shown.
-        without: Fields that get no option.
-    """
-    return [_option(*leaf) for leaf in leaves(recipe) if leaf[0] not in without]
-
-
-def _option(path: FieldPath, hint: Any, value: Any, help_text: str) -> click.Option:
-    def remember(ctx: click.Context, param: click.Parameter, given: Any) -> None:
-        if ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT:
-            ctx.meta.setdefault(_OVERRIDES, {})[path] = given
-
-    name = option_name(path)
-    flag = f"--{name}"
-    if hint is bool:
-        flag += f"/--{'.'.join((*path[:-1], 'no-' + path[-1])).replace('_', '-')}"
-    return click.Option(
-        ["__".join(path), flag],
-        type=None if hint is bool else FieldType(hint),
-        default=value,
-        show_default=False,
-        help=f"{help_text} [default: {_shown(value)}]",
-        expose_value=False,
-        callback=remember,
-    )
-
-
-def _shown(value: Any) -> str:
-    """Write a default as it would be typed, or as on and off."""
+def _format_default(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
@@ -179,113 +124,71 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def apply_overrides(recipe: R, overrides: Mapping[FieldPath, Any]) -> R:
-    """Return the recipe with some of its fields replaced, nested ones by their path.
+class ConfigCommand(Command):
+    """A command with one option per field of a configuration; its function gets the result as `config`.
 
-    Raises:
-        ValueError: If the recipe itself refuses the values.
-    """
-    changes: dict[str, Any] = {path[0]: value for path, value in overrides.items() if len(path) == 1}
-    for part in {path[0] for path in overrides if len(path) > 1}:
-        inner = {path[1:]: value for path, value in overrides.items() if path[0] == part and len(path) > 1}
-        changes[part] = apply_overrides(getattr(recipe, part), inner)
-    return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
-
-
-def overrides_from_mapping(recipe: Any, values: Mapping[str, Any], source: str) -> dict[FieldPath, Any]:
-    """Read the fields of a recipe out of its JSON form.
+    The configuration is imported when the command line is parsed or the help is shown, not before.
 
     Args:
-        recipe: A recipe of the class the JSON was written from.
-        values: Nested objects, as `dataclasses.asdict` makes them. Fields left out keep the recipe's values.
-        source: Where the values come from, for the errors.
-
-    Raises:
-        ValueError: If a field is unknown or its value is of another type.
-    """
-    known = {path: hint for path, hint, _, _ in leaves(recipe)}
-    parts = {path[:end] for path in known for end in range(1, len(path))}
-    found: dict[FieldPath, Any] = {}
-
-    def walk(level: Mapping[str, Any], prefix: FieldPath) -> None:
-        for name, value in level.items():
-            path = (*prefix, name)
-            if path in parts and isinstance(value, Mapping):
-                walk(value, path)
-            elif path in known:
-                found[path] = _checked(known[path], value, f"{source}: {'.'.join(path)}")
-            else:
-                raise ValueError(f"{source}: {'.'.join(path)} is no field of a {type(recipe).__name__}")
-
-    walk(values, ())
-    return found
-
-
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    try:
-        return coerce(hint, value)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-@dataclasses.dataclass(frozen=True)
-class RecipeBook:
-    """The recipes a command can start from.
-
-    Attributes:
-        named: Name to the function that returns the recipe; all of one class.
-        default: The name taken when `--recipe` is not given; its values are the defaults the help shows.
-        settled: Fields that the recipe sets itself, so that there is no option for them.
+        spec: Returns the configuration of the command.
     """
 
-    named: Mapping[str, Callable[[], Any]]
-    default: str
-    settled: Sequence[FieldPath] = ()
+    def __init__(self, name: str | None, *, spec: Callable[[], ConfigSpec], **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self._load_spec = spec
+        self._spec: ConfigSpec | None = None
+        self._options: dict[str, click.Option] = {}
+        self._sources: list[click.Option] = []
 
-    def options(self) -> list[click.Option]:
-        """Make the options of the recipes."""
-        return recipe_options(self.named[self.default](), without=self.settled)
+    @property
+    def spec(self) -> ConfigSpec:
+        """The configuration of the command."""
+        if self._spec is None:
+            self._spec = self._load_spec()
+            self._options = config_options(self._spec)
+            names = list(self._spec.presets)
+            preset = click.Option(
+                ["--preset"], metavar="NAME", default=names[0], help=f"Values to start from: {', '.join(names)}."
+            )
+            file = click.Option(
+                ["--config", "config_file"],
+                type=click.Path(exists=True, path_type=Path),
+                metavar="FILE",
+                help="YAML file that replaces values of the preset, such as the config.yaml of another run.",
+            )
+            self._sources = [preset, file] if len(names) > 1 else [file]
+        return self._spec
 
-    def load(self, name_or_file: str) -> Any:
-        """Return a named recipe, or the one a run wrote.
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """List the command's own options, then those of the configuration."""
+        assert self.spec
+        return [*super().get_params(ctx), *self._sources, *self._options.values()]
 
-        Args:
-            name_or_file: A name, a JSON file, or a run's folder, which holds `recipe.json`.
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options and those of the configuration in two sections."""
+        assert self.spec
+        of_config = [*self._sources, *self._options.values()]
+        own = [param for param in self.get_params(ctx) if param not in of_config]
+        for title, params in (("Options", own), ("Configuration", of_config)):
+            with formatter.section(title):
+                formatter.write_dl([entry for param in params if (entry := param.get_help_record(ctx))])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Load the configuration, then run the command.
 
         Raises:
-            ValueError: If it is neither a name nor an existing file, or the file holds something else
-                or another value of a field that the recipe sets itself.
+            click.UsageError: The configuration is invalid.
         """
-        if name_or_file in self.named:
-            return self.named[name_or_file]()
-        path = Path(name_or_file)
-        path = path / "recipe.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(f"no recipe is called {name_or_file!r} ({', '.join(self.named)}), nor is it a recipe.json")
-        from aligngpt.utils.io import read_json
+        from aligngpt.utils.config import load_config
 
-        values = read_json(path)
-        values = values.get("recipe", values) if isinstance(values, dict) else values
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a JSON object of recipe fields, found {type(values).__name__}")
-        base = self.named[self.default]()
-        given = overrides_from_mapping(base, values, str(path))
-        recipe = apply_overrides(base, given)
-        for field, _, value, _ in leaves(recipe):
-            if field in self.settled and given.get(field, value) != value:
-                raise ValueError(
-                    f"{path}: {'.'.join(field)} is {given[field]}, but the recipe makes it {value}: leave it out"
-                )
-        return recipe
-
-
-def recipe_from_context(ctx: click.Context, book: RecipeBook, name_or_file: str) -> Any:
-    """Return the recipe a command was asked for: the one `--recipe` names, changed by the options given.
-
-    Raises:
-        click.UsageError: If there is no such recipe, or it refuses the values.
-    """
-    try:
-        return apply_overrides(book.load(name_or_file), ctx.meta.get(_OVERRIDES, {}))
-    except ValueError as error:
-        raise click.UsageError(str(error), ctx) from error
+        overrides = {}
+        for name, option in self._options.items():
+            value = ctx.params.pop(str(option.name))
+            if ctx.get_parameter_source(str(option.name)) is not ParameterSource.DEFAULT:
+                overrides[name] = value
+        preset, file = ctx.params.pop("preset", None), ctx.params.pop("config_file")
+        try:
+            ctx.params["config"] = load_config(self.spec.presets, preset, file, overrides)
+        except (ValueError, OSError) as error:
+            raise click.UsageError(str(error), ctx) from error
+        return super().invoke(ctx)
