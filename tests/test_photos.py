@@ -17,13 +17,11 @@ from aligngpt.curation.scoring.store import read_scores
 PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
 BASES = ("--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip")
 TWO_STEPS = (
-    "--recipe",
+    "--preset",
     "synthetic",
     "--max-steps",
     2,
-    "--batch-size",
-    4,
-    "--device-batch-size",
+    "--per-device-train-batch-size",
     4,
     "--max-length",
     1024,
@@ -83,10 +81,20 @@ def test_photographs_go_from_score_to_an_answer_and_every_bad_file_is_named(work
     assert all(name in shown for name in REASONS) and "Near copies" in shown and "grey16.png" in shown
 
     levels = ("--levels", work / "levels", "--num-alignment-levels", 4)
-    pairs = ("pretrain", "--pairs", work / "pairs.json", *images, *levels, *BASES, *TWO_STEPS, "--workers", 1)
+    pairs = (
+        "pretrain",
+        "--data",
+        work / "pairs.json",
+        *images,
+        *levels,
+        *BASES,
+        *TWO_STEPS,
+        "--dataloader-num-workers",
+        1,
+    )
     _, told = run(*pairs, "--output", work / "stage1")
     assert all(any(name in line for line in told.splitlines()) for name in REASONS)
-    talks = ("finetune", "--conversations", work / "instructions.json", *images, "--stage1", work / "stage1")
+    talks = ("finetune", "--data", work / "instructions.json", *images, "--stage1", work / "stage1")
     _, told = run(*talks, *TWO_STEPS, "--image-aspect-ratio", "pad", "--output", work / "model")
     for name, reason in REASONS.items():
         assert any(name in line and reason in line for line in told.splitlines()), told

@@ -38,7 +38,7 @@ STANDS_FOR = {
 # What is added to a command so that it ends soon; the rest of it is as printed.
 _TWO_STEPS = "--max-steps 2 --batch-size 4 --device-batch-size 2 --workers 0"
 ADDED = {
-    "aligngpt run scenes": "--recipe synthetic-smoke",
+    "aligngpt run scenes": "--preset synthetic-smoke",
     "aligngpt pretrain": _TWO_STEPS,
     "aligngpt finetune": _TWO_STEPS,
     "aligngpt generate": "--max-new-tokens 8",

@@ -327,10 +327,10 @@ def test_bundled_names_are_folders_of_the_package(tmp_path: Path, monkeypatch: p
     from aligngpt.cli.params import MODEL
 
     monkeypatch.setattr("aligngpt.__file__", str(tmp_path / "__init__.py"))
-    assert bundled_folder("synthetic-llm") == tmp_path / "scenes" / "bases" / "llm"
+    assert bundled_folder("synthetic-llm") == tmp_path / "synthetic" / "weights" / "llm"
     with pytest.raises(click.BadParameter, match="aligngpt scenes backbones"):
         MODEL.convert("synthetic-clip", None, None)
-    clip = tmp_path / "scenes" / "bases" / "clip"
+    clip = tmp_path / "synthetic" / "weights" / "clip"
     clip.mkdir(parents=True)
     (clip / "config.json").write_text("{}")
     assert MODEL.convert("synthetic-clip", None, None) == clip
@@ -348,10 +348,10 @@ def test_fitted_boundaries_bring_their_own_number(tmp_path: Path) -> None:
 def test_random_alignment_needs_both_backbones(tmp_path: Path, model_folder: Path) -> None:
     data = tmp_path / "c.json"
     data.write_text("[]")
-    common = ["finetune", "--conversations", str(data), "--images", str(tmp_path), "--output", str(tmp_path / "out")]
-    done = invoke(*common, "--stage1", "random", "--language-model", str(model_folder))
+    common = ["finetune", "--data", str(data), "--images", str(tmp_path), "--output", str(tmp_path / "out")]
+    done = invoke(*common, "--alignment-embeddings", "random", "--language-model", str(model_folder))
     assert done.exit_code == 2
-    assert "--stage1 random needs --language-model and --vision-tower" in done.stderr
+    assert "--stage1 is missing; without it, pass --alignment-embeddings random, " in done.stderr
 
 
 def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:

@@ -158,13 +158,13 @@ TRAINED = {
 def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.training.stages.pretrain", TRAINED)
     folder = pairs.parent
-    arguments = ["pretrain", "--pairs", pairs, "--images", folder / "images", "--output", folder / "out", "--strict"]
+    arguments = ["pretrain", "--data", pairs, "--images", folder / "images", "--output", folder / "out", "--strict"]
     done = invoke(*arguments, "--language-model", model, "--vision-tower", model, "--num-alignment-levels", "2")
     assert done.exit_code == 0, done.stderr
-    recipe = calls[0].pop("recipe")
-    assert recipe == type(recipe)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
+    config = calls[0].pop("config")
+    assert config == type(config)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
     assert calls[0] == {
-        "pairs": pairs,
+        "data": pairs,
         "images": folder / "images",
         "levels": None,
         "language_model": model,
@@ -181,13 +181,14 @@ def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.training.stages.finetune", TRAINED)
     folder = pairs.parent
-    arguments = ["finetune", "--conversations", pairs, "--images", folder / "images", "--output", folder / "out"]
-    arguments += ["--recipe", "synthetic", "--json", "--stage1", "random" if random else model]
+    arguments = ["finetune", "--data", pairs, "--images", folder / "images", "--output", folder / "out"]
+    arguments += ["--preset", "synthetic", "--json"]
+    arguments += ["--alignment-embeddings", "random"] if random else ["--stage1", model]
     done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout) == TRAINED
     expected = {**vars(synthetic_finetune()), "alignment_embeddings": "random" if random else "stage1"}
-    assert vars(calls[0]["recipe"]) == expected
+    assert vars(calls[0]["config"]) == expected
     assert calls[0]["stage1"] == (None if random else model)
     assert calls[0]["language_model"] == (model if random else None)
 
@@ -238,9 +239,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
     assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
-    recipe = ["--recipe", "synthetic", "--alignment", "none", "--max-steps", "1", "--batch-size", "2"]
-    bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip", "--device-batch-size", "2"]
-    inputs = ["--pairs", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
+    recipe = ["--preset", "synthetic", "--alignment", "none", "--max-steps", "1", "--per-device-train-batch-size", "2"]
+    bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip"]
+    inputs = ["--data", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
     done = invoke("pretrain", *inputs, *bases, *recipe)
     assert done.exit_code == 0, done.output
     return folder
@@ -333,7 +334,7 @@ def test_run_scenes_ends_with_the_results_and_the_page(tmp_path: Path, monkeypat
     calls = record(monkeypatch, "aligngpt.experiments.demo.run_scenes", SUMMARY)
     done = invoke("run", "scenes", "--output", tmp_path / "run", "--finetune.learning-rate", "1e-5", "--pairs", "100")
     assert done.exit_code == 0, done.stderr
-    assert (calls[0]["recipe"].finetune.learning_rate, calls[0]["recipe"].pairs) == (1e-5, 100)
+    assert (calls[0]["config"].finetune.learning_rate, calls[0]["config"].pairs) == (1e-5, 100)
     assert calls[0]["output"] == tmp_path / "run"
     for text in ("0.875 (0.850 to 0.900)", "1.500", "0.125", "12.500", "0.812"):
         assert text in done.stdout
@@ -354,10 +355,10 @@ def test_run_scenes_has_no_option_for_what_its_arms_set(tmp_path: Path, monkeypa
         ({"finetune": {"alignment": "local"}}, "finetune.alignment is local, but the job trains with adaptive"),
     ):
         file.write_text(json.dumps(recipe))
-        done = invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file)
+        done = invoke("run", "scenes", "--output", tmp_path / "run", "--preset", file)
         assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
     file.write_text(json.dumps({"num_levels": 4, "pretrain": {"num_alignment_levels": 4}}))
-    assert invoke("run", "scenes", "--output", tmp_path / "run", "--recipe", file, "--num-levels", "5").exit_code == 0
+    assert invoke("run", "scenes", "--output", tmp_path / "run", "--preset", file, "--num-levels", "5").exit_code == 0
     assert calls[-1]["recipe"].pretrain.num_alignment_levels == 5
 
 
@@ -401,4 +402,4 @@ def test_make_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.synthetic.backbones.train_backbones", {"clip": {}})
     done = invoke("scenes", "backbones", "--output", tmp_path, "--seed", "3")
     assert done.stdout == f"Base models: {tmp_path}\n", done.stderr
-    assert (calls[0]["recipe"].seed, calls[0]["output"]) == (3, tmp_path)
+    assert (calls[0]["config"].seed, calls[0]["output"]) == (3, tmp_path)

@@ -1,73 +1,69 @@
-"""Recipes on the command line: options from dataclasses, overrides, recipes from files."""
+"""Configurations on the command line: options from fields, presets, files, and errors in one line."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from aligngpt.cli.base import Program, RecipeCommand
-from aligngpt.cli.config_options import RecipeBook, apply_overrides, coerce, overrides_from_mapping, recipe_options
+from aligngpt.cli.base import Program
+from aligngpt.cli.config_options import ConfigCommand, ConfigSpec, config_options
+from aligngpt.cli.params import ALIGNMENT
+from aligngpt.utils.config import STRICT, write_yaml
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Stage:
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    scheduler: Literal["cosine", "constant"] = field(default="cosine", metadata={"help": "Shape of the rate."})
-    max_steps: int | None = field(default=None, metadata={"help": "Stop early."})
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    scheduler: Literal["cosine", "constant"] = Field(default="cosine", description="Schedule.")
+    max_steps: int | None = Field(default=None, description="Optimizer steps.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Whole:
-    stage: Stage = field(default_factory=Stage)
-    name: str = field(default="a", metadata={"help": "What it is called."})
-    seed: int = field(default=0, metadata={"help": "Seed."})
-    packed: bool = field(default=True, metadata={"help": "Pack samples."})
-    alignment: str | int = field(default="adaptive", metadata={"help": "The setting."})
-    betas: tuple[float, float] = field(default=(0.9, 0.999), metadata={"help": "Adam's."})
+    stage: Stage = Field(default_factory=Stage)
+    name: str = Field(default="a", description="Name.")
+    seed: int = Field(default=0, description="Seed.")
+    packed: bool = Field(default=True, description="Pack samples.")
+    alignment: int | str = Field(default="adaptive", description="The setting.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Betas of Adam.")
 
 
-def small() -> Whole:
-    return Whole(seed=7, stage=Stage(max_steps=5))
+SPEC = ConfigSpec(
+    {"whole": Whole, "small": lambda: Whole(seed=7, stage=Stage(max_steps=5))}, types={"alignment": ALIGNMENT}
+)
 
 
-def run(*arguments: str) -> tuple[Any, str]:
-    """Parse arguments with a command over `Whole`; return the recipe, or None, and what was printed."""
-    kept: list[Any] = []
+def run(*arguments: str, positional: bool = False) -> tuple[Any, str]:
+    """Parse arguments with a command over `Whole`; return the configuration, or None, and what was printed."""
+    configs: list[Any] = []
 
     @click.group(cls=Program)
     def program() -> None:
         pass
 
-    book = RecipeBook({"whole": Whole, "small": small}, default="whole")
-
-    @program.command("go", cls=RecipeCommand, book=lambda: book, example="program go --seed 3")
-    def go(recipe: Whole) -> None:
-        kept.append(recipe)
+    @program.command("go", cls=ConfigCommand, spec=lambda: SPEC, positional=positional, example="program go --seed 3")
+    @click.option("--output", help="Folder.")
+    def go(config: Whole, output: str | None) -> None:
+        configs.append(config)
 
     done = CliRunner().invoke(program, ["go", *arguments], prog_name="program")
-    return (kept[0] if kept else None), done.output
-
-
-def test_nothing_given_is_the_default_recipe() -> None:
-    assert run()[0] == Whole()
+    return (configs[0] if configs else None), done.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ([], Whole()),
         (["--seed", "3"], Whole(seed=3)),
         (["--seed", "0"], Whole()),
         (["--name", "12"], Whole(name="12")),
+        (["--name", "none"], Whole(name="none")),
         (["--no-packed"], Whole(packed=False)),
         (["--packed"], Whole()),
         (["--alignment", "3"], Whole(alignment=3)),
@@ -75,10 +71,10 @@ def test_nothing_given_is_the_default_recipe() -> None:
         (["--betas", "0.8, 0.95"], Whole(betas=(0.8, 0.95))),
         (["--stage.learning-rate", "1e-5"], Whole(stage=Stage(learning_rate=1e-5))),
         (["--stage.scheduler", "constant", "--stage.max-steps", "9"], Whole(stage=Stage(1e-3, "constant", 9))),
-        (["--recipe", "small"], Whole(seed=7, stage=Stage(max_steps=5))),
-        (["--recipe", "small", "--seed", "0"], Whole(seed=0, stage=Stage(max_steps=5))),
-        (["--recipe", "small", "--stage.max-steps", "none"], Whole(seed=7)),
-        (["--recipe", "small", "--stage.scheduler", "cosine"], Whole(seed=7, stage=Stage(max_steps=5))),
+        (["--preset", "small"], Whole(seed=7, stage=Stage(max_steps=5))),
+        (["--preset", "small", "--seed", "0"], Whole(seed=0, stage=Stage(max_steps=5))),
+        (["--preset", "small", "--stage.max-steps", "none"], Whole(seed=7)),
+        (["--preset", "small", "--stage.scheduler", "cosine"], Whole(seed=7, stage=Stage(max_steps=5))),
     ],
 )
 def test_options_override_fields(arguments: list[str], expected: Whole) -> None:
@@ -88,19 +84,22 @@ def test_options_override_fields(arguments: list[str], expected: Whole) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", "3.5"], "'--seed': '3.5' is not INTEGER"),
-        (["--seed", "none"], "'--seed': 'none' is not INTEGER"),
-        (["--stage.max-steps", "few"], "'--stage.max-steps': 'few' is not INTEGER|none"),
-        (["--stage.scheduler", "cosin"], "'cosin' is not cosine|constant"),
-        (["--betas", "0.9"], "'0.9' is not FLOAT,FLOAT"),
-        (["--stage.learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
-        (["--recipe", "large"], "no recipe is called 'large' (whole, small)"),
+        (["--seed", "3.5"], "'--seed': input should be a valid integer, unable to parse string as an integer"),
+        (["--seed", "none"], "'--seed': input should be a valid integer"),
+        (["--stage.max-steps", "few"], "'--stage.max-steps': input should be a valid integer"),
+        (["--stage.scheduler", "cosin"], "input should be 'cosine' or 'constant', got 'cosin'"),
+        (["--betas", "0.9"], "'--betas': "),
+        (["--stage.learning-rate", "-1"], "'--stage.learning-rate': input should be greater than 0, got '-1'"),
+        (["--stage.learning-rate", "nan"], "'--stage.learning-rate': input should be "),
+        (["--preset", "large"], "preset 'large' does not exist; choose from whole, small"),
+        (["--config", "gone.yaml"], "'--config': Path 'gone.yaml' does not exist"),
         (["--learning-rate", "1"], "No such option '--learning-rate'"),
+        (["--stage.learning-rat", "1"], "No such option '--stage.learning-rat'. Did you mean '--stage.learning-rate'?"),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments: list[str], message: str) -> None:
-    recipe, output = run(*arguments)
-    assert recipe is None
+    config, output = run(*arguments)
+    assert config is None
     assert message in output
     assert output.startswith("aligngpt: error: ") and output.count("\n") == 1
     assert output.rstrip().endswith("program go --help")
@@ -109,57 +108,38 @@ def test_what_does_not_fit_is_one_line(arguments: list[str], message: str) -> No
 def test_help_shows_help_and_defaults() -> None:
     text = " ".join(run("--help")[1].split())
     assert "--stage.learning-rate FLOAT Peak learning rate. [default: 0.001]" in text
-    assert "--stage.scheduler cosine|constant Shape of the rate. [default: cosine]" in text
-    assert "--stage.max-steps INTEGER|none Stop early. [default: none]" in text
+    assert "--stage.scheduler cosine|constant Schedule. [default: cosine]" in text
+    assert "--stage.max-steps INTEGER|none Optimizer steps. [default: none]" in text
+    assert "--betas FLOAT,FLOAT Betas of Adam. [default: 0.9,0.999]" in text
     assert "--packed / --no-packed Pack samples. [default: on]" in text
-    assert "Recipe to start from: whole, small, or the recipe.json of a run. [default: whole]" in text
+    assert "--preset NAME Values to start from: whole, small." in text
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_a_written_recipe_starts_the_same_run(tmp_path: Path, wrapped: bool, as_folder: bool) -> None:
-    recipe = Whole(stage=Stage(2e-4, "constant", 3), alignment=2, betas=(0.8, 0.9), packed=False)
-    written = tmp_path / "recipe.json"
-    written.write_text(json.dumps({"stage": "x", "recipe": asdict(recipe)} if wrapped else asdict(recipe)))
-    start = str(tmp_path if as_folder else written)
-    assert run("--recipe", start)[0] == recipe
-    assert run("--recipe", start, "--seed", "4")[0] == apply_overrides(recipe, {("seed",): 4})
+def test_a_written_configuration_starts_the_same_run(tmp_path: Path, as_folder: bool) -> None:
+    config = Whole(stage=Stage(2e-4, "constant", 3), alignment=2, betas=(0.8, 0.9), packed=False)
+    write_yaml(tmp_path / "config.yaml", config)
+    file = str(tmp_path if as_folder else tmp_path / "config.yaml")
+    assert run("--config", file)[0] == config
+    assert run("--preset", "small", "--config", file, "--seed", "4")[0] == Whole(**{**vars(config), "seed": 4})
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"sead": 1}, "r.json: sead is no field of a Whole"),
-        ({"stage": {"rate": 1}}, "r.json: stage.rate is no field of a Whole"),
-        ({"stage": 3}, "r.json: stage is no field of a Whole"),
-        ({"seed": 1.5}, "r.json: seed: 1.5 is not INTEGER"),
-        ({"seed": True}, "r.json: seed: True is not INTEGER"),
-        ({"packed": 1}, "r.json: packed: 1 is not BOOLEAN"),
-        ({"betas": [1.0]}, "r.json: betas: .* has 1 values, 2 are needed"),
-    ],
-)
-def test_a_recipe_file_is_checked(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        overrides_from_mapping(Whole(), values, "r.json")
+def test_an_unknown_field_of_a_file_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("stage: {learning_rat: 1}\n")
+    config, output = run("--config", str(tmp_path / "c.yaml"))
+    assert config is None and output.count("\n") == 1
+    assert "c.yaml: field 'stage.learning_rat' does not exist; did you mean 'stage.learning_rate'?" in output
 
 
-def test_coerce_knows_no_other_types() -> None:
-    assert coerce(tuple[int, ...], "1,2,3") == (1, 2, 3)
-    assert coerce(float | None, None) is None
-    assert coerce(Literal["none"] | None, "none") == "none"
-    with pytest.raises(TypeError, match="cannot express"):
-        coerce(dict[str, int], "a")
+def test_preset_or_file_as_an_argument(tmp_path: Path) -> None:
+    assert run("small", "--seed", "1", positional=True)[0] == Whole(seed=1, stage=Stage(max_steps=5))
+    (tmp_path / "c.yaml").write_text("seed: 3\n")
+    assert run(str(tmp_path / "c.yaml"), positional=True)[0] == Whole(seed=3)
+    _, output = run("smal", positional=True)
+    assert "'smal' is neither a preset nor an existing file; did you mean 'small'?" in output
 
 
-def test_only_plain_fields_are_options() -> None:
-    names = [option.opts[0] for option in recipe_options(Whole())]
-    assert names == [
-        "--stage.learning-rate",
-        "--stage.scheduler",
-        "--stage.max-steps",
-        "--name",
-        "--seed",
-        "--packed",
-        "--alignment",
-        "--betas",
-    ]
+def test_excluded_fields_have_no_option() -> None:
+    spec = ConfigSpec({"whole": Whole}, exclude=("stage.scheduler", "seed"))
+    options = config_options(spec)
+    assert list(options) == ["stage.learning_rate", "stage.max_steps", "name", "packed", "alignment", "betas"]

@@ -196,7 +196,7 @@ from aligngpt.experiments import demo as pipeline
 from aligngpt.cli import main
 code = "import os, time; open('pids', 'a').write(f'{os.getpid()} '); time.sleep(120)"
 pipeline._PROGRAM = (sys.executable, "-S", "-c", code)
-main(["run", "scenes", "--recipe", "synthetic-smoke", "--output", "run"])
+main(["run", "scenes", "--preset", "synthetic-smoke", "--output", "run"])
 """
 
 
@@ -255,7 +255,7 @@ def test_steps_run_in_another_thread_too(tmp_path: Path) -> None:
 def test_a_failed_step_is_one_clean_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; sys.exit('aligngpt: error: the disk is full')"
     monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", code))
-    done = CliRunner().invoke(cli, ["run", "scenes", "--recipe", "synthetic-smoke", "--output", str(tmp_path)])
+    done = CliRunner().invoke(cli, ["run", "scenes", "--preset", "synthetic-smoke", "--output", str(tmp_path)])
     assert done.exit_code == 1
     log = tmp_path / "logs" / "make.log"
     assert done.stderr.splitlines()[-1] == f"aligngpt: error: step make failed: the disk is full (log: {log})"

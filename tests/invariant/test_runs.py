@@ -1,4 +1,4 @@
-"""The same recipe on the same data gives the same loss curve and the same weights, whatever was drawn before."""
+"""The same config on the same data gives the same loss curve and the same weights, whatever was drawn before."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Run = Callable[[str, int], tuple[list[dict[str, Any]], bytes]]
 
 SMALL: dict[str, Any] = {
     "max_steps": 4,
-    "batch_size": 4,
-    "device_batch_size": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
     "logging_steps": 1,
     "learning_rate": 1e-2,
     "warmup_ratio": 0.0,
-    "precision": "bf16",
+    "bf16": True,
     "gradient_checkpointing": True,
 }
 
@@ -57,9 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_1(folder: Path, tmp_path: Path) -> Run:
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
         backbones: dict[str, Any] = {"language_model": folder / "llm", "vision_tower": folder / "tower"}
-        recipe = replace(synthetic_pretrain(), **SMALL, seed=seed)
+        config = replace(synthetic_pretrain(), **SMALL, seed=seed)
         output = tmp_path / name
-        result = pretrain(recipe, pairs=folder / "pairs.json", images=folder, output=output, **backbones)
+        result = pretrain(config, data=folder / "pairs.json", images=folder, output=output, **backbones)
         return result["history"], (output / "stage1.safetensors").read_bytes()
 
     return run
@@ -70,16 +70,16 @@ def stage_2(folder: Path, tmp_path: Path, stage_1: Run) -> Run:
     stage_1("stage1", 0)
 
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
-        recipe = replace(synthetic_finetune(), **SMALL, seed=seed)
+        config = replace(synthetic_finetune(), **SMALL, seed=seed)
         data = folder / "conversations.json"
-        result = finetune(recipe, conversations=data, images=folder, stage1=tmp_path / "stage1", output=tmp_path / name)
+        result = finetune(config, data=data, images=folder, stage1=tmp_path / "stage1", output=tmp_path / name)
         return result["history"], (tmp_path / name / "model.safetensors").read_bytes()
 
     return run
 
 
 @pytest.mark.parametrize("stage", ["stage_1", "stage_2"])
-def test_the_same_recipe_twice_gives_the_same_loss_curve(stage: str, request: pytest.FixtureRequest) -> None:
+def test_the_same_config_twice_gives_the_same_loss_curve(stage: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(stage)
     curve, weights = run("once", 3)
     for seed in (torch.manual_seed, np.random.seed, random.seed):

@@ -31,11 +31,11 @@ class World:
 
     @property
     def stage1_inputs(self) -> dict[str, Any]:
-        return {"pairs": self.folder / "pairs.json", "images": self.folder / "images", **self.backbones}
+        return {"data": self.folder / "pairs.json", "images": self.folder / "images", **self.backbones}
 
     @property
     def stage2_inputs(self) -> dict[str, Any]:
-        return {"conversations": self.folder / "finetune.json", "images": self.folder / "images"}
+        return {"data": self.folder / "finetune.json", "images": self.folder / "images"}
 
     def rewrite(self, name: str, target: Path, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
         """A data file with its records changed in place."""
@@ -72,19 +72,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder)
 
 
-def stage1_recipe(**changes: Any) -> PretrainConfig:
+def stage1_config(**changes: Any) -> PretrainConfig:
     small = {
         "max_steps": 2,
-        "batch_size": 4,
-        "device_batch_size": 4,
+        "per_device_train_batch_size": 4,
         "logging_steps": 1,
         "num_alignment_levels": LEVELS,
     }
     return replace(synthetic_pretrain(), **(small | changes))
 
 
-def stage2_recipe(**changes: Any) -> FinetuneConfig:
-    small = {"max_steps": 2, "batch_size": 4, "device_batch_size": 4, "logging_steps": 1}
+def stage2_config(**changes: Any) -> FinetuneConfig:
+    small = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
     return replace(synthetic_finetune(), **(small | changes))
 
 
@@ -92,7 +91,7 @@ def stage2_recipe(**changes: Any) -> FinetuneConfig:
 def stage1(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage-1 checkpoint of two steps."""
     output = tmp_path_factory.mktemp("stage1")
-    pretrain(stage1_recipe(), **world.stage1_inputs, output=output)
+    pretrain(stage1_config(), **world.stage1_inputs, output=output)
     return output
 
 
@@ -100,7 +99,7 @@ def stage1(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage2(world: World, stage1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of two steps on top of it."""
     output = tmp_path_factory.mktemp("stage2")
-    finetune(stage2_recipe(), **world.stage2_inputs, stage1=stage1, output=output)
+    finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=output)
     return output
 
 

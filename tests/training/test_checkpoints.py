@@ -16,7 +16,7 @@ from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import Base, load_model, load_stage1
 from aligngpt.training.stages import finetune, pretrain
 from tests import tiny
-from tests.training.conftest import LEVELS, World, stage1_recipe, stage2_recipe
+from tests.training.conftest import LEVELS, World, stage1_config, stage2_config
 
 TABLE = "alignment_embeddings.weight"
 STAGE1_SHAPES = {
@@ -69,10 +69,10 @@ def test_a_checkpoint_in_the_middle_holds_what_trains_alone(
     world: World, tmp_path: Path, cut_off_after: Callable[[int], Any]
 ) -> None:
     with cut_off_after(1):
-        pretrain(stage1_recipe(save_steps=1), **world.stage1_inputs, output=tmp_path / "levels")
+        pretrain(stage1_config(save_steps=1), **world.stage1_inputs, output=tmp_path / "levels")
     assert set(load_file(tmp_path / "levels" / "checkpoint-1" / "model.safetensors")) == set(STAGE1_SHAPES)
     with cut_off_after(1):
-        pretrain(stage1_recipe(save_steps=1, alignment="none"), **world.stage1_inputs, output=tmp_path / "none")
+        pretrain(stage1_config(save_steps=1, alignment="none"), **world.stage1_inputs, output=tmp_path / "none")
     assert set(load_file(tmp_path / "none" / "checkpoint-1" / "model.safetensors")) == set(STAGE1_SHAPES) - {TABLE}
 
 
@@ -128,19 +128,19 @@ def test_tensors_must_be_those_of_the_model(moved: Path) -> None:
 
 def test_stage_2_needs_stage_1_or_the_word_random(world: World, tmp_path: Path) -> None:
     inputs = {**world.stage2_inputs, "output": tmp_path / "out"}
-    for recipe, backbones in (
-        (stage2_recipe(), {}),
-        (stage2_recipe(), world.backbones),
-        (stage2_recipe(alignment_embeddings="random"), {}),
-        (stage2_recipe(alignment_embeddings="random"), {"language_model": world.folder / "llm"}),
+    for config, backbones in (
+        (stage2_config(), {}),
+        (stage2_config(), world.backbones),
+        (stage2_config(alignment_embeddings="random"), {}),
+        (stage2_config(alignment_embeddings="random"), {"language_model": world.folder / "llm"}),
     ):
         with pytest.raises(ValueError, match="stage 2 needs a stage-1 checkpoint"):
-            finetune(recipe, **inputs, **backbones)
+            finetune(config, **inputs, **backbones)
     with pytest.raises(FileNotFoundError, match="no finished stage-1 checkpoint"):
-        finetune(stage2_recipe(), **inputs, stage1=world.folder)
+        finetune(stage2_config(), **inputs, stage1=world.folder)
     assert not (tmp_path / "out").exists()
-    recipe = stage2_recipe(alignment_embeddings="random", max_steps=1, template="vicuna_v1")
-    finetune(recipe, **inputs, **world.backbones)
+    config = stage2_config(alignment_embeddings="random", max_steps=1, template="vicuna_v1")
+    finetune(config, **inputs, **world.backbones)
     model, processor = load_model(tmp_path / "out")
     assert model.config.num_alignment_levels == 8
     assert processor.chat_template == load_template("vicuna_v1")
@@ -152,8 +152,8 @@ def test_random_draws_the_table_again_and_keeps_the_projector(world: World, stag
     for embeddings in ("stage1", "random"):
         output = tmp_path / embeddings
         # A learning rate too small for float32 leaves every weight as it was loaded.
-        recipe = stage2_recipe(alignment_embeddings=embeddings, max_steps=1, learning_rate=1e-30)
-        finetune(recipe, **world.stage2_inputs, stage1=stage1, output=output)
+        config = stage2_config(alignment_embeddings=embeddings, max_steps=1, learning_rate=1e-30)
+        finetune(config, **world.stage2_inputs, stage1=stage1, output=output)
         states[embeddings] = load_file(output / "model.safetensors")
     for name, tensor in trained.items():
         assert torch.equal(states["stage1"][name], tensor), name
@@ -164,13 +164,13 @@ def test_random_draws_the_table_again_and_keeps_the_projector(world: World, stag
 
 def test_a_stage_1_without_alignment_leads_to_none_or_random(world: World, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
-    pretrain(stage1_recipe(alignment="none", max_steps=1), **world.stage1_inputs, output=plain)
+    pretrain(stage1_config(alignment="none", max_steps=1), **world.stage1_inputs, output=plain)
     inputs = {**world.stage2_inputs, "stage1": plain}
     with pytest.raises(ValueError, match="was trained without alignment, so its table is still random"):
-        finetune(stage2_recipe(), **inputs, output=tmp_path / "out")
-    recipe = stage2_recipe(alignment_embeddings="random", max_steps=1)
-    assert finetune(recipe, **inputs, output=tmp_path / "random")["alignment"] == "adaptive"
-    assert finetune(stage2_recipe(alignment="none", max_steps=1), **inputs, output=tmp_path / "none")["steps"] == 1
+        finetune(stage2_config(), **inputs, output=tmp_path / "out")
+    config = stage2_config(alignment_embeddings="random", max_steps=1)
+    assert finetune(config, **inputs, output=tmp_path / "random")["alignment"] == "adaptive"
+    assert finetune(stage2_config(alignment="none", max_steps=1), **inputs, output=tmp_path / "none")["steps"] == 1
 
 
 def test_a_stage_1_checkpoint_can_be_used_as_it_is(stage1: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
 
-from aligngpt.cli.config_options import RecipeBook, recipe_from_context
 from aligngpt.utils.text import printable
 
 _FROM_WORKER = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
@@ -53,59 +52,6 @@ class Command(click.Command):
         lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
         super().__init__(name, epilog=f"\b\nExample:\n{lines}", **attributes)
         self.params.append(_debug_option())
-
-
-class RecipeCommand(Command):
-    """A command with one option per field of a recipe; its function gets the finished recipe as `recipe`.
-
-    The recipes are imported when the command is parsed or its help is shown, not before.
-
-    Args:
-        book: Returns the recipes to start from.
-    """
-
-    def __init__(self, name: str | None, *, book: Callable[[], RecipeBook], **attributes: Any) -> None:
-        super().__init__(name, **attributes)
-        self._load_book = book
-        self._book: RecipeBook | None = None
-        self._recipe_params: list[click.Option] = []
-
-    @property
-    def book(self) -> RecipeBook:
-        """The recipes this command can start from."""
-        if self._book is None:
-            self._book = self._load_book()
-        return self._book
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """List the command's own options, `--recipe`, and the recipe's."""
-        if not self._recipe_params:
-            start = click.Option(
-                ["--recipe"],
-                metavar="NAME|FILE",
-                default=self.book.default,
-                show_default=True,
-                help=f"Recipe to start from: {', '.join(self.book.named)}, or the recipe.json of a run.",
-            )
-            self._recipe_params = [start, *self.book.options()]
-        return [*super().get_params(ctx), *self._recipe_params]
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options in two sections, the command's own and the recipe's."""
-        own: list[tuple[str, str]] = []
-        of_recipe: list[tuple[str, str]] = []
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                (of_recipe if param in self._recipe_params else own).append(record)
-        for title, records in (("Options", own), ("Recipe", of_recipe)):
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Build the recipe, then run the command."""
-        ctx.params["recipe"] = recipe_from_context(ctx, self.book, ctx.params["recipe"])
-        return super().invoke(ctx)
 
 
 class Group(click.Group):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -52,7 +53,8 @@ class FieldType(click.ParamType):
         from aligngpt.utils.config import STRICT
 
         self._hint = info.annotation
-        self._adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, *info.metadata], config=STRICT)
+        hint: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        self._adapter: TypeAdapter[Any] = TypeAdapter(hint, config=STRICT)
         self.name = describe_type(info.annotation)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -131,43 +133,50 @@ class ConfigCommand(Command):
 
     Args:
         spec: Returns the configuration of the command.
+        positional: Take preset or file as the argument `PRESET|FILE` instead of by `--preset` and `--config`. Its name
+            without folder and suffix is then in `ctx.meta["preset"]`.
     """
 
-    def __init__(self, name: str | None, *, spec: Callable[[], ConfigSpec], **attributes: Any) -> None:
+    def __init__(
+        self, name: str | None, *, spec: Callable[[], ConfigSpec], positional: bool = False, **attributes: Any
+    ) -> None:
         super().__init__(name, **attributes)
         self._load_spec = spec
-        self._spec: ConfigSpec | None = None
-        self._options: dict[str, click.Option] = {}
-        self._sources: list[click.Option] = []
+        self._positional = positional
 
-    @property
+    @cached_property
     def spec(self) -> ConfigSpec:
         """The configuration of the command."""
-        if self._spec is None:
-            self._spec = self._load_spec()
-            self._options = config_options(self._spec)
-            names = list(self._spec.presets)
-            preset = click.Option(
-                ["--preset"], metavar="NAME", default=names[0], help=f"Values to start from: {', '.join(names)}."
-            )
-            file = click.Option(
-                ["--config", "config_file"],
-                type=click.Path(exists=True, path_type=Path),
-                metavar="FILE",
-                help="YAML file that replaces values of the preset, such as the config.yaml of another run.",
-            )
-            self._sources = [preset, file] if len(names) > 1 else [file]
-        return self._spec
+        return self._load_spec()
+
+    @cached_property
+    def options(self) -> dict[str, click.Option]:
+        """The options of the configuration, by the dotted name of the field."""
+        return config_options(self.spec)
+
+    @cached_property
+    def _sources(self) -> list[click.Parameter]:
+        names = list(self.spec.presets)
+        if self._positional:
+            return [click.Argument(["source"], metavar="PRESET|FILE")]
+        preset = click.Option(
+            ["--preset"], metavar="NAME", default=names[0], help=f"Values to start from: {', '.join(names)}."
+        )
+        file = click.Option(
+            ["--config", "file"],
+            type=click.Path(exists=True, path_type=Path),
+            metavar="FILE",
+            help="YAML file that replaces values of the preset, such as the config.yaml of another run.",
+        )
+        return [preset, file] if len(names) > 1 else [file]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """List the command's own options, then those of the configuration."""
-        assert self.spec
-        return [*super().get_params(ctx), *self._sources, *self._options.values()]
+        return [*super().get_params(ctx), *self._sources, *self.options.values()]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options and those of the configuration in two sections."""
-        assert self.spec
-        of_config = [*self._sources, *self._options.values()]
+        of_config = [*self._sources, *self.options.values()]
         own = [param for param in self.get_params(ctx) if param not in of_config]
         for title, params in (("Options", own), ("Configuration", of_config)):
             with formatter.section(title):
@@ -179,16 +188,24 @@ class ConfigCommand(Command):
         Raises:
             click.UsageError: The configuration is invalid.
         """
-        from aligngpt.utils.config import load_config
+        from aligngpt.utils.config import load_config, suggest
 
         overrides = {}
-        for name, option in self._options.items():
+        for name, option in self.options.items():
             value = ctx.params.pop(str(option.name))
             if ctx.get_parameter_source(str(option.name)) is not ParameterSource.DEFAULT:
                 overrides[name] = value
-        preset, file = ctx.params.pop("preset", None), ctx.params.pop("config_file")
+        presets = self.spec.presets
+        preset, file = ctx.params.pop("preset", None), ctx.params.pop("file", None)
+        if self._positional:
+            source = ctx.params.pop("source")
+            preset, file = (source, None) if source in presets else (None, Path(source))
+            if file is not None and not file.exists():
+                hint = suggest(source, presets) or f"; choose from {', '.join(presets)}"
+                raise click.UsageError(f"{source!r} is neither a preset nor an existing file{hint}", ctx)
+            ctx.meta["preset"] = Path(source).stem
         try:
-            ctx.params["config"] = load_config(self.spec.presets, preset, file, overrides)
+            ctx.params["config"] = load_config(presets, preset, file, overrides)
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error), ctx) from error
         return super().invoke(ctx)

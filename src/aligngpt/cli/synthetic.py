@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.base import Group, RecipeCommand
-from aligngpt.cli.config_options import RecipeBook
+from aligngpt.cli.base import Group
+from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, bundled_folder, json_option
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RUN_EXAMPLE = """
 aligngpt run scenes --output runs/scenes
-aligngpt run scenes --output runs/quick --recipe synthetic-smoke --finetune.learning-rate 1e-4
+aligngpt run scenes --output runs/quick --preset synthetic-smoke --finetune.learning-rate 1e-4
 """
 MAKE_EXAMPLE = """
 aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
@@ -37,18 +37,18 @@ data_option = click.option("--data", type=FOLDER, required=True, help="Folder wr
 batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Prompts answered at once.")
 
 
-def scenes_book() -> RecipeBook:
+def scenes_book() -> ConfigSpec:
     """Return the recipes of the whole way on the embedded world."""
     from aligngpt.experiments.configs import DEMO_FIXED, DEMO_PRESETS
 
-    return RecipeBook(DEMO_PRESETS, default="synthetic", settled=DEMO_FIXED)
+    return ConfigSpec(DEMO_PRESETS, exclude=DEMO_FIXED)
 
 
-def bases_book() -> RecipeBook:
+def bases_book() -> ConfigSpec:
     """Return the recipes of the base models."""
     from aligngpt.synthetic.configs import BackboneTrainingConfig
 
-    return RecipeBook({"shipped": BackboneTrainingConfig}, default="shipped")
+    return ConfigSpec({"bundled": BackboneTrainingConfig})
 
 
 @click.group(cls=Group)
@@ -61,10 +61,10 @@ def scenes() -> None:
     """Make the embedded world: its data, its base models."""
 
 
-@run.command("scenes", cls=RecipeCommand, book=scenes_book, example=RUN_EXAMPLE)
+@run.command("scenes", cls=ConfigCommand, spec=scenes_book, example=RUN_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, default="runs/scenes", help="Folder of the run; what is done is kept.")
 @json_option
-def run_scenes(output: Path, recipe: DemoConfig, as_json: bool) -> None:
+def run_scenes(output: Path, config: DemoConfig, as_json: bool) -> None:
     """Go the whole way on the embedded world.
 
     Data, scores, levels, both stages with alignment and without, answers, and the page. What is finished is
@@ -73,7 +73,7 @@ def run_scenes(output: Path, recipe: DemoConfig, as_json: bool) -> None:
     from aligngpt.experiments import demo as pipeline
 
     with results_alone():
-        summary = pipeline.run_scenes(recipe, output)
+        summary = pipeline.run_scenes(config, output)
     if as_json:
         print_json(summary)
     else:
@@ -100,10 +100,10 @@ def make(output: Path, as_json: bool, **sizes: int) -> None:
         print_table(f"Scenes in {output}", ("", ""), counts.items())
 
 
-@scenes.command("backbones", cls=RecipeCommand, book=bases_book, example=BASES_EXAMPLE)
+@scenes.command("backbones", cls=ConfigCommand, spec=bases_book, example=BASES_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, help="Folder for clip/ and llm/. [default: the package's own folder]")
 @json_option
-def train_backbones(output: Path | None, recipe: BackboneTrainingConfig, as_json: bool) -> None:
+def train_backbones(output: Path | None, config: BackboneTrainingConfig, as_json: bool) -> None:
     """Make the two base models that are shipped.
 
     A small CLIP and a small language model, trained from nothing on the embedded world.
@@ -112,7 +112,7 @@ def train_backbones(output: Path | None, recipe: BackboneTrainingConfig, as_json
 
     folder = output or bundled_folder("synthetic-clip").parent
     with results_alone():
-        result = bases.train_backbones(recipe, folder)
+        result = bases.train_backbones(config, folder)
     if as_json:
         print_json(result)
     else:

@@ -1,41 +1,39 @@
-"""`pretrain` and `finetune`: the two stages, with one option per field of their recipes."""
+"""`pretrain` and `finetune`: the two stages, with one option per field of their configurations."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aligngpt.cli.base import RecipeCommand
-from aligngpt.cli.config_options import RecipeBook
+from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import print_json, print_table, results_alone
 from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 
 PRETRAIN_EXAMPLE = """
-aligngpt pretrain --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/images \\
-    --levels runs/scenes/levels --language-model synthetic-llm --vision-tower synthetic-clip --output stage1 \\
-    --recipe synthetic --max-steps 10
+aligngpt pretrain --data runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
+    --levels runs/synthetic/levels --language-model synthetic-llm --vision-tower synthetic-clip --output stage1 \\
+    --preset synthetic --max-steps 10
 """
 FINETUNE_EXAMPLE = """
-aligngpt finetune --conversations runs/scenes/data/finetune.json --images runs/scenes/data/images --stage1 stage1 \\
-    --output model --recipe synthetic --max-steps 10
+aligngpt finetune --data runs/synthetic/data/finetune.json --images runs/synthetic/data/images --stage1 stage1 \\
+    --output model --preset synthetic --max-steps 10
 """
 
 
-def pretrain_book() -> RecipeBook:
-    """Return the recipes of stage 1."""
+def pretrain_spec() -> ConfigSpec:
+    """Return the configuration of stage 1."""
     from aligngpt.training.configs import PRETRAIN_PRESETS
 
-    return RecipeBook(PRETRAIN_PRESETS, default="paper")
+    return ConfigSpec(PRETRAIN_PRESETS)
 
 
-def finetune_book() -> RecipeBook:
-    """Return the recipes of stage 2."""
+def finetune_spec() -> ConfigSpec:
+    """Return the configuration of stage 2."""
     from aligngpt.training.configs import FINETUNE_PRESETS
 
-    return RecipeBook(FINETUNE_PRESETS, default="paper")
+    return ConfigSpec(FINETUNE_PRESETS)
 
 
 class LevelsPath(click.Path):
@@ -61,26 +59,13 @@ class LevelsPath(click.Path):
         return path
 
 
-class Stage1Path(click.Path):
-    """The folder of a stage-1 checkpoint, or the word `random`."""
-
-    def __init__(self) -> None:
-        super().__init__(exists=True, file_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the folder, or `random` as it is."""
-        return value if value == "random" else super().convert(value, param, ctx)
-
-
-@click.command(cls=RecipeCommand, book=pretrain_book, example=PRETRAIN_EXAMPLE)
-@click.option("--pairs", type=FILE, required=True, help="Image-text pairs, LLaVA JSON or JSON Lines.")
-@click.option("--images", type=FOLDER, required=True, help="Folder the pairs' image paths start from.")
-@click.option("--levels", type=LevelsPath(), help="levels.parquet or its folder. [default: the levels in the pairs]")
-@click.option(
-    "--language-model", type=MODEL, required=True, help="Folder of a causal language model, or synthetic-llm."
-)
-@click.option("--vision-tower", type=MODEL, required=True, help="Folder of a CLIP or SigLIP model, or synthetic-clip.")
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the stage-1 checkpoint.")
+@click.command(cls=ConfigCommand, spec=pretrain_spec, example=PRETRAIN_EXAMPLE)
+@click.option("--data", type=FILE, required=True, help="Image-text pairs: LLaVA JSON or JSON Lines.")
+@click.option("--images", type=FOLDER, required=True, help="Folder that image paths are relative to.")
+@click.option("--levels", type=LevelsPath(), help="levels.parquet or its folder. [default: levels in the data]")
+@click.option("--language-model", type=MODEL, required=True, help="Causal language model: a folder or synthetic-llm.")
+@click.option("--vision-tower", type=MODEL, required=True, help="CLIP or SigLIP model: a folder or synthetic-clip.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the stage-1 checkpoint.")
 @strict_option
 @json_option
 def pretrain(as_json: bool, **arguments: Any) -> None:
@@ -92,29 +77,26 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
     _print_training(result, arguments["output"], as_json)
 
 
-@click.command(cls=RecipeCommand, book=finetune_book, example=FINETUNE_EXAMPLE)
-@click.option("--conversations", type=FILE, required=True, help="Conversations, LLaVA JSON or JSON Lines.")
-@click.option("--images", type=FOLDER, required=True, help="Folder the conversations' image paths start from.")
-@click.option(
-    "--stage1",
-    type=Stage1Path(),
-    metavar="FOLDER|random",
-    required=True,
-    help="Folder of the stage-1 checkpoint; random does without one, projector and embeddings untrained.",
-)
-@click.option("--language-model", type=MODEL, help="Folder of the language model. [default: the one of stage 1]")
-@click.option("--vision-tower", type=MODEL, help="Folder of the vision tower. [default: the one of stage 1]")
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the model.")
+@click.command(cls=ConfigCommand, spec=finetune_spec, example=FINETUNE_EXAMPLE)
+@click.option("--data", type=FILE, required=True, help="Conversations: LLaVA JSON or JSON Lines.")
+@click.option("--images", type=FOLDER, required=True, help="Folder that image paths are relative to.")
+@click.option("--stage1", type=FOLDER, help="Stage-1 checkpoint; required unless --alignment-embeddings is random.")
+@click.option("--language-model", type=MODEL, help="Language model. [default: that of stage 1]")
+@click.option("--vision-tower", type=MODEL, help="Vision tower. [default: that of stage 1]")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the model.")
 @strict_option
 @json_option
 @click.pass_context
 def finetune(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
     """Stage 2: train language model, projector and gate."""
-    if arguments["stage1"] == "random":
-        if None in (arguments["language_model"], arguments["vision_tower"]):
-            raise click.UsageError("--stage1 random needs --language-model and --vision-tower", ctx)
-        recipe = replace(arguments["recipe"], alignment_embeddings="random")
-        arguments |= {"stage1": None, "recipe": recipe}
+    if arguments["stage1"] is None:
+        needed = [arguments["language_model"], arguments["vision_tower"]]
+        if arguments["config"].alignment_embeddings != "random" or None in needed:
+            raise click.UsageError(
+                "--stage1 is missing; without it, pass --alignment-embeddings random, --language-model and "
+                "--vision-tower",
+                ctx,
+            )
     from aligngpt.training import stages
 
     with results_alone():

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from aligngpt.experiments.configs import DemoConfig
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig
+from aligngpt.utils.config import write_yaml
 from aligngpt.utils.io import alone_in, read_json, versions, write_json
 
 _PROGRAM = (sys.executable, "-m", "aligngpt")
@@ -133,20 +134,20 @@ def _arm(recipe: DemoConfig, folder: Path, arm: Literal["none", "adaptive"]) -> 
     stage1, stage2, answers = (folder / f"{name}-{arm}" for name in ("pretrain", "finetune", "eval"))
     levels = {} if arm == "none" else {"levels": folder / "levels"}
     pretrain = replace(recipe.pretrain, alignment="none" if arm == "none" else "levels")
-    first: dict[str, Any] = {"pairs": data / "pretrain.json", "images": images, **levels, "output": stage1}
+    first: dict[str, Any] = {"data": data / "pretrain.json", "images": images, **levels, "output": stage1}
     first |= {"language_model": "synthetic-llm", "vision_tower": "synthetic-clip"}
-    second = {"conversations": data / "finetune.json", "images": images, "stage1": stage1, "output": stage2}
+    second = {"data": data / "finetune.json", "images": images, "stage1": stage1, "output": stage2}
     finetune = replace(recipe.finetune, alignment=arm)
     return [
         Step(
             stage1.name,
-            _command("pretrain", **first, recipe=_written(pretrain, folder, stage1.name)),
+            _command("pretrain", **first, config=_written(pretrain, folder, stage1.name)),
             stage1 / "training.json",
             after=("make",) if arm == "none" else ("make", "level"),
         ),
         Step(
             stage2.name,
-            _command("finetune", **second, recipe=_written(finetune, folder, stage2.name)),
+            _command("finetune", **second, config=_written(finetune, folder, stage2.name)),
             stage2 / "training.json",
             after=(stage1.name,),
         ),
@@ -166,8 +167,8 @@ def _command(verb: str, **options: Any) -> tuple[str, ...]:
 
 
 def _written(recipe: PretrainConfig | FinetuneConfig, folder: Path, name: str) -> Path:
-    path = folder / "recipes" / f"{name}.json"
-    write_json(path, asdict(recipe))
+    path = folder / "configs" / f"{name}.yaml"
+    write_yaml(path, recipe)
     return path
 
 

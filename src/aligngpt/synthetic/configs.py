@@ -1,26 +1,24 @@
-"""How the drawn world's base models are made: the recipe alone, which imports nothing heavy."""
+"""Configuration of the training of the small backbones. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from aligngpt.utils.config import STRICT
 
 
-def _field(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BackboneTrainingConfig:
-    """Sizes, steps and seed of the small CLIP and the small language model; the defaults made what is shipped."""
+    """Sizes, steps and seed of the small CLIP and the small language model; the defaults made the bundled ones."""
 
-    clip_steps: int = _field(1500, "Optimiser steps of the CLIP.")
-    clip_batch: int = _field(256, "Pairs of one step of the CLIP.")
-    clip_learning_rate: float = _field(1.5e-3, "Peak learning rate of the CLIP.")
-    llm_steps: int = _field(4500, "Optimiser steps of the language model.")
-    llm_batch: int = _field(64, "Documents of one step of the language model.")
-    llm_learning_rate: float = _field(3e-3, "Peak learning rate of the language model.")
-    image_size: int = _field(48, "Pixels a side that the vision tower sees.")
-    patch_size: int = _field(8, "Pixels a side of one patch.")
-    seed: int = _field(0, "Fixes weights, scenes and words.")
-    threads: int = _field(1, "Processor threads; the two models are made side by side.")
+    clip_steps: int = Field(default=1500, ge=1, description="Optimizer steps of the CLIP model.")
+    clip_batch: int = Field(default=256, ge=1, description="Pairs per step of the CLIP model.")
+    clip_learning_rate: float = Field(default=1.5e-3, gt=0, description="Peak learning rate of the CLIP model.")
+    llm_steps: int = Field(default=4500, ge=1, description="Optimizer steps of the language model.")
+    llm_batch: int = Field(default=64, ge=1, description="Documents per step of the language model.")
+    llm_learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate of the language model.")
+    image_size: int = Field(default=48, ge=1, description="Width and height of an image in pixels.")
+    patch_size: int = Field(default=8, ge=1, description="Width and height of a patch in pixels.")
+    seed: int = Field(default=0, ge=0, description="Random seed of weights, scenes and texts.")
+    threads: int = Field(default=1, ge=1, description="CPU threads; the two models are trained at the same time.")

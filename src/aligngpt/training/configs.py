@@ -1,142 +1,147 @@
-"""Recipes: every number of a run, as functions that return frozen dataclasses. Imports nothing heavy.
+"""Training configurations and their presets. Imports nothing heavy.
 
-A recipe is changed with `dataclasses.replace`, on the command line, or by starting from the `recipe.json` of a run.
+A field that exists in `transformers.TrainingArguments` or in TRL's configs has their name and meaning.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from aligngpt.utils.config import STRICT
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 
 
-def _field(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class StageConfig:
-    """What both stages have in common. Defaults are the paper's, those of stage 1 where the stages differ."""
+    """Fields of both stages. The defaults are the paper's, those of stage 1 where the stages differ."""
 
-    learning_rate: float = _field(1e-3, "Peak learning rate.")
-    batch_size: int = _field(256, "Samples of one optimizer step, over all devices.")
-    device_batch_size: int = _field(32, "Samples that one device takes at a time; the rest is accumulated.")
-    epochs: float = _field(1.0, "Passes over the data, unless max_steps is given.")
-    max_steps: int | None = _field(None, "Optimiser steps instead of epochs.")
-    warmup_ratio: float = _field(0.03, "Share of the steps in which the learning rate rises.")
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = _field("cosine", "Shape of the learning rate.")
-    weight_decay: float = _field(0.0, "AdamW's weight decay.")
-    max_grad_norm: float = _field(1.0, "Gradients are cut to this norm.")
-    max_length: int = _field(2048, "Longest sample in tokens, image tokens and <align> counted.")
-    precision: Literal["bf16", "float32"] = _field("bf16", "bf16: mixed precision; float32: none.")
-    gradient_checkpointing: bool = _field(True, "Compute activations again in the backward pass to save memory.")
-    attention: str = _field("sdpa", "Attention implementation: sdpa, eager, flex_attention or flash_attention_2.")
-    workers: int = _field(4, "Processes that read and prepare samples.")
-    check_images: Literal["none", "header", "decode"] = _field("decode", "How far images are checked beforehand.")
-    logging_steps: int = _field(10, "Steps between two entries of the loss curve.")
-    save_steps: int = _field(500, "Steps between two checkpoints to resume from.")
-    seed: int = _field(0, "Fixes new weights, the order of samples and dropout.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    per_device_train_batch_size: int = Field(default=32, ge=1, description="Samples per device and forward pass.")
+    gradient_accumulation_steps: int = Field(
+        default=8,
+        ge=1,
+        description="Forward passes per optimizer step; times the batch size per device this is the global batch size.",
+    )
+    num_train_epochs: float = Field(default=1.0, gt=0, description="Passes over the data; max_steps overrides it.")
+    max_steps: int = Field(default=-1, ge=-1, description="Optimizer steps; -1 derives them from num_train_epochs.")
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="Fraction of the steps used for warmup.")
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="Learning-rate schedule."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient clipping norm.")
+    max_length: int = Field(default=2048, ge=1, description="Maximum tokens per sample, image tokens included.")
+    bf16: bool = Field(default=True, description="Train in bfloat16 mixed precision instead of float32.")
+    gradient_checkpointing: bool = Field(default=True, description="Recompute activations to save memory.")
+    attn_implementation: str = Field(
+        default="sdpa", description="Attention implementation: sdpa, eager, flex_attention or flash_attention_2."
+    )
+    dataloader_num_workers: int = Field(default=4, ge=0, description="Worker processes that prepare samples.")
+    check_images: Literal["none", "header", "decode"] = Field(
+        default="decode", description="How images are checked first."
+    )
+    logging_steps: int = Field(default=10, ge=1, description="Steps between two entries of the loss history.")
+    save_steps: int = Field(default=500, ge=1, description="Steps between two checkpoints to resume from.")
+    seed: int = Field(default=0, ge=0, description="Random seed of new weights, sample order and dropout.")
+    report_to: str = Field(default="none", description="Experiment tracker, such as tensorboard or wandb.")
 
     def __post_init__(self) -> None:
-        _check_finite(self)
-        above_zero = ("learning_rate", "batch_size", "device_batch_size", "epochs", "max_length", "max_grad_norm")
-        _check_at_least(self, 0, "workers", "weight_decay")
-        for name in (*above_zero, "logging_steps", "save_steps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above zero")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1")
-        if self.max_steps is not None and self.max_steps <= 0:
-            raise ValueError(f"max_steps is {self.max_steps}; give a number above zero, or leave it out")
+        if self.max_steps == 0:
+            raise ValueError("max_steps: expected at least 1, or -1 to train for num_train_epochs, got 0")
 
 
-def _check_finite(recipe: Any) -> None:
-    for name, value in vars(recipe).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; it must be a finite number")
-
-
-def _check_at_least(recipe: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(recipe, name) < least:
-            raise ValueError(f"{name} is {getattr(recipe, name)}; it must be at least {least}")
-
-
-def _check_levels(name: str, number: int) -> None:
-    if not MIN_LEVELS <= number <= MAX_LEVELS:
-        raise ValueError(f"{name} is {number}; it must be from {MIN_LEVELS} to {MAX_LEVELS}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PretrainConfig(StageConfig):
-    """Stage 1, alignment-level-aware pre-training: projector and alignment table learn, everything else is frozen."""
+    """Stage 1, alignment-level-aware pre-training: projector and alignment embeddings are trained."""
 
-    alignment: Literal["levels", "none"] = _field("levels", "levels: each pair's own level; none: LLaVA's stage 1.")
-    num_alignment_levels: int = _field(8, "N, the rows of the alignment table.")
-    image_aspect_ratio: Literal["pad", "square"] = _field("square", "square: resize and crop; pad: to a square first.")
-    template: str = _field("vicuna_v1", "Chat template of the model to come: a shipped name or a Jinja file.")
+    alignment: Literal["levels", "none"] = Field(
+        default="levels", description="levels: condition on the level of each pair; none: stage 1 of LLaVA-1.5."
+    )
+    num_alignment_levels: int = Field(
+        default=8, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of alignment levels N."
+    )
+    image_aspect_ratio: Literal["pad", "square"] = Field(
+        default="square", description="square: resize and crop; pad: first pad to a square."
+    )
+    template: str = Field(
+        default="vicuna_v1", description="Chat template of the final model: a bundled name or a Jinja file."
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_levels("num_alignment_levels", self.num_alignment_levels)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FinetuneConfig(StageConfig):
-    """Stage 2, adaptive alignment-based instruction tuning: language model, projector and gate learn."""
+    """Stage 2, adaptive alignment-based instruction tuning: language model, projector and gate are trained."""
 
-    learning_rate: float = _field(2e-5, "Peak learning rate.")
-    batch_size: int = _field(128, "Samples of one optimizer step, over all devices.")
-    device_batch_size: int = _field(16, "Samples that one device takes at a time; the rest is accumulated.")
-    alignment: Literal["adaptive", "local", "global", "average", "none"] = _field(
-        "adaptive", "How the alignment embedding is made (Table 4); none: LLaVA-1.5."
+    learning_rate: float = Field(default=2e-5, gt=0, description="Peak learning rate.")
+    per_device_train_batch_size: int = Field(default=16, ge=1, description="Samples per device and forward pass.")
+    alignment: Literal["adaptive", "local", "global", "average", "none"] = Field(
+        default="adaptive", description="Alignment setting (Table 4 of the paper); none: LLaVA-1.5."
     )
-    alignment_embeddings: Literal["stage1", "random"] = _field(
-        "stage1", "random: forget what stage 1 learned, the control of Figure 5."
+    alignment_embeddings: Literal["stage1", "random"] = Field(
+        default="stage1", description="Initial alignment embeddings; random is the control of Figure 5 of the paper."
     )
-    num_alignment_levels: int = _field(8, "N, used only where there is no stage 1 to say it.")
-    gate_text: Literal["instruction", "all"] = _field("instruction", "What the gate reads; all is the official code's.")
-    image_aspect_ratio: Literal["pad", "square"] = _field("pad", "pad: to a square first; square: resize and crop.")
-    template: str | None = _field(None, "Chat template, a shipped name or a Jinja file; stage 1's unless given.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_levels("num_alignment_levels", self.num_alignment_levels)
+    num_alignment_levels: int = Field(
+        default=8,
+        ge=MIN_LEVELS,
+        le=MAX_LEVELS,
+        description="Number of levels N; used only without stage 1.",
+    )
+    gate_text: Literal["instruction", "all"] = Field(
+        default="instruction", description="Text that the gate reads; all is what the official code does."
+    )
+    image_aspect_ratio: Literal["pad", "square"] = Field(
+        default="pad", description="pad: first pad to a square; square: resize and crop."
+    )
+    template: str | None = Field(
+        default=None, description="Chat template: a bundled name or a Jinja file; none: as stage 1."
+    )
 
 
 def paper_pretrain() -> PretrainConfig:
-    """Stage 1 of the paper: 558K pairs, batch 256, learning rate 1e-3."""
+    """Return stage 1 of the paper: 558K pairs, global batch size 256, learning rate 1e-3."""
     return PretrainConfig()
 
 
 def paper_finetune() -> FinetuneConfig:
-    """Stage 2 of the paper: 665K conversations, batch 128, learning rate 2e-5."""
+    """Return stage 2 of the paper: 665K conversations, global batch size 128, learning rate 2e-5."""
     return FinetuneConfig()
 
 
-_SCENES: dict[str, Any] = {  # both stages on the drawn world: small samples, no graphics card
-    "batch_size": 64,
-    "device_batch_size": 64,
+_SYNTHETIC: dict[str, Any] = {  # small samples, no GPU
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 1,
     "max_length": 256,
-    "precision": "float32",
+    "bf16": False,
     "gradient_checkpointing": False,
-    "workers": 0,
+    "dataloader_num_workers": 0,
     "save_steps": 200,
     "image_aspect_ratio": "square",
 }
+_SMOKE: dict[str, Any] = {**_SYNTHETIC, "per_device_train_batch_size": 16, "max_steps": 6, "logging_steps": 2}
 
 
 def synthetic_pretrain() -> PretrainConfig:
-    """Stage 1 on the drawn world, minutes on two cores."""
-    return PretrainConfig(**_SCENES, learning_rate=2e-3, max_steps=500, template="bare")
+    """Return stage 1 on the synthetic dataset, which takes minutes on two cores."""
+    return PretrainConfig(**_SYNTHETIC, learning_rate=2e-3, max_steps=500, template="bare")
 
 
 def synthetic_finetune() -> FinetuneConfig:
-    """Stage 2 on the drawn world, minutes on two cores."""
-    return FinetuneConfig(**_SCENES, learning_rate=1e-3, max_steps=400)
+    """Return stage 2 on the synthetic dataset, which takes minutes on two cores."""
+    return FinetuneConfig(**_SYNTHETIC, learning_rate=1e-3, max_steps=400)
 
 
-PRETRAIN_PRESETS = {"paper": paper_pretrain, "synthetic": synthetic_pretrain}
-FINETUNE_PRESETS = {"paper": paper_finetune, "synthetic": synthetic_finetune}
+def smoke_pretrain() -> PretrainConfig:
+    """Return stage 1 with six steps, to test that everything runs."""
+    return PretrainConfig(**_SMOKE, learning_rate=2e-3, template="bare")
+
+
+def smoke_finetune() -> FinetuneConfig:
+    """Return stage 2 with six steps, to test that everything runs."""
+    return FinetuneConfig(**_SMOKE, learning_rate=1e-3)
+
+
+PRETRAIN_PRESETS = {"paper": paper_pretrain, "synthetic": synthetic_pretrain, "smoke": smoke_pretrain}
+FINETUNE_PRESETS = {"paper": paper_finetune, "synthetic": synthetic_finetune, "smoke": smoke_finetune}

@@ -82,9 +82,9 @@ def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[d
 
 
 def pretrain(
-    recipe: PretrainConfig,
+    config: PretrainConfig,
     *,
-    pairs: str | Path,
+    data: str | Path,
     images: str | Path,
     language_model: str | Path,
     vision_tower: str | Path,
@@ -95,8 +95,8 @@ def pretrain(
     """Run stage 1 and write a stage-1 checkpoint; done work is returned, interrupted work resumed.
 
     Args:
-        recipe: Every number of the run.
-        pairs: LLaVA JSON or JSON Lines.
+        config: Every number of the run.
+        data: Pairs, LLaVA JSON or JSON Lines.
         images: Folder of the images.
         language_model, vision_tower: Checkpoint folders or hub names.
         output: Folder of the checkpoint; also gets `recipe.json` and `training.json`.
@@ -107,43 +107,43 @@ def pretrain(
         What `training.json` holds: losses, counts, seconds.
 
     Raises:
-        ValueError: Levels are missing, or `output` holds a run of another recipe or other data.
+        ValueError: Levels are missing, or `output` holds a run of another config or other data.
         StrictDataError: Bad records with `strict`.
     """
-    read = read_pairs(pairs, images, check_images="decode" if strict else recipe.check_images)
+    read = read_pairs(data, images, check_images="decode" if strict else config.check_images)
     _report_bad(read, strict)
-    known_levels = _levels_of(recipe, read, levels)
+    known_levels = _levels_of(config, read, levels)
     base = Base.of(language_model, vision_tower)
-    inputs = {"pairs": read.source_hash, "levels": _hash_levels(levels), **base.identity}
-    run = _Run(Path(output), "pretrain", recipe, inputs)
+    inputs = {"data": read.source_hash, "levels": _hash_levels(levels), **base.identity}
+    run = _Run(Path(output), "pretrain", config, inputs)
     if run.done:
         return run.result()
 
-    set_seed(recipe.seed)
+    set_seed(config.seed)
     settings: dict[str, Any] = {
-        "template": recipe.template,
-        "num_alignment_levels": recipe.num_alignment_levels,
-        "image_aspect_ratio": recipe.image_aspect_ratio,
-        "alignment": "none" if recipe.alignment == "none" else "global",  # the gate learns in stage 2
+        "template": config.template,
+        "num_alignment_levels": config.num_alignment_levels,
+        "image_aspect_ratio": config.image_aspect_ratio,
+        "alignment": "none" if config.alignment == "none" else "global",  # the gate learns in stage 2
     }
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
-        language_model, vision_tower, attn_implementation=recipe.attention, **settings
+        language_model, vision_tower, attn_implementation=config.attn_implementation, **settings
     )
-    dataset = PretrainDataset(read.records, images, processor, known_levels, recipe.max_length)
+    dataset = PretrainDataset(read.records, images, processor, known_levels, config.max_length)
     result = run.train(model, processor, dataset)
     save_stage1(model, run.output, base, settings)
     if known_levels is not None:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            result["loss_by_level"] = loss_by_level(model, processor, dataset, recipe.num_alignment_levels)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+            result["loss_by_level"] = loss_by_level(model, processor, dataset, config.num_alignment_levels)
     return run.finish(
-        result | {"alignment": recipe.alignment, "num_without_level": dataset.num_without_level, "bad": len(read.bad)}
+        result | {"alignment": config.alignment, "num_without_level": dataset.num_without_level, "bad": len(read.bad)}
     )
 
 
 def finetune(
-    recipe: FinetuneConfig,
+    config: FinetuneConfig,
     *,
-    conversations: str | Path,
+    data: str | Path,
     images: str | Path,
     output: str | Path,
     stage1: str | Path | None = None,
@@ -154,8 +154,8 @@ def finetune(
     """Run stage 2 and write a complete model folder; done work is returned, interrupted work resumed.
 
     Args:
-        recipe: Every number of the run.
-        conversations: LLaVA JSON or JSON Lines.
+        config: Every number of the run.
+        data: Conversations, LLaVA JSON or JSON Lines.
         images: Folder of the images.
         output: The model folder; also gets `recipe.json` and `training.json`.
         stage1: Stage-1 checkpoint. It can be left out only with `alignment_embeddings="random"` and both backbones.
@@ -170,55 +170,55 @@ def finetune(
             run.
         StrictDataError: Bad records with `strict`.
     """
-    if stage1 is None and (recipe.alignment_embeddings != "random" or not language_model or not vision_tower):
+    if stage1 is None and (config.alignment_embeddings != "random" or not language_model or not vision_tower):
         raise ValueError(
             "stage 2 needs a stage-1 checkpoint: give one, or ask for alignment_embeddings='random' by name and give "
             "the language model and the vision tower"
         )
-    read = read_conversations(conversations, images, check_images="decode" if strict else recipe.check_images)
+    read = read_conversations(data, images, check_images="decode" if strict else config.check_images)
     _report_bad(read, strict)
     base = read_base(stage1) if stage1 else Base.of(str(language_model), str(vision_tower))
     stage1_hash = hash_file(Path(stage1) / WEIGHTS_FILE) if stage1 else ""
-    inputs = {"conversations": read.source_hash, "stage1": stage1_hash, **base.identity}
-    run = _Run(Path(output), "finetune", recipe, inputs)
+    inputs = {"data": read.source_hash, "stage1": stage1_hash, **base.identity}
+    run = _Run(Path(output), "finetune", config, inputs)
     if run.done:
         return run.result()
-    set_seed(recipe.seed)
-    model, processor = _stage2_model(recipe, stage1, language_model, vision_tower)
-    dataset = InstructionDataset(read.records, images, processor, recipe.max_length)
+    set_seed(config.seed)
+    model, processor = _stage2_model(config, stage1, language_model, vision_tower)
+    dataset = InstructionDataset(read.records, images, processor, config.max_length)
     result = run.train(model, processor, dataset)
     model.save_pretrained(run.output)
     processor.save_pretrained(run.output)
-    return run.finish(result | {"alignment": recipe.alignment, "bad": len(read.bad)})
+    return run.finish(result | {"alignment": config.alignment, "bad": len(read.bad)})
 
 
 def _stage2_model(
-    recipe: FinetuneConfig,
+    config: FinetuneConfig,
     stage1: str | Path | None,
     language_model: str | Path | None,
     vision_tower: str | Path | None,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     overrides: dict[str, Any] = {
-        "alignment": recipe.alignment,
-        "gate_text": recipe.gate_text,
-        "image_aspect_ratio": recipe.image_aspect_ratio,
+        "alignment": config.alignment,
+        "gate_text": config.gate_text,
+        "image_aspect_ratio": config.image_aspect_ratio,
     }
-    if recipe.template is not None:
-        overrides["template"] = recipe.template
+    if config.template is not None:
+        overrides["template"] = config.template
     if stage1 is not None:
         model, processor, _ = load_stage1(
             stage1,
             language_model=language_model,
             vision_tower=vision_tower,
-            random_embeddings=recipe.alignment_embeddings == "random",
-            attn_implementation=recipe.attention,
+            random_embeddings=config.alignment_embeddings == "random",
+            attn_implementation=config.attn_implementation,
             **overrides,
         )
     else:
         assert language_model and vision_tower  # finetune has checked it
-        overrides["num_alignment_levels"] = recipe.num_alignment_levels
+        overrides["num_alignment_levels"] = config.num_alignment_levels
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
-            language_model, vision_tower, attn_implementation=recipe.attention, **overrides
+            language_model, vision_tower, attn_implementation=config.attn_implementation, **overrides
         )
     return model, processor
 
@@ -229,11 +229,11 @@ def _stage2_model(
 class _Run:
     """The output folder of one stage: what it is a run of, whether it is done, where it can resume."""
 
-    def __init__(self, output: Path, stage: Stage, recipe: StageConfig, inputs: Mapping[str, str]) -> None:
+    def __init__(self, output: Path, stage: Stage, config: StageConfig, inputs: Mapping[str, str]) -> None:
         self.output = output
         self.stage = stage
-        self.recipe = recipe
-        self._resolved = json.loads(json.dumps({"stage": stage, "recipe": asdict(recipe), "inputs": dict(inputs)}))
+        self.config = config
+        self._resolved = json.loads(json.dumps({"stage": stage, "config": asdict(config), "inputs": dict(inputs)}))
         if (output / RECIPE_FILE).is_file():
             known = read_json(output / RECIPE_FILE)
             changed = sorted(key for key, value in self._resolved.items() if known.get(key) != value)
@@ -266,7 +266,7 @@ class _Run:
             ]
         trainer = AlignGPTTrainer(
             model=model,
-            args=training_arguments(self.recipe, self.output, len(dataset)),  # type: ignore[arg-type]
+            args=training_arguments(self.config, self.output, len(dataset)),  # type: ignore[arg-type]
             train_dataset=dataset,
             data_collator=Collator(processor.tokenizer.pad_token_id),
             group_by_modality=self.stage == "finetune",
@@ -282,7 +282,7 @@ class _Run:
             raise ValueError(f"the loss became {final_loss}: start again in a new folder with a lower learning rate")
         if history and not trainer.learned_batches:
             raise ValueError(
-                f"no sample has an answer within max_length {self.recipe.max_length}, so nothing was learned: raise it "
+                f"no sample has an answer within max_length {self.config.max_length}, so nothing was learned: raise it "
                 "and start again in a new folder"
             )
         return {
@@ -304,41 +304,39 @@ def _last_checkpoint(output: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
-def training_arguments(recipe: StageConfig, output: Path, samples: int) -> TrainingArguments:
-    """A recipe as `transformers.TrainingArguments`.
+def training_arguments(config: StageConfig, output: Path, samples: int) -> TrainingArguments:
+    """A config as `transformers.TrainingArguments`.
 
     Raises:
-        ValueError: The global batch is not a whole number of device batches.
+        ValueError: A launcher started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by torchrun and accelerate launch
         raise ValueError("training over several processes is not supported yet: start one process, without a launcher")
-    accumulation, rest = divmod(recipe.batch_size, recipe.device_batch_size)
-    if rest or not accumulation:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} is no multiple of device_batch_size {recipe.device_batch_size}"
-        )
-    steps = recipe.max_steps or max(1, math.ceil(recipe.epochs * math.ceil(samples / recipe.batch_size)))
-    checkpointing = {_CHECKPOINTING: True} if recipe.gradient_checkpointing else {}
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = config.max_steps
+    if steps < 0:
+        steps = math.ceil(config.num_train_epochs * math.ceil(samples / per_step))
+    checkpointing = {_CHECKPOINTING: True} if config.gradient_checkpointing else {}
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        per_device_train_batch_size=recipe.device_batch_size,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        dataloader_num_workers=recipe.workers,
-        logging_steps=recipe.logging_steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        dataloader_num_workers=config.dataloader_num_workers,
+        logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # a loss that is no number is to be seen
-        save_steps=recipe.save_steps,
+        save_steps=config.save_steps,
         save_total_limit=1,
-        seed=recipe.seed,
+        seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
-        report_to="none",
+        report_to=config.report_to,
         **checkpointing,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process has one GPU: no DataParallel over all it sees
@@ -392,44 +390,44 @@ def _hash_levels(levels: str | Path | None) -> str:
     return "" if levels is None else hash_file(levels_file(levels, LEVELS_PARQUET))
 
 
-def _check_number_of_levels(recipe: PretrainConfig, levels: str | Path) -> None:
+def _check_number_of_levels(config: PretrainConfig, levels: str | Path) -> None:
     """A table with more rows than there are levels would leave its global row untrained."""
     beside = levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON)
     if beside.is_file():
         number = read_json(beside)["num_levels"]
-        if number != recipe.num_alignment_levels:
+        if number != config.num_alignment_levels:
             raise ValueError(
                 f"{beside} divides the pairs into {number} levels, but num_alignment_levels is "
-                f"{recipe.num_alignment_levels}: give the same number"
+                f"{config.num_alignment_levels}: give the same number"
             )
 
 
-def _levels_of(recipe: PretrainConfig, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
+def _levels_of(config: PretrainConfig, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
     """Level of each pair by id, from the levels file or the pairs themselves; `None` without alignment.
 
     Raises:
         ValueError: There are no levels, or one lies outside 1..N.
     """
-    if recipe.alignment == "none":
+    if config.alignment == "none":
         return None
     if levels is not None:
         known = read_levels(levels)
-        _check_number_of_levels(recipe, levels)
+        _check_number_of_levels(config, levels)
     else:
         known = {pair.id: pair.alignment_level for pair in read.records if pair.alignment_level is not None}
     if not known:
         raise ValueError("the pairs carry no levels: run aligngpt level and give its output, or alignment='none'")
-    strange = {min(known.values()), max(known.values())} - set(range(1, recipe.num_alignment_levels + 1))
+    strange = {min(known.values()), max(known.values())} - set(range(1, config.num_alignment_levels + 1))
     if strange:
         raise ValueError(
-            f"a pair has level {max(strange)}, but num_alignment_levels is {recipe.num_alignment_levels}, counted from "
+            f"a pair has level {max(strange)}, but num_alignment_levels is {config.num_alignment_levels}, counted from "
             "1: give the number of levels that the pairs were divided into"
         )
-    if max(known.values()) < recipe.num_alignment_levels:
+    if max(known.values()) < config.num_alignment_levels:
         logger.warning(
             "no pair has a level above %d of %d: the global embedding stays untrained unless num_alignment_levels is "
             "the number that the pairs were divided into",
             max(known.values()),
-            recipe.num_alignment_levels,
+            config.num_alignment_levels,
         )
     return known

@@ -1,8 +1,8 @@
-"""Configurations: frozen pydantic dataclasses whose values come from a preset, a YAML file and overrides, in that order.
+"""Configurations: frozen pydantic dataclasses; a preset, a YAML file and overrides give the values, in that order.
 
     @dataclass(frozen=True, config=STRICT)  # pydantic.dataclasses.dataclass
     class TrainConfig:
-        learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+        learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
 
 A configuration may hold others; their fields have dotted names, such as `finetune.learning_rate`.
 """
@@ -69,13 +69,14 @@ def load_config(
         return TypeAdapter(type(base)).validate_python(_nest(values))
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
-        source = next((text for name, text in sources.items() if field == name or name.startswith(f"{field}.")), "")
+        matches = (text for name, text in sources.items() if f"{field}.".startswith(f"{name}."))
+        source = next(matches, "")
         raise ValueError(source + describe_error(error)) from None
 
 
 def list_fields(cls: type, prefix: str = "") -> dict[str, FieldInfo]:
     """Return the fields of a configuration class by dotted name, those of nested configurations included."""
-    fields = {}
+    fields: dict[str, FieldInfo] = {}
     for name, info in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
         if isinstance(info.annotation, type) and is_pydantic_dataclass(info.annotation):
             fields |= list_fields(info.annotation, f"{prefix}{name}.")
@@ -87,9 +88,9 @@ def list_fields(cls: type, prefix: str = "") -> dict[str, FieldInfo]:
 def describe_error(error: ValidationError) -> str:
     """Write the first error of a validation in one line: `learning_rate: input should be greater than 0, got -1.0`."""
     detail = error.errors(include_url=False)[0]
-    if detail["type"] == "value_error":  # raised by a check of our own, which names its field
-        return str(detail["ctx"]["error"])
     name = ".".join(str(part) for part in detail["loc"] if isinstance(part, int) or part.isidentifier())
+    if detail["type"] == "value_error":  # raised by a check of the configuration, which names its field
+        return f"{name}{'.' if name else ''}{detail['ctx']['error']}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{f'{name}: ' if name else ''}{message}, got {detail['input']!r}"
 

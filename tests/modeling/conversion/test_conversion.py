@@ -236,16 +236,16 @@ def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp
     record = {"id": "a", "image": "0.png", "conversations": said}
     (tmp_path / "data.json").write_text(json.dumps([record] * 2))
     small: dict[str, Any] = {
-        "batch_size": 2,
-        "device_batch_size": 2,
-        "workers": 0,
-        "precision": "float32",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "dataloader_num_workers": 0,
+        "bf16": False,
         "max_length": 128,
     }
-    recipe = FinetuneConfig(**small, max_steps=1, gradient_checkpointing=False)
+    config = FinetuneConfig(**small, max_steps=1, gradient_checkpointing=False)
     result = finetune(
-        recipe,
-        conversations=tmp_path / "data.json",
+        config,
+        data=tmp_path / "data.json",
         images=tmp_path,
         stage1=tmp_path / "model",
         output=tmp_path / "tuned",
