@@ -29,9 +29,9 @@ from transformers import (
     SiglipModel,
 )
 
-from aligngpt.modeling.backbones import vision_config_of
+from aligngpt.modeling.backbones import read_vision_config
 from aligngpt.modeling.conversion.official_config import LANGUAGE_MODELS
-from aligngpt.modeling.conversion.weight_files import open_weights, weight_files
+from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights
 from aligngpt.modeling.processing import pad_to_square
 
 IMAGE = -200
@@ -106,12 +106,12 @@ def save_checkpoint(
     state = {name: value * (4 if value.dim() > 1 else 1) for name, value in llm.state_dict().items()}
     if config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    vision = vision_config_of(tower)
+    vision = read_vision_config(tower)
     patches = (vision.image_size // vision.patch_size) ** 2
     state |= stage1_tensors(config.hidden_size, vision.hidden_size, levels)
     state |= _layer("gated_weight_layer.mlp.0", 256, patches, 0.2)
     state |= _layer("gated_weight_layer.mlp.2", levels - 1, 256, 0.3)
-    for path in weight_files(tower):
+    for path in list_weight_files(tower):
         with open_weights(path) as tensors:
             copied = [name for name in tensors if name.startswith("vision_model.")]
             state |= {f"vision_tower.vision_tower.{name}": tensors[name] for name in copied}
@@ -162,7 +162,7 @@ class Reference:
         names = self.llm.state_dict().keys()
         self.llm.load_state_dict({key: self.state[key] for key in names if key in self.state}, strict=False)
         self.llm.tie_weights()
-        vision = vision_config_of(tower)
+        vision = read_vision_config(tower)
         self.tower: Any = AutoModel.from_pretrained(tower, config=vision).eval()
         self.has_class_token = "siglip" not in vision.model_type
         self.words = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))

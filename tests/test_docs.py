@@ -15,7 +15,7 @@ import click
 import pytest
 
 from aligngpt.cli import cli
-from aligngpt.cli.params import ModelFolder
+from aligngpt.cli.params import ModelName
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "aligngpt"
@@ -97,7 +97,7 @@ def parsed(line: str) -> tuple[click.Command, dict[str, Any]]:
     given: dict[str, Any] = {}
     for param in order:
         value = values[str(param.name)]
-        if isinstance(param.type, click.Path | ModelFolder):  # names of files, which need not be there
+        if isinstance(param.type, click.Path | ModelName):  # names of files, which need not be there
             given |= {str(param.name): value} if isinstance(value, str) or param.multiple else {}
         else:
             given[str(param.name)] = param.type_cast_value(context, value)

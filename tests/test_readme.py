@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from transformers import AutoConfig
 
 from aligngpt.cli import cli
-from aligngpt.cli.params import bundled_folder
 from aligngpt.data.schema import read_pairs
 from aligngpt.synthetic.configs import BackboneTrainingConfig
+from aligngpt.utils.models import BUNDLED_MODELS
 from tests import official
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +29,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What the page's placeholders stand for here; the last two are made by `folder`.
 STANDS_FOR = {
-    "path/to/vicuna-7b-v1.5": str(bundled_folder("synthetic-llm")),
-    "path/to/clip-vit-large-patch14-336": str(bundled_folder("synthetic-clip")),
+    "path/to/vicuna-7b-v1.5": str(BUNDLED_MODELS["synthetic-llm"]),
+    "path/to/clip-vit-large-patch14-336": str(BUNDLED_MODELS["synthetic-clip"]),
     "path/to/aligngpt-7b": "official",
     "path/to/mm_projector_align.bin": "official_stage1/mm_projector_align.bin",
 }
@@ -99,8 +99,8 @@ def give_own_data(folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run, with official checkpoints over the drawn world's base models."""
     folder = tmp_path_factory.mktemp("readme")
-    clip, llm = (AutoConfig.from_pretrained(bundled_folder(name)) for name in ("synthetic-clip", "synthetic-llm"))
-    official.save_checkpoint(folder / "official", bundled_folder("synthetic-clip"))
+    clip, llm = (AutoConfig.from_pretrained(BUNDLED_MODELS[name]) for name in ("synthetic-clip", "synthetic-llm"))
+    official.save_checkpoint(folder / "official", BUNDLED_MODELS["synthetic-clip"])
     (folder / "official_stage1").mkdir()
     stage1 = official.stage1_tensors(llm.hidden_size, clip.vision_config.hidden_size, 8)
     torch.save(stage1, folder / "official_stage1" / "mm_projector_align.bin")

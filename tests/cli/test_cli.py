@@ -22,7 +22,7 @@ from aligngpt import __version__
 from aligngpt.cli import cli
 from aligngpt.cli.base import Program, explain
 from aligngpt.cli.output import cell, plain, print_bad_records, print_json, print_table, results_alone
-from aligngpt.cli.params import ALIGNMENT, bundled_folder
+from aligngpt.cli.params import ALIGNMENT
 from aligngpt.data.schema import BadRecord, StrictDataError
 
 HELP_SECONDS = 0.6  # 0.3 is the promise; a shared machine is given twice that
@@ -123,7 +123,7 @@ def _parser_of(command: click.Command) -> click.Command:
     params = []
     for param in command.get_params(click.Context(command)):
         param = copy.copy(param)
-        if isinstance(param.type, click.Path) or type(param.type).__name__ == "ModelFolder":
+        if isinstance(param.type, click.Path) or type(param.type).__name__ == "ModelName":
             param.type = click.STRING
         elif isinstance(param.type, click.Tuple):
             param.type = click.Tuple([str] * param.type.arity)
@@ -189,8 +189,8 @@ def test_version() -> None:
         (["level", "--num-levels", "1"], "Invalid value for '--num-levels': 1 is not in the range 2<=x<=64"),
         (["eval", "scenes", "extra"], "Missing option '--model'; see aligngpt eval scenes --help"),
         (["report", "run", "gone"], "for 'RUN': Directory 'gone' does not exist; see aligngpt report run --help"),
-        (["generate", "--model", "gone", "--prompt", "x"], "model folder 'gone' does not exist; only folders on disk"),
-        (["generate", "--model", ".", "--prompt", "x"], "'.' is not a model folder: it has no config.json"),
+        (["generate", "--model", "gone", "--prompt", "x"], "gone: no such model folder; pass a folder, a bundled model"),
+        (["generate", "--model", ".", "--prompt", "x"], ". is not a model folder; config.json or stage1.json is missing"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -321,19 +321,6 @@ def test_alignment_settings(text: str, setting: Any) -> None:
 def test_other_alignment_settings_are_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         ALIGNMENT.convert(text, None, None)
-
-
-def test_bundled_names_are_folders_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligngpt.cli.params import MODEL
-
-    monkeypatch.setattr("aligngpt.__file__", str(tmp_path / "__init__.py"))
-    assert bundled_folder("synthetic-llm") == tmp_path / "synthetic" / "weights" / "llm"
-    with pytest.raises(click.BadParameter, match="aligngpt scenes backbones"):
-        MODEL.convert("synthetic-clip", None, None)
-    clip = tmp_path / "synthetic" / "weights" / "clip"
-    clip.mkdir(parents=True)
-    (clip / "config.json").write_text("{}")
-    assert MODEL.convert("synthetic-clip", None, None) == clip
 
 
 def test_fitted_boundaries_bring_their_own_number(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_batched_is_one_by_one(
             assert one.gate_weights is other.gate_weights is None
         else:
             torch.testing.assert_close(one.gate_weights, other.gate_weights, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(one.image_text_dots, other.image_text_dots, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(one.image_text_similarity, other.image_text_similarity, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("alignment", [None, "adaptive", "local", "global", 2])
@@ -89,10 +89,10 @@ def test_the_gate_is_what_the_model_says_of_it(alignment: Any, loaded: tuple[Any
     prompt = prompts[1]
     (given,) = generate_all(model, processor, [prompt], GenerationSettings(2, alignment, return_gate_weights=True))
     (image,) = (tiny.make_image(1, (31, 24)),)
-    weights, dots = model.gate(**processor(images=[image], text=[prompt.text], return_tensors="pt"))
+    weights, dots = model.get_gate_weights(**processor(images=[image], text=[prompt.text], return_tensors="pt"))
     assert given.gate_weights is not None and len(given.gate_weights) == LEVELS - 1
     torch.testing.assert_close(given.gate_weights, weights[0].tolist())
-    torch.testing.assert_close(given.image_text_dots, dots[0].tolist())
+    torch.testing.assert_close(given.image_text_similarity, dots[0].tolist())
 
 
 def test_images_that_cannot_be_read(loaded: tuple[Any, Any], prompts: list[Prompt], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_settings_are_those_of_generate(beams: int, loaded: tuple[Any, Any], pro
     )
     options: dict[str, Any] = {"max_new_tokens": 30, "do_sample": False, "num_beams": beams, "pad_token_id": 0}
     expected = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-    weights, _ = model.gate(**inputs)
+    weights, _ = model.get_gate_weights(**inputs)
     settings = GenerationSettings(30, num_beams=beams, return_gate_weights=True)
     for row, completion in enumerate(generate_all(model, processor, batch, settings)):
         assert completion.text == processor.tokenizer.decode(expected[row], skip_special_tokens=True).strip()

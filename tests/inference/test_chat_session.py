@@ -157,7 +157,7 @@ def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> No
         with pytest.raises(ValueError, match=f"a level from 1 to {LEVELS}"):
             session.set_alignment(setting)
         assert session.alignment == 2
-    with pytest.raises(ValueError, match="is not known"):
+    with pytest.raises(ValueError, match="is invalid"):
         ChatSession(folder / "model", alignment="much")
 
 
@@ -196,7 +196,7 @@ def test_an_image_placeholder_without_a_image_is_words(folder: Path) -> None:
     session.ask("And what is <image>?", max_new_tokens=2)
     assert session.messages[2]["content"] == [{"type": "text", "text": "And what is <image>?"}]
     encoding = session.processor.encode(session.processor.render(session.messages))
-    assert encoding.input_ids.count(session.processor.image_token_id) == session.processor.num_image_tokens
+    assert encoding.input_ids.count(session.processor.image_token_id) == session.processor.image_seq_length
     assert "And what is <image>?" in session.processor.tokenizer.decode(encoding.input_ids)
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
         ChatSession(folder / "model", [tmp_path / "fake.png"])
     with pytest.raises(BadImage, match="no such file"):
         generate(folder / "model", [tmp_path / "gone.png"], "What?")
-    with pytest.raises(FileNotFoundError, match="no checkpoint folder at"):
+    with pytest.raises(FileNotFoundError, match="no such model folder"):
         ChatSession(tmp_path / "gone")
 
 
@@ -309,7 +309,7 @@ def test_a_chat_survives_mistakes_and_ends_with_the_input(
     said = ("/level 99", "/what", "/help", "What is <align>?", "What is <image>?", "What?")
     lines = talk(folder, monkeypatch, capsys, *said)
     text = "\n".join(lines)
-    assert "alignment 99 is not known: give one of" in text
+    assert "alignment '99' is invalid; use one of" in text
     assert text.count(HELP) == 3
     assert "turn 1, user: 'What is <align>?' holds <align>, which is reserved" in text
     assert text.count("model: ") == 3

@@ -27,7 +27,7 @@ def gate_of_prompt(built: Built, name: str, turns: int) -> torch.Tensor:
     messages = [{**one, "content": move_image_to_front(one["content"])} for one in messages_of(said)]
     images = images_of(name)[: "".join(said).count("<image>")]
     text = processor.render(messages, add_generation_prompt=True)
-    return model.gate(**processor(images, text, return_tensors="pt"))[0][0]
+    return model.get_gate_weights(**processor(images, text, return_tensors="pt"))[0][0]
 
 
 def gate_of_sample(built: Built, dataset: InstructionDataset, name: str) -> torch.Tensor:

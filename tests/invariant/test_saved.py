@@ -28,7 +28,7 @@ def test_a_saved_model_is_the_same_in_every_bit(backbones: Built, tmp_path: Path
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
-    assert again[0].config.num_image_tokens == again[1].num_image_tokens == 9
+    assert again[0].config.image_seq_length == again[1].image_seq_length == 9
     assert again[1].chat_template == processor.chat_template
     assert again[1].to_dict() == processor.to_dict()
     assert_same_answers(backbones, again)
@@ -51,7 +51,7 @@ def test_what_is_saved_does_not_depend_on_what_was_run(fresh: Built, tmp_path: P
     inputs = prompts(processor, *ALL)
     model.save_pretrained(tmp_path / "before")
     generated(model, inputs, 4, alignment="local")
-    model.gate(**inputs)
+    model.get_gate_weights(**inputs)
     model.save_pretrained(tmp_path / "after")
     for name in ("model.safetensors", "config.json", "generation_config.json"):
         assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()

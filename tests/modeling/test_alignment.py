@@ -4,8 +4,8 @@ import torch
 from aligngpt.modeling.alignment import (
     AlignmentEmbeddings,
     AlignmentGate,
-    alignment_weights,
-    image_text_dots,
+    compute_alignment_weights,
+    compute_image_text_similarity,
     parse_alignment,
     segment_mean,
 )
@@ -33,17 +33,17 @@ def test_table_starts_xavier_uniform_and_splits_into_local_and_global():
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_each_setting_is_the_equation_of_the_paper(table: AlignmentEmbeddings, setting):
     alpha = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]])
-    weights = alignment_weights(parse_alignment(setting, LEVELS), alpha, 2, table.weight)
+    weights = compute_alignment_weights(parse_alignment(setting, LEVELS), alpha, 2, table.weight)
     for row in range(2):
         expected = oracle.alignment_embedding(table.weight.tolist(), setting, alpha[row].tolist())
         assert table(weights)[row].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_levels_and_weights_can_differ_by_sample(table: AlignmentEmbeddings):
-    by_level = table(alignment_weights(torch.tensor([5, 1]), None, 2, table.weight))
+    by_level = table(compute_alignment_weights(torch.tensor([5, 1]), None, 2, table.weight))
     assert torch.equal(by_level, table.weight[[4, 0]])
     mixed = torch.rand(2, LEVELS)
-    assert torch.equal(alignment_weights(mixed, None, 2, table.weight), mixed)
+    assert torch.equal(compute_alignment_weights(mixed, None, 2, table.weight), mixed)
 
 
 def test_gate_equals_the_slow_loops():
@@ -54,7 +54,7 @@ def test_gate_equals_the_slow_loops():
     rows = torch.arange(2)[:, None].expand(2, 5)
     means = segment_mean(words, mask, rows, 2)
     image_segments = torch.tensor([0, 1, 1])  # the second sample has two images
-    weights = gate(image_text_dots(features, means, image_segments))
+    weights = gate(compute_image_text_similarity(features, means, image_segments))
     layers = [(layer.weight.tolist(), layer.bias.tolist()) for layer in (gate.linear_1, gate.linear_2)]
     for row, images in enumerate(([0], [1, 2])):
         expected = oracle.gate_weights([features[i].tolist() for i in images], words[row][mask[row]].tolist(), *layers)
@@ -82,14 +82,30 @@ def test_settings_are_parsed(given, parsed):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["0", "6", 0, 6, True, "adaptiv", "1,2", "nan,0,0,0,1", "1,x,2,3,4", (1.0, 2.0), 2.5, None]
+    "wrong",
+    [
+        "0",
+        "6",
+        0,
+        6,
+        True,
+        "1e300,0,0,0,0",
+        (0, 0, 0, 0, -101),
+        "adaptiv",
+        "1,2",
+        "nan,0,0,0,1",
+        "1,x,2,3,4",
+        (1.0, 2.0),
+        2.5,
+        None,
+    ],
 )
 def test_unknown_settings_say_what_is_known(wrong):
-    with pytest.raises(ValueError, match="a level from 1 to 5, or 5 weights"):
+    with pytest.raises(ValueError, match="a level from 1 to 5, or 5 weights from -100 to 100"):
         parse_alignment(wrong, LEVELS)
 
 
 @pytest.mark.parametrize("wrong", [torch.tensor([1, 2, 3]), torch.rand(2, LEVELS - 1), torch.rand(2)])
 def test_tensors_of_a_wrong_shape_are_refused(table: AlignmentEmbeddings, wrong: torch.Tensor):
-    with pytest.raises(ValueError, match=r"whole levels of shape \(2,\) or weights of shape \(2, 5\)"):
-        alignment_weights(wrong, None, 2, table.weight)
+    with pytest.raises(ValueError, match=r"integer levels of shape \(2,\) or weights of shape \(2, 5\)"):
+        compute_alignment_weights(wrong, None, 2, table.weight)

@@ -193,13 +193,13 @@ def test_gate_weights_and_dots_are_returned_on_request(built: Built):
     with torch.no_grad():
         output = model(**inputs, return_gate_weights=True)
         assert output.gate_weights.shape == (3, 7)
-        assert output.image_text_dots.shape == (3, 9)
+        assert output.image_text_similarity.shape == (3, 9)
         torch.testing.assert_close(output.gate_weights.sum(-1), torch.ones(3))
-        assert torch.equal(output.image_text_dots[1], torch.zeros(9))
-        weights, dots = model.gate(**inputs)
-        assert torch.equal(weights, output.gate_weights) and torch.equal(dots, output.image_text_dots)
+        assert torch.equal(output.image_text_similarity[1], torch.zeros(9))
+        weights, dots = model.get_gate_weights(**inputs)
+        assert torch.equal(weights, output.gate_weights) and torch.equal(dots, output.image_text_similarity)
         silent = model(**inputs)
-        assert silent.gate_weights is None and silent.image_text_dots is None
+        assert silent.gate_weights is None and silent.image_text_similarity is None
         assert model(**inputs, alignment=2, return_gate_weights=True).gate_weights.shape == (3, 7)
 
 
@@ -292,7 +292,7 @@ def test_gradient_checkpointing_changes_no_gradient(fresh: Built):
 def test_images_that_do_not_fit_the_placeholders_are_refused(built: Built):
     model, processor = built
     inputs = batch_of(built, TWO)
-    with pytest.raises(ValueError, match="18 <image> placeholders, but 1 images give 9 image tokens"):
+    with pytest.raises(ValueError, match="18 <image> placeholders, but 1 images have 9 image tokens"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
     with pytest.raises(ValueError, match="18 <image> placeholders, but 0 images"):
         model(input_ids=inputs["input_ids"])
@@ -321,9 +321,9 @@ def test_align_tokens_out_of_place_are_refused(built: Built):
 
 def test_other_models_are_told_apart(tmp_path: Path):
     llm, tower = tiny.save_language_model(tmp_path / "llm"), tiny.save_vision_tower(tmp_path / "clip")
-    with pytest.raises(ValueError, match="is a llama model, not an AlignGPT"):
+    with pytest.raises(ValueError, match="is a llama model, not AlignGPT"):
         load_model(llm)
-    with pytest.raises(ValueError, match="is a clip_vision_model model: a causal language model is needed"):
+    with pytest.raises(ValueError, match="is a clip_vision_model model; pass a causal language model"):
         AlignGPTForConditionalGeneration.from_backbones(tower, tower)
 
 
@@ -340,11 +340,11 @@ def test_chunked_prefill_is_refused(built: Built):
 @pytest.mark.parametrize("name", ["no/such/folder/here", "./nowhere", "/nowhere", "nowhere"])
 def test_a_missing_backbone_is_found_before_the_hub_is_asked(tmp_path: Path, name: str):
     tower = tiny.save_vision_tower(tmp_path / "clip")
-    with pytest.raises(FileNotFoundError, match="no checkpoint folder at"):
+    with pytest.raises(FileNotFoundError, match="no such model folder"):
         AlignGPTForConditionalGeneration.from_backbones(name, tower)
 
 
 def test_a_language_model_is_no_vision_tower(tmp_path: Path):
     llm = tiny.save_language_model(tmp_path / "llm")
-    with pytest.raises(ValueError, match="is a llama model: a CLIP or SigLIP vision tower is needed"):
+    with pytest.raises(ValueError, match="is a llama model; pass a CLIP or SigLIP vision tower"):
         AlignGPTForConditionalGeneration.from_backbones(llm, llm)

@@ -100,7 +100,7 @@ def test_text_alone_has_no_align_token_and_neither_has_a_model_without_alignment
 @pytest.mark.parametrize("template", ["bare", "vicuna_v1"])
 def test_text_without_marks_gives_the_same_masks(built: Built, template: str, turns: list[dict[str, Any]], tmp_path):
     processor = AlignGPTProcessor(
-        built[1].image_processor, tiny.tokenizer(), load_template(template), num_image_tokens=9
+        built[1].image_processor, tiny.tokenizer(), load_template(template), image_seq_length=9
     )
     marked = processor.encode(processor.render(turns, add_generation_prompt=True))
     plain = processor.apply_chat_template(turns, add_generation_prompt=True)
@@ -129,7 +129,7 @@ def test_a_tokenizer_without_bos_gets_align_behind_its_first_token(built: Built)
     words = tiny.tokenizer()
     words.bos_token = None
     words.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    processor = AlignGPTProcessor(built[1].image_processor, words, load_template("bare"), num_image_tokens=9)
+    processor = AlignGPTProcessor(built[1].image_processor, words, load_template("bare"), image_seq_length=9)
     encoding = processor.encode(processor.render(TWO_TURNS[:1]))
     first, second = words.convert_tokens_to_ids(["U", "S"])
     assert encoding.input_ids[:3] == [first, processor.align_token_id, second]

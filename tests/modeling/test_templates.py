@@ -158,7 +158,7 @@ def processor(name: str, kind: str = "bytes") -> AlignGPTProcessor:
         if kind == "bytes"
         else sentencepiece(kind, form.all_specials, **options)
     )
-    return AlignGPTProcessor(image_processor(), words, load_template(name), num_image_tokens=PATCHES)
+    return AlignGPTProcessor(image_processor(), words, load_template(name), image_seq_length=PATCHES)
 
 
 def image_processor() -> CLIPImageProcessorPil:
@@ -393,7 +393,7 @@ def test_plain_is_the_images_and_the_caption_as_it_stands(kind: str) -> None:
 def test_plain_begins_with_bos_so_that_align_divides_no_image(kind: str, adds_bos: bool) -> None:
     options: dict[str, Any] = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "adds_bos": adds_bos}  # as phi has them
     words = byte_level(**options) if kind == "bytes" else sentencepiece(kind, **options)
-    made = AlignGPTProcessor(image_processor(), words, load_template("plain"), num_image_tokens=PATCHES)
+    made = AlignGPTProcessor(image_processor(), words, load_template("plain"), image_seq_length=PATCHES)
     encoding = made.encode(made.render(PLAIN))
     head = [words.bos_token_id, made.align_token_id, *[made.image_token_id] * PATCHES]
     assert encoding.input_ids[: len(head)] == head and words.bos_token_id not in encoding.input_ids[1:]
@@ -440,7 +440,10 @@ def test_turns_that_do_not_alternate_are_shown(name: str, turns: tuple[int, ...]
         (TURNS[:3], r"turn 3 \(user\) is one too many for plain"),
         ([SYSTEM, *PLAIN], r"turn 1 \(system\) is one too many for plain"),
         ([{"role": "user", "content": "What?"}, PLAIN[1]], r"turn 1 \(user\) has no image"),
-        ([{"role": "user", "content": [{"type": "text", "text": "<image>"}]}, PLAIN[1]], r"turn 1 \(user\) has no pic"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "<image>"}]}, PLAIN[1]],
+            r"turn 1 \(user\) has no image",
+        ),
     ],
     ids=["four", "three", "system", "no image", "words"],
 )

@@ -118,7 +118,7 @@ def _gate(arrays: Arrays, result: Result, rows: list[int]) -> Pairs:
     assert result.seen.text_means is not None
     ours = {
         "gate_text_mean": result.seen.text_means,
-        "gate_dots": result.output.image_text_dots,
+        "gate_dots": result.output.image_text_similarity,
         "gate_weights": result.output.gate_weights,
     }
     return {name: _one(value[rows], arrays[name]) for name, value in ours.items()}

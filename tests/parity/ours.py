@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aligngpt.data.schema import read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
-from aligngpt.modeling.alignment import image_text_dots
+from aligngpt.modeling.alignment import compute_image_text_similarity
 from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.stages import Stage, apply_stage
@@ -118,7 +118,7 @@ def watched(aligngpt: AlignGPTForConditionalGeneration) -> Iterator[list[Seen]]:
         language_model.model.rotary_emb.register_forward_pre_hook(before_rotary, with_kwargs=True),
     ]
     try:
-        with patch.object(model, "image_text_dots", wraps=image_text_dots) as gate_input:
+        with patch.object(model, "compute_image_text_similarity", wraps=compute_image_text_similarity) as gate_input:
             yield seen
         read = gate_input.call_args_list[0].args[1].detach() if gate_input.called else None
         seen.append(Seen(**given, text_means=read))

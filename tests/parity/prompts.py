@@ -70,7 +70,7 @@ def _ours(loaded: Loaded, prompt: dict[str, Any]) -> dict[str, Any]:
         "top1_minus_top2": [(first - second).item() for first, second in top],
     }
     if images:
-        gate_weights, dots = loaded.model.gate(**inputs)
+        gate_weights, dots = loaded.model.get_gate_weights(**inputs)
         assert seen.text_means is not None
         found |= {
             "position_ids": seen.position_ids[0],

@@ -74,7 +74,7 @@ def in_our_form(
     ids, targets = [int(token) for token in input_ids], [int(label) for label in labels]
     if IMAGE not in ids:
         return ids, targets
-    place, length = ids.index(IMAGE), processor.num_image_tokens
+    place, length = ids.index(IMAGE), processor.image_seq_length
     ids[place : place + 1] = [processor.image_token_id] * length
     targets[place : place + 1] = [IGNORED] * length
     ids, targets = ids[: max_length - 1], targets[: max_length - 1]

@@ -177,7 +177,7 @@ def test_two_marks_are_two_images_where_they_stand(converted: Converted) -> None
     conversation, processor = conversation_of("image_twice_in_the_middle"), converted.complete.processor
     recorded = recorded_of(conversation, "v1", "false")["input_ids"]
     sample = sample_of(conversation, processor, images=2)
-    words = processor.tokenizer.decode(sample["input_ids"]).split("<image>" * processor.num_image_tokens)
+    words = processor.tokenizer.decode(sample["input_ids"]).split("<image>" * processor.image_seq_length)
     assert recorded.count(IMAGE) == 1 and recorded.index(IMAGE) == 64  # one image, in front
     assert [words[0][-14:], *words[1:]] == ["USER: Look at ", "  and ", "  closely. ASSISTANT: I see a cat.</s>"]
     assert len(sample["pixel_values"]) == 2

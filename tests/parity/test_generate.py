@@ -55,7 +55,7 @@ def test_a_batch_padded_on_the_left_gives_what_was_recorded_one_at_a_time(conver
     output, _ = generated(converted.complete, inputs)
     written = output.sequences[:, inputs["input_ids"].shape[1] :]
     assert torch.equal(written, torch.tensor([prompt["new_tokens"] for prompt in PROMPTS.values()]))
-    arrays, gate_weights = Arrays("inference"), model.gate(**inputs)[0]
+    arrays, gate_weights = Arrays("inference"), model.get_gate_weights(**inputs)[0]
     for row, name in enumerate(PROMPTS):
         logits = torch.stack([step[row, :600] for step in output.logits])
         assert deviation(logits, arrays[f"{name}_step_logits"]) <= LOGITS.bound

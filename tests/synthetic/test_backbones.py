@@ -92,7 +92,7 @@ def test_documents_are_written_as_the_templates_write(
 ) -> None:
     image_processor = AutoImageProcessor.from_pretrained(made / "clip", backend="pil")
     processor = AlignGPTProcessor(
-        image_processor, AutoTokenizer.from_pretrained(made / "llm"), load_template("bare"), num_image_tokens=3
+        image_processor, AutoTokenizer.from_pretrained(made / "llm"), load_template("bare"), image_seq_length=3
     )
     processor.use_alignment = False
     monkeypatch.setattr(DocumentReader, "_soft_context", lambda self, scene: [[processor.image_token_id]] * 3)

@@ -31,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def processor(folders: tuple[Path, Path], template: str = "bare") -> AlignGPTProcessor:
     made = AlignGPTProcessor.from_backbones(*folders, template=template)
-    made.num_image_tokens = PATCHES
+    made.image_seq_length = PATCHES
     return made
 
 

@@ -14,7 +14,7 @@ import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import plain, print_json, print_table, print_warnings, results_alone
-from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARE, json_option, strict_option
+from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARD, json_option, strict_option
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
@@ -67,7 +67,7 @@ aligngpt level --scores new-scores --output new-levels --fitted levels/levels.js
 )
 @click.option("--actors", type=click.IntRange(min=1), help="With ray: processes with the scorers.  [default: per GPU]")
 @click.option("--address", metavar="HOST:PORT", help="With ray: the cluster, or auto.  [default: start one here]")
-@click.option("--shard", type=SHARE, default="1/1", help="Score this share of the shards; other runs do the rest.")
+@click.option("--shard", type=SHARD, default="1/1", help="Score this share of the shards; other runs do the rest.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: one per CPU]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Images embedded at once.")
 @click.option("--image-column", metavar="NAME", help="Field of the image.  [default: image, image_path or file_name]")

@@ -12,7 +12,7 @@ from aligngpt.cli.base import Command
 from aligngpt.cli.evaluation import BENCHMARK
 from aligngpt.cli.judge import judge_options, judge_settings
 from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARE, TRAINED, alignment_option, json_option
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARD, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.types import Benchmark
@@ -60,7 +60,7 @@ class BenchmarkOrAll(click.ParamType):
     type=click.IntRange(min=1),
     help="Processes that answer, each with a model of its own. [default: one for each GPU]",
 )
-@click.option("--shard", type=SHARE, help="Answer one of n shares; without it, all are put together. [default: all]")
+@click.option("--shard", type=SHARD, help="Answer one of n shares; without it, all are put together. [default: all]")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Ask the first so many questions, without a score. [default: all]"
 )

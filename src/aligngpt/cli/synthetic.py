@@ -10,7 +10,8 @@ import click
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, bundled_folder, json_option
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
+from aligngpt.utils.models import BUNDLED_WEIGHTS
 
 if TYPE_CHECKING:
     from aligngpt.experiments.configs import DemoConfig
@@ -110,7 +111,7 @@ def train_backbones(output: Path | None, config: BackboneTrainingConfig, as_json
     """
     from aligngpt.synthetic import backbones as bases
 
-    folder = output or bundled_folder("synthetic-clip").parent
+    folder = output or BUNDLED_WEIGHTS
     with results_alone():
         result = bases.train_backbones(config, folder)
     if as_json:

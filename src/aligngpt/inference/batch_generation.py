@@ -63,13 +63,13 @@ class Completion:
     Attributes:
         text: Stripped; empty if an image cannot be read.
         gate_weights: (N - 1), if requested and the prompt has an image.
-        image_text_dots: (P), in the same case.
+        image_text_similarity: (P), in the same case.
         error: Why an image cannot be read.
     """
 
     text: str
     gate_weights: list[float] | None = None
-    image_text_dots: list[float] | None = None
+    image_text_similarity: list[float] | None = None
     error: str | None = None
 
 
@@ -81,13 +81,13 @@ class GeneratedTokens:
         sequences: (B, T), prompts and answers, padded.
         past_key_values: The cache after the last step.
         gate_weights: (B, N - 1) in float32; `None` if the gate was not evaluated.
-        image_text_dots: (B, P) in float32, in the same case.
+        image_text_similarity: (B, P) in float32, in the same case.
     """
 
     sequences: Tensor
     past_key_values: Any
     gate_weights: Tensor | None
-    image_text_dots: Tensor | None
+    image_text_similarity: Tensor | None
 
 
 def generate_all(
@@ -184,7 +184,7 @@ def generate_tokens(
     if recorded:
         weights, dots = (values[:: settings.num_beams] for values in recorded[0])
     elif settings.return_gate_weights and inputs.get("pixel_values") is not None and past_key_values is None:
-        weights, dots = model.gate(**inputs)
+        weights, dots = model.get_gate_weights(**inputs)
     return GeneratedTokens(output.sequences, output.past_key_values, weights, dots)
 
 
@@ -240,11 +240,11 @@ def _generate_batch(
     new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
     completions = [Completion(truncate_at(text.strip(), settings.stop_strings)) for text in texts]
-    weights, dots = generated.gate_weights, generated.image_text_dots
+    weights, dots = generated.gate_weights, generated.image_text_similarity
     if not settings.return_gate_weights or weights is None or dots is None:
         return completions
     return [
-        replace(completion, gate_weights=weights[row].tolist(), image_text_dots=dots[row].tolist())
+        replace(completion, gate_weights=weights[row].tolist(), image_text_similarity=dots[row].tolist())
         if prompt.images
         else completion
         for row, (prompt, completion) in enumerate(zip(batch, completions, strict=True))

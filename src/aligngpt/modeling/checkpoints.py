@@ -1,8 +1,7 @@
-"""Checkpoints on disk: models, and what stage 1 leaves: projector and table alone, with the base they belong to."""
+"""Checkpoints: complete models, and stage-1 checkpoints (projector and alignment table, with their backbones)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,92 +11,96 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from aligngpt.modeling.backbones import require_checkpoint
+from aligngpt.modeling.artifacts import BackboneReference, Stage1Checkpoint, Stage1Settings
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.conversion.weight_files import has_weights
+from aligngpt.modeling.conversion.weight_files import has_weights, list_weight_files
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
-from aligngpt.utils.io import atomic_path, hash_folder, read_json, write_json
+from aligngpt.utils.io import atomic_path, fingerprint_file
+from aligngpt.utils.models import BUNDLED_MODELS
 
 WEIGHTS_FILE = "stage1.safetensors"
-INFO_FILE = "stage1.json"
-STAGE1_PARTS = ("multi_modal_projector", "alignment_embeddings")
-_WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "config.json")
+INFO_FILE = Stage1Checkpoint.FILE
+STAGE1_MODULES = ("multi_modal_projector", "alignment_embeddings")
 
 
-@dataclass(frozen=True)
-class Base:
-    """The two backbones that a stage-1 checkpoint was trained on.
+def fingerprint_checkpoint(folder: Path) -> dict[str, str]:
+    """Return the fingerprint of each weight file and of `config.json`, without reading them completely.
 
-    Attributes:
-        language_model, vision_tower: Folders or hub names.
-        language_model_hash, vision_tower_hash: Of weights and configuration; empty for a hub name.
+    Raises:
+        FileNotFoundError: The folder has no weights or no `config.json`.
     """
-
-    language_model: str
-    vision_tower: str
-    language_model_hash: str
-    vision_tower_hash: str
-
-    @classmethod
-    def of(cls, language_model: str | Path, vision_tower: str | Path) -> Base:
-        """Read the hashes of two checkpoint folders."""
-        return cls(_absolute(language_model), _absolute(vision_tower), _hash(language_model), _hash(vision_tower))
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What tells two bases apart, wherever they lie: the hashes, or the names of hub models."""
-        return {
-            "language_model": self.language_model_hash or self.language_model,
-            "vision_tower": self.vision_tower_hash or self.vision_tower,
-        }
+    files = [*list_weight_files(folder), folder / "config.json"]
+    return {path.name: fingerprint_file(path) for path in files}
 
 
-def _absolute(checkpoint: str | Path) -> str:
-    return str(Path(checkpoint).resolve() if Path(checkpoint).is_dir() else checkpoint)
+def describe_backbones(language_model: str | Path, vision_tower: str | Path) -> BackboneReference:
+    """Return the reference to two backbones, with their fingerprints.
+
+    Raises:
+        FileNotFoundError: A checkpoint does not exist.
+    """
+    return BackboneReference(
+        language_model=_portable_name(language_model),
+        vision_tower=_portable_name(vision_tower),
+        language_model_files=fingerprint_checkpoint(resolve_model(language_model)),
+        vision_tower_files=fingerprint_checkpoint(resolve_model(vision_tower)),
+    )
 
 
-def _hash(checkpoint: str | Path) -> str:
-    return hash_folder(Path(checkpoint), _WEIGHT_PATTERNS) if Path(checkpoint).is_dir() else ""
+def _portable_name(name: str | Path) -> str:
+    """Return a hub name unchanged, a bundled model by its name, and a folder as an absolute path."""
+    path = Path(name).expanduser().resolve()
+    bundled = {folder.resolve(): known for known, folder in BUNDLED_MODELS.items()}
+    return bundled.get(path) or (str(path) if path.is_dir() else str(name))
 
 
-def save_stage1(model: AlignGPTForConditionalGeneration, output: Path, base: Base, settings: dict[str, Any]) -> None:
+def save_stage1(
+    model: AlignGPTForConditionalGeneration, output: Path, backbones: BackboneReference, settings: dict[str, Any]
+) -> None:
     """Write `stage1.safetensors` and `stage1.json`.
 
     Args:
         model: After stage 1.
-        output: Folder.
-        base: What the parameters belong to.
-        settings: How to build the model around them again: arguments of `from_backbones`.
+        output: Folder of the checkpoint.
+        backbones: The backbones of the model.
+        settings: Arguments of `from_backbones` that rebuild the model, see `Stage1Settings`.
     """
     state = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous()
-        for part in STAGE1_PARTS
-        for name, tensor in getattr(model, part).state_dict().items()
+        f"{module}.{name}": tensor.detach().cpu().contiguous()
+        for module in STAGE1_MODULES
+        for name, tensor in getattr(model, module).state_dict().items()
     }
-    write_stage1(state, output, base, settings)
+    write_stage1(state, output, backbones, settings)
 
 
-def write_stage1(state: dict[str, Tensor], output: Path, base: Base, settings: dict[str, Any]) -> None:
-    """Write a stage-1 checkpoint of these tensors; see `save_stage1`."""
+def write_stage1(
+    state: dict[str, Tensor], output: Path, backbones: BackboneReference, settings: dict[str, Any]
+) -> None:
+    """Write a stage-1 checkpoint with these tensors; see `save_stage1`."""
     with atomic_path(output / WEIGHTS_FILE) as path:
         save_file(state, path, metadata={"format": "pt"})
-    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
-    write_json(output / INFO_FILE, {"base": vars(base), "settings": settings, "tensors": shapes})
+    Stage1Checkpoint(
+        backbones=backbones,
+        settings=Stage1Settings(**settings),
+        tensors={name: list(tensor.shape) for name, tensor in state.items()},
+    ).write(output)
 
 
-def read_base(checkpoint: str | Path) -> Base:
-    """The base that a stage-1 checkpoint was trained on, as it says itself.
+def read_stage1(checkpoint: str | Path) -> Stage1Checkpoint:
+    """Read the description of a stage-1 checkpoint.
 
     Raises:
-        FileNotFoundError: It is no stage-1 checkpoint.
+        FileNotFoundError: It is not a finished stage-1 checkpoint.
+        ValueError: `stage1.json` is invalid.
     """
     folder = Path(checkpoint)
     if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
-            f"{folder} is no finished stage-1 checkpoint ({INFO_FILE}, {WEIGHTS_FILE} missing): run aligngpt pretrain"
+            f"{folder} is not a finished stage-1 checkpoint ({INFO_FILE} and {WEIGHTS_FILE}); run `aligngpt pretrain`"
         )
-    return Base(**read_json(folder / INFO_FILE)["base"])
+    return Stage1Checkpoint.read(folder)
 
 
 def load_stage1(
@@ -108,92 +111,91 @@ def load_stage1(
     random_embeddings: bool = False,
     attn_implementation: str | None = None,
     **overrides: Any,
-) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor, Base]:
-    """Build the model of a stage-1 checkpoint: its backbones, with projector and table in place.
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor, BackboneReference]:
+    """Build the model of a stage-1 checkpoint: its backbones, with projector and alignment table loaded.
 
     Args:
         checkpoint: Folder that `save_stage1` wrote.
-        language_model: Where the language model lies now, if it has moved.
-        vision_tower: Where the vision tower lies now, if it has moved.
-        random_embeddings: Draw the alignment table anew and keep the projector (the control of Figure 5).
+        language_model: The language model, if it has moved.
+        vision_tower: The vision tower, if it has moved.
+        random_embeddings: Load only the projector and initialize the alignment table (the control of Figure 5).
         attn_implementation: Of the backbones.
         **overrides: Further arguments of `from_backbones`.
 
     Raises:
-        FileNotFoundError: It is no stage-1 checkpoint, or a backbone is not where it was.
-        ValueError: A backbone is not the one that stage 1 was trained on, the tensors do not fit it, or alignment is
-            asked for and stage 1 was trained without.
+        FileNotFoundError: It is not a stage-1 checkpoint, or a backbone does not exist.
+        ValueError: A backbone differs from the one of stage 1, the tensors do not fit it, or alignment is requested
+            and stage 1 was trained without.
     """
     folder = Path(checkpoint)
-    trained_on, info = read_base(folder), read_json(folder / INFO_FILE)
-    base = Base.of(language_model or trained_on.language_model, vision_tower or trained_on.vision_tower)
-    _check_base(folder, trained_on, base)
-    settings = {**info["settings"], **overrides}
-    if info["settings"]["alignment"] == "none" != settings["alignment"] and not random_embeddings:
+    stage1 = read_stage1(folder)
+    backbones = describe_backbones(
+        language_model or stage1.backbones.language_model, vision_tower or stage1.backbones.vision_tower
+    )
+    _check_backbones(folder, stage1.backbones, backbones)
+    settings = {**dict(stage1.settings), **overrides}
+    if stage1.settings.alignment == "none" != settings["alignment"] and not random_embeddings:
         raise ValueError(
-            f"{folder} was trained without alignment, so its table is still random: use alignment 'none', a checkpoint "
-            "that was trained with levels, or ask for random embeddings by name"
+            f"{folder} was trained without alignment, so its alignment table is random; use alignment 'none', a "
+            "checkpoint that was trained with levels, or random embeddings"
         )
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
-        base.language_model,
-        base.vision_tower,
-        attn_implementation=attn_implementation,
-        **settings,
+        backbones.language_model, backbones.vision_tower, attn_implementation=attn_implementation, **settings
     )
     _load_weights(model, folder / WEIGHTS_FILE)
     if random_embeddings:
         model.alignment_embeddings.reset_parameters()
-    return model, processor, base
+    return model, processor, backbones
 
 
 def load_model(
-    checkpoint: str | Path, *, device: str | torch.device | None = None, **options: Any
+    model: str | Path, *, device: str | torch.device | None = None, **options: Any
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
-    """Load a model for use, be it a complete folder or a stage-1 checkpoint on its base.
+    """Load a model and its processor for inference, from a complete model folder or a stage-1 checkpoint.
 
     Args:
-        checkpoint: Model folder, stage-1 checkpoint or hub name.
-        device: Where to put it; a GPU if there is one.
-        **options: Of `from_pretrained`, such as `dtype`.
+        model: Model folder, stage-1 checkpoint or hub name.
+        device: Device of the model; by default a GPU if there is one.
+        **options: Arguments of `from_pretrained`, such as `dtype`.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: It holds another kind of model.
+        FileNotFoundError: The model does not exist.
+        ValueError: It is a model of another kind.
     """
-    if (Path(checkpoint) / INFO_FILE).is_file() and not has_weights(Path(checkpoint)):
-        model, processor, _ = load_stage1(checkpoint, **options)
+    folder = resolve_model(model)
+    if (folder / INFO_FILE).is_file() and not has_weights(folder):
+        loaded, processor, _ = load_stage1(folder, **options)
     else:
-        folder = require_checkpoint(checkpoint)
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind != AlignGPTConfig.model_type:
-            raise ValueError(f"{checkpoint} is a {kind} model, not an AlignGPT: give a folder that finetune wrote")
-        model = AlignGPTForConditionalGeneration.from_pretrained(folder, **options)
+            raise ValueError(f"{model} is a {kind} model, not AlignGPT; pass a folder that `aligngpt finetune` wrote")
+        loaded = AlignGPTForConditionalGeneration.from_pretrained(folder, **options)
         processor = AlignGPTProcessor.from_pretrained(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device).eval(), processor
+    return loaded.to(device).eval(), processor
 
 
-def _check_base(folder: Path, trained_on: Base, base: Base) -> None:
-    for part in ("language_model", "vision_tower"):
-        known, found = getattr(trained_on, f"{part}_hash"), getattr(base, f"{part}_hash")
-        if known and found and known != found:
+def _check_backbones(folder: Path, expected: BackboneReference, actual: BackboneReference) -> None:
+    for part, files in expected.identity.items():
+        differing = sorted(name for name, value in files.items() if actual.identity[part].get(name) != value)
+        if differing:
             raise ValueError(
-                f"{folder} was trained on a {part} with hash {known[:12]}, but {getattr(base, part)} has {found[:12]}: "
-                f"give the {part} that stage 1 used"
+                f"{folder} was trained on another {part}: {', '.join(differing)} of {getattr(actual, part)} differ "
+                f"from {getattr(expected, part)}; pass the {part} of stage 1"
             )
 
 
 def _load_weights(model: AlignGPTForConditionalGeneration, path: Path) -> None:
     parameters = dict(model.named_parameters())
-    wanted = {name for name in parameters if name.split(".")[0] in STAGE1_PARTS}
+    expected = {name for name in parameters if name.split(".")[0] in STAGE1_MODULES}
     with safe_open(path, framework="pt") as tensors, torch.no_grad():
         names = set(tensors.keys())
-        if names != wanted:
-            raise ValueError(f"{path} does not fit the model: it differs in {', '.join(sorted(names ^ wanted))}")
+        if names != expected:
+            raise ValueError(f"{path} does not fit the model; the tensors {', '.join(sorted(names ^ expected))} differ")
         for name in names:
             tensor = tensors.get_tensor(name)
             if tensor.shape != parameters[name].shape:
                 raise ValueError(
-                    f"{path}: {name} has shape {tuple(tensor.shape)}, the model wants {tuple(parameters[name].shape)}"
+                    f"{path}: {name} has shape {tuple(tensor.shape)}, but the model has {tuple(parameters[name].shape)}"
                 )
             parameters[name].copy_(tensor)

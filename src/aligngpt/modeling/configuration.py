@@ -27,7 +27,7 @@ class AlignGPTConfig(PreTrainedConfig):
             turn of a conversation sees the same in training and inference; or `"all"`, every text token but the first,
             as the official code does.
         vision_feature_layer: Index of the tower's hidden state that is used; -2 is the one before the last.
-        projector_bias: Whether the projector's two layers have biases.
+        multimodal_projector_bias: Whether the projector's two layers have biases.
 
     Raises:
         ValueError: A field is outside its range.
@@ -45,7 +45,7 @@ class AlignGPTConfig(PreTrainedConfig):
     alignment: Any = "adaptive"
     gate_text: str = "instruction"
     vision_feature_layer: int = -2
-    projector_bias: bool = True
+    multimodal_projector_bias: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         if "mm_vision_tower" in kwargs:
@@ -61,7 +61,7 @@ class AlignGPTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def num_image_tokens(self) -> int:
+    def image_seq_length(self) -> int:
         """Tokens one image becomes: the tower's patches, class token not counted (576 for ViT-L/14 at 336)."""
         side = self.vision_config.image_size // self.vision_config.patch_size
         return side * side

@@ -86,7 +86,7 @@ class AlignGPTGenerationMixin(GenerationMixin):
             return pixel_values
         is_image = input_ids == self.config.image_token_id
         all_images, kept = (
-            (mask.sum(-1) // self.config.num_image_tokens).tolist() for mask in (is_image, is_image[:, start:])
+            (mask.sum(-1) // self.config.image_seq_length).tolist() for mask in (is_image, is_image[:, start:])
         )
         rows = zip(pixel_values.split(all_images), kept, strict=True)
         images = torch.cat([images[len(images) - number :] for images, number in rows])
@@ -102,7 +102,7 @@ class AlignGPTGenerationMixin(GenerationMixin):
         """Repeat each row for beams; a row's images are repeated together, so that their order is kept."""
         pixel_values = model_kwargs.pop("pixel_values", None)
         if pixel_values is not None and input_ids is not None and expand_size > 1:
-            counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.num_image_tokens
+            counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.image_seq_length
             images = pixel_values.split(counts.tolist())
             pixel_values = torch.cat([row for row in images for _ in range(expand_size)])
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
@@ -122,7 +122,7 @@ def cached_length(past_key_values: Any) -> int:
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
-def generation_config_of(known: Any, processor: Any) -> GenerationConfig:
+def build_generation_config(known: Any, processor: Any) -> GenerationConfig:
     """Greedy generation with the special tokens of a language model's configuration.
 
     The token with which the processor's template ends an answer ends generation too. What else the language model

@@ -1,9 +1,9 @@
 """AlignGPT: any vision tower, a projector, the alignment embedding and any causal language model.
 
-The inputs hold two placeholder tokens: `<image>`, once for each image token, and `<align>`, once in a sample with an
-image. `forward` fills both, so lengths are known before the model runs and padding, caches and labels need nothing
-special. Shapes below: B rows, T positions, I images, P tokens of an image, S samples (S = B unless rows are packed),
-H hidden, N levels.
+The inputs contain two placeholder tokens: `<image>`, once for each image token, and `<align>`, once in each sample with
+an image. `forward` replaces the embeddings of both, so lengths are known before the model runs and padding, caches and
+labels need no special treatment. Shapes: B rows, T positions, I images, P tokens of an image, S samples (S = B unless
+rows are packed), H hidden, N levels.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from transformers import (
 from aligngpt.modeling.alignment import (
     AlignmentEmbeddings,
     AlignmentGate,
-    alignment_weights,
-    first_of_runs,
-    image_text_dots,
+    compute_alignment_weights,
+    compute_image_text_similarity,
+    gather_from_runs,
     needs_gate,
+    number_segments,
     parse_alignment,
     segment_mean,
-    segments_of,
 )
-from aligngpt.modeling.backbones import check_language_model, require_checkpoint, vision_config_of
+from aligngpt.modeling.backbones import check_language_model, read_vision_config
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.generation import AlignGPTGenerationMixin, cached_length, generation_config_of
-from aligngpt.modeling.outputs import AlignGPTOutput, AlignmentOutput
+from aligngpt.modeling.generation import AlignGPTGenerationMixin, build_generation_config, cached_length
+from aligngpt.modeling.hub import resolve_model
+from aligngpt.modeling.outputs import AlignGPTCausalLMOutputWithPast, AlignmentOutput
 from aligngpt.modeling.projector import MultiModalProjector
 
 
 class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel):
-    """The model of the paper over any backbones; `alignment="none"` is LLaVA-1.5 exactly."""
+    """The model of the paper with any backbones; with `alignment="none"` it is exactly LLaVA-1.5."""
 
     config_class = AlignGPTConfig
     base_model_prefix = ""
@@ -58,22 +59,22 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         hidden = config.text_config.hidden_size
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = MultiModalProjector(
-            config.vision_config.hidden_size, hidden, bias=config.projector_bias
+            config.vision_config.hidden_size, hidden, bias=config.multimodal_projector_bias
         )
         self.alignment_embeddings = AlignmentEmbeddings(config.num_alignment_levels, hidden)
         self.alignment_gate = AlignmentGate(
-            config.num_image_tokens, config.num_alignment_levels, config.gate_hidden_size
+            config.image_seq_length, config.num_alignment_levels, config.gate_hidden_size
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Projector, table and gate start as the official code has them, not from the language model's range."""
+        """Initialize projector, table and gate as the official code does, not with the language model's range."""
         if isinstance(module, MultiModalProjector | AlignmentEmbeddings | AlignmentGate):
             if not all(getattr(value, "_is_hf_initialized", False) for value in module.parameters()):  # not loaded
                 module.reset_parameters()
-        elif not isinstance(module, torch.nn.Linear):  # those here are the layers of the three above
+        elif not isinstance(module, torch.nn.Linear):  # linear layers belong to the three modules above
             super()._init_weights(module)
 
     @classmethod
@@ -88,38 +89,36 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         image_aspect_ratio: str = "pad",
         **config: Any,
     ) -> tuple[AlignGPTForConditionalGeneration, Any]:
-        """A new model from two checkpoint folders: backbones loaded, projector, table and gate drawn at random.
+        """Build a new model: load the backbones, initialize projector, table and gate randomly.
 
-        The two placeholder tokens are added to the tokenizer, and rows for them to the language model where it has
-        none to spare; they are never read as embeddings nor chosen as answers.
+        The two placeholder tokens are added to the tokenizer, and rows for them to the language model if it has none
+        to spare; these rows are never read as embeddings nor generated.
 
         Args:
-            language_model: Folder or hub name of any `AutoModelForCausalLM`, with its tokenizer.
-            vision_tower: Folder or hub name of a CLIP or SigLIP model, or its vision part, with its image processor.
-            template: Name of a shipped template, or a path to a Jinja file.
+            language_model: Any `AutoModelForCausalLM` with its tokenizer, see `hub.resolve_model`.
+            vision_tower: A CLIP or SigLIP model, or its vision part, with its image processor.
+            template: Name of a built-in chat template, or a path to a Jinja file.
             dtype: Type of all weights.
             attn_implementation: For example `"sdpa"`, `"eager"`, `"flex_attention"` or `"flash_attention_2"`.
-            image_aspect_ratio: `"pad"` to a square or `"square"`: resize and crop.
+            image_aspect_ratio: `"pad"` to a square, or `"square"`: resize and crop.
             **config: Further fields of `AlignGPTConfig`.
 
         Returns:
             The model and its `AlignGPTProcessor`.
 
         Raises:
-            FileNotFoundError: A folder does not exist.
-            ValueError: A folder holds a model of another kind.
+            FileNotFoundError: A checkpoint does not exist.
+            ValueError: A checkpoint is of another kind.
         """
         from aligngpt.modeling.processing import AlignGPTProcessor
 
-        vision_config = vision_config_of(vision_tower)
-        tower = AutoModel.from_pretrained(
-            require_checkpoint(vision_tower), config=vision_config, dtype=dtype, attn_implementation=attn_implementation
-        )
-        llm = AutoModelForCausalLM.from_pretrained(
-            check_language_model(language_model), dtype=dtype, attn_implementation=attn_implementation
-        )
+        llm_folder, tower_folder = resolve_model(language_model), resolve_model(vision_tower)
+        check_language_model(llm_folder)
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+        tower = AutoModel.from_pretrained(tower_folder, config=read_vision_config(tower_folder), **options)
+        llm = AutoModelForCausalLM.from_pretrained(llm_folder, **options)
         processor = AlignGPTProcessor.from_backbones(
-            language_model, vision_tower, template=template, image_aspect_ratio=image_aspect_ratio
+            llm_folder, tower_folder, template=template, image_aspect_ratio=image_aspect_ratio
         )
         if len(processor.tokenizer) > llm.get_input_embeddings().num_embeddings:
             llm.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
@@ -131,17 +130,17 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             dtype=dtype,
             **config,
         )
-        model = cls._around(aligngpt_config, tower, llm)
-        model.generation_config = generation_config_of(llm.generation_config, processor)
-        processor.num_image_tokens = aligngpt_config.num_image_tokens
+        model = cls._assemble(aligngpt_config, tower, llm)
+        model.generation_config = build_generation_config(llm.generation_config, processor)
+        processor.image_seq_length = aligngpt_config.image_seq_length
         processor.use_alignment = aligngpt_config.alignment != "none"
         return model, processor
 
     @classmethod
-    def _around(
+    def _assemble(
         cls, config: AlignGPTConfig, tower: PreTrainedModel, llm: PreTrainedModel
     ) -> AlignGPTForConditionalGeneration:
-        """Build without weights, then put the loaded backbones in place: no second copy of a large model."""
+        """Build the model without weights, then insert the loaded backbones: no second copy of a large model."""
         with torch.device("meta"):
             model = cls(config)
         model.vision_tower, model.language_model = tower, llm
@@ -152,7 +151,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         return model.eval()
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The language model's token embeddings."""
+        """Return the language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: torch.nn.Module) -> None:
@@ -160,7 +159,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
-        """The language model's head."""
+        """Return the language model's head."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, value: torch.nn.Module) -> None:
@@ -168,16 +167,16 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         self.language_model.set_output_embeddings(value)
 
     def get_decoder(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """The language model without its head."""
+        """Return the language model without its head."""
         return self.language_model.get_decoder()
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Images (I, channels, height, width) to projected image tokens (I, P, H), class token dropped."""
+        """Return the projected image tokens (I, P, H), without class token, of images (I, channels, height, width)."""
         hidden_states = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
         ).hidden_states
         features = hidden_states[self.config.vision_feature_layer]
-        return self.multi_modal_projector(features[:, features.shape[1] - self.config.num_image_tokens :])
+        return self.multi_modal_projector(features[:, features.shape[1] - self.config.image_seq_length :])
 
     def get_alignment(
         self,
@@ -191,24 +190,24 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         alignment: Any = None,
         with_gate: bool = False,
     ) -> AlignmentOutput:
-        """The alignment embedding of each sample, and how it came about (Eq. 2 and 3).
+        """Return the alignment embedding of each sample and how it was computed (Eq. 2 and 3).
 
         Args:
             input_ids: (B, T).
             image_features: (I, P, H), from `get_image_features`, in the order of the images in the rows.
-            attention_mask: (B, T), zero at padding.
-            instruction_mask: (B, T), one at the turn, words and images, which the gate reads by default.
-            segment_ids: (B, T), the sample of each position where rows are packed; a row is a sample otherwise.
-            prompt_length: The gate reads nothing behind so many positions, where an answer is being written.
-            alignment: A setting, see `parse_alignment`; the configuration's by default.
-            with_gate: Compute the gate even where the setting does not read it.
+            attention_mask: (B, T), 0 at padding.
+            instruction_mask: (B, T), 1 at the turn (text and images) that the gate reads by default.
+            segment_ids: (B, T), the sample of each position of packed rows; by default a row is a sample.
+            prompt_length: The gate ignores positions from here on, where an answer is generated.
+            alignment: A setting, see `parse_alignment`; `config.alignment` by default.
+            with_gate: Compute the gate even if the setting does not need it.
 
         Raises:
-            ValueError: The gate is asked for and `instruction_mask` is missing.
+            ValueError: The gate is needed and `instruction_mask` is missing.
         """
         setting = parse_alignment(self.config.alignment if alignment is None else alignment, self._num_levels)
-        segments, num_samples = segments_of(input_ids, segment_ids)
-        gate_weights = dots = None
+        segments, num_samples = number_segments(input_ids, segment_ids)
+        gate_weights = similarity = None
         if needs_gate(setting) or with_gate:
             mask = self._gate_text_mask(input_ids, attention_mask, instruction_mask, segments)
             if prompt_length is not None:
@@ -217,24 +216,25 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             is_image, sizes = input_ids == self.config.image_token_id, image_features.shape[:2]
             read = None
             if self.config.gate_text == "instruction" and instruction_mask is not None:
-                read = first_of_runs(is_image, instruction_mask, *sizes)
-            dots = image_text_dots(image_features, text_means, first_of_runs(is_image, segments, *sizes), read)
-            gate_weights = self.alignment_gate(dots)
-        weights = alignment_weights(setting, gate_weights, num_samples, self.alignment_embeddings.weight)
-        return AlignmentOutput(self.alignment_embeddings(weights), weights, gate_weights, dots)
+                read = gather_from_runs(is_image, instruction_mask, *sizes)
+            image_segments = gather_from_runs(is_image, segments, *sizes)
+            similarity = compute_image_text_similarity(image_features, text_means, image_segments, read)
+            gate_weights = self.alignment_gate(similarity)
+        weights = compute_alignment_weights(setting, gate_weights, num_samples, self.alignment_embeddings.weight)
+        return AlignmentOutput(self.alignment_embeddings(weights), weights, gate_weights, similarity)
 
     @torch.inference_mode()
-    def gate(
+    def get_gate_weights(
         self,
         input_ids: Tensor,
         pixel_values: Tensor,
         attention_mask: Tensor | None = None,
         instruction_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What the gate reads and says of prompts, without running the language model.
+        """Return the gate weights of prompts, and its input, without running the language model.
 
         Returns:
-            `gate_weights` (S, N - 1) and `image_text_dots` (S, P), in float32; see `forward` for the arguments.
+            `gate_weights` (S, N - 1) and `image_text_similarity` (S, P), in float32; see `forward` for the arguments.
         """
         aligned = self.get_alignment(
             input_ids,
@@ -243,8 +243,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
             instruction_mask=instruction_mask,
             alignment="adaptive",
         )
-        assert aligned.gate_weights is not None and aligned.image_text_dots is not None  # adaptive reads the gate
-        return aligned.gate_weights.float(), aligned.image_text_dots.float()
+        assert aligned.gate_weights is not None and aligned.image_text_similarity is not None  # adaptive reads the gate
+        return aligned.gate_weights.float(), aligned.image_text_similarity.float()
 
     def forward(
         self,
@@ -264,35 +264,36 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
-    ) -> AlignGPTOutput:
-        """Fill the placeholders and run the language model.
+    ) -> AlignGPTCausalLMOutputWithPast:
+        """Replace the placeholders by image and alignment embeddings and run the language model.
 
         Args:
-            input_ids: (B, T), with `<image>` P times for each image and one `<align>` in each sample with any.
+            input_ids: (B, T), with `<image>` P times for each image and one `<align>` in each sample with an image.
             pixel_values: (I, channels, height, width), all images in the order of the rows.
-            attention_mask: (B, T), zero at padding, on either side.
-            labels: (B, T), -100 where there is nothing to learn.
-            instruction_mask: (B, T), one at the turn that the gate reads, words and images, from the processor.
-            past_key_values: Of the positions before `input_ids`. What follows these needs no `<align>`.
-            segment_ids: (B, T), the sample of each position where rows are packed.
-            prompt_length: The gate reads nothing behind so many positions; `generate` sets it.
-            alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights for
-                each sample.
-            return_gate_weights: Also return `gate_weights` and `image_text_dots`.
-            logits_to_keep: Compute logits at the last n positions, or at the given columns, alone.
-            shift_labels: (B, kept), the labels of the kept positions, already shifted.
-            num_items_in_batch: Divide the summed loss by this, as gradient accumulation needs.
+            attention_mask: (B, T), 0 at padding, on either side.
+            labels: (B, T), -100 at tokens without loss.
+            instruction_mask: (B, T), 1 at the turn (text and images) that the gate reads, from the processor.
+            past_key_values: Cache of the positions before `input_ids`, which then need no `<align>`.
+            segment_ids: (B, T), the sample of each position of packed rows.
+            prompt_length: The gate ignores positions from here on; `generate` sets it.
+            alignment: Overrides `config.alignment`: a name, a level, weights, or a tensor with a level or weights per
+                sample.
+            return_gate_weights: Also return `gate_weights` and `image_text_similarity`.
+            logits_to_keep: Compute logits only at the last n positions, or at the given columns.
+            shift_labels: (B, kept), labels of the kept positions, already shifted.
+            num_items_in_batch: Divisor of the summed loss, for gradient accumulation.
 
         Raises:
-            ValueError: Placeholders and images do not fit each other, or the gate lacks its instruction mask.
+            ValueError: The numbers of placeholders and images differ, or the gate lacks its instruction mask.
         """
+        image_features: Tensor | None = None
         aligned: AlignmentOutput | None = None
         if inputs_embeds is None:
             if input_ids is None:
-                raise ValueError("neither input_ids nor inputs_embeds is given: pass the processor's output")
+                raise ValueError("input_ids and inputs_embeds are missing; pass the output of the processor")
             if self._drops_align_token(alignment):
                 attention_mask, position_ids = self._without_align_token(input_ids, attention_mask, position_ids)
-            inputs_embeds, aligned = self._fill_placeholders(
+            inputs_embeds, image_features, aligned = self._fill_placeholders(
                 input_ids,
                 pixel_values,
                 with_gate=return_gate_weights,
@@ -321,14 +322,15 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
                 num_items_in_batch=num_items_in_batch,
                 shift_labels=shift_labels,
             )
-        return AlignGPTOutput(
+        return AlignGPTCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            image_hidden_states=image_features,
             gate_weights=aligned.gate_weights if aligned and return_gate_weights else None,
-            image_text_dots=aligned.image_text_dots if aligned and return_gate_weights else None,
+            image_text_similarity=aligned.image_text_similarity if aligned and return_gate_weights else None,
         )
 
     # ---------------------------------------------------------------------------------------------------- filling
@@ -342,77 +344,77 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
 
     @property
     def _embed_scale(self) -> Any:
-        """What the language model's embedding multiplies its rows by, as Gemma's does.
+        """The factor by which the language model's embedding layer multiplies its rows, as Gemma's does.
 
-        The official code hands it unscaled rows, images and alignment, all of which its Gemma then scales.
+        The official code passes unscaled text, image and alignment embeddings, all of which its Gemma then scales.
         """
         scale = getattr(self.get_input_embeddings(), "embed_scale", 1.0)
         return scale.to(self.dtype) if isinstance(scale, Tensor) else scale
 
     def _fill_placeholders(
         self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, continues: bool, **context: Any
-    ) -> tuple[Tensor, AlignmentOutput | None]:
-        """Token embeddings (B, T, H) with image tokens and alignment embeddings in their places."""
+    ) -> tuple[Tensor, Tensor | None, AlignmentOutput | None]:
+        """Return the token embeddings (B, T, H) with images and alignment filled in, image features and alignment."""
         embeds = self._embed(input_ids)
         drops_align = continues or self._drops_align_token(context["alignment"])
         self._check_placeholders(input_ids, pixel_values, context["segment_ids"], drops_align)
         if pixel_values is None:
-            return embeds, None
+            return embeds, None, None
         features = self.get_image_features(pixel_values).to(embeds.dtype)
         is_image = (input_ids == self.config.image_token_id).unsqueeze(-1)
         embeds = embeds.masked_scatter(is_image, features * self._embed_scale)
         if drops_align:
-            return embeds, None
+            return embeds, features, None
         aligned = self.get_alignment(input_ids, features, with_gate=with_gate, **context)
         align_mask = input_ids == self.config.align_token_id
-        segments, num_samples = segments_of(input_ids, context["segment_ids"])
-        with_align = first_of_runs(align_mask, segments, num_samples, 1)
+        segments, num_samples = number_segments(input_ids, context["segment_ids"])
+        with_align = gather_from_runs(align_mask, segments, num_samples, 1)
         vectors = aligned.embedding[with_align].to(embeds.dtype) * self._embed_scale
-        return embeds.masked_scatter(align_mask.unsqueeze(-1), vectors), aligned
+        return embeds.masked_scatter(align_mask.unsqueeze(-1), vectors), features, aligned
 
     def _check_placeholders(
         self, input_ids: Tensor, pixel_values: Tensor | None, segment_ids: Tensor | None, drops_align: bool
     ) -> None:
-        """Placeholders and images must agree; skipped while one token is decoded or a graph is traced."""
+        """Check that placeholders and images agree, except while one token is decoded or a graph is traced."""
         if input_ids.shape[1] == 1 or torch.compiler.is_compiling():
             return
         is_align = input_ids == self.config.align_token_id
         counts = [(input_ids == self.config.image_token_id).sum(), is_align.sum(), is_align.sum(-1).max()]
-        placeholders, aligns, most_in_a_row = torch.stack(counts).tolist()  # one wait for the device
+        placeholders, aligns, most_in_a_row = torch.stack(counts).tolist()  # one device synchronization
         images = 0 if pixel_values is None else pixel_values.shape[0]
-        if placeholders != images * self.config.num_image_tokens:
+        if placeholders != images * self.config.image_seq_length:
             raise ValueError(
-                f"the prompts have {placeholders} <image> placeholders, but {images} images give "
-                f"{images * self.config.num_image_tokens} image tokens: pass every image, and tokenize with this "
-                "model's own processor"
+                f"the prompts have {placeholders} <image> placeholders, but {images} images have "
+                f"{images * self.config.image_seq_length} image tokens; pass every image and tokenize with this "
+                "model's processor"
             )
         if (segment_ids is None and most_in_a_row > 1) or aligns > max(images, 0):
             raise ValueError(
-                f"the prompts have {aligns} <align> placeholders for {images} images: a sample with an image has one, "
-                "directly after its first token, as the processor puts it"
+                f"the prompts have {aligns} <align> placeholders for {images} images; a sample with an image has one, "
+                "immediately after its first token, as the processor inserts it"
             )
         if images and not aligns and not drops_align:
             raise ValueError(
-                "the prompts have images but no <align>, so no alignment can be told: tokenize with alignment, or "
-                "pass alignment='none'"
+                "the prompts have images but no <align>, so they cannot be conditioned on alignment; tokenize with "
+                "alignment, or pass alignment='none'"
             )
 
     def _gate_text_mask(
         self, input_ids: Tensor, attention_mask: Tensor | None, instruction_mask: Tensor | None, segments: Tensor
     ) -> Tensor:
-        """The tokens whose mean the gate reads, (B, T) bool."""
+        """Return the tokens whose mean the gate reads, (B, T) bool."""
         text = (input_ids != self.config.image_token_id) & (input_ids != self.config.align_token_id)
         if self.config.gate_text == "instruction":
             if instruction_mask is None:
                 raise ValueError(
-                    "the gate reads the instruction, but instruction_mask is missing: pass what the processor returns, "
-                    "or a setting without a gate, such as alignment='global'"
+                    "instruction_mask is missing, which the gate needs; pass the output of the processor, or a setting "
+                    "without a gate, such as alignment='global'"
                 )
             return text & instruction_mask.bool()
         attended = torch.ones_like(text) if attention_mask is None else attention_mask.bool()
         before = torch.nn.functional.pad(attended[:, :-1], (1, 0))
         same_sample = torch.nn.functional.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
-        return text & attended & before & same_sample  # a sample's first token, BOS, is left out
+        return text & attended & before & same_sample  # without the first token of a sample, BOS
 
     def _drops_align_token(self, alignment: Any) -> bool:
         return isinstance(alignment, str | None) and (alignment or self.config.alignment) == "none"
@@ -420,7 +422,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
     def _without_align_token(
         self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Hide a prompt's `<align>` and close up the positions: the same as a prompt without it."""
+        """Mask a prompt's `<align>` and renumber the positions: equal to a prompt without it."""
         aligns = input_ids == self.config.align_token_id
         if input_ids.shape[1] == 1 or not bool(aligns.any()):
             return attention_mask, position_ids
@@ -429,7 +431,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         return mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
     def _without_placeholders(self, logits: Tensor) -> Tensor:
-        """The placeholders are no words: they take no share of the softmax and are never chosen."""
+        """Set the logits of the placeholders to the lowest value, so that they are never generated."""
         ids = torch.tensor([self.config.image_token_id, self.config.align_token_id], device=logits.device)
         return logits.index_fill(-1, ids, torch.finfo(logits.dtype).min)
 

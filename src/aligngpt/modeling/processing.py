@@ -18,8 +18,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from aligngpt.modeling.alignment import needs_gate
-from aligngpt.modeling.backbones import require_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.tokens import MARK, MARKS, Encoding, TextEncoder
 from aligngpt.utils.constants import ALIGN_TOKEN, IMAGE_TOKEN
 
@@ -40,7 +40,7 @@ class AlignGPTProcessor(ProcessorMixin):
         image_processor: Of the vision tower.
         tokenizer: A fast tokenizer; `<image>` and `<align>` are added where it lacks them.
         chat_template: A Jinja template; see `tokens` for its marks.
-        num_image_tokens: P, the tokens one image becomes.
+        image_seq_length: P, the tokens one image becomes.
         image_aspect_ratio: `"pad"`: pad to a square with the mean color first; `"square"`: resize and crop alone.
         use_alignment: Put `<align>` into samples with an image; off for a model trained without alignment.
 
@@ -53,7 +53,7 @@ class AlignGPTProcessor(ProcessorMixin):
         image_processor: Any = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
-        num_image_tokens: int = 576,
+        image_seq_length: int = 576,
         image_aspect_ratio: str = "pad",
         use_alignment: bool = True,
         **kwargs: Any,
@@ -72,7 +72,7 @@ class AlignGPTProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         if getattr(tokenizer, "legacy", False):
             tokenizer.init_kwargs["legacy"] = True  # LlamaTokenizer leaves it out when it is saved
-        self.num_image_tokens = num_image_tokens
+        self.image_seq_length = image_seq_length
         self.image_aspect_ratio = image_aspect_ratio
         self.use_alignment = use_alignment
         self._encoder_of_size: tuple[int, TextEncoder] | None = None
@@ -90,9 +90,9 @@ class AlignGPTProcessor(ProcessorMixin):
         template: str | Path = "vicuna_v1",
         image_aspect_ratio: str = "pad",
     ) -> AlignGPTProcessor:
-        """The processor for two backbones; `num_image_tokens` and `use_alignment` are set with the model."""
-        tokenizer = AutoTokenizer.from_pretrained(require_checkpoint(language_model))
-        image_processor = AutoImageProcessor.from_pretrained(require_checkpoint(vision_tower), backend="pil")
+        """The processor for two backbones; `image_seq_length` and `use_alignment` are set with the model."""
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(language_model))
+        image_processor = AutoImageProcessor.from_pretrained(resolve_model(vision_tower), backend="pil")
         return cls(image_processor, tokenizer, load_template(template), image_aspect_ratio=image_aspect_ratio)
 
     # ------------------------------------------------------------------------------------------------ conversations
@@ -189,7 +189,7 @@ class AlignGPTProcessor(ProcessorMixin):
         columns = zip(encoding.input_ids, encoding.instruction_mask, encoding.answer_mask, strict=True)
         for token, in_instruction, in_answer in columns:
             is_image = token == self.image_token_id
-            times = self.num_image_tokens if is_image else 1
+            times = self.image_seq_length if is_image else 1
             expanded.input_ids += [token] * times
             expanded.instruction_mask += [in_instruction] * times  # tells which images the gate reads
             expanded.answer_mask += [in_answer and not is_image] * times
@@ -345,6 +345,12 @@ def load_template(template: str | Path) -> str:
         names = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
         raise ValueError(f"template {str(template)!r} is not known: give a path to a Jinja file or one of {names}")
     return path.read_text(encoding="utf-8")
+
+
+def name_template(text: str) -> str | None:
+    """Return the name of the built-in chat template with this text, or `None`."""
+    names = {path.read_text(encoding="utf-8").strip(): path.stem for path in sorted(TEMPLATES.glob("*.jinja"))}
+    return names.get(text.strip())
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

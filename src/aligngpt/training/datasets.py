@@ -47,7 +47,7 @@ class _SampleDataset(Dataset):
         encoding = self.processor.encode(self.processor.render(messages, template, has_images=bool(images)))
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
-        kept, needed = ids.count(self.processor.image_token_id), len(images) * self.processor.num_image_tokens
+        kept, needed = ids.count(self.processor.image_token_id), len(images) * self.processor.image_seq_length
         if not any(answers) or kept != needed:
             return self._nothing_to_learn(sample_id, encoding.input_ids, level)
         return {

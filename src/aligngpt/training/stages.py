@@ -21,7 +21,7 @@ from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, r
 from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.alignment import needs_gate
-from aligngpt.modeling.checkpoints import WEIGHTS_FILE, Base, load_stage1, read_base, save_stage1
+from aligngpt.modeling.checkpoints import WEIGHTS_FILE, describe_backbones, load_stage1, read_stage1, save_stage1
 from aligngpt.training.collator import Collator
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfig
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset
@@ -113,7 +113,7 @@ def pretrain(
     read = read_pairs(data, images, check_images="decode" if strict else config.check_images)
     _report_bad(read, strict)
     known_levels = _levels_of(config, read, levels)
-    base = Base.of(language_model, vision_tower)
+    base = describe_backbones(language_model, vision_tower)
     inputs = {"data": read.source_hash, "levels": _hash_levels(levels), **base.identity}
     run = _Run(Path(output), "pretrain", config, inputs)
     if run.done:
@@ -177,7 +177,7 @@ def finetune(
         )
     read = read_conversations(data, images, check_images="decode" if strict else config.check_images)
     _report_bad(read, strict)
-    base = read_base(stage1) if stage1 else Base.of(str(language_model), str(vision_tower))
+    base = read_stage1(stage1).backbones if stage1 else describe_backbones(str(language_model), str(vision_tower))
     stage1_hash = hash_file(Path(stage1) / WEIGHTS_FILE) if stage1 else ""
     inputs = {"data": read.source_hash, "stage1": stage1_hash, **base.identity}
     run = _Run(Path(output), "finetune", config, inputs)
@@ -229,7 +229,7 @@ def _stage2_model(
 class _Run:
     """The output folder of one stage: what it is a run of, whether it is done, where it can resume."""
 
-    def __init__(self, output: Path, stage: Stage, config: StageConfig, inputs: Mapping[str, str]) -> None:
+    def __init__(self, output: Path, stage: Stage, config: StageConfig, inputs: Mapping[str, Any]) -> None:
         self.output = output
         self.stage = stage
         self.config = config

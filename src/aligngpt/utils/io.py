@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16  # of a large file, for its fingerprint
 _RECORDED_PACKAGES = ("aligngpt", "torch", "transformers")
 
 
@@ -187,6 +188,21 @@ def hash_folder(folder: str | os.PathLike[str], patterns: Iterable[str]) -> str:
     for name in names:
         digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
     return digest.hexdigest()
+
+
+def fingerprint_file(path: str | os.PathLike[str]) -> str:
+    """Return size and hash of a file, `SIZE-HASH`; of a file above 1 MB, only 16 samples are hashed.
+
+    Reads at most 1 MB, so that a checkpoint of many gigabytes is identified at once.
+    """
+    size = os.stat(path).st_size
+    count, length = (1, size) if size <= _SAMPLES * _SAMPLE_BYTES else (_SAMPLES, _SAMPLE_BYTES)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for index in range(count):
+            file.seek((size - length) * index // max(1, count - 1))
+            digest.update(file.read(length))
+    return f"{size}-{digest.hexdigest()[:16]}"
 
 
 def versions() -> dict[str, str]:

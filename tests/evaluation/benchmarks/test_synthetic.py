@@ -15,7 +15,7 @@ from aligngpt.evaluation.benchmarks.synthetic import caption_by_level, caption_p
 from aligngpt.inference import batch_generation
 from aligngpt.inference.batch_generation import Completion
 from aligngpt.modeling import load_template
-from aligngpt.modeling.checkpoints import Base, load_model, save_stage1
+from aligngpt.modeling.checkpoints import describe_backbones, load_model, save_stage1
 from aligngpt.synthetic.dataset import make, read_questions
 from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe
 from tests import tiny
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
         if setting == "adaptive":
-            base = Base.of(folder / "backbones" / "llama-False", folder / "backbones" / "clip")
+            base = describe_backbones(folder / "backbones" / "llama-False", folder / "backbones" / "clip")
             save_stage1(
                 model,
                 folder / "stage1",
@@ -137,7 +137,7 @@ def test_a_model_is_asked_everything(folder: Path, tmp_path: Path) -> None:
         with torch.no_grad():
             seen = model(**processor([image], text, return_tensors="pt"), return_gate_weights=True)
         assert example["gate_weights"] == pytest.approx(seen.gate_weights[0].tolist(), abs=1e-4)
-        assert example["dots"] == pytest.approx(seen.image_text_dots[0].tolist(), abs=1e-3)
+        assert example["dots"] == pytest.approx(seen.image_text_similarity[0].tolist(), abs=1e-3)
         assert example["grid"] == [3, 3] and len(example["dots"]) == 9
     for part in gates["by_kind"].values():
         assert sum(part["weights"]) == pytest.approx(1, abs=1e-3) and len(part["weights"]) == LEVELS - 1

@@ -21,7 +21,7 @@ from aligngpt.modeling.conversion import from_official as conversion
 from aligngpt.modeling.conversion.from_official import convert_official
 from aligngpt.modeling.conversion.official_config import old_rope
 from aligngpt.modeling.conversion.to_official import export_official
-from aligngpt.modeling.conversion.weight_files import weight_files
+from aligngpt.modeling.conversion.weight_files import list_weight_files
 from tests import official, tiny
 
 RECORDED = Path(__file__).parents[2] / "parity" / "official"
@@ -65,7 +65,7 @@ def stage1(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: value for file in weight_files(folder) for name, value in load_file(file).items()}
+    return {name: value for file in list_weight_files(folder) for name, value in load_file(file).items()}
 
 
 def answer(folder: Path, image: Image.Image) -> list[int]:
@@ -114,7 +114,7 @@ def test_checkpoints_of_other_sizes_answer_the_same(
     source = official.save_checkpoint(tmp_path / "source", tower, levels=levels, vocabulary=vocabulary, **sizes)
     report = convert_official(source, tmp_path / "model", vision_tower=tower)
     assert report["num_alignment_levels"] == levels
-    assert report["num_image_tokens"] == (image_size // 14) ** 2
+    assert report["image_seq_length"] == (image_size // 14) ** 2
     assert_same_model(tmp_path / "model", source, tower, vocabulary)
 
 
@@ -199,7 +199,7 @@ def test_files_are_written_in_parts_that_stay_small(
     convert_official(checkpoint, tmp_path / "whole", vision_tower=tower)
     monkeypatch.setattr("aligngpt.modeling.conversion.weight_files.FILE_BYTES", 100_000)
     convert_official(checkpoint, tmp_path / "parts", vision_tower=tower)
-    assert len(weight_files(tmp_path / "parts")) > 3
+    assert len(list_weight_files(tmp_path / "parts")) > 3
     image = tiny.make_image(5)
     assert answer(tmp_path / "parts", image) == answer(tmp_path / "whole", image)
 
@@ -349,7 +349,10 @@ def test_stage_1_goes_back_to_its_one_file(stage1: Path, tower: Path, tmp_path: 
 
 @pytest.mark.parametrize("spoil", ["alignment", "bias", "language model"])
 def test_what_the_official_code_cannot_hold_is_refused(tmp_path: Path, spoil: str) -> None:
-    settings: dict[str, dict[str, Any]] = {"alignment": {"alignment": "none"}, "bias": {"projector_bias": False}}
+    settings: dict[str, dict[str, Any]] = {
+        "alignment": {"alignment": "none"},
+        "bias": {"multimodal_projector_bias": False},
+    }
     kind = "qwen3" if spoil == "language model" else "llama"
     model, processor = tiny.build(tmp_path / "b", kind, **settings.get(spoil, {}))
     model.save_pretrained(tmp_path / "model")

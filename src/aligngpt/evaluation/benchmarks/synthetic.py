@@ -138,7 +138,7 @@ def _gates(
     """Mean gate weights of each kind of question, and some examples with their maps of dot products."""
     by_kind: dict[str, Any] = {}
     examples = []
-    side = int(model.config.num_image_tokens**0.5)
+    side = int(model.config.image_seq_length**0.5)
     for kind in QUESTION_KINDS:
         of_kind = [pair for pair in zip(questions, answers, strict=True) if pair[0]["kind"] == kind]
         if not of_kind:
@@ -159,7 +159,7 @@ def _example(question: dict[str, Any], given: Completion, side: int) -> dict[str
         "answer": question["label"],
         "prediction": given.text,
         "grid": [side, side],
-        "dots": [round(dot, 4) for dot in given.image_text_dots or []],
+        "dots": [round(dot, 4) for dot in given.image_text_similarity or []],
         "gate_weights": [round(weight, 5) for weight in given.gate_weights or []],
     }
 

@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from aligngpt.modeling.alignment import AlignmentGate
-from aligngpt.modeling.backbones import check_language_model, vision_config_of
-from aligngpt.modeling.checkpoints import Base, write_stage1
+from aligngpt.modeling.backbones import check_language_model, read_vision_config
+from aligngpt.modeling.checkpoints import describe_backbones, write_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.official_config import (
     STAGE1_FILE,
@@ -35,11 +35,11 @@ from aligngpt.modeling.conversion.weight_files import (
     WeightWriter,
     has_weights,
     is_mapped,
+    list_weight_files,
     open_weights,
-    shapes_of,
-    weight_files,
+    read_shapes,
 )
-from aligngpt.modeling.generation import generation_config_of
+from aligngpt.modeling.generation import build_generation_config
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
@@ -139,9 +139,9 @@ def _look_at(source: Path, base_llm: Path | None) -> _Source:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder: give an official checkpoint")
     if source.is_dir() and has_weights(source):
-        config, files = OfficialConfig.read(folder), weight_files(folder)
+        config, files = OfficialConfig.read(folder), list_weight_files(folder)
         tokenizer = _folder_with_tokenizer(folder, base_llm)
-        return _Source(source, files, config, tokenizer, None, shapes_of(files))
+        return _Source(source, files, config, tokenizer, None, read_shapes(files))
     stage1 = source if source.is_file() else folder / STAGE1_FILE
     if not stage1.is_file():
         raise FileNotFoundError(f"{source} has neither a complete checkpoint nor {STAGE1_FILE}: is this the folder?")
@@ -149,8 +149,8 @@ def _look_at(source: Path, base_llm: Path | None) -> _Source:
         raise ValueError(f"{stage1} is a stage-1 file, which belongs to a language model: give it with --base-llm")
     check_language_model(base_llm)
     config = _stage1_config(stage1, base_llm)
-    files = [*weight_files(base_llm), stage1]
-    return _Source(source, files, config, base_llm, base_llm, shapes_of(files))
+    files = [*list_weight_files(base_llm), stage1]
+    return _Source(source, files, config, base_llm, base_llm, read_shapes(files))
 
 
 def _stage1_config(stage1: Path, base_llm: Path) -> OfficialConfig:
@@ -238,7 +238,7 @@ def _warnings(found: _Source, tower: Path) -> list[str]:
 
 
 def _is_copy(patches: Tensor, tower: Path) -> bool:
-    for path in weight_files(tower):
+    for path in list_weight_files(tower):
         with open_weights(path) as tensors:
             for name in tensors:
                 if name.endswith("embeddings.patch_embedding.weight"):
@@ -300,7 +300,7 @@ def _configuration(found: _Source, tower: Path, processor: AlignGPTProcessor) ->
     for name in (_TABLE, _GATE_INPUT, "model.embed_tokens.weight"):
         if name in found.shapes and len(found.shapes[name]) != 2:
             raise ValueError(f"{found.path}: {name} has shape {tuple(found.shapes[name])}, but is a table of two sides")
-    vision = vision_config_of(tower)
+    vision = read_vision_config(tower)
     layer = found.config.vision_feature_layer
     if not -vision.num_hidden_layers <= layer <= vision.num_hidden_layers:
         raise ValueError(
@@ -323,7 +323,7 @@ def _configuration(found: _Source, tower: Path, processor: AlignGPTProcessor) ->
         dtype=dtype,
     )
     config.architectures = [AlignGPTForConditionalGeneration.__name__]
-    processor.num_image_tokens = config.num_image_tokens
+    processor.image_seq_length = config.image_seq_length
     return config
 
 
@@ -344,7 +344,7 @@ def _check_tensors(found: _Source, tower: Path, config: AlignGPTConfig) -> None:
     wanted = {name: value.shape for name, value in model.state_dict().items() if not name.startswith("vision_tower.")}
     if config.tie_word_embeddings:
         wanted.pop(VOCABULARY[1], None)
-    gated = config.num_image_tokens
+    gated = config.image_seq_length
     if _GATE_INPUT in found.shapes and found.shapes[_GATE_INPUT][1] != gated:
         raise ValueError(
             f"the gate reads {found.shapes[_GATE_INPUT][1]} image tokens, but the vision tower gives {gated}: give the "
@@ -374,7 +374,7 @@ def _check_tensors(found: _Source, tower: Path, config: AlignGPTConfig) -> None:
 
 
 def _check_tower(tower: Path, wanted: dict[str, torch.Size]) -> None:
-    there = {name.removeprefix("vision_model."): shape for name, shape in shapes_of(weight_files(tower)).items()}
+    there = {name.removeprefix("vision_model."): shape for name, shape in read_shapes(list_weight_files(tower)).items()}
     for name, shape in wanted.items():
         name = name.removeprefix("vision_model.")
         if there.get(name) != shape:
@@ -407,7 +407,7 @@ def _write_weights(found: _Source, tower: Path, config: AlignGPTConfig, folder: 
                     writer.add(name, _with_rows(path, official, config.text_config.vocab_size).to(config.dtype))
                 else:
                     writer.add(name, tensors[official].to(config.dtype))
-            writer.let_go()
+            writer.release_mapped()
     for name, tensor in _tower_weights(tower, config):
         writer.add(name, tensor)
     if found.base_llm is not None:
@@ -442,12 +442,12 @@ def _new_gate(config: AlignGPTConfig) -> AlignmentGate:
     """Stage 1 has no gate yet; the same one is drawn each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AlignmentGate(config.num_image_tokens, config.num_alignment_levels, config.gate_hidden_size)
+        return AlignmentGate(config.image_seq_length, config.num_alignment_levels, config.gate_hidden_size)
 
 
 def _write_small_files(found: _Source, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
     config.save_pretrained(folder)
-    generation_config_of(config.text_config, processor).save_pretrained(folder)
+    build_generation_config(config.text_config, processor).save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / ORIGINALS).mkdir()
     here = found.path.parent if found.path.is_file() else found.path
@@ -474,7 +474,7 @@ def _write_stage1(
         "alignment": config.alignment,
     }
     assert found.base_llm is not None
-    write_stage1(state, folder, Base.of(found.base_llm, tower), settings)
+    write_stage1(state, folder, describe_backbones(found.base_llm, tower), settings)
 
 
 def _summary(found: _Source, config: AlignGPTConfig, template: str | Path) -> dict[str, Any]:
@@ -483,6 +483,6 @@ def _summary(found: _Source, config: AlignGPTConfig, template: str | Path) -> di
         "language_model": found.config.language_model,
         "template": str(template),
         "num_alignment_levels": config.num_alignment_levels,
-        "num_image_tokens": config.num_image_tokens,
+        "image_seq_length": config.image_seq_length,
         "dtype": str(config.dtype).removeprefix("torch."),
     }

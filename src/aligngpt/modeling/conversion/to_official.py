@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from aligngpt.modeling.backbones import vision_config_of
-from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, read_base
+from aligngpt.modeling.backbones import read_vision_config
+from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, read_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.from_official import MANIFEST, ORIGINALS, SMALL_FILES, TOKENIZER_FILES, VOCABULARY
 from aligngpt.modeling.conversion.official_config import STAGE1_FILE, TOWER_COPY, official_fields, official_name
-from aligngpt.modeling.conversion.weight_files import open_weights, weight_files
+from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.utils.io import atomic_path, read_json, versions, write_json
 
@@ -78,7 +78,7 @@ def _load(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
     if not isinstance(config, AlignGPTConfig):
         raise ValueError(f"{source} is a {config.model_type} model: give a model folder of this package")
     processor = AlignGPTProcessor.from_pretrained(source)
-    if not processor.use_alignment or not config.projector_bias:
+    if not processor.use_alignment or not config.multimodal_projector_bias:
         what = "a projector without biases" if processor.use_alignment else "a model without alignment"
         raise ValueError(f"{source}: the official code cannot hold {what}")
     official_fields(
@@ -89,10 +89,11 @@ def _load(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
 
 def _load_stage1(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
     """Configuration and processor of a stage-1 checkpoint, of its base and what it says of itself."""
-    base, settings = read_base(source), read_json(source / INFO_FILE)["settings"]
+    stage1 = read_stage1(source)
+    base, settings = stage1.backbones, dict(stage1.settings)
     if settings["alignment"] == "none":
         raise ValueError(f"{source}: the official code cannot hold a model without alignment")
-    text, vision = AutoConfig.from_pretrained(base.language_model), vision_config_of(base.vision_tower)
+    text, vision = AutoConfig.from_pretrained(base.language_model), read_vision_config(base.vision_tower)
     processor = AlignGPTProcessor.from_backbones(
         base.language_model, base.vision_tower, image_aspect_ratio=settings["image_aspect_ratio"]
     )
@@ -103,7 +104,7 @@ def _load_stage1(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
 def _export_stage1(
     source: Path, output: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, vision_tower: str | Path | None
 ) -> dict[str, Any]:
-    tower = str(vision_tower or read_base(source).vision_tower)
+    tower = str(vision_tower or read_stage1(source).backbones.vision_tower)
     with atomic_path(output) as folder:
         folder.mkdir()
         with open_weights(source / WEIGHTS_FILE) as tensors:
@@ -148,17 +149,17 @@ def _warnings(config: AlignGPTConfig) -> list[str]:
         warnings.append("the official gate reads all text, this model's reads the instruction: answers will differ")
     if config.alignment != "adaptive":
         warnings.append(f"the official code always mixes by the gate, this model is set to {config.alignment!r}")
-    if config.num_image_tokens != _OFFICIAL_IMAGE_TOKENS:
+    if config.image_seq_length != _OFFICIAL_IMAGE_TOKENS:
         warnings.append(
             f"the official code has {_OFFICIAL_IMAGE_TOKENS} image tokens built in, this model has "
-            f"{config.num_image_tokens}: change N_IMAGE_TOKEN there"
+            f"{config.image_seq_length}: change N_IMAGE_TOKEN there"
         )
     return warnings
 
 
 def _write_weights(source: Path, folder: Path, words: int) -> None:
     """One `.bin` for each file of ours, so that no more than that is held in memory."""
-    files = weight_files(source)
+    files = list_weight_files(source)
     names = [
         "pytorch_model.bin" if len(files) == 1 else f"pytorch_model-{place:05d}-of-{len(files):05d}.bin"
         for place in range(1, len(files) + 1)
@@ -188,7 +189,7 @@ def _alone(tensor: Tensor) -> Tensor:
 def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
     folder.mkdir()
     state: dict[str, Tensor] = {}
-    for path in weight_files(source):
+    for path in list_weight_files(source):
         with open_weights(path) as tensors:
             for ours in tensors:
                 if ours.startswith("vision_tower."):

@@ -24,7 +24,7 @@ _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """The files with the weights of a checkpoint folder, safetensors before pickles.
 
     Raises:
@@ -120,7 +120,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def shapes_of(files: list[Path]) -> dict[str, torch.Size]:
+def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
     """Shape of every tensor in the files, without reading their content.
 
     Raises:
@@ -162,7 +162,7 @@ class WeightWriter:
         self._waiting[name] = tensor.contiguous()
         self._bytes += _size(tensor)
 
-    def let_go(self) -> None:
+    def release_mapped(self) -> None:
         """Keep no tensor that is mapped from a file: what waits is written, or copied where it is little."""
         if _size(*self._waiting.values()) > _LITTLE:
             self._flush()

@@ -1,0 +1,61 @@
+"""Files of checkpoints that one command writes and another reads."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from aligngpt.utils.artifacts import Artifact, Record
+
+
+class BackboneReference(Record):
+    """The two backbones that a stage-1 checkpoint belongs to."""
+
+    language_model: str = Field(description="Folder, bundled name or hub name of the language model")
+    vision_tower: str = Field(description="Folder, bundled name or hub name of the vision tower")
+    language_model_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples")
+    vision_tower_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples")
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """The fingerprints, which do not depend on where the backbones are stored."""
+        return {"language_model": self.language_model_files, "vision_tower": self.vision_tower_files}
+
+
+class Stage1Settings(Record):
+    """Arguments of `from_backbones` that rebuild the model of stage 1."""
+
+    template: str = Field(description="Chat template for stage 2: a built-in name or a Jinja file")
+    num_alignment_levels: int = Field(description="Number of levels N, the rows of the alignment table")
+    image_aspect_ratio: Literal["pad", "square"] = Field(description="Pad images to a square, or resize and crop")
+    alignment: Any = Field(description="Alignment setting; `none` if the table was not trained")
+
+
+class Stage1Checkpoint(Artifact):
+    """The description of a stage-1 checkpoint, next to `stage1.safetensors`."""
+
+    FILE: ClassVar[str] = "stage1.json"
+    WRITTEN_BY: ClassVar[str] = "aligngpt pretrain"
+
+    backbones: BackboneReference = Field(description="The backbones that stage 1 was trained on")
+    settings: Stage1Settings = Field(description="How to build the model around projector and alignment table")
+    tensors: dict[str, list[int]] = Field(description="Shape of each tensor in `stage1.safetensors`")
+
+
+class ConversionReport(Artifact):
+    """The record of a converted checkpoint."""
+
+    FILE: ClassVar[str] = "conversion.json"
+    WRITTEN_BY: ClassVar[str] = "aligngpt convert"
+
+    target: Literal["aligngpt", "official"] = Field(description="Format of this folder")
+    kind: Literal["complete", "stage 1"] = Field(description="Complete model, or projector and alignment table")
+    inputs: dict[str, Any] = Field(description="Fingerprints of the source; equal inputs are not converted again")
+    language_model: str = Field(description="Type of the language model, such as `llama`")
+    template: str = Field(description="Name of the built-in chat template, or `custom`")
+    num_alignment_levels: int = Field(description="Number of levels N")
+    image_seq_length: int = Field(description="Tokens per image")
+    dtype: str = Field(description="Data type of the weights")
+    warnings: list[str] = Field(description="Differences that may change the answers")
+    versions: dict[str, str] = Field(description="Versions of Python and of the packages")

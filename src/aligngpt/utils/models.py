@@ -1,0 +1,35 @@
+"""Names of models: folders, bundled models and hub names, without importing a library."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+BUNDLED_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights"
+BUNDLED_MODELS = {"synthetic-clip": BUNDLED_WEIGHTS / "clip", "synthetic-llm": BUNDLED_WEIGHTS / "llm"}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+def find_model(name: str | Path) -> Path | None:
+    """Return the folder of a model, or `None` if `name` is a hub name, `org/name[@revision]`.
+
+    Args:
+        name: An existing folder, a bundled model (`synthetic-clip`, `synthetic-llm`) or a hub name.
+
+    Raises:
+        FileNotFoundError: It is none of these. A name whose parent folder exists is a path, never a hub name.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    text = str(name)
+    if text in BUNDLED_MODELS:
+        if BUNDLED_MODELS[text].is_dir():
+            return BUNDLED_MODELS[text]
+        raise FileNotFoundError(f"{text}: {BUNDLED_MODELS[text]} is missing; run `aligngpt synthetic backbones`")
+    if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+        return None
+    raise FileNotFoundError(
+        f"{text}: no such model folder; pass a folder, a bundled model ({', '.join(BUNDLED_MODELS)}) or a hub name "
+        "(org/name)"
+    )
