@@ -189,8 +189,14 @@ def test_version() -> None:
         (["level", "--num-levels", "1"], "Invalid value for '--num-levels': 1 is not in the range 2<=x<=64"),
         (["eval", "scenes", "extra"], "Missing option '--model'; see aligngpt eval scenes --help"),
         (["report", "run", "gone"], "for 'RUN': Directory 'gone' does not exist; see aligngpt report run --help"),
-        (["generate", "--model", "gone", "--prompt", "x"], "gone: no such model folder; pass a folder, a bundled model"),
-        (["generate", "--model", ".", "--prompt", "x"], ". is not a model folder; config.json or stage1.json is missing"),
+        (
+            ["generate", "--model", "gone", "--prompt", "x"],
+            "gone: no such model folder; pass a folder, a bundled model",
+        ),
+        (
+            ["generate", "--model", ".", "--prompt", "x"],
+            ". is not a model folder; config.json or stage1.json is missing",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

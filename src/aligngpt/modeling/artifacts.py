@@ -28,7 +28,9 @@ class Stage1Settings(Record):
 
     template: str = Field(description="Chat template for stage 2: a built-in name or a Jinja file")
     num_alignment_levels: int = Field(description="Number of levels N, the rows of the alignment table")
-    image_aspect_ratio: Literal["pad", "square"] = Field(description="Pad images to a square, or resize and crop")
+    image_aspect_ratio: Literal["pad", "square"] = Field(
+        default="pad", description="Pad images to a square, or resize and crop"
+    )
     alignment: Any = Field(description="Alignment setting; `none` if the table was not trained")
 
 
