@@ -82,7 +82,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         files.load_records(tmp_path / "a.jsonl")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        files.gather([tmp_path / "nowhere"], ("*.json",))
+        files.collect_files([tmp_path / "nowhere"], ("*.json",))
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_gather_takes_files_as_given_and_folders_by_pattern(tmp_path: Path) -> N
     for name in ("b.json", "a.json.gz", "c.txt", "sub/d.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = files.gather([tmp_path, tmp_path / "c.txt", tmp_path / "b.json"], ("*.json", "sub/*.json"))
+    found = files.collect_files([tmp_path, tmp_path / "c.txt", tmp_path / "b.json"], ("*.json", "sub/*.json"))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.json.gz", "b.json", "sub/d.json", "c.txt"]
-    assert files.locate([tmp_path], ("x.json", "b.json"), "x") == tmp_path / "b.json"
+    assert files.locate_file([tmp_path], ("x.json", "b.json"), "x") == tmp_path / "b.json"
     with pytest.raises(ValueError, match=r"no marks in this folder, expected x\.json or y\.json"):
-        files.locate([tmp_path], ("x.json", "y.json"), "marks")
+        files.locate_file([tmp_path], ("x.json", "y.json"), "marks")
     with pytest.raises(ValueError, match="nothing says where the marks are: give --labels"):
-        files.locate([], ("x.json",), "marks")
-    assert files.folders([tmp_path, tmp_path / "c.txt"]) == [tmp_path, tmp_path]
+        files.locate_file([], ("x.json",), "marks")
+    assert files.parent_folders([tmp_path, tmp_path / "c.txt"]) == [tmp_path, tmp_path]

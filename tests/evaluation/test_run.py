@@ -15,7 +15,7 @@ import pytest
 
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.judge.judge import JudgeSettings
+from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
 from aligngpt.evaluation.scoring import score_files
@@ -172,7 +172,7 @@ def test_a_judge_marks(folder: Path, tmp_path: Path) -> None:
         return completion("8 4\nFine." if "Assistant 2" in request["messages"][-1]["content"] else "0.5")
 
     with JudgeServer(reply) as server:
-        judge = JudgeSettings("judge", server.url)
+        judge = JudgeConfig(judge_model="judge", judge_url=server.url)
         results = run(folder / "model", folder / "data", tmp_path, *JUDGED, judge=judge)
         asked = len(server.requests)
         again = run(folder / "model", folder / "data", tmp_path, *JUDGED, judge=judge)
@@ -186,7 +186,13 @@ def test_a_judge_marks(folder: Path, tmp_path: Path) -> None:
 
 def test_a_judge_that_fails_costs_no_answers(folder: Path, tmp_path: Path) -> None:
     with JudgeServer(lambda request, place: (401, "{}")) as server:
-        results = run(folder / "model", folder / "data", tmp_path, "mmvet", judge=JudgeSettings("judge", server.url))
+        results = run(
+            folder / "model",
+            folder / "data",
+            tmp_path,
+            "mmvet",
+            judge=JudgeConfig(judge_model="judge", judge_url=server.url),
+        )
     (reason,) = row_of(results, "mmvet")["reasons"]
     assert "replies are left to be had" in reason
     assert len(lines(tmp_path / "mmvet" / "answers.jsonl")) == 12

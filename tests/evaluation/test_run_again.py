@@ -12,7 +12,7 @@ import pytest
 
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation import run as run_module
-from aligngpt.evaluation.judge.judge import JudgeSettings
+from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.synthetic import mock_benchmarks as miniatures
 from tests.evaluation.judge.judge_server import JudgeServer, completion
 from tests.evaluation.mock_runs import content, lines, run, save_model
@@ -80,12 +80,24 @@ def test_other_answers_make_another_submission(folder: Path, data: Path, tmp_pat
 
 def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path: Path) -> None:
     with JudgeServer(lambda request, place: completion("0.5")) as server:
-        results = run(folder / "model", folder / "data", tmp_path, "mmvet", judge=JudgeSettings("first", server.url))
+        results = run(
+            folder / "model",
+            folder / "data",
+            tmp_path,
+            "mmvet",
+            judge=JudgeConfig(judge_model="first", judge_url=server.url),
+        )
     row = only_row(results)
     assert row["score"] == 50 and row["judge"]["model"] == "first" and row["judge"]["unreadable"] == 0
     assert row["judge"].keys() == {"model", "answered_by", "cost", "unreadable"}
     with JudgeServer(lambda request, place: (401, "{}")) as server:
-        results = run(folder / "model", folder / "data", tmp_path, "mmvet", judge=JudgeSettings("second", server.url))
+        results = run(
+            folder / "model",
+            folder / "data",
+            tmp_path,
+            "mmvet",
+            judge=JudgeConfig(judge_model="second", judge_url=server.url),
+        )
     row = only_row(results)
     assert (row["score"], row["judge"], row["failed"]) == (None, None, True)
     assert "replies are left to be had" in row["reasons"][0]

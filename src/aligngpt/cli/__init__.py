@@ -15,7 +15,6 @@ from aligngpt.cli.conversion import convert
 from aligngpt.cli.curation import level, score
 from aligngpt.cli.evaluation import evaluate
 from aligngpt.cli.evaluation_run import run as run_benchmarks
-from aligngpt.cli.evaluation_run import run_all
 from aligngpt.cli.filtering import select
 from aligngpt.cli.inference import chat, generate
 from aligngpt.cli.judge import judge
@@ -50,7 +49,6 @@ def cli() -> None:
 for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
     cli.add_command(_command)
 evaluate.add_command(run_benchmarks)
-evaluate.add_command(run_all)
 evaluate.add_command(judge)
 
 

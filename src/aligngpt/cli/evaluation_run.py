@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.base import Command
+from aligngpt.cli.config_options import ConfigCommand
 from aligngpt.cli.evaluation import BENCHMARK
-from aligngpt.cli.judge import judge_options, judge_settings
+from aligngpt.cli.judge import judge_spec
 from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, SHARD, TRAINED, alignment_option, json_option
 
 if TYPE_CHECKING:
+    from aligngpt.evaluation.judge.config import JudgeConfig
     from aligngpt.evaluation.types import Benchmark
 
 RUN_EXAMPLE = """
 aligngpt eval run pope --model runs/model --data playground/data/eval --output runs/eval
 aligngpt eval run all --model runs/model --data playground/data/eval --output runs/eval --batch-size 32
 """
-ALL_EXAMPLE = """
-aligngpt eval all --model runs/model --data playground/data/eval --output runs/eval
-"""
-
 _DTYPES = ("float32", "float16", "bfloat16")
 _NAMED = 5  # images that could not be read; all are in run.json
 
@@ -48,7 +45,7 @@ class BenchmarkOrAll(click.ParamType):
         return self.name
 
 
-@click.command("run", cls=Command, example=RUN_EXAMPLE)
+@click.command("run", cls=ConfigCommand, spec=judge_spec, example=RUN_EXAMPLE)
 @click.argument("benchmarks", metavar="NAME|all", type=BenchmarkOrAll())
 @click.option("--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint.")
 @click.option("--data", type=FOLDER, required=True, help="Folder of the benchmarks: LLaVA's playground/data/eval.")
@@ -65,14 +62,12 @@ class BenchmarkOrAll(click.ParamType):
     "--limit", type=click.IntRange(min=1), help="Ask the first so many questions, without a score. [default: all]"
 )
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Type of the weights. [default: the model's own]")
-@judge_options("judge-")
 @json_option
-@click.pass_context
 def run(
-    ctx: click.Context,
     benchmarks: Sequence[Benchmark],
     output: Path,
     as_json: bool,
+    config: JudgeConfig,
     **options: Any,
 ) -> None:
     """Let a model answer benchmarks, and score the answers.
@@ -80,12 +75,11 @@ def run(
     NAME is a benchmark, such as pope; an unknown one is answered with the list of all. With all, those whose files are
     in the data folder are run, and the others are named. The same command goes on where it was cut off.
     """
-    judge = judge_settings(ctx, options)
     with results_alone():
         from aligngpt.evaluation.run import run_benchmarks
         from aligngpt.evaluation.tasks import RunSettings
 
-        settings = RunSettings(output=output, judge=judge, **options)
+        settings = RunSettings(output=output, judge=config if config.judge_model else None, **options)
         results = run_benchmarks(benchmarks, settings, skip_missing=len(benchmarks) > 1)
         page = _write_page(output)
     named = {one.name for one in benchmarks}
@@ -112,22 +106,6 @@ def _print_results(results: dict[str, Any], output: Path, page: Path | None) -> 
             click.echo(f"note: {row['benchmark']}: {reason}")
     if page is not None:
         click.echo(f"Page: {page}")
-
-
-def _run_all(**options: Any) -> Any:
-    from aligngpt.evaluation.benchmarks import BENCHMARKS
-
-    assert run.callback is not None
-    return run.callback(benchmarks=tuple(BENCHMARKS.values()), **options)
-
-
-run_all = Command(
-    "all",
-    example=ALL_EXAMPLE,
-    callback=_run_all,
-    params=[param for param in run.params if param.name not in ("benchmarks", "debug")],
-    help="Let a model answer all benchmarks, and score the answers: the same as eval run all.",
-)
 
 
 def _write_page(output: Path) -> Path | None:

@@ -173,6 +173,47 @@ class BenchmarkScore(Artifact):
     samples: list[SampleRecord] = Field(description="Every sample.")
 
 
+# eval judge ----------------------------------------------------------------------------------------------------------
+
+
+class JudgeUsage(Record):
+    """Replies, tokens and cost."""
+
+    n_replies: int = Field(description="Replies.")
+    n_replies_without_usage: int = Field(description="Replies without token counts, which the sums do not include.")
+    prompt_tokens: int = Field(description="Prompt tokens.")
+    completion_tokens: int = Field(description="Completion tokens.")
+    cost: float | None = Field(description="In the currency of the prices; null without prices.")
+
+
+class UnreadableReply(Record):
+    """A reply from which no score could be parsed."""
+
+    id: Id = Field(description="Id of the question.")
+    run: int = Field(description="Run, from 0.")
+    reply: str = Field(description="Text of the last reply.")
+
+
+class JudgeResult(Artifact):
+    """A judge's scores and what they cost; `eval judge` names the file after its reviews file."""
+
+    FILE: ClassVar[str] = "reviews-judge.json"
+    WRITTEN_BY: ClassVar[str] = "aligngpt eval judge"
+
+    benchmark: str = Field(description="Name of the benchmark.")
+    config: dict[str, Any] = Field(description="Resolved configuration of the judge, without the name of the API key.")
+    answered_by: dict[str, int] = Field(description="Replies by the model name that the endpoint reported.")
+    system_fingerprints: list[str] = Field(description="Fingerprints that the endpoint reported.")
+    n_samples: int = Field(description="Predictions that were judged.")
+    counts: PredictionCounts = Field(description="How predictions and questions match.")
+    unanswered: list[Id] = Field(description="Questions without a prediction; they were not judged.")
+    unreadable: list[UnreadableReply] = Field(description="Replies from which no score could be parsed.")
+    scores: dict[str, list[Any]] = Field(description="Scores by question, one per run; null where unreadable.")
+    notes: list[str] = Field(description="What does not match, and how the judge was asked.")
+    usage: JudgeUsage = Field(description="Over all replies, stored ones included.")
+    usage_this_call: JudgeUsage = Field(description="Over the replies that the last call requested.")
+
+
 # eval compare --------------------------------------------------------------------------------------------------------
 
 

@@ -122,9 +122,9 @@ def _judge(task: Task, settings: RunSettings) -> str | None:
     path = reviews_file(task)
     if settings.judge is None:
         return None if path.is_file() else "not judged: give --judge-url and --judge-model"
-    from aligngpt.evaluation.judge.judge import review
+    from aligngpt.evaluation.judge.judge import judge_predictions
 
-    review(task.benchmark, settings.data, task.answers, path, settings.judge, settings.progress)
+    judge_predictions(task.benchmark, settings.data, task.answers, path, settings.judge, settings.progress)
     return None
 
 

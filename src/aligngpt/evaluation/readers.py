@@ -1,4 +1,4 @@
-"""Reading the files of benchmarks: JSON, JSON Lines and tables, packed or not, with errors that name file and line."""
+"""Reading the files of benchmarks: JSON, JSON Lines and TSV, gzipped or not, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aligngpt.evaluation.types import Id, Prediction, Predictions, Question
 from aligngpt.utils.io import parse_json, read_bytes
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 _ID_KEYS = ("question_id", "questionId", "image")
 _SUBMISSION_KEYS = ("answer", "prediction")
@@ -23,16 +24,16 @@ _QUESTION_KEYS = {"image", "category", "text"}
 
 
 def find(data: Path, name: str) -> Path | None:
-    """A file or folder below the data folder, packed or not; None if it is not there."""
+    """Return a file or folder of the data folder, gzipped or not; None if it does not exist."""
     return next((path for path in (data / name, data / f"{name}.gz") if path.exists()), None)
 
 
 def load(path: Path) -> bytes:
-    """Read a file, unpacked if it is a gzip file.
+    """Read a file and decompress it if it is a gzip file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is packed and damaged.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is a damaged gzip file.
     """
     content = read_bytes(path)
     if not content.startswith(b"\x1f\x8b"):
@@ -40,97 +41,141 @@ def load(path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: damaged gzip file ({error}); is it cut short?") from None
+        raise ValueError(f"{path}: damaged gzip file ({error}); download it again") from None
 
 
 def load_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte order mark.
 
     Raises:
-        ValueError: If it is no UTF-8; the message names the line.
+        ValueError: If it is not UTF-8; the message names the line.
     """
     content = load(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 text; is this the right file?") from None
+        raise ValueError(f"{path}:{line}: not UTF-8 text; check that this is the right file") from None
 
 
 def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: If it is none; the message names line and column.
+        ValueError: If it is not JSON; the message names line and column.
     """
     try:
         return parse_json(load(path), str(path))
     except ValueError as error:
-        raise ValueError(f"{error}; is this the right file, and complete?") from None
+        raise ValueError(f"{error}; check that this is the right file and complete") from None
 
 
-def load_object(path: Path, what: str) -> Record:
+def load_object(path: Path, description: str) -> Record:
     """Read a JSON object.
 
     Args:
-        what: What is expected, for the message.
+        description: The expected content, for the error message.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not an object.
     """
     value = load_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected {what}, got {kind(value)}; is this the right file?")
+        raise ValueError(f"{path}: expected {description}, got {json_type(value)}; check that this is the right file")
     return value
 
 
-def load_records(path: Path) -> list[tuple[int, Record]]:
-    """Read JSON objects, one a line or in an array, whatever the file is called.
+def load_list(path: Path, key: str, description: str) -> list[tuple[int, Any]]:
+    """Read the list under `key` of a JSON object, each value with its position from 1; errors as `get_list`."""
+    return get_list(load_object(path, description), key, path, description)
 
-    Returns:
-        Each with the line it stands in, from 1; in an array its place, from 1.
+
+def get_list(content: Record, key: str, path: Path, description: str) -> list[tuple[int, Any]]:
+    """Return the list under `key` of an object that was read from `path`, each value with its position from 1.
 
     Raises:
-        ValueError: If the file is empty, or a line is broken or no object; the message names the line.
+        ValueError: If there is no such list, or it is empty.
+    """
+    values = content.get(key)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{path}: expected {description}, an object with a list `{key}`")
+    return list(enumerate(values, start=1))
+
+
+def load_records(path: Path) -> list[tuple[int, Record]]:
+    """Read JSON objects, one per line or in an array, whatever the suffix of the file.
+
+    Returns:
+        Each record with its line, or its position in the array, from 1.
+
+    Raises:
+        ValueError: If the file is empty, or a line is not a JSON object; the message names the line.
     """
     content = load(path).removeprefix(b"\xef\xbb\xbf")
     if content.lstrip().startswith(b"["):
         values = list(enumerate(parse_json(content, str(path)), start=1))
     else:
-        lines = content.split(b"\n")
-        last = max((place for place, line in enumerate(lines, start=1) if line.strip()), default=0)
-        values = [(place, _line(line, path, place, last)) for place, line in enumerate(lines, start=1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+        values = [(number, _parse_line(line, path, number, number == lines[-1][0])) for number, line in lines]
     if not values:
-        raise ValueError(f"{path}: holds no records; is it the right file, and complete?")
-    for place, value in values:
+        raise ValueError(f"{path}: no records; check that this is the right file and complete")
+    for number, value in values:
         if not isinstance(value, dict):
-            raise ValueError(f"{path}:{place}: expected an object, got {kind(value)}; is this the right file?")
+            raise ValueError(
+                f"{path}:{number}: expected an object, got {json_type(value)}; check that this is the right file"
+            )
     return values
 
 
-def _line(line: bytes, path: Path, place: int, last: int) -> Any:
+def _parse_line(line: bytes, path: Path, number: int, is_last: bool) -> Any:
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError:
-        raise ValueError(f"{path}:{place}: not UTF-8 text; is this the right file?") from None
+        raise ValueError(f"{path}:{number}: not UTF-8 text; check that this is the right file") from None
     except json.JSONDecodeError as error:
-        if place == 1 and line.strip() == b"{":
-            raise ValueError(f"{path}: expected one JSON object a line or an array of them, got one object") from None
-        cut = "; the last line is cut short" if place == last else ""
-        what = error.msg.removesuffix(" at")
-        raise ValueError(f"{path}:{place}: broken JSON: {what} at column {error.colno}{cut}") from None
+        if number == 1 and line.strip() == b"{":
+            raise ValueError(f"{path}: expected one JSON object per line or an array of them, got one object") from None
+        hint = "; the last line is truncated" if is_last else ""
+        message = error.msg.removesuffix(" at")
+        raise ValueError(f"{path}:{number}: broken JSON: {message} at column {error.colno}{hint}") from None
     except RecursionError:
-        raise ValueError(f"{path}:{place}: JSON nested too deeply to be read") from None
+        raise ValueError(f"{path}:{number}: JSON nested too deeply to be read") from None
+
+
+def parse_records(
+    records: Iterable[tuple[Any, Any]], parse: Callable[[Any, Any], T | None], path: Path, description: str
+) -> list[T]:
+    """Convert the records of a label or question file; those that convert to None are skipped.
+
+    Args:
+        records: Each with its key or its line.
+        parse: Key or line, and record, to the value.
+        path: The file, for the error message.
+        description: What a record is, such as `GQA question`, for the error message.
+
+    Raises:
+        ValueError: If a record lacks a field, or a field has another type.
+    """
+    values = []
+    for name, record in records:
+        try:
+            value = parse(name, record)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else "a field is missing or of another type"
+            raise ValueError(f"{path}: {description} {name}: {problem}; check that this is the right file") from None
+        if value is not None:
+            values.append(value)
+    return values
 
 
 def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table whose cells are separated by tabs and may be quoted, the first line naming the columns.
+    """Read a TSV file whose first line names the columns and whose cells may be quoted.
 
     Args:
-        columns: Those that must be there.
+        columns: Required columns.
 
     Returns:
-        One mapping a row, from the names of the columns; cells that a short row lacks are empty.
+        A mapping from column to cell per row; cells that a short row lacks are empty.
 
     Raises:
         ValueError: If a column is missing, a row is too long, or the file ends within a row.
@@ -140,108 +185,105 @@ def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         reader = csv.reader(io.StringIO(load_text(path), newline=""), delimiter="\t")
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path}: no table: {error}; is this the right file?") from None
+        raise ValueError(f"{path}: not a TSV table: {error}; check that this is the right file") from None
     finally:
         csv.field_size_limit(limit)
     header = rows[0][1] if rows else []
-    absent = [name for name in columns if name not in header]
-    if absent:
-        raise ValueError(f"{path}: a table without the columns {', '.join(absent)}; is this the right file?")
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ValueError(f"{path}: columns {', '.join(missing)} are missing; check that this is the right file")
     for line, row in rows[1:]:
         if len(row) > len(header) or (line == rows[-1][0] and len(row) < len(header)):
-            raise ValueError(f"{path}:{line}: {len(row)} cells in a table of {len(header)} columns; is it cut short?")
+            raise ValueError(
+                f"{path}:{line}: {len(row)} cells in a table of {len(header)} columns; check that the file is complete"
+            )
     return [dict(zip(header, row + [""] * (len(header) - len(row)), strict=True)) for _, row in rows[1:]]
 
 
-def lacking(error: Exception) -> str:
-    """What a record lacks, from the error that reading it raised."""
-    return f"{error} is missing" if isinstance(error, KeyError) else "a value is of another kind"
-
-
-def kind(value: Any) -> str:
-    """The JSON name of a value's type, with its article."""
-    names = {
-        dict: "an object",
-        list: "an array",
-        str: "a string",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), "null")
+def json_type(value: Any) -> str:
+    """Return the JSON name of a value's type, with its article."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")
 
 
 # Finding files ------------------------------------------------------------------------------------------------------
 
 
-def gather(paths: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
-    """Files as they are given, and those of given folders that match any pattern, packed or not, each once.
+def collect_files(paths: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
+    """Return the given files, and the files of given folders that match a pattern, gzipped or not, each once.
 
     Raises:
         FileNotFoundError: If a path does not exist.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             for pattern in patterns:
-                found.update(dict.fromkeys(sorted([*path.glob(pattern), *path.glob(f"{pattern}.gz")])))
+                files.update(dict.fromkeys(sorted([*path.glob(pattern), *path.glob(f"{pattern}.gz")])))
         elif path.is_file():
-            found[path] = None
+            files[path] = None
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
-    return list(found)
+    return list(files)
 
 
-def locate(paths: Sequence[Path], patterns: Sequence[str], what: str) -> Path:
-    """The one file that is given, or the first of a folder that matches; errors as `gather`.
+def locate_file(paths: Sequence[Path], patterns: Sequence[str], description: str) -> Path:
+    """Return the given file, or the first file of a given folder that matches a pattern; errors as `collect_files`.
 
     Args:
-        what: What is looked for, for the message.
+        description: The expected content, for the error message.
 
     Raises:
-        ValueError: If nothing is given or found.
+        ValueError: If no path is given or no file matches.
+    """
+    require_labels(paths, description)
+    files = collect_files(paths, patterns)
+    if not files:
+        raise ValueError(f"{paths[0]}: no {description} in this folder; expected {' or '.join(patterns)}")
+    return files[0]
+
+
+def require_labels(paths: Sequence[Path], description: str) -> None:
+    """Check that label files are given.
+
+    Raises:
+        ValueError: If there are none.
     """
     if not paths:
-        raise ValueError(f"nothing says where the {what} are: give --labels")
-    found = gather(paths, patterns)
-    if not found:
-        raise ValueError(f"{paths[0]}: no {what} in this folder, expected {' or '.join(patterns)}")
-    return found[0]
+        raise ValueError(f"the {description} are missing; pass --labels")
 
 
-def folders(paths: Sequence[Path]) -> list[Path]:
-    """The given folders, and those in which given files lie."""
+def parent_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the given folders, and the folders of given files."""
     return [path if path.is_dir() else path.parent for path in paths]
 
 
-# Answers and questions ----------------------------------------------------------------------------------------------
+# Predictions and questions ------------------------------------------------------------------------------------------
 
 
 def read_answers(path: Path, null_text: str | None = None) -> Predictions:
-    """Read answers: LLaVA's lines with `question_id`, `prompt` and `text`, or a list in the form of a submission.
+    """Read predictions: LLaVA's lines with `question_id`, `prompt` and `text`, or a list in the form of a submission.
 
     Args:
-        null_text: What `null` stands for where a text is expected; None forbids it.
+        null_text: Text that replaces `null`; without it `null` is an error.
 
     Raises:
-        ValueError: If a line is broken or lacks id or text, or if these are questions.
+        ValueError: If a line is broken or lacks id or text, or if the file holds questions.
     """
     records = load_records(path)
     first = records[0][1]
     if first.keys() >= _QUESTION_KEYS and "prompt" not in first:
-        raise ValueError(
-            f"{path}: these are questions, not answers: a line of answers has question_id, prompt and text"
-        )
+        raise ValueError(f"{path}: holds questions; pass predictions, lines with `question_id`, `prompt` and `text`")
     text_key = next((key for key in ("text", *_SUBMISSION_KEYS) if key in first), "text")
     id_key = next((key for key in _ID_KEYS if key in first), _ID_KEYS[0])
     rows = []
     for line, record in records:
         text = record.get(text_key, 0)
         text = null_text if text is None else text
-        prompt = record.get("prompt")
         if not isinstance(text, str):
-            got = f"no {text_key}" if text_key not in record else f"{text_key} is {kind(record[text_key])}"
-            raise ValueError(f"{path}:{line}: {got}, expected the text of an answer; are these answers?")
+            problem = f"is {json_type(text)}" if text_key in record else "is missing"
+            raise ValueError(f"{path}:{line}: {text_key} {problem}; expected the text of a prediction")
+        prompt = record.get("prompt")
         rows.append(
             Prediction(record_id(record, id_key, path, line), text, prompt if isinstance(prompt, str) else "", line)
         )
@@ -249,28 +291,29 @@ def read_answers(path: Path, null_text: str | None = None) -> Predictions:
 
 
 def record_id(record: Record, key: str, path: Path, line: int) -> Id:
-    """The id of a record.
+    """Return the id of a record.
 
     Raises:
-        ValueError: If it has none, or one that is neither integer nor text.
+        ValueError: If it is missing, or neither an integer nor a string.
     """
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{path}:{line}: no {key}" if value is None else f"{path}:{line}: {key} is {kind(value)}")
+        problem = "is missing" if value is None else f"is {json_type(value)}, expected a string or an integer"
+        raise ValueError(f"{path}:{line}: {key} {problem}; check that this is the right file")
     return value
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read LLaVA's question lines: `question_id`, `image`, `text` and, where it has one, `category`.
+    """Read LLaVA's question lines: `question_id`, `image`, `text` and optionally `category`.
 
     Raises:
-        ValueError: If a line lacks any of the three.
+        ValueError: If a line lacks one of the first three.
     """
     questions = []
     for line, record in load_records(path):
         for key in ("image", "text"):
             if not isinstance(record.get(key), str):
-                raise ValueError(f"{path}:{line}: a question without {key}; is this the question file?")
-        question = record_id(record, "question_id", path, line)
-        questions.append(Question(question, record["text"], record["image"], str(record.get("category", "default"))))
+                raise ValueError(f"{path}:{line}: {key} is missing; check that this is the question file")
+        name = record_id(record, "question_id", path, line)
+        questions.append(Question(name, record["text"], record["image"], str(record.get("category", "default"))))
     return questions

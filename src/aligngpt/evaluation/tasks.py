@@ -23,7 +23,7 @@ from aligngpt.utils.constants import ALIGN_TOKEN
 from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.judge.judge import JudgeSettings
+    from aligngpt.evaluation.judge.config import JudgeConfig
 
 DTYPES = ("float32", "float16", "bfloat16")
 _MODEL_FILES = (
@@ -68,7 +68,7 @@ class RunSettings:
     shard: tuple[int, int] | None = None
     limit: int | None = None
     dtype: str | None = None
-    judge: JudgeSettings | None = None
+    judge: JudgeConfig | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:

@@ -115,6 +115,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
+def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
+    """Write one JSON value per line, atomically; other characters than ASCII are escaped."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a UTF-8 JSON file.
 

@@ -160,9 +160,9 @@ def exclusive_lock(folder: str | Path, *, timeout: float = 0.0) -> Iterator[None
         ValueError: Another process holds the folder or a member of it.
     """
     folder = Path(folder)
-    with _hold(folder, _LOCK, timeout):
+    with hold_lock(folder, _LOCK, timeout):
         for member in folder.glob(f"{_LOCK}-*"):
-            with _hold(folder, member.name, timeout):
+            with hold_lock(folder, member.name, timeout):
                 pass
         yield
 
@@ -180,14 +180,15 @@ def shared_lock(folder: str | Path, member: str, *, timeout: float = 0.0) -> Ite
         ValueError: Another process holds this member, or the whole folder.
     """
     folder = Path(folder)
-    with _hold(folder, f"{_LOCK}-{member}", timeout):
-        with _hold(folder, _LOCK, max(timeout, _PROBE_SECONDS)):  # other members probe it too, each for a moment
+    with hold_lock(folder, f"{_LOCK}-{member}", timeout):
+        with hold_lock(folder, _LOCK, max(timeout, _PROBE_SECONDS)):  # other members probe it too, each for a moment
             pass
         yield
 
 
 @contextmanager
-def _hold(folder: Path, name: str, timeout: float) -> Iterator[None]:
+def hold_lock(folder: Path, name: str, timeout: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `name` of a folder, independently of its other lock files; arguments and errors as above."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,10 @@ from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
 from aligngpt.evaluation.judge import client as judge_client
-from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, JudgeSettings, Replies
+from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, ReplyCache
+from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.readers import load_json
-from aligngpt.utils.io import alone_in
+from aligngpt.utils.output_dir import hold_lock
 from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion, failure, last_row
 
@@ -31,7 +32,7 @@ COUNT = 12
 @pytest.fixture(autouse=True)
 def no_key_and_short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(judge_client, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 def arguments(folder: Path, url: str, *more: object) -> list[str]:
     given = ("eval", "judge", "mmvet", "--data", folder, "--answers", folder / "a.jsonl")
-    judge = ("--output", folder / "grades.json", "--judge-url", url, "--judge-model", "judge", "--retries", 2)
+    judge = ("--output", folder / "grades.json", "--judge-url", url, "--judge-model", "judge", "--judge-max-retries", 2)
     return [str(argument) for argument in (*given, *judge, *more)]
 
 
@@ -65,12 +66,19 @@ def error(done: Result) -> str:
 
 def test_a_table_and_json(folder: Path) -> None:
     with JudgeServer(lambda request, place: completion("0.5")) as server:
-        done = judge(folder, server.url, "--price-in", 2, "--price-out", 8)
-        again = json.loads(judge(folder, server.url, "--price-in", 2, "--price-out", 8, "--json").stdout)
+        done = judge(folder, server.url, "--input-cost-per-mtok", 2, "--output-cost-per-mtok", 8)
+        again = json.loads(
+            judge(folder, server.url, "--input-cost-per-mtok", 2, "--output-cost-per-mtok", 8, "--json").stdout
+        )
     assert done.exit_code == 0, done.output
-    for text in ("MM-Vet: 12 answers judged by judge-0613", "all replies", "1,200", f"Reviews: {folder}/grades.json"):
+    for text in (
+        "MM-Vet: 12 predictions judged by judge-0613",
+        "all replies",
+        "1,200",
+        f"Reviews: {folder}/grades.json",
+    ):
         assert text in done.stdout.replace("\n", "")
-    assert (again["all_replies"]["cost"], again["this_call"]["cost"]) == (pytest.approx(0.002592), 0)
+    assert (again["usage"]["cost"], again["usage_this_call"]["cost"]) == (pytest.approx(0.002592), 0)
     assert len(server.requests) == COUNT and set(server.keys) == {"Bearer none"}
 
 
@@ -78,10 +86,10 @@ def test_a_rerun_needs_neither_server_nor_key_nor_library(folder: Path, monkeypa
     with JudgeServer(lambda request, place: completion("0.5")) as server:
         assert judge(folder, server.url).exit_code == 0
         first = (folder / "grades.json").read_bytes()
-        assert judge(folder, server.url, "--seed", 1, "--output", folder / "other.json").exit_code == 0
+        assert judge(folder, server.url, "--judge-seed", 1, "--output", folder / "other.json").exit_code == 0
     assert len(server.requests) == 2 * COUNT  # another seed is another question, and another file's replies its own
     (folder / "grades.json").unlink()
-    monkeypatch.setattr(judge_client, "_HERE", ())
+    monkeypatch.setattr(judge_client, "_LOCAL_HOSTS", ())
     monkeypatch.setitem(sys.modules, "openai", None)
     assert judge(folder, server.url).exit_code == 0
     assert (folder / "grades.json").read_bytes() == first
@@ -100,7 +108,7 @@ def test_busy_down_or_hanging_up_then_fine(folder: Path, trouble: Reply) -> None
         done = judge(folder, server.url)
     assert done.exit_code == 0, done.output
     assert set(seen.values()) == {3 if trouble[0] else 2}
-    assert load_json(folder / "grades-judge.json")["this_call"]["replies"] == COUNT
+    assert load_json(folder / "grades-judge.json")["usage_this_call"]["n_replies"] == COUNT
 
 
 def test_failing_for_ever_is_bounded_and_what_came_is_kept(folder: Path) -> None:
@@ -108,15 +116,17 @@ def test_failing_for_ever_is_bounded_and_what_came_is_kept(folder: Path) -> None
         return completion("1.0") if last_row(request)[0] in ("Q0", "Q3") else failure(500)
 
     with JudgeServer(reply) as server:
-        done = judge(folder, server.url, "--concurrency", 1)
+        done = judge(folder, server.url, "--max-concurrency", 1)
         # Q1, Q2 fail, Q3 comes, Q4 to Q8 fail: five in a row, the rest is not asked (the next may be under way).
         assert 2 + 7 * 3 <= len(server.requests) <= 2 + 9 * 3
         server.reply = lambda request, place: completion("0.5")
         before = len(server.requests)
         assert not (folder / "grades.json").exists()
         assert judge(folder, server.url).exit_code == 0
-    assert "the judge: 10 of 12 replies are left to be had: Error code: 500" in error(done)
-    assert error(done).endswith("with questions v1_1, v1_2, v1_4, v1_5, v1_6 and 5 more")
+    assert "the judge: 10 of 12 replies are missing, for questions v1_1, v1_2, v1_4, v1_5, v1_6 and 5 more" in error(
+        done
+    )
+    assert "and 5 more: Error code: 500" in error(done)
     assert len(server.requests) == before + 10
     grades = {name: one["score"] for name, one in load_json(folder / "grades.json").items()}
     assert grades == {f"v1_{i}": [1.0 if i in (0, 3) else 0.5] for i in range(COUNT)}
@@ -125,9 +135,9 @@ def test_failing_for_ever_is_bounded_and_what_came_is_kept(folder: Path) -> None
 def test_a_refused_key_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with JudgeServer(lambda request, place: failure(401)) as server:
-        done = judge(folder, server.url, "--concurrency", 1)
+        done = judge(folder, server.url, "--max-concurrency", 1)
     assert len(server.requests) <= 2
-    assert "12 of 12 replies are left to be had: Error code: 401" in error(done)
+    assert "12 of 12 replies are missing" in error(done) and "and 7 more: Error code: 401" in error(done)
 
 
 @pytest.mark.parametrize(
@@ -144,18 +154,18 @@ def test_a_refused_key_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_a_broken_reply_is_asked_for_again(folder: Path, body: str) -> None:
     with JudgeServer(lambda request, place: (200, body) if place < 2 else completion("1.0")) as server:
-        assert judge(folder, server.url, "--concurrency", 1).exit_code == 0
+        assert judge(folder, server.url, "--max-concurrency", 1).exit_code == 0
         assert len(server.requests) == COUNT + 2
         server.reply = lambda request, place: (200, body)
-        done = judge(folder, server.url, "--seed", 1)
-    assert "the endpoint's reply is no chat completion" in error(done)
+        done = judge(folder, server.url, "--judge-seed", 1)
+    assert "the reply of the endpoint is not a chat completion" in error(done)
 
 
 def test_nobody_there_and_too_slow(folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        done = judge(folder, url, "--retries", 0)
+        done = judge(folder, url, "--judge-max-retries", 0)
     assert f"no connection to {url}" in error(done)
 
     def reply(request: dict[str, Any], place: int) -> Reply:
@@ -163,7 +173,7 @@ def test_nobody_there_and_too_slow(folder: Path) -> None:
         return completion("1.0")
 
     with JudgeServer(reply) as server:
-        done = judge(folder, server.url, "--retries", 0, "--timeout", 0.1)
+        done = judge(folder, server.url, "--judge-max-retries", 0, "--judge-timeout", 0.1)
     assert "no reply within 0.1 seconds" in error(done)
 
 
@@ -184,8 +194,8 @@ def test_a_reply_that_drips(folder: Path) -> None:
             threading.Thread(target=drip, args=(listener, at_once, slowly), daemon=True).start()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
             start = time.monotonic()
-            settings = JudgeSettings("judge", url, max_retries=0, timeout=0.2)
-            with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError) as caught:
+            config = JudgeConfig(judge_model="judge", judge_url=url, judge_max_retries=0, judge_timeout=0.2)
+            with JudgeClient(config, ReplyCache(folder / "r.jsonl")) as client, pytest.raises(EndpointError) as caught:
                 client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
         assert "no reply within 0.2 seconds" in str(caught.value) and time.monotonic() - start < 1.5
 
@@ -194,36 +204,33 @@ def test_requests_for_one_reply_are_bounded(folder: Path) -> None:
     """Broken replies and failures by turns share one count of repetitions."""
     turns = [failure(500), (200, "[]"), failure(429), (200, "[]"), failure(503), (200, "[]")]
     with JudgeServer(lambda request, place: turns[place % 6]) as server:
-        settings = JudgeSettings("judge", server.url, max_retries=3)
-        with JudgeClient(settings, Replies(folder / "r.jsonl")) as client, pytest.raises(EndpointError):
+        config = JudgeConfig(judge_model="judge", judge_url=server.url, judge_max_retries=3)
+        with JudgeClient(config, ReplyCache(folder / "r.jsonl")) as client, pytest.raises(EndpointError):
             client.ask([{"role": "user", "content": "x"}], 0.0, 5, 0, 0)
     assert len(server.requests) == 4
 
 
-def test_pauses_as_long_as_the_endpoint_says() -> None:
-    asked = [{"retry-after-ms": "1"}, {"retry-after": "7"}, {"retry-after": "900"}, {"retry-after": "soon"}, {}]
-    assert [judge_client._asked_pause(headers) for headers in asked] == [0.001, 7.0, None, None, None]
-
-
 def test_a_server_elsewhere_that_needs_no_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_client, "_HERE", ())
+    monkeypatch.setattr(judge_client, "_LOCAL_HOSTS", ())
     with JudgeServer(lambda request, place: completion("1.0")) as server:
         done = judge(folder, server.url)
     assert done.exit_code == 0, done.output
-    assert "asked without a key: the environment variable OPENAI_API_KEY is not set" in " ".join(done.stderr.split())
+    assert "sent without an API key: the environment variable OPENAI_API_KEY is not set" in " ".join(
+        done.stderr.split()
+    )
     assert set(server.keys) == {"Bearer none"}
     assert "key" not in judge(folder, server.url).stderr  # it asks nothing
 
 
 def test_a_key_is_needed_and_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with JudgeServer(lambda request, place: failure(401)) as server:
-        done = judge(folder, server.url, "--concurrency", 1)
+        done = judge(folder, server.url, "--max-concurrency", 1)
     assert len(server.requests) <= 2
-    message = "left to be had: a key is needed: the environment variable OPENAI_API_KEY is not set; set it, or name"
+    message = "the endpoint requires an API key: the environment variable OPENAI_API_KEY is not set; set it, or pass"
     assert message in error(done)
     monkeypatch.setenv("JUDGE_KEY", "secret\n")
     with JudgeServer(lambda request, place: completion("1.0")) as server:
-        assert judge(folder, server.url, "--key-variable", "JUDGE_KEY").exit_code == 0
+        assert judge(folder, server.url, "--judge-api-key-env", "JUDGE_KEY").exit_code == 0
     assert set(server.keys) == {"Bearer secret"}
     assert all("secret" not in path.read_text() for path in folder.glob("*.json*"))
 
@@ -236,10 +243,10 @@ def test_the_library_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_two_calls_do_not_both_pay(folder: Path) -> None:
     with JudgeServer(lambda request, place: completion("1.0")) as server:
-        with alone_in(folder, "-grades"):
+        with hold_lock(folder, ".lock-grades"):
             done = judge(folder, server.url)
             assert judge(folder, server.url, "--output", folder / "other.json").exit_code == 0
-        assert error(done).startswith(f"another run is at work in {folder}") and len(server.requests) == COUNT
+        assert error(done).startswith(f"{folder} is locked by another process") and len(server.requests) == COUNT
         assert judge(folder, server.url).exit_code == 0
     assert not list(folder.glob(".lock*"))
 
@@ -247,10 +254,10 @@ def test_two_calls_do_not_both_pay(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("gqa", (), "gqa needs no judge: use aligngpt eval score"),
-        ("llava_bench", ("--runs", 2), "reviews of llava_bench hold one run"),
-        ("mmvet", ("--price-in", 2), "a cost needs both prices"),
-        ("mmvet", ("--runs", 0), "0 is not in the range x>=1"),
+        ("gqa", (), "gqa needs no judge; use aligngpt eval score"),
+        ("llava_bench", ("--num-runs", 2), "reviews of llava_bench hold one run"),
+        ("mmvet", ("--input-cost-per-mtok", 2), "both input_cost_per_mtok and output_cost_per_mtok"),
+        ("mmvet", ("--num-runs", 0), "greater than or equal to 1"),
     ],
 )
 def test_wrong_usage(folder: Path, name: str, more: tuple[object, ...], message: str) -> None:
@@ -258,7 +265,7 @@ def test_wrong_usage(folder: Path, name: str, more: tuple[object, ...], message:
     words[2] = name
     done = CliRunner().invoke(cli, words, prog_name="aligngpt")
     assert done.exit_code == 2 and message in done.output
-    for option, text in (("--judge-url", "both --judge-url and --judge-model"), ("", "say who judges")):
+    for option, text in (("--judge-url", "both judge_url and judge_model"), ("", "the judge is missing")):
         left = ["--judge-url", "http://x"] if option else []
         done = CliRunner().invoke(cli, [*arguments(folder, "http://x")[:9], *left])
         assert done.exit_code == 2 and text in done.output
@@ -276,7 +283,7 @@ def test_killed_and_run_again(folder: Path) -> None:
 
     kept = folder / "grades-replies.jsonl"
     with JudgeServer(reply) as server:
-        words = [sys.executable, "-m", "aligngpt", *arguments(folder, server.url, "--concurrency", 1)]
+        words = [sys.executable, "-m", "aligngpt", *arguments(folder, server.url, "--max-concurrency", 1)]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not kept.exists() or kept.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
@@ -292,17 +299,17 @@ def test_killed_and_run_again(folder: Path) -> None:
         assert len(server.requests) - asked == COUNT - done
     grades = {name: one["score"] for name, one in load_json(folder / "grades.json").items()}
     assert grades == {f"v1_{i}": [i % 10 / 10] for i in range(COUNT)}
-    assert len(Replies(kept)._known) == COUNT
+    assert len(ReplyCache(kept)._records) == COUNT
 
 
 def test_damaged_lines_are_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     write_lines(path, [{"key": "a", "text": "1"}, {"text": "no key"}, {"key": "b"}])
     path.write_bytes(path.read_bytes() + b'7\n{"key": "b", "te')
-    replies = Replies(path)
+    replies = ReplyCache(path)
     assert replies.find("a") == {"key": "a", "text": "1"} and replies.find("b") is None
     replies.add({"key": "b", "text": "2"})
-    assert Replies(path).find("b") == {"key": "b", "text": "2"} and Replies(path).find("a") is not None
+    assert ReplyCache(path).find("b") == {"key": "b", "text": "2"} and ReplyCache(path).find("a") is not None
 
 
 def test_what_makes_another_request(tmp_path: Path) -> None:
@@ -310,15 +317,15 @@ def test_what_makes_another_request(tmp_path: Path) -> None:
     with JudgeServer(lambda request, place: completion(str(place))) as server:
 
         def ask(*more: Any, **given: Any) -> str:
-            settings = JudgeSettings(**{"model": "judge", "base_url": server.url} | given)
-            with JudgeClient(settings, Replies(tmp_path / "r.jsonl")) as client:
+            config = JudgeConfig(**{"judge_model": "judge", "judge_url": server.url} | given)
+            with JudgeClient(config, ReplyCache(tmp_path / "r.jsonl")) as client:
                 return client.ask(chat, *(more or (0.0, 5, 0, 0))).text
 
-        assert [ask(), ask(), ask(seed=1), ask(model="other"), ask(max_tokens_name="max_completion_tokens")] == [
-            "0", "0", "1", "2", "3",
-        ]  # fmt: skip
+        first = [ask(), ask(), ask(judge_seed=1), ask(judge_model="other")]
+        assert first == ["0", "0", "1", "2"] and ask(judge_max_tokens_name="max_completion_tokens") == "3"
         assert [ask(0.5, 5, 0, 0), ask(0.0, 6, 0, 0), ask(0.0, 5, 1, 0), ask(0.0, 5, 0, 1)] == ["4", "5", "6", "7"]
-        assert ask(timeout=3, concurrency=1, max_retries=0, prices=(1, 1)) == "0"
+        limits = {"judge_timeout": 3, "max_concurrency": 1, "judge_max_retries": 0}
+        assert ask(**limits, input_cost_per_mtok=1, output_cost_per_mtok=1) == "0"
     assert server.requests[3]["max_completion_tokens"] == 5 and "max_tokens" not in server.requests[3]
     with pytest.raises(EndpointError):
-        ask(0.9, 5, 0, 0, max_retries=0)
+        ask(0.9, 5, 0, 0, judge_max_retries=0)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from aligngpt.evaluation.artifacts import JudgeResult, PredictionCounts, UnreadableReply
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks.mmvet import read_grade
-from aligngpt.evaluation.judge.judge import JudgeSettings, review
+from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.evaluation.judge.judge import judge_predictions
 from aligngpt.evaluation.readers import load_json
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json, write_lines
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion, last_row
@@ -20,8 +22,8 @@ OFFICIAL = Path(__file__).resolve().parents[3].parent / "shared" / "benchmarks"
 with_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no ../shared/benchmarks beside the repository")
 
 
-def settings(server: JudgeServer, **more: Any) -> JudgeSettings:
-    return JudgeSettings("judge", server.url, **{"max_retries": 2, **more})
+def config(server: JudgeServer, **more: Any) -> JudgeConfig:
+    return JudgeConfig(**{"judge_model": "judge", "judge_url": server.url, "judge_max_retries": 2, **more})
 
 
 def answer(name: int, prompt: str, text: str) -> dict[str, Any]:
@@ -47,9 +49,9 @@ def mmvet(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def grade(folder: Path, server: JudgeServer, **more: Any) -> dict[str, Any]:
+def grade(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "grades.json"
-    return review(BENCHMARKS["mmvet"], folder / "eval", folder / "a.jsonl", output, settings(server, **more))
+    return judge_predictions(BENCHMARKS["mmvet"], folder / "eval", folder / "a.jsonl", output, config(server, **more))
 
 
 def score(folder: Path, protocol: Any = "official") -> dict[str, Any]:
@@ -63,25 +65,29 @@ def test_grades_in_the_order_of_the_questions(mmvet: Path) -> None:
         return completion({"What is v1_0?": "1.0", "What is v1_1?": "0.5 | x"}.get(question, f"0.{request['seed']}"))
 
     with JudgeServer(reply) as server:
-        result = grade(mmvet, server, runs=2, seed=7, prices=(10, 30), concurrency=6)
+        prices = {"input_cost_per_mtok": 10, "output_cost_per_mtok": 30}
+        result = grade(mmvet, server, num_runs=2, judge_seed=7, max_concurrency=6, **prices)
     written = load_json(mmvet / "out" / "grades.json")
     assert list(written) == ["v1_0", "v1_1", "v1_2"]
     assert written["v1_1"] == {"model": "judge-0613", "score": [0.5, 0.5], "content": ["0.5 | x", "0.5 | x"]}
     assert written["v1_2"]["score"] == [0.7, 0.8]
     assert score(mmvet)["details"]["cap-score"]["runs"] == [73.3, 76.7]
-    costs = {"replies": 6, "prompt_tokens": 600, "completion_tokens": 12, "replies_without_token_counts": 0}
-    assert result["all_replies"] == result["this_call"] == costs | {"cost": pytest.approx(0.006 + 0.00036)}
-    assert (result["answered_by"], result["system_fingerprints"]) == ({"judge-0613": 6}, ["fp_1"])
-    asked = {"model": "judge", "seed": 7, "runs": 2, "temperature": 0, "max_tokens": 16, "base_url": server.url}
-    assert asked.items() <= result["judge"].items()
-    assert (result["count"], result["unanswered"], result["unreadable"], result["notes"]) == (3, [], [], [])
-    assert load_json(mmvet / "out" / "grades-judge.json") == json.loads(json.dumps(result))
+    costs = {"n_replies": 6, "prompt_tokens": 600, "completion_tokens": 12, "n_replies_without_usage": 0}
+    assert result.usage == result.usage_this_call
+    assert result.usage.model_dump() == costs | {"cost": pytest.approx(0.006 + 0.00036)}
+    assert (result.answered_by, result.system_fingerprints) == ({"judge-0613": 6}, ["fp_1"])
+    resolved = {"judge_model": "judge", "judge_url": server.url, "judge_seed": 7, "num_runs": 2}
+    assert (resolved | {"judge_temperature": 0, "judge_max_tokens": 16}).items() <= result.config.items()
+    assert "judge_api_key_env" not in result.config
+    assert (result.n_samples, result.unanswered, result.unreadable, result.notes) == (3, [], [], [])
+    assert result.scores == {"v1_0": [1, 1], "v1_1": [0.5, 0.5], "v1_2": [0.7, 0.8]}
+    assert JudgeResult.read(mmvet / "out" / "grades-judge.json") == result
     assert {(one["model"], one["temperature"], one["max_tokens"]) for one in server.requests} == {("judge", 0, 16)}
 
 
 def test_the_table_the_judge_completes(mmvet: Path) -> None:
     with JudgeServer(lambda request, place: completion("0.3")) as server:
-        grade(mmvet, server, concurrency=1)
+        grade(mmvet, server, max_concurrency=1)
     rows = [last_row(request) for request in server.requests]
     assert rows[0] == ["What is v1_0?", "-1 <AND> -5", "-1 and -5"]
     assert rows[1] == ["What is v1_1?", "1.25 <OR> 5/4", "It is 5/4."]
@@ -100,42 +106,42 @@ def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Pa
         return completion("1.5" if again else "1.0")
 
     with JudgeServer(reply) as server:
-        result = grade(mmvet, server, concurrency=1)
+        result = grade(mmvet, server, max_concurrency=1)
     assert load_json(mmvet / "out" / "grades.json")["v1_2"]["score"] == [None]
-    assert result["unreadable"] == [{"id": "v1_2", "run": 0, "reply": "Quite right."}]
-    assert result["all_replies"]["replies"] == 1 + 2 + 5
+    assert result.unreadable == [UnreadableReply(id="v1_2", run=0, reply="Quite right.")]
+    assert result.usage.n_replies == 1 + 2 + 5
     last = server.requests[-5:]
     assert [one["temperature"] for one in last] == [0, 0.5, 1, 1.5, 2]
     texts = [one["messages"][-1]["content"] for one in last]
     assert texts[1] == texts[4] != texts[0] and texts[1].endswith(texts[0])
     official, strict = score(mmvet), score(mmvet, "strict")
     assert (official["formatted"], strict["formatted"], official["count"], strict["count"]) == ("66.7", "100.0", 3, 2)
-    assert official["notes"][0].startswith("questions with a grade that could not be read, counted as 0")
+    assert official["notes"][0].startswith("questions with an unreadable score, counted as 0")
     assert official["notes"][0].endswith(": v1_2") and "official 66.67, strict 100.00" in official["notes"][1]
 
 
 def test_a_temperature_of_ones_own_is_kept(mmvet: Path) -> None:
     with JudgeServer(lambda request, place: completion("1.0" if place % 3 == 2 else None)) as server:
-        result = grade(mmvet, server, temperature=1.0, concurrency=1)
+        result = grade(mmvet, server, judge_temperature=1.0, max_concurrency=1)
     assert [one["temperature"] for one in server.requests] == [1.0] * 9
-    assert result["unreadable"] == [] and result["judge"]["temperature"] == 1
+    assert result.unreadable == [] and result.config["judge_temperature"] == 1
 
 
 def test_nothing_readable_has_no_strict_score(mmvet: Path) -> None:
     with JudgeServer(lambda request, place: completion("?")) as server:
         grade(mmvet, server)
     assert score(mmvet)["score"] == 0
-    with pytest.raises(ValueError, match="none of its grades could be read"):
+    with pytest.raises(ValueError, match="no score is readable"):
         score(mmvet, "strict")
 
 
 def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
     write_json(mmvet / "a.json", {"v1_0": "-1", "v1_2": ""})  # the form of the online evaluator
     with JudgeServer(lambda request, place: completion("1.0")) as server:
-        result = review(
-            BENCHMARKS["mmvet"], mmvet / "eval", mmvet / "a.json", mmvet / "out" / "grades.json", settings(server)
+        result = judge_predictions(
+            BENCHMARKS["mmvet"], mmvet / "eval", mmvet / "a.json", mmvet / "out" / "grades.json", config(server)
         )
-    assert len(server.requests) == 2 and result["unanswered"] == ["v1_1"]
+    assert len(server.requests) == 2 and result.unanswered == ["v1_1"]
     assert score(mmvet)["answers"]["missing"] == 1
 
 
@@ -157,11 +163,11 @@ def test_read_grade(reply: str, grade: float | None) -> None:
 def test_server_that_counts_no_tokens_and_has_no_name(mmvet: Path, usage: Any) -> None:
     reply = completion("1.0", usage=usage, system_fingerprint={}, model=["x"])
     with JudgeServer(lambda request, place: reply) as server:
-        result = grade(mmvet, server, prices=(1, 1))
-        again = grade(mmvet, server, prices=(1, 1))
-    assert result["all_replies"]["replies_without_token_counts"] == 3 and result["all_replies"]["cost"] == 0
-    assert (result["system_fingerprints"], result["answered_by"]) == (["none"], {"not named": 3})
-    assert again["all_replies"] == result["all_replies"] and len(server.requests) == 3
+        result = grade(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
+        again = grade(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
+    assert result.usage.n_replies_without_usage == 3 and result.usage.cost == 0
+    assert (result.system_fingerprints, result.answered_by) == (["none"], {"not named": 3})
+    assert again.usage == result.usage and len(server.requests) == 3
 
 
 def test_answers_to_another_benchmark_are_not_paid_for(mmvet: Path) -> None:
@@ -169,7 +175,8 @@ def test_answers_to_another_benchmark_are_not_paid_for(mmvet: Path) -> None:
     write_lines(mmvet / "a.jsonl", strange)
     with JudgeServer(lambda request, place: completion("1.0")) as server:
         message = (
-            r"a\.jsonl: 3 of its 3 answers are to other questions, as v1_0: 'Is 0 a number\?\\nBriefly.', here 'What"
+            r"a\.jsonl: 3 of 3 predictions are for other questions, such as v1_0: 'Is 0 a number\?\\nBriefly.', "
+            "expected 'What"
         )
         with pytest.raises(ValueError, match=message):
             grade(mmvet, server)
@@ -182,11 +189,12 @@ def test_how_answers_fit_the_questions(mmvet: Path) -> None:
     with JudgeServer(lambda request, place: completion("1.0")) as server:
         result = grade(mmvet, server)
     assert sorted(last_row(request)[2] for request in server.requests) == ["b", "c"]
-    assert result["answers"] == {"missing": 1, "extra": 1, "duplicate": 1} and result["unanswered"] == ["v1_2"]
-    assert result["notes"] == [
-        "answers to another text of the question, judged all the same: v1_1",
-        "answers to no question, not judged: 1",
-        "answers to a question that has another further down, not judged: 1",
+    assert result.counts == PredictionCounts(n_predictions=4, n_missing=1, n_extra=1, n_duplicates=1)
+    assert result.unanswered == ["v1_2"]
+    assert result.notes == [
+        "predictions with another text of the question, judged nevertheless: v1_1",
+        "predictions for no question, not judged: 1",
+        "predictions repeated later in the file, not judged: 1",
     ]
 
 
@@ -204,14 +212,14 @@ def test_real_grades_come_out_as_published(tmp_path: Path) -> None:
 
     output = tmp_path / "grades.json"
     with JudgeServer(reply) as server:
-        result = review(
+        result = judge_predictions(
             BENCHMARKS["mmvet"],
             folder,
             folder / "answers_llava-v1.5-13b.jsonl",
             output,
-            settings(server, concurrency=8),
+            config(server, max_concurrency=8),
         )
-    assert (len(server.requests), result["unreadable"]) == (218, [])
+    assert (len(server.requests), result.unreadable) == (218, [])
     assert scored("mmvet", folder / "mm-vet.json", output)["formatted"] == "36.1"
 
 
@@ -236,9 +244,11 @@ def llava_bench(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mark(folder: Path, server: JudgeServer, **more: Any) -> dict[str, Any]:
+def mark(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "reviews.jsonl"
-    return review(BENCHMARKS["llava_bench"], folder / "eval", folder / "a.jsonl", output, settings(server, **more))
+    return judge_predictions(
+        BENCHMARKS["llava_bench"], folder / "eval", folder / "a.jsonl", output, config(server, **more)
+    )
 
 
 def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
@@ -246,7 +256,7 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
     write_json(llava_bench / "eval" / "llava-bench-in-the-wild" / "rule.json", rules)
     replies = ["8 6\nFine.", "9,5\nWell.", "10 10"]
     with JudgeServer(lambda request, place: completion(replies[place])) as server:
-        result = mark(llava_bench, server, concurrency=1, runs=3)
+        result = mark(llava_bench, server, max_concurrency=1, num_runs=3)
     assert [one["role"] for one in server.requests[0]["messages"]] == ["system", "user"]
     assert server.requests[1]["messages"][1]["content"] == (
         "[Context]\nScene 1.\nMore.\n\n[Question]\nQuestion 1?\n\n[Helper 1]\nReference 1.\n\n[End of Helper 1]\n\n"
@@ -256,7 +266,7 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
     lines = [json.loads(line) for line in (llava_bench / "out" / "reviews.jsonl").read_text().splitlines()]
     head = {"id": 2, "question_id": 1, "category": "llava_bench_detail", "content": "9,5\nWell."}
     assert lines[1] == head | {"tuple": [9, 5], "model": "judge-0613"}
-    assert (result["judge"]["runs"], result["count"], result["notes"]) == (1, 3, [])
+    assert (result.config["num_runs"], result.n_samples, result.notes) == (1, 3, [])
     labels = llava_bench / "eval" / "llava-bench-in-the-wild"
     assert scored("llava_bench", labels, llava_bench / "out" / "reviews.jsonl")["formatted"] == "77.8"  # 7 of 9
 
@@ -264,15 +274,15 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
 def test_without_rules_those_of_this_package_and_an_unreadable_review(llava_bench: Path) -> None:
     replies = ["8 6\nFine.", "Both are good.", "10 10"]
     with JudgeServer(lambda request, place: completion(replies[place])) as server:
-        result = mark(llava_bench, server, concurrency=1)
+        result = mark(llava_bench, server, max_concurrency=1)
     assert "[Assistant 2]\nModel 0." in server.requests[0]["messages"][1]["content"]
     assert "two numbers" in server.requests[0]["messages"][1]["content"].split("[System]\n")[1].lower()
-    assert len(result["notes"]) == 1 and "LLaVA's rule.json, of llava/eval/table in its code" in result["notes"][0]
-    assert result["unreadable"] == [{"id": 1, "run": 0, "reply": "Both are good."}]
+    assert len(result.notes) == 1 and "LLaVA's rule.json (llava/eval/table in its code)" in result.notes[0]
+    assert result.unreadable == [UnreadableReply(id=1, run=0, reply="Both are good.")]
     reviews = llava_bench / "out" / "reviews.jsonl"
     assert json.loads(reviews.read_text().splitlines()[1])["tuple"] == [-1, -1]
     official, strict = scored("llava_bench", (), reviews), scored("llava_bench", (), reviews, "strict")
-    assert official["notes"][0] == "reviews that could not be read, counted as -1 for both: questions 1"
+    assert official["notes"][0] == "unreadable reviews, counted as -1 for both: questions 1"
     assert (official["score"], strict["score"]) == (pytest.approx(100 * 5 / 5.667), pytest.approx(100 * 8 / 9))
 
 
@@ -280,17 +290,17 @@ def test_files_that_lack_something(llava_bench: Path) -> None:
     folder = llava_bench / "eval" / "llava-bench-in-the-wild"
     with JudgeServer(lambda request, place: completion("8 8")) as server:
         write_json(folder / "rule.json", {"llava_bench_conv": {"role": "A", "prompt": "x"}})
-        with pytest.raises(ValueError, match=r"rule\.json: no rule llava_bench_detail"):
+        with pytest.raises(ValueError, match=r"rule\.json: rule llava_bench_detail is missing"):
             mark(llava_bench, server)
         write_json(folder / "rule.json", {"llava_bench_conv": {"role": "A"}})
-        with pytest.raises(ValueError, match=r"rule\.json: a rule without `role` or `prompt`"):
+        with pytest.raises(ValueError, match=r"rule\.json: rule llava_bench_conv: 'prompt' is missing"):
             mark(llava_bench, server)
         (folder / "rule.json").unlink()
         answer_lines(folder / "answers_gpt4.jsonl", {0: "x", 2: "x"})
-        with pytest.raises(ValueError, match=r"answers_gpt4\.jsonl: nothing for question 1 \(001\.jpg\)"):
+        with pytest.raises(ValueError, match=r"answers_gpt4\.jsonl: question 1 \(001\.jpg\) is missing"):
             mark(llava_bench, server)
         write_lines(folder / "context.jsonl", [{"image": "000.jpg"}])
-        with pytest.raises(ValueError, match=r"context\.jsonl:1: a context without image or caption"):
+        with pytest.raises(ValueError, match=r"context\.jsonl: context 1: 'caption' is missing"):
             mark(llava_bench, server)
         (folder / "context.jsonl").unlink()
         with pytest.raises(FileNotFoundError, match=r"context\.jsonl: no such file"):
@@ -301,7 +311,7 @@ def test_files_that_lack_something(llava_bench: Path) -> None:
         with pytest.raises(ValueError, match="none of its 1 answers is to a question of the labels"):
             mark(llava_bench, server)
         write_lines(llava_bench / "a.jsonl", [answer(i, f"What is {i}?", "x") for i in range(3)])
-        with pytest.raises(ValueError, match="3 of its 3 answers are to other questions, as 0: 'What is 0"):
+        with pytest.raises(ValueError, match="3 of 3 predictions are for other questions, such as 0: 'What is 0"):
             mark(llava_bench, server)
     assert server.requests == []
 
@@ -321,30 +331,36 @@ def test_real_reviews_come_out_as_published(llava_bench: Path) -> None:
         return completion(contents[int(request["messages"][1]["content"].split("ID ")[1].split()[0])])
 
     with JudgeServer(reply) as server:
-        review(
+        judge_predictions(
             BENCHMARKS["llava_bench"], folder, source / "answers_llava-v1.5-13b.jsonl", llava_bench / "r.jsonl",
-            settings(server),
+            config(server),
         )  # fmt: skip
     assert scored("llava_bench", source / "questions.jsonl", llava_bench / "r.jsonl")["formatted"] == "72.8"
 
 
 def test_benchmarks_with_a_judge(tmp_path: Path) -> None:
     assert [name for name, one in BENCHMARKS.items() if one.judge] == ["llava_bench", "mmvet"]
-    with pytest.raises(ValueError, match="gqa is scored without a judge"):
-        review(BENCHMARKS["gqa"], tmp_path, tmp_path / "a", tmp_path / "b", JudgeSettings("x"))
-    with pytest.raises(ValueError, match=r"b\.jsonl: reviews of mmvet are kept in a \.json file"):
-        review(BENCHMARKS["mmvet"], tmp_path, tmp_path / "a", tmp_path / "b.jsonl", JudgeSettings("x"))
+    asked = JudgeConfig(judge_model="x", judge_url="http://127.0.0.1:1")
+    with pytest.raises(ValueError, match="gqa needs no judge"):
+        judge_predictions(BENCHMARKS["gqa"], tmp_path, tmp_path / "a", tmp_path / "b", asked)
+    with pytest.raises(ValueError, match=r"b\.jsonl: reviews of mmvet are stored in a \.json file"):
+        judge_predictions(BENCHMARKS["mmvet"], tmp_path, tmp_path / "a", tmp_path / "b.jsonl", asked)
+    with pytest.raises(ValueError, match="the judge is missing"):
+        judge_predictions(BENCHMARKS["mmvet"], tmp_path, tmp_path / "a", tmp_path / "b.json", JudgeConfig())
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"model": ""}, "the judge has no name"),
-        ({"base_url": "localhost:8000"}, "must begin with http:// or https://, got 'localhost:8000'"),
-        ({"runs": 0}, "runs and concurrency must be at least 1"),
-        ({"prices": (-1.0, 0.0)}, "prices cannot be negative, got -1.0 and 0.0"),
+        ({"judge_model": ""}, "judge_model\n.*at least 1 character"),
+        ({"judge_model": None}, "both judge_url and judge_model"),
+        ({"judge_url": "localhost:8000"}, "judge_url\n.*should match pattern"),
+        ({"num_runs": 0}, "num_runs\n.*greater than or equal to 1"),
+        ({"input_cost_per_mtok": -1.0, "output_cost_per_mtok": 0.0}, "input_cost_per_mtok\n.*greater than or equal"),
+        ({"input_cost_per_mtok": 1.0}, "both input_cost_per_mtok and output_cost_per_mtok"),
+        ({"runs": 1}, "runs\n.*Unexpected"),
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_configurations(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        JudgeSettings(**{"model": "judge", **wrong})
+        JudgeConfig(**{"judge_model": "judge", "judge_url": "http://127.0.0.1:1", **wrong})

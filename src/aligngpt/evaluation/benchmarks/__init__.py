@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from aligngpt.evaluation.benchmarks.gqa import GQA
 from aligngpt.evaluation.benchmarks.llava_bench import LLAVA_BENCH
-from aligngpt.evaluation.benchmarks.mmbench import MMBENCH
-from aligngpt.evaluation.benchmarks.mmbench_cn import MMBENCH_CN
+from aligngpt.evaluation.benchmarks.mmbench import MMBENCH, MMBENCH_CN
 from aligngpt.evaluation.benchmarks.mme import MME
 from aligngpt.evaluation.benchmarks.mmvet import MMVET
 from aligngpt.evaluation.benchmarks.pope import POPE

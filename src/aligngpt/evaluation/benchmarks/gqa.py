@@ -1,15 +1,14 @@
-"""GQA: exact match with one answer, balanced questions alone."""
+"""GQA: exact match with one answer, over the balanced questions."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.readers import lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import load_object, locate_file, parse_records, read_answers, read_questions
+from aligngpt.evaluation.targets import Target, percent, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -19,11 +18,11 @@ from aligngpt.evaluation.types import (
     SampleScore,
     Score,
     group_samples,
-    match_predictions,
     missing_note,
 )
 
-_NO_STEPS = ("exist", "query: name", "choose name")
+_QUESTIONS = ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json")
+_LOOKUPS = ("exist", "query: name", "choose name")  # operations that do not count as reasoning steps
 _DETAILED = {
     "structural type": "structural_type",
     "semantic type": "semantic_type",
@@ -32,65 +31,48 @@ _DETAILED = {
 }
 
 
-@dataclass(frozen=True)
-class Question:
-    """A balanced question: its answer, its categories, and the group of objects it could be answered by."""
-
-    id: str
-    answer: str
-    groups: dict[str, str]
-    answers_from: str | None
-
-
-def read_labels(paths: Sequence[Path]) -> list[Question]:
-    """Read the official questions: an object of question id to question; those that are not balanced are left out.
+def read_labels(paths: Sequence[Path]) -> list[Target]:
+    """Read the official questions, an object of question id to question; questions that are not balanced are skipped.
 
     Raises:
-        ValueError: If it is another file, or none of its questions is balanced.
+        ValueError: If no question is balanced.
     """
-    path = locate(
+    path = locate_file(
         paths, ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json"), "GQA questions"
     )
     records = load_object(path, "GQA questions, an object of question id to question")
-    try:
-        labels = [_question(name, record) for name, record in records.items() if record["isBalanced"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no GQA questions: {lacking(error)}") from None
-    if not labels:
-        raise ValueError(f"{path}: none of its {len(records)} questions is balanced, and only those are scored")
-    return labels
+    targets = parse_records(records.items(), _target, path, "GQA question")
+    if not targets:
+        raise ValueError(f"{path}: none of the {len(records)} questions is balanced, and only those are scored")
+    return targets
 
 
-def _question(name: str, record: dict[str, Any]) -> Question:
+def _target(name: str, record: dict[str, Any]) -> Target | None:
+    if not record["isBalanced"]:
+        return None
     structural = record["types"]["structural"]
     steps = [f"{step['operation']}: {step['argument']}" for step in record.get("semantic") or ()]
     groups = {
         "form": "open" if structural == "query" else "binary",
         "structural_type": structural,
         "semantic_type": record["types"]["semantic"],
-        "steps": str(sum(not any(word in step for word in _NO_STEPS) for step in steps)),
+        "steps": str(sum(not any(lookup in step for lookup in _LOOKUPS) for step in steps)),
         "words": str(len(record["question"].split())),
     }
-    return Question(name, record["answer"], groups, (record.get("groups") or {}).get("global"))
+    return Target(name, record["answer"], groups, data=(record.get("groups") or {}).get("global"))
 
 
-def score(labels: Sequence[Question], answers: Predictions, protocol: Protocol) -> Score:
-    """Score by exact match. Of a model's answer periods at the end and case are dropped, of a prediction nothing."""
-    given, count = match_predictions((label.id for label in labels), answers)
-    samples, told = [], []
-    for label in labels:
-        answer = given.get(label.id)
-        prediction = None if answer is None else answer.text if answers.submission else _prediction(answer.text)
-        told.append(prediction)
-        right = float(prediction == label.answer)
-        samples.append(
-            SampleScore(
-                label.id, right, None if answer is None else answer.text, prediction, label.answer, label.groups
-            )
-        )
-    accuracy = 100 * mean(sample.score for sample in samples)
-    forms = {form: 100 * mean(sample.score for sample in part) for form, part in group_samples(samples, "form").items()}
-    distribution = _distribution(labels, told)
+def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
+    """Score by exact match. Trailing periods and case are ignored in a model's answers, but not in a submission."""
+
+    def compare(target: Target, text: str | None) -> tuple[str | None, float]:
+        parsed = text if text is None or predictions.submission else _prediction(text)
+        return parsed, float(parsed == target.label)
+
+    samples, counts = score_targets(targets, predictions, compare)
+    accuracy = percent(samples)
+    forms = {form: percent(group) for form, group in group_samples(samples, "form").items()}
+    distribution = _distribution(targets, samples)
     details = {
         "n": len(samples),
         "correct": sum(sample.score == 1 for sample in samples),
@@ -101,37 +83,35 @@ def score(labels: Sequence[Question], answers: Predictions, protocol: Protocol) 
             "accuracy": round(accuracy, 2),
             "distribution": None if distribution is None else round(distribution, 2),
         },
-        "detailed": {title: _part_means(samples, group) for title, group in _DETAILED.items()},
+        "detailed": {
+            title: {
+                category: {"accuracy": round(percent(group), 2), "n": len(group)}
+                for category, group in sorted(group_samples(samples, name).items())
+            }
+            for title, name in _DETAILED.items()
+        },
     }
-    notes = missing_note(count, "the official scorer stops with an error") if protocol == "official" else ()
-    return Score(accuracy, f"{accuracy:.2f}", samples, count, details, notes)
+    notes = missing_note(counts, "the official scorer stops with an error") if protocol == "official" else ()
+    return Score(accuracy, f"{accuracy:.2f}", samples, counts, details, notes)
 
 
 def _prediction(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def _part_means(samples: Sequence[SampleScore], group: str) -> dict[str, dict[str, float]]:
-    parts = group_samples(samples, group)
-    return {
-        part: {"accuracy": round(100 * mean(sample.score for sample in parts[part]), 2), "n": len(parts[part])}
-        for part in sorted(parts)
-    }
-
-
-def _distribution(labels: Sequence[Question], told: Sequence[str | None]) -> float | None:
-    """Chi-square distance of told answers from right ones within each group, weighted by group, over 100."""
+def _distribution(targets: Sequence[Target], samples: Sequence[SampleScore]) -> float | None:
+    """Return the chi-square distance of predictions from labels within each group of objects, weighted, over 100."""
     gold: dict[str, Counter[str]] = {}
     predicted: dict[str, Counter[str | None]] = {}
-    for label, prediction in zip(labels, told, strict=True):
-        if label.answers_from is not None:
-            gold.setdefault(label.answers_from, Counter())[label.answer] += 1
-            predicted.setdefault(label.answers_from, Counter())[prediction] += 1
+    for target, sample in zip(targets, samples, strict=True):
+        if target.data is not None:
+            gold.setdefault(target.data, Counter())[target.label] += 1
+            predicted.setdefault(target.data, Counter())[sample.prediction] += 1
     distance = 0.0
-    for group, answers in gold.items():
-        off = sum((predicted[group][answer] - times) ** 2 / times for answer, times in answers.items())
-        distance += off * answers.total()
-    total = sum(answers.total() for answers in gold.values())
+    for group, labels in gold.items():
+        chi_square = sum((predicted[group][label] - count) ** 2 / count for label, count in labels.items())
+        distance += chi_square * labels.total()
+    total = sum(labels.total() for labels in gold.values())
     return distance / total / 100 if total else None
 
 
@@ -152,5 +132,5 @@ GQA = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    official_caveat="the official scorer stops at a question without an answer",
+    official_caveat="the official scorer stops at a missing prediction",
 )

@@ -1,16 +1,17 @@
-"""MM-Vet: a judge's grade for each answer, over six capabilities and their combinations."""
+"""MM-Vet: a judge's score of each prediction, over six capabilities and their combinations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aligngpt.evaluation.judge.judge import Judge, Judged, Request, Requests, answers_to
-from aligngpt.evaluation.readers import kind, lacking, load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
+from aligngpt.evaluation.readers import json_type, load_object, locate_file, parse_records, read_answers, read_questions
+from aligngpt.evaluation.targets import Target, predicted_texts
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -40,7 +41,7 @@ correctness of the last row. Write the number and nothing else.
 Question | Ground truth | Prediction | Correctness
 --- | --- | --- | ---
 How many sheep stand on the hill, and what color is the barn? | four <AND> red | There are four sheep. | 0.5
-How many sheep stand on the hill, and what color is the barn? | four <AND> red | Four sheep, beside a red barn. | 1.0
+How many sheep stand on the hill, and what color is the barn? | four <AND> red | Four sheep and a red barn. | 1.0
 How many sheep stand on the hill, and what color is the barn? | four <AND> red | Two sheep and a white barn. | 0.0
 What is written over the door? | Baker's <OR> Baker's shop | The sign says "Baker's". | 1.0
 What is written over the door? | Baker's <OR> Baker's shop | I cannot read the sign. | 0.0
@@ -51,136 +52,115 @@ face. | One played a trick on the other, whose tea tastes bad. | 0.7
 """
 _REMINDER = "Write only the number of the last row's correctness, from 0.0 to 1.0.\n"
 
-
-@dataclass(frozen=True)
-class Label:
-    """A question and the capabilities it needs."""
-
-    id: str
-    capabilities: tuple[str, ...]
-
-    @property
-    def combination(self) -> str:
-        """The capabilities as one name, sorted."""
-        return "+".join(sorted(set(self.capabilities)))
+Scores = Sequence[float | None]  # one per run of the judge; None if its reply is unreadable
 
 
-def read_labels(paths: Sequence[Path]) -> list[Label]:
-    """Read `mm-vet.json`: an object of question id to question, with its `capability`.
+def read_labels(paths: Sequence[Path]) -> list[Target]:
+    """Read `mm-vet.json`: an object of question id to question with its `capability`."""
+    path = locate_file(paths, ("mm-vet.json",), "MM-Vet questions")
+    return parse_records(_read_questions(path).items(), _target, path, "MM-Vet question")
 
-    Raises:
-        ValueError: If it is another file.
-    """
-    path = locate(paths, ("mm-vet.json",), "MM-Vet questions")
-    records = load_object(path, "MM-Vet's questions, an object of id to question")
-    try:
-        return [Label(name, tuple(record["capability"])) for name, record in records.items()]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no MM-Vet questions: {lacking(error)}") from None
+
+def _target(name: str, record: dict[str, Any]) -> Target:
+    capabilities = tuple(record["capability"])
+    return Target(name, groups={"capability": capabilities, "capabilities": "+".join(sorted(set(capabilities)))})
+
+
+def _read_questions(path: Path) -> dict[str, Any]:
+    return load_object(path, "MM-Vet's questions, an object of id to question")
 
 
 def read_grades(path: Path) -> Predictions:
-    """Read a judge's grades: an object of question id to `score`, one number a run, `null` where none could be read.
+    """Read a judge's scores: an object of question id to `score`, one number per run, `null` where it is unreadable.
 
     Raises:
-        ValueError: If these are answers instead, or a question's grades are no numbers or fewer than another's.
+        ValueError: If the file holds predictions, or a question's scores are not numbers or fewer than another's.
     """
     if path.name.removesuffix(".gz").endswith(".jsonl"):
-        raise ValueError(f"{path}: expected a judge's grades, a .json file of id to `score`; are these answers?")
-    records = load_object(path, "a judge's grades, an object of id to `score`")
+        raise ValueError(f"{path}: expected a judge's scores, a .json file of id to `score`; run `aligngpt eval judge`")
     rows: list[Prediction] = []
-    for name, record in records.items():
+    for name, record in load_object(path, "a judge's scores, an object of id to `score`").items():
         if isinstance(record, str):
-            raise ValueError(f"{path}: these are answers, not grades: a judge has to grade them first")
-        grades = record.get("score") if isinstance(record, dict) else None
-        if not isinstance(grades, list) or not grades or not all(isinstance(one, int | float | None) for one in grades):
-            raise ValueError(f"{path}: {name} has no grades; expected `score`, a list of one number a run")
-        if rows and len(grades) != len(rows[0].extra["grades"]):
+            raise ValueError(f"{path}: holds predictions, not a judge's scores; run `aligngpt eval judge` first")
+        scores = record.get("score") if isinstance(record, dict) else None
+        if not isinstance(scores, list) or not scores or not all(isinstance(one, int | float | None) for one in scores):
+            raise ValueError(f"{path}: {name}: score is missing; expected a list of one number per run")
+        if rows and len(scores) != len(rows[0].extra["scores"]):
             raise ValueError(
-                f"{path}: {name} has {len(grades)} grades, {rows[0].id} has {len(rows[0].extra['grades'])}: each "
-                "question needs one a run"
+                f"{path}: {name} has {len(scores)} scores, {rows[0].id} has {len(rows[0].extra['scores'])}; every "
+                "question needs one per run"
             )
         text = "; ".join(map(str, record.get("content", ())))
-        rows.append(
-            Prediction(name, text, extra={"grades": [None if grade is None else float(grade) for grade in grades]})
-        )
+        rows.append(Prediction(name, text, extra={"scores": [None if one is None else float(one) for one in scores]}))
     return Predictions(str(path), rows)
 
 
-def score(labels: Sequence[Label], answers: Predictions, protocol: Protocol) -> Score:
-    """Score by the mean grade over questions and runs; strictly without the grades that could not be read.
+def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
+    """Score by the mean over questions and runs; the strict protocol skips unreadable replies.
 
     Raises:
-        ValueError: If no grade could be read.
+        ValueError: If no reply is readable.
     """
-    given, count = match_predictions((label.id for label in labels), answers)
-    runs = len(answers.rows[0].extra["grades"])
-    unread = [name for name, row in given.items() if None in row.extra["grades"]]
-    samples, grades, graded = [], [], []
-    for label in labels:
-        row = given.get(label.id)
-        read = [0.0] * runs if row is None else row.extra["grades"]
-        own = [0.0 if grade is None and protocol == "official" else grade for grade in read]
-        known = [grade for grade in own if grade is not None]
-        if not known:
-            continue
-        groups: dict[str, str | tuple[str, ...]] = {"capability": label.capabilities, "capabilities": label.combination}
-        text = None if row is None else row.text
-        samples.append(SampleScore(label.id, sum(known) / len(known), text, read, None, groups))
-        grades.append(own)
-        graded.append(label)
+    matches, counts = match_predictions((target.id for target in targets), predictions)
+    num_runs = len(predictions.rows[0].extra["scores"])
+    unreadable = [name for name, row in matches.items() if None in row.extra["scores"]]
+    samples: list[SampleScore] = []
+    scores: list[Scores] = []
+    for target in targets:
+        row = matches.get(str(target.id))
+        given = [0.0] * num_runs if row is None else row.extra["scores"]
+        own = [0.0 if one is None and protocol == "official" else one for one in given]
+        readable = [one for one in own if one is not None]
+        if readable:
+            text = None if row is None else row.text
+            mean = sum(readable) / len(readable)
+            samples.append(SampleScore(target.id, mean, text, given, None, target.groups))
+            scores.append(own)
     if not samples:
-        raise ValueError(f"{answers.source}: none of its grades could be read")
-    totals, details = _summary(graded, grades)
-    notes = missing_note(count, "so they do in the official evaluator")
-    if unread:
-        what = "counted as 0, as in the official evaluator" if protocol == "official" else "left out"
-        notes += (f"questions with a grade that could not be read, {what}: {', '.join(unread)}",)
-    return Score(float(totals.mean()), str(_rounded(totals.mean())), samples, count, details, notes)
+        raise ValueError(f"{predictions.source}: no score is readable; use another judge")
+    totals, details = _summarize(samples, scores)
+    notes = missing_note(counts, "the official evaluator does the same")
+    if unreadable:
+        effect = "counted as 0, as in the official evaluator" if protocol == "official" else "skipped"
+        notes += (f"questions with an unreadable score, {effect}: {', '.join(unreadable)}",)
+    return Score(float(totals.mean()), str(_round(totals.mean())), samples, counts, details, notes)
 
 
-def _summary(labels: Sequence[Label], grades: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, Mapping[str, Any]]:
-    """The total of each run in percent, and the official evaluator's two tables."""
-    by_capability: dict[str, list[int]] = {}
-    by_combination: dict[str, list[int]] = {}
-    for place, label in enumerate(labels):
-        for name in dict.fromkeys(label.capabilities):
-            by_capability.setdefault(name, []).append(place)
-        by_combination.setdefault(label.combination, []).append(place)
-    totals = _percent(grades, range(len(labels)))
-    common = {
-        "total": _rounded(totals.mean()),
-        "std": _rounded(totals.std()),
-        "runs": [_rounded(one) for one in totals],
+def _summarize(samples: Sequence[SampleScore], scores: Sequence[Scores]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """Return the total of each run in percent, and the official evaluator's two tables."""
+    members: dict[str, dict[str, list[Scores]]] = {"capability": {}, "capabilities": {}}
+    for sample, own in zip(samples, scores, strict=True):
+        for name in dict.fromkeys(sample.groups["capability"]):
+            members["capability"].setdefault(name, []).append(own)
+        members["capabilities"].setdefault(str(sample.groups["capabilities"]), []).append(own)
+    totals = _percent(scores)
+    common = {"total": _round(totals.mean()), "std": _round(totals.std()), "runs": [_round(total) for total in totals]}
+    tables = {
+        grouping: {name: _round(_percent(own).mean()) for name, own in categories.items()} | common
+        for grouping, categories in members.items()
     }
-    return totals, {
-        "cap-score": {name: _rounded(_percent(grades, own).mean()) for name, own in by_capability.items()} | common,
-        "cap-int-score": {name: _rounded(_percent(grades, own).mean()) for name, own in by_combination.items()}
-        | common,
-    }
+    return totals, {"cap-score": tables["capability"], "cap-int-score": tables["capabilities"]}
 
 
-def _percent(grades: Sequence[Sequence[float | None]], places: Sequence[int]) -> np.ndarray:
-    """Mean of the grades of some questions in percent, one for each run that has any; unread ones do not count."""
-    runs = [[grades[place][run] for place in places] for run in range(len(grades[0]))]
-    known = [[grade for grade in run if grade is not None] for run in runs]
-    return np.array([sum(run) / len(run) * 100 for run in known if run])
+def _percent(scores: Sequence[Scores]) -> np.ndarray:
+    """Return the mean of the scores of some questions in percent for each run that has any; unreadable ones skip."""
+    runs = [[one for one in run if one is not None] for run in zip(*scores, strict=True)]
+    return np.array([sum(run) / len(run) * 100 for run in runs if run])
 
 
-def _rounded(value: Any) -> float:
+def _round(value: Any) -> float:
     return float(np.round(value, 1))
 
 
-def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
-    """Write answers in the form of the online evaluator: `v1_<question id>` to answer."""
-    asked = read_questions(questions)
-    given, _ = match_predictions((one.id for one in asked), answers)
-    texts: Mapping[str, str] = {name: answer.text for name, answer in given.items()}
-    write_json(output, {f"{_PREFIX}{one.id}": texts.get(str(one.id), "") for one in asked})
+def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
+    """Write the file of the online evaluator: an object of `v1_<question id>` to prediction."""
+    ids = [question.id for question in read_questions(questions)]
+    rows = zip(ids, predicted_texts(ids, predictions), strict=True)
+    write_json(output, {f"{_PREFIX}{name}": text for name, text in rows})
 
 
 def sample_ids(questions: Sequence[Question], labels: Any) -> list[Id]:
-    """Items are called as the labels call their questions."""
+    """Return the id that the labels give each question."""
     return [f"{_PREFIX}{question.id}" for question in questions]
 
 
@@ -188,67 +168,67 @@ def sample_ids(questions: Sequence[Question], labels: Any) -> list[Id]:
 
 
 def read_results(path: Path) -> Predictions:
-    """Read answers: LLaVA's lines, or an object of question id to answer, what the online evaluator takes.
+    """Read predictions: LLaVA's lines, or the file of the online evaluator, an object of id to prediction.
 
     Raises:
         ValueError: If it is neither.
     """
     if path.name.removesuffix(".gz").endswith(".json"):
         rows = []
-        for name, text in load_object(path, "MM-Vet's answers, an object of id to answer").items():
+        for name, text in load_object(path, "MM-Vet's predictions, an object of id to text").items():
             if not isinstance(text, str):
-                raise ValueError(f"{path}: the answer to {name} is {kind(text)}, expected a text; are these answers?")
+                raise ValueError(f"{path}: {name} is {json_type(text)}, expected the text of a prediction")
             rows.append(Prediction(name, text))
         return Predictions(str(path), rows, submission=True)
-    answers = read_answers(path)
-    rows = [
-        replace(row, id=str(row.id) if str(row.id).startswith(_PREFIX) else f"{_PREFIX}{row.id}")
-        for row in answers.rows
-    ]
-    return replace(answers, rows=rows)
+    predictions = read_answers(path)
+    rows = [replace(row, id=f"{_PREFIX}{str(row.id).removeprefix(_PREFIX)}") for row in predictions.rows]
+    return replace(predictions, rows=rows)
 
 
-def requests(data: Path, answers: Predictions) -> Requests:
-    """Ask for the grade of each answer, as the last cell of a table that begins with graded examples.
+def build_requests(data: Path, predictions: Predictions) -> JudgeRequests:
+    """Ask for the score of each prediction as the last cell of a table that begins with scored examples.
 
     Args:
         data: The folder with `mm-vet`, or that folder.
 
     Raises:
-        ValueError: If these are no questions of MM-Vet, or the answers are to others.
+        ValueError: If it does not hold MM-Vet's questions, or the predictions are for others.
     """
-    folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
-    path = folder / "mm-vet.json"
-    questions = load_object(path, "MM-Vet's questions, an object of id to question")
-    try:
-        truths = {name: str(one["answer"]) for name, one in questions.items()}
-        asked = {name: str(one["question"]) for name, one in questions.items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no MM-Vet questions: {lacking(error)}") from None
-    given, count, notes = answers_to(asked, answers)
+    path = (data / _FOLDER if (data / _FOLDER).is_dir() else data) / "mm-vet.json"
+    questions = {
+        name: (question, truth)
+        for name, question, truth in parse_records(
+            _read_questions(path).items(),
+            lambda name, record: (name, str(record["question"]), str(record["answer"])),
+            path,
+            "MM-Vet question",
+        )
+    }
+    matches, counts, notes = match_for_judge({name: question for name, (question, _) in questions.items()}, predictions)
     rows = []
-    for name in (name for name in asked if name in given):
-        truth = truths[name].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-        row = f"{asked[name]} | {truth} | {given[name].text} | "
-        rows.append(Request(name, ({"role": "user", "content": _TASK + row},)))
-    return Requests(rows, count, [name for name in asked if name not in given], notes)
+    for name, (question, truth) in questions.items():
+        if name in matches:
+            truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+            row = f"{question} | {truth} | {matches[name].text} | "
+            rows.append(JudgeRequest(name, ({"role": "user", "content": _TASK + row},)))
+    return JudgeRequests(rows, counts, [name for name in questions if name not in matches], notes)
 
 
 def read_grade(reply: str) -> float | None:
-    """Read a grade, what stands in front of the first space; None unless it is a number from 0 to 1."""
+    """Return the number before the first space of a reply; None unless it is from 0 to 1."""
     try:
-        grade = float(reply.split(" ")[0].strip())
+        value = float(reply.split(" ")[0].strip())
     except ValueError:
         return None
-    return grade if 0 <= grade <= 1 else None
+    return value if 0 <= value <= 1 else None
 
 
-def write_grades(path: Path, judged: Sequence[Judged]) -> None:
-    """Write the official evaluator's grades: `model`, `score` and `content`, one a run."""
+def write_grades(path: Path, judged: Sequence[JudgedPrediction]) -> None:
+    """Write the official evaluator's file: `model`, `score` and `content` by id, one score per run."""
     write_json(
         path,
         {
-            str(row.request.id): {"model": row.model, "score": list(row.marks), "content": list(row.replies)}
+            str(row.request.id): {"model": row.model, "score": list(row.scores), "content": list(row.replies)}
             for row in judged
         },
     )
@@ -257,7 +237,7 @@ def write_grades(path: Path, judged: Sequence[Judged]) -> None:
 MMVET = Benchmark(
     name="mmvet",
     title="MM-Vet",
-    metric="judge's mean grade",
+    metric="judge's mean score",
     files=BenchmarkFiles(
         questions="mm-vet/llava-mm-vet.jsonl",
         images="mm-vet/images",
@@ -274,18 +254,18 @@ MMVET = Benchmark(
     read_answers=read_grades,
     score=score,
     write_submission=write_submission,
-    official_caveat="the official evaluator counts a grade that could not be read as 0, the strict one leaves it out",
+    official_caveat="the official evaluator counts an unreadable score as 0, the strict protocol skips it",
     judge=Judge(
-        read_results,
-        requests,
-        read_grade,
-        write_grades,
-        ".json",
+        read_predictions=read_results,
+        build_requests=build_requests,
+        parse_reply=read_grade,
+        write_reviews=write_grades,
+        suffix=".json",
         temperature=0.0,
-        max_tokens=16,  # the official 3 would cut the number short where a judge's tokens are smaller
-        attempts=5,
+        max_tokens=16,  # the official 3 truncates the number where a judge's tokens are smaller
+        max_attempts=5,
         reminder=_REMINDER,
-        several_runs=True,
+        supports_runs=True,
     ),
     sample_ids=sample_ids,
 )

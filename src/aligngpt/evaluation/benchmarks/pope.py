@@ -1,4 +1,4 @@
-"""POPE: is there such an object in the image; F1 of yes, over random, popular and adversarial questions."""
+"""POPE: is an object in the image; F1 of yes over random, popular and adversarial questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.readers import folders, gather, load_records, read_answers, read_questions, record_id
+from aligngpt.evaluation.readers import (
+    collect_files,
+    load_records,
+    parent_folders,
+    read_answers,
+    read_questions,
+    record_id,
+    require_labels,
+)
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -26,168 +34,158 @@ _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json
 _QUESTIONS = ("llava_pope_test.jsonl", "questions.jsonl")
 _NO = frozenset({"No", "no", "not"})
 
+Key = tuple[str, str]  # image and question
+
 
 @dataclass(frozen=True)
-class Label:
-    """A label line: the question as image and text, and yes or no."""
+class PopeLabel:
+    """A label line: the question, and yes or no."""
 
     id: Id
-    image: str
-    text: str
+    key: Key
     label: str
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question as it was asked: the subset it belongs to, and image and text to find its label by."""
+class PopeQuestion:
+    """A question of a subset; `key` identifies its label."""
 
     id: Id
     subset: str
-    image: str
-    text: str
+    key: Key
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Label lines by subset, and the questions; none where one subset is scored by the ids of its labels."""
+class PopeLabels:
+    """Label lines by subset, and the questions."""
 
-    subsets: Mapping[str, Sequence[Label]]
-    asked: Sequence[Asked]
+    subsets: Mapping[str, Sequence[PopeLabel]]
+    questions: Sequence[PopeQuestion]
 
 
-def read_labels(paths: Sequence[Path]) -> Labels:
-    """Read `coco_pope_<subset>.json` and, beside or above them, LLaVA's question file, which names the subsets.
+def read_labels(paths: Sequence[Path]) -> PopeLabels:
+    """Read `coco_pope_<subset>.json` and LLaVA's question file, in or above their folder, which names the subsets.
 
     Raises:
         ValueError: If there are no labels, or several subsets without a question file.
     """
-    if not paths:
-        raise ValueError("nothing says where the POPE labels are: give --labels")
-    subsets: dict[str, list[Label]] = {}
-    asked: list[Asked] = []
-    for path in gather(paths, _LABELS):
+    require_labels(paths, "POPE labels")
+    subsets: dict[str, list[PopeLabel]] = {}
+    questions: list[PopeQuestion] = []
+    for path in collect_files(paths, _LABELS):
         records = load_records(path)
         if "label" in records[0][1]:
             name = path.name.removeprefix("coco_pope_").split(".")[0]
             subsets[name] = [_label(record, path, line) for line, record in records]
         else:
-            asked = _asked(path)
+            questions = _read_questions(path)
     if not subsets:
-        raise ValueError(f"{paths[0]}: no POPE labels, expected {' or '.join(_LABELS)}")
-    own = folders(paths)
-    question_files = [] if asked else gather([*own, *(folder.resolve().parent for folder in own)], _QUESTIONS)
-    if question_files:
-        asked = _asked(question_files[0])
-    asked = [one for one in asked if one.subset in subsets]
-    if not asked and len(subsets) > 1:
+        raise ValueError(f"{paths[0]}: no POPE labels; expected {' or '.join(_LABELS)}")
+    folders = parent_folders(paths)
+    files = [] if questions else collect_files([*folders, *(folder.resolve().parent for folder in folders)], _QUESTIONS)
+    if files:
+        questions = _read_questions(files[0])
+    questions = [question for question in questions if question.subset in subsets]
+    if not questions and len(subsets) > 1:
         raise ValueError(
-            f"{paths[0]}: nothing says which answer belongs to which of {', '.join(subsets)}; name LLaVA's "
-            f"{_QUESTIONS[0]} with --labels as well"
+            f"{paths[0]}: the subsets {', '.join(subsets)} need LLaVA's question file; pass {_QUESTIONS[0]} with "
+            "--labels as well"
         )
-    return Labels(
-        subsets, asked or [Asked(one.id, name, one.image, one.text) for name in subsets for one in subsets[name]]
+    return PopeLabels(
+        subsets, questions or [PopeQuestion(line.id, name, line.key) for name in subsets for line in subsets[name]]
     )
 
 
-def _label(record: dict[str, Any], path: Path, line: int) -> Label:
+def _label(record: dict[str, Any], path: Path, line: int) -> PopeLabel:
     if record.get("label") not in ("yes", "no"):
         raise ValueError(
-            f"{path}:{line}: label is {record.get('label')!r}, expected yes or no; are these POPE's labels?"
+            f"{path}:{line}: label is {record.get('label')!r}, expected yes or no; check that these are POPE's labels"
         )
-    return Label(
-        record_id(record, "question_id", path, line), record.get("image", ""), record.get("text", ""), record["label"]
-    )
+    key = (record.get("image", ""), record.get("text", ""))
+    return PopeLabel(record_id(record, "question_id", path, line), key, record["label"])
 
 
-def _asked(path: Path) -> list[Asked]:
-    return [Asked(one.id, one.kind, str(one.image), one.prompt.split("\n")[0]) for one in read_questions(path)]
+def _read_questions(path: Path) -> list[PopeQuestion]:
+    return [
+        PopeQuestion(question.id, question.kind, (str(question.image), question.prompt.split("\n")[0]))
+        for question in read_questions(path)
+    ]
 
 
 def read_yes_no(text: str) -> str:
-    """Read an answer: the first sentence without commas says no if one of its words is No, no or not; else yes."""
+    """Return no if the first sentence, without commas, has the word No, no or not; otherwise yes."""
     return "no" if _NO & set(text.split(".")[0].replace(",", "").split(" ")) else "yes"
 
 
-def score(labels: Labels, answers: Predictions, protocol: Protocol) -> Score:
-    """Score by F1 of yes in each subset: officially by position, strictly by question."""
-    given, count = match_predictions((one.id for one in labels.asked), answers)
-    subset_of = {str(one.id): one for one in labels.asked}
+def score(labels: PopeLabels, predictions: Predictions, protocol: Protocol) -> Score:
+    """Score by the F1 of yes in each subset: officially by position, strictly by question.
+
+    Raises:
+        ValueError: If a subset has no predictions, or strictly if a question has no label.
+    """
+    matches, counts = match_predictions((question.id for question in labels.questions), predictions)
+    by_id = {str(question.id): question for question in labels.questions}
     notes: list[str] = []
     samples: list[SampleScore] = []
     details: dict[str, Any] = {}
     for subset, lines in labels.subsets.items():
-        own = [one for one in labels.asked if one.subset == subset]
         if protocol == "official":
-            rows = [row for row in answers.rows if str(row.id) in subset_of and subset_of[str(row.id)].subset == subset]
-            part = [_item(subset, line.label, row.id, row) for row, line in zip(rows, lines, strict=False)]
-            notes += _misplaced(subset, rows, lines, subset_of)
-            said = [read_yes_no(row.text) for row in rows]
+            rows = [row for row in predictions.rows if str(row.id) in by_id and by_id[str(row.id)].subset == subset]
+            part = [_sample(subset, line.label, row.id, row) for row, line in zip(rows, lines, strict=False)]
+            notes += _position_notes(subset, [by_id[str(row.id)] for row in rows], lines)
+            parsed = [read_yes_no(row.text) for row in rows]
         else:
-            part = _by_question(subset, own, lines, given)
-            said = [sample.prediction for sample in part]
+            part = _score_by_question(subset, labels, matches)
+            parsed = [sample.prediction for sample in part]
         samples += part
         if not part:
-            raise ValueError(
-                f"{answers.source}: no answers to the {subset} questions; give the labels of the others alone"
-            )
-        details[subset] = _confusion(part, said)
+            raise ValueError(f"{predictions.source}: no predictions for the {subset} questions; pass other labels only")
+        details[subset] = _confusion(part, parsed)
         if details[subset]["TP"] == 0:
-            notes.append(f"{subset}: no yes is right, so the official scorer divides by zero; F1 is taken as 0")
+            notes.append(f"{subset}: no yes is correct and the official scorer divides by zero; F1 counts as 0")
     f1 = total(part["f1"] for part in details.values()) / len(details)
     details["mean_f1"] = f1
-    return Score(100 * f1, f"{100 * f1:.2f}", samples, count, details, tuple(notes))
+    return Score(100 * f1, f"{100 * f1:.2f}", samples, counts, details, tuple(notes))
 
 
-def _item(subset: str, label: str, name: Id, answer: Prediction | None) -> SampleScore:
-    """One question; one without an answer counts as the opposite of its label."""
+def _sample(subset: str, label: str, name: Id, prediction: Prediction | None) -> SampleScore:
+    """Score one question; a missing prediction counts as the opposite of its label."""
     opposite = "no" if label == "yes" else "yes"
-    prediction = opposite if answer is None else read_yes_no(answer.text)
-    hit = 2.0 * (prediction == label == "yes")
-    return SampleScore(
-        name,
-        float(prediction == label),
-        None if answer is None else answer.text,
-        prediction,
-        label,
-        {"subset": subset},
-        aggregation_group=subset,
-        value=hit,
-        weight=hit + (prediction != label),
-    )
+    text, parsed = (None, opposite) if prediction is None else (prediction.text, read_yes_no(prediction.text))
+    correct = parsed == label
+    hit = 2.0 * (correct and label == "yes")
+    groups = {"subset": subset}
+    return SampleScore(name, float(correct), text, parsed, label, groups, subset, hit, hit + (not correct))
 
 
-def _by_question(
-    subset: str, asked: Sequence[Asked], lines: Sequence[Label], given: Mapping[str, Prediction]
-) -> list[SampleScore]:
-    label_of = {(line.image, line.text): line.label for line in lines}
-    unlabelled = [one for one in asked if (one.image, one.text) not in label_of]
-    if unlabelled:
+def _score_by_question(subset: str, labels: PopeLabels, matches: Mapping[str, Prediction]) -> list[SampleScore]:
+    questions = [question for question in labels.questions if question.subset == subset]
+    by_key = {line.key: line.label for line in labels.subsets[subset]}
+    missing = [question for question in questions if question.key not in by_key]
+    if missing:
         raise ValueError(
-            f"{subset}: the labels lack {len(unlabelled)} of its {len(asked)} questions, the first about "
-            f"{unlabelled[0].image}: are question file and labels of the same release?"
+            f"{subset}: labels are missing for {len(missing)} of {len(questions)} questions, the first about "
+            f"{missing[0].key[0]}; pass question file and labels of the same release"
         )
-    return [_item(subset, label_of[one.image, one.text], one.id, given.get(str(one.id))) for one in asked]
+    return [_sample(subset, by_key[question.key], question.id, matches.get(str(question.id))) for question in questions]
 
 
-def _misplaced(
-    subset: str, rows: Sequence[Prediction], lines: Sequence[Label], subset_of: Mapping[str, Asked]
-) -> list[str]:
-    """Say how many answers were set against the label of another question."""
-    pairs = [(subset_of[str(row.id)], line) for row, line in zip(rows, lines, strict=False)]
-    wrong = sum((one.image, one.text) != (line.image, line.text) for one, line in pairs)
-    notes = [f"{subset}: answers at the place of another question's label: {wrong}"] if wrong else []
-    if len(rows) != len(lines):
-        notes.append(f"{subset}: {len(rows)} answers for {len(lines)} labels, paired by position from the first on")
+def _position_notes(subset: str, questions: Sequence[PopeQuestion], lines: Sequence[PopeLabel]) -> list[str]:
+    """Report predictions that are compared with the label of another question."""
+    wrong = sum(question.key != line.key for question, line in zip(questions, lines, strict=False))
+    notes = [f"{subset}: predictions compared with the label of another question: {wrong}"] if wrong else []
+    if len(questions) != len(lines):
+        notes.append(f"{subset}: {len(questions)} predictions for {len(lines)} labels, paired by position")
     return notes
 
 
-def _confusion(samples: Sequence[SampleScore], said: Sequence[str]) -> dict[str, float]:
+def _confusion(samples: Sequence[SampleScore], parsed: Sequence[str]) -> dict[str, float]:
     pairs = [(sample.prediction, sample.label) for sample in samples]
-    tp, fp, tn, fn = (pairs.count(one) for one in (("yes", "yes"), ("yes", "no"), ("no", "no"), ("no", "yes")))
+    tp, fp, tn, fn = (pairs.count(pair) for pair in (("yes", "yes"), ("yes", "no"), ("no", "no"), ("no", "yes")))
     precision = tp / (tp + fp) if tp else 0.0
     recall = tp / (tp + fn) if tp else 0.0
     return {
-        "n": len(said),
+        "n": len(parsed),
         "TP": tp,
         "FP": fp,
         "TN": tn,
@@ -196,7 +194,7 @@ def _confusion(samples: Sequence[SampleScore], said: Sequence[str]) -> dict[str,
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / (precision + recall) if tp else 0.0,
-        "yes_ratio": mean(float(word == "yes") for word in said),
+        "yes_ratio": mean(float(word == "yes") for word in parsed),
     }
 
 
@@ -217,7 +215,6 @@ POPE = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    official_caveat="the official scorer pairs answers and labels by position, so that one missing or repeated "
-    "answer shifts "
-    "all that follow",
+    official_caveat="the official scorer pairs predictions and labels by position, so one missing or repeated "
+    "prediction shifts all that follow",
 )

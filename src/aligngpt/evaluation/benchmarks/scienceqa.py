@@ -1,160 +1,143 @@
-"""ScienceQA: multiple choice; the reported number is that of the questions with an image."""
+"""ScienceQA: multiple choice; the primary metric covers the questions with an image."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.readers import folders, gather, kind, lacking, load_json, load_object, locate, read_answers
+from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER
+from aligngpt.evaluation.readers import (
+    collect_files,
+    load_object,
+    load_records,
+    locate_file,
+    parent_folders,
+    parse_records,
+    read_answers,
+)
+from aligngpt.evaluation.targets import Target, percent, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
     BenchmarkFiles,
-    Prediction,
     Predictions,
     Protocol,
     Question,
-    SampleScore,
     Score,
     match_predictions,
 )
 
 OPTIONS = "ABCDE"
 FAILED = "FAILED"
-_SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 _ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
+_PROBLEMS, _SPLITS = "problems.json", "pid_splits.json"
 _SPLIT = "test"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A question: how many choices it has, which is right (from 0), and whether it has an image."""
+def read_labels(paths: Sequence[Path]) -> list[Target]:
+    """Read `problems.json` and the test ids of `pid_splits.json`; a missing one is read from the folder of the other.
 
-    id: str
-    choices: int
-    answer: int
-    has_image: bool
-    groups: dict[str, str]
-
-
-def read_labels(paths: Sequence[Path]) -> list[Problem]:
-    """Read `problems.json` and the test ids of `pid_splits.json`; either brings the other one that lies beside it.
-
-    Of several files of a kind the last one counts, so that a part of the split can be named after the folder.
+    The last of several files of a kind counts, so that a part of the split can be passed after the folder.
+    `Target.data` is the number of choices and the index of the correct one.
 
     Raises:
-        ValueError: If one is missing, no such file, or names a question the other lacks.
+        ValueError: If one is missing or another file, or the split names a question without a problem.
     """
     files: dict[str, Path] = {}
     contents: dict[str, Any] = {}
-    for path in gather(paths, ("problems.json", "pid_splits.json")):
-        content = load_object(path, "ScienceQA's problems or its splits")
-        name = _name_of(content, path)
+
+    def load(path: Path) -> None:
+        content = load_object(path, "ScienceQA's problems or splits")
+        name = _file_kind(content, path)
         files[name], contents[name] = path, content
-    for name in ("problems.json", "pid_splits.json"):
+
+    for path in collect_files(paths, (_PROBLEMS, _SPLITS)):
+        load(path)
+    for name in (_PROBLEMS, _SPLITS):
         if name not in contents:
-            files[name] = locate(folders(paths), (name,), name)
-            contents[name] = load_object(files[name], name)
-            _name_of(contents[name], files[name])
-    ids = contents["pid_splits.json"][_SPLIT]
-    return [_problem(str(name), contents["problems.json"], files["problems.json"]) for name in ids]
+            load(locate_file(parent_folders(paths), (name,), name))
+    problems = contents[_PROBLEMS]
+    ids = [(str(name), problems) for name in contents[_SPLITS][_SPLIT]]
+    return parse_records(ids, _target, files[_PROBLEMS], "ScienceQA question")
 
 
-def _name_of(content: dict[str, Any], path: Path) -> str:
+def _file_kind(content: dict[str, Any], path: Path) -> str:
     if isinstance(content.get(_SPLIT), list):
-        return "pid_splits.json"
+        return _SPLITS
     first = next(iter(content.values()), None)
     if isinstance(first, dict) and "choices" in first:
-        return "problems.json"
+        return _PROBLEMS
     raise ValueError(f"{path}: neither ScienceQA's problems nor its splits with a list {_SPLIT!r}")
 
 
-def _problem(name: str, problems: dict[str, Any], path: Path) -> Problem:
-    try:
-        record = problems[name]
-        groups = {"image": "with" if record["image"] else "without"}
-        groups |= {key: record[key] for key in ("subject", "grade") if record.get(key)}
-        return Problem(name, len(record["choices"]), record["answer"], bool(record["image"]), groups)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: question {name} of the split: {lacking(error)}") from None
+def _target(name: str, problems: dict[str, Any]) -> Target:
+    record = problems[name]
+    groups = {"image": "with" if record["image"] else "without"}
+    groups |= {key: record[key] for key in ("subject", "grade") if record.get(key)}
+    correct = record["answer"]
+    label = OPTIONS[correct] if 0 <= correct < len(OPTIONS) else str(correct)
+    group = "all" if record["image"] else None
+    return Target(name, label, groups, group, data=(len(record["choices"]), correct))
 
 
 def read_option(text: str) -> str:
-    """Read the letter out of an answer: alone, before a period and a space, or in the one `The answer is X.`"""
+    """Return the letter of an answer: alone, before a period and a space, or in a single `The answer is X.`"""
     if len(text) == 1 and text in OPTIONS:
         return text
     if len(text) >= 3 and text[0] in OPTIONS and text[1:3] == ". ":
         return text[0]
-    said = _ANSWER_IS.findall(text)
-    return said[0] if len(said) == 1 else FAILED
+    matches = _ANSWER_IS.findall(text)
+    return matches[0] if len(matches) == 1 else FAILED
 
 
-def score(labels: Sequence[Problem], answers: Predictions, protocol: Protocol) -> Score:
+def _compare(target: Target, text: str | None) -> tuple[str, float]:
+    num_choices, correct = target.data
+    option = FAILED if text is None else read_option(text)
+    return option, float(OPTIONS[:num_choices].find(option) == correct)
+
+
+def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
     """Score by the letter.
 
     Raises:
         ValueError: If no question counts as one with an image.
     """
-    given, count = match_predictions((label.id for label in labels), answers)
-    samples = [_item(label, given.get(label.id), protocol) for label in labels]
-    imaged = [sample for sample in samples if sample.aggregation_group]
-    if not imaged:
+    if protocol == "official":  # a question has an image if the stored prompt of its prediction has the placeholder
+        matches, _ = match_predictions((target.id for target in targets), predictions)
+        imaged = {name for name, row in matches.items() if "<image>" in row.prompt}
+        targets = [replace(target, aggregation_group="all" if target.id in imaged else None) for target in targets]
+    samples, counts = score_targets(targets, predictions, _compare)
+    images = [sample for sample in samples if sample.aggregation_group]
+    if not images:
         raise ValueError(
-            f"{answers.source}: no question with an image; the official scorer looks for <image> in the stored "
+            f"{predictions.source}: no question with an image; the official protocol looks for <image> in the stored "
             "prompts, --protocol strict in the labels"
         )
-    total, img = 100 * mean(sample.score for sample in samples), 100 * mean(sample.score for sample in imaged)
+    accuracy = percent(images)
     details = {
         "total": len(samples),
         "correct": sum(sample.score == 1 for sample in samples),
-        "accuracy": total,
-        "img_total": len(imaged),
-        "img_correct": sum(sample.score == 1 for sample in imaged),
-        "img_accuracy": img,
+        "accuracy": percent(samples),
+        "img_total": len(images),
+        "img_correct": sum(sample.score == 1 for sample in images),
+        "img_accuracy": accuracy,
     }
-    return Score(img, f"{img:.2f}", samples, count, details)
-
-
-def _item(label: Problem, answer: Prediction | None, protocol: Protocol) -> SampleScore:
-    prediction = FAILED if answer is None else read_option(answer.text)
-    chosen = OPTIONS[: label.choices].find(prediction)
-    prompted = answer is not None and "<image>" in answer.prompt
-    imaged = prompted if protocol == "official" else label.has_image
-    return SampleScore(
-        label.id,
-        float(chosen == label.answer),
-        None if answer is None else answer.text,
-        prediction,
-        OPTIONS[label.answer] if 0 <= label.answer < len(OPTIONS) else str(label.answer),
-        label.groups,
-        "all" if imaged else None,
-    )
+    return Score(accuracy, f"{accuracy:.2f}", samples, counts, details)
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read `llava_test_CQM-A.json`: context, question and options, to which the way of answering is added.
-
-    Raises:
-        ValueError: If it is another file.
-    """
-    records = load_json(path)
-    if not isinstance(records, list):
-        raise ValueError(f"{path}: expected ScienceQA's questions, an array, got {kind(records)}")
-    return [_question(record, path, place) for place, record in enumerate(records)]
+    """Read `llava_test_CQM-A.json`: context, question and options, followed by the answer instruction."""
+    return parse_records(load_records(path), _question, path, "ScienceQA question")
 
 
-def _question(record: dict[str, Any], path: Path, place: int) -> Question:
-    try:
-        name, asked, image = record["id"], record["conversations"][0]["value"], record.get("image")
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path}: question {place}: {lacking(error)}") from None
-    prompt = asked.replace("<image>", "").strip() + _SUFFIX
+def _question(line: int, record: dict[str, Any]) -> Question:
+    image = record.get("image")
+    prompt = record["conversations"][0]["value"].replace("<image>", "").strip() + ANSWER_WITH_LETTER
     stored = f"<image>\n{prompt}" if image else prompt
-    return Question(name, prompt, image, "with image" if image else "without image", stored)
+    return Question(record["id"], prompt, image, "with image" if image else "without image", stored)
 
 
 SCIENCEQA = Benchmark(
@@ -173,7 +156,6 @@ SCIENCEQA = Benchmark(
     read_labels=read_labels,
     read_answers=read_answers,
     score=score,
-    official_caveat="the official scorer finds the questions with an image by the stored prompts, so that one "
-    "without an "
-    "answer is left out of their number",
+    official_caveat="the official scorer identifies questions with an image by the stored prompts, so one without "
+    "a prediction does not count",
 )

@@ -1,22 +1,28 @@
-"""SEED-Bench: multiple choice by letter; the reported number is that of the image questions."""
+"""SEED-Bench: multiple choice by letter; the primary metric covers the image questions."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.readers import lacking, load_json, load_records, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import (
+    get_list,
+    load_object,
+    load_records,
+    locate_file,
+    parse_records,
+    read_answers,
+    read_questions,
+)
+from aligngpt.evaluation.targets import Target, percent, predicted_texts, score_target, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
     BenchmarkFiles,
     Id,
     MatchCounts,
-    Prediction,
     Predictions,
     Protocol,
     SampleScore,
@@ -24,125 +30,95 @@ from aligngpt.evaluation.types import (
     group_samples,
     match_predictions,
 )
-from aligngpt.utils.io import atomic_path
+from aligngpt.utils.io import write_jsonl
 
 
-@dataclass(frozen=True)
-class Label:
-    """A question's letter, whether it is about an image or a video, and what it tests, where the file says so."""
-
-    id: Id
-    answer: str
-    data_type: str
-    dimension: str | None
-
-    @property
-    def key(self) -> Id:
-        """The id the official scorer looks up: an integer if it can be read as one."""
-        try:
-            return int(self.id)
-        except ValueError:
-            return self.id
-
-
-def read_labels(paths: Sequence[Path]) -> list[Label]:
-    """Read `SEED-Bench.json`, or lines with `question_id`, `answer` and `data_type`.
-
-    Raises:
-        ValueError: If it is another file.
-    """
-    path = locate(paths, ("SEED-Bench.json", "labels*.jsonl"), "SEED-Bench labels")
-    names: dict[Any, str] = {}
+def read_labels(paths: Sequence[Path]) -> list[Target]:
+    """Read `SEED-Bench.json`, or lines with `question_id`, `answer` and `data_type`."""
+    path = locate_file(paths, ("SEED-Bench.json", "labels*.jsonl"), "SEED-Bench labels")
+    dimensions: dict[Any, str] = {}
     if path.name.removesuffix(".gz").endswith(".json"):
-        content = load_json(path)
-        if not isinstance(content, dict) or not content.get("questions"):
-            raise ValueError(f"{path}: no SEED-Bench labels: expected an object with a list `questions`")
-        names = {number: name for name, number in content.get("question_type", {}).items()}
-        records = list(enumerate(content["questions"], start=1))
+        content = load_object(path, "SEED-Bench labels")
+        records = get_list(content, "questions", path, "SEED-Bench labels")
+        dimensions = {number: name for name, number in content.get("question_type", {}).items()}
     else:
         records = load_records(path)
-    return [_label(record, names, path, line) for line, record in records]
+    return parse_records(records, partial(_target, dimensions), path, "SEED-Bench question")
 
 
-def _label(record: dict[str, Any], names: Mapping[Any, str], path: Path, line: int) -> Label:
-    try:
-        number = record.get("question_type_id")
-        dimension = None if number is None else names.get(number, str(number))
-        return Label(record["question_id"], record["answer"], record["data_type"], dimension)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: question {line}: {lacking(error)}; are these SEED-Bench's labels?") from None
+def _target(dimensions: Mapping[Any, str], line: int, record: dict[str, Any]) -> Target:
+    number = record.get("question_type_id")
+    groups = {"data_type": record["data_type"]}
+    if number is not None:
+        groups["dimension"] = dimensions.get(number, str(number))
+    group = "all" if record["data_type"] == "image" else None
+    return Target(record["question_id"], record["answer"], groups, group)
 
 
-def score(labels: Sequence[Label], answers: Predictions, protocol: Protocol) -> Score:
+def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
     """Score by the letter, exactly as given: `B.` and ` B` are wrong.
 
     Raises:
         ValueError: If there is no image question.
     """
-    by_text, count = match_predictions((label.id for label in labels), answers)
-    notes: tuple[str, ...] = ()
+    samples, counts = score_targets(targets, predictions, _compare)
+    notes: list[str] = []
     if protocol == "official":
-        by_id = {row.id: row for row in answers.rows}
-        found = {label.id: by_id.get(label.key) for label in labels}
-        lost = sum(row is None and str(name) in by_text for name, row in found.items())
-        count = MatchCounts(sum(row is None for row in found.values()), count.extra, count.duplicate)
-        if lost:
-            notes = (f"answers whose id is text, where the official scorer looks for a number: {lost}",)
-    else:
-        found = {label.id: by_text.get(str(label.id)) for label in labels}
-    samples = [_item(label, found[label.id]) for label in labels]
+        samples, counts, num_lost = _score_by_number(targets, predictions, counts)
+        if num_lost:
+            notes.append(f"predictions whose id is text, where the official scorer looks up a number: {num_lost}")
+        stops = [
+            name
+            for name, group in group_samples(samples, "dimension").items()
+            if not any(sample.score == 1 or sample.text is None for sample in group)
+        ]
+        if stops:
+            notes.append(f"{', '.join(stops)}: nothing correct and nothing missing; the official scorer stops here")
     images = [sample for sample in samples if sample.aggregation_group]
     if not images:
-        raise ValueError("the labels have no image questions, which are what is reported")
-    image = 100 * mean(sample.score for sample in images)
-    details = _details(samples, image)
-    stops = [
-        name
-        for name, part in group_samples(samples, "dimension").items()
-        if not any(_counted(sample) for sample in part)
-    ]
-    if stops and protocol == "official":
-        notes += (f"{', '.join(stops)}: nothing right and nothing missing, at which the official scorer stops",)
-    return Score(image, f"{image:.2f}", samples, count, details, notes)
-
-
-def _counted(sample: SampleScore) -> bool:
-    return sample.score == 1 or sample.text is None
-
-
-def _item(label: Label, answer: Prediction | None) -> SampleScore:
-    text = None if answer is None else answer.text
-    groups = {"data_type": label.data_type} | ({"dimension": label.dimension} if label.dimension else {})
-    aggregation_group = "all" if label.data_type == "image" else None
-    return SampleScore(label.id, float(text == label.answer), text, text, label.answer, groups, aggregation_group)
-
-
-def _details(samples: Sequence[SampleScore], image: float) -> dict[str, Any]:
-    formatted = {
-        name: round(100 * mean(sample.score for sample in part), 2)
-        for name, part in group_samples(samples, "dimension").items()
-    }
-    formatted["Total"] = round(100 * mean(sample.score for sample in samples), 2)
-    for data_type, part in group_samples(samples, "data_type").items():
-        formatted[data_type] = round(100 * mean(sample.score for sample in part), 2)
-    images = [sample for sample in samples if sample.aggregation_group]
-    return {
-        "printed": formatted,
-        "image_accuracy_printed": round(image, 2),
+        raise ValueError("the SEED-Bench labels have no image questions; pass the labels of the image questions")
+    accuracy = percent(images)
+    by_dimension, by_type = group_samples(samples, "dimension"), group_samples(samples, "data_type")
+    printed = {name: round(percent(group), 2) for name, group in by_dimension.items()}
+    printed["Total"] = round(percent(samples), 2)
+    details = {
+        "printed": printed | {name: round(percent(group), 2) for name, group in by_type.items()},
+        "image_accuracy_printed": round(accuracy, 2),
         "correct": sum(sample.score == 1 for sample in images),
         "total": len(images),
-        "image_accuracy": image,
+        "image_accuracy": accuracy,
     }
+    return Score(accuracy, f"{accuracy:.2f}", samples, counts, details, tuple(notes))
 
 
-def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
-    """Write the leaderboard's form, one line a question in the order of the label file, empty where unanswered."""
-    labels = read_labels([questions])
-    given, _ = match_predictions((label.id for label in labels), answers)
-    texts = {name: answer.text for name, answer in given.items()}
-    lines = [{"question_id": str(one.id), "prediction": texts.get(str(one.id), "")} for one in labels]
-    with atomic_path(output) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def _compare(target: Target, text: str | None) -> tuple[str | None, float]:
+    return text, float(text == target.label)
+
+
+def _score_by_number(
+    targets: Sequence[Target], predictions: Predictions, counts: MatchCounts
+) -> tuple[list[SampleScore], MatchCounts, int]:
+    """Look predictions up by number where an id can be read as one, and count those that are lost by that."""
+    matches, _ = match_predictions((target.id for target in targets), predictions)
+    by_id = {row.id: row for row in predictions.rows}
+    rows = {target.id: by_id.get(_as_number(target.id)) for target in targets}
+    num_lost = sum(row is None and str(name) in matches for name, row in rows.items())
+    counts = MatchCounts(sum(row is None for row in rows.values()), counts.extra, counts.duplicate)
+    return [score_target(target, rows[target.id], _compare) for target in targets], counts, num_lost
+
+
+def _as_number(name: Id) -> Id:
+    try:
+        return int(name)
+    except ValueError:
+        return name
+
+
+def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
+    """Write the leaderboard's file: a line per question in the order of the label file, empty if it is missing."""
+    ids = [str(target.id) for target in read_labels([questions])]
+    rows = zip(ids, predicted_texts(ids, predictions), strict=True)
+    write_jsonl(output, [{"question_id": name, "prediction": text} for name, text in rows])
 
 
 SEED = Benchmark(
@@ -164,5 +140,5 @@ SEED = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    official_caveat="the official scorer looks answers to image questions up by a number: an id in quotes is not found",
+    official_caveat="the official scorer looks up predictions of image questions by number: an id in quotes is missing",
 )

@@ -1,15 +1,23 @@
-"""VizWiz: questions of blind people about their photographs; test is scored by a server."""
+"""VizWiz: questions of blind people about their photographs; the test split is scored by a server."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.metrics import mean, means_by_part
-from aligngpt.evaluation.readers import folders, gather, lacking, load_records, read_answers, read_questions
+from aligngpt.evaluation.readers import (
+    collect_files,
+    load_records,
+    parent_folders,
+    parse_records,
+    read_answers,
+    read_questions,
+    require_labels,
+)
+from aligngpt.evaluation.targets import Target, percent, percent_by_category, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -18,7 +26,6 @@ from aligngpt.evaluation.types import (
     Predictions,
     Protocol,
     Question,
-    SampleScore,
     Score,
     match_predictions,
     missing_note,
@@ -30,119 +37,96 @@ _QUESTIONS = ("llava_test*.jsonl", "llava_val*.jsonl")
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """The ten answers to an image's question, as they were given."""
+class VizWizLabels:
+    """The annotations, and the image of each question id where a question file exists."""
 
-    image: str
-    answers: tuple[str, ...]
-    answer_type: str
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Annotations, and the image of each question id where a question file was found."""
-
-    annotations: list[Annotation]
-    image_of: dict[str, str]
+    targets: list[Target]
+    image_of: Mapping[str, str]
 
 
-def read_labels(paths: Sequence[Path]) -> Labels:
-    """Read the official annotations, and the question file that says which image a question id speaks of.
+def read_labels(paths: Sequence[Path]) -> VizWizLabels:
+    """Read the official annotations, and the question file that maps question ids to images.
 
     Raises:
-        ValueError: If no annotations are given.
+        ValueError: If there are no annotations.
     """
-    if not paths:
-        raise ValueError("nothing says where the VizWiz annotations are: give --labels")
-    annotations: list[Annotation] = []
+    require_labels(paths, "VizWiz annotations")
+    targets: list[Target] = []
     image_of: dict[str, str] = {}
-    for path in [*gather(folders(paths), _QUESTIONS), *gather(paths, _ANNOTATIONS)]:
+    for path in [*collect_files(parent_folders(paths), _QUESTIONS), *collect_files(paths, _ANNOTATIONS)]:
         records = load_records(path)
         if "answers" in records[0][1]:
-            annotations = [_annotation(record, path, line) for line, record in records]
+            targets = parse_records(records, _target, path, "VizWiz annotation")
         elif "question_id" in records[0][1]:
-            image_of |= {str(one.id): str(one.image) for one in read_questions(path)}
-    if not annotations:
-        raise ValueError(f"{paths[0]}: no VizWiz annotations, a list of images with their `answers`")
-    return Labels(annotations, image_of)
+            image_of |= _images(read_questions(path))
+    if not targets:
+        raise ValueError(f"{paths[0]}: no VizWiz annotations; expected a list of images with their `answers`")
+    return VizWizLabels(targets, image_of)
 
 
-def _annotation(record: dict, path: Path, line: int) -> Annotation:
-    try:
-        answers = tuple(person["answer"] for person in record["answers"])
-        return Annotation(record["image"], answers, record["answer_type"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}:{line}: no VizWiz annotation: {lacking(error)}") from None
+def _target(line: int, record: dict[str, Any]) -> Target:
+    answers = tuple(person["answer"] for person in record["answers"])
+    return Target(record["image"], vqa.most_common(answers), {"answer_type": record["answer_type"]}, answers=answers)
 
 
-def score(labels: Labels, answers: Predictions, protocol: Protocol) -> Score:
-    """Score by VQA accuracy with VizWiz's own normalization of the prediction, and none of the human answers.
+def _images(questions: Sequence[Question]) -> dict[str, str]:
+    return {str(question.id): str(question.image) for question in questions}
 
-    A model's answers are normalized as for an upload first; a submission is scored as it stands.
+
+def score(labels: VizWizLabels, predictions: Predictions, protocol: Protocol) -> Score:
+    """Score by VQA accuracy with VizWiz's own normalization of predictions, and none of the people's answers.
+
+    A model's answers are first normalized as for an upload; a submission is scored as it is.
     """
-    by_image = _by_image(answers, labels.image_of)
-    given, count = match_predictions((label.image for label in labels.annotations), by_image)
-    samples = []
-    for label in labels.annotations:
-        answer = given.get(label.image)
-        text = "" if answer is None else answer.text
-        prediction = _normal(text if answers.submission else vqa.normalize(text))
-        samples.append(
-            SampleScore(
-                label.image,
-                vqa.accuracy(prediction, label.answers),
-                None if answer is None else answer.text,
-                prediction,
-                Counter(label.answers).most_common(1)[0][0],
-                {"answer_type": label.answer_type},
-            )
-        )
-    overall = 100 * mean(sample.score for sample in samples)
+
+    def compare(target: Target, text: str | None) -> tuple[str, float]:
+        text = (text or "") if predictions.submission else vqa.normalize(text or "")
+        parsed = vqa.normalize_words(vqa.strip_punctuation(vqa.join_lines(text)), vqa.VIZWIZ_CONTRACTIONS)
+        return parsed, vqa.accuracy(parsed, target.answers)
+
+    samples, counts = score_targets(labels.targets, _by_image(predictions, labels.image_of), compare)
+    overall = percent(samples)
     details = {
         "overall": round(overall, 2),
-        "per_answer_type": means_by_part(samples, "answer_type"),
+        "per_answer_type": percent_by_category(samples, "answer_type"),
         "overall_unrounded": overall,
     }
-    notes = missing_note(count, "the official scorer wants every one") if protocol == "official" else ()
-    return Score(overall, f"{overall:.2f}", samples, count, details, notes)
+    notes = missing_note(counts, "the official scorer requires every prediction") if protocol == "official" else ()
+    return Score(overall, f"{overall:.2f}", samples, counts, details, notes)
 
 
-def _normal(text: str) -> str:
-    return vqa.plain_words(vqa.strip_punctuation(vqa.one_line(text)), vqa.VIZWIZ_CONTRACTIONS)
-
-
-def _by_image(answers: Predictions, image_of: dict[str, str]) -> Predictions:
-    """The answers named by their images instead of by number.
+def _by_image(predictions: Predictions, image_of: Mapping[str, str]) -> Predictions:
+    """Replace question ids by images.
 
     Raises:
-        ValueError: If numbers stand for images and no question file says which.
+        ValueError: If the ids are numbers and no question file maps them to images.
     """
-    if not image_of and all(isinstance(row.id, int) for row in answers.rows):
+    if not image_of and all(isinstance(row.id, int) for row in predictions.rows):
         raise ValueError(
-            f"{answers.source}: answers go by question number here; name LLaVA's question file with --labels as well"
+            f"{predictions.source}: predictions have question numbers; pass LLaVA's question file with --labels as well"
         )
-    return replace(answers, rows=[replace(row, id=image_of.get(str(row.id), row.id)) for row in answers.rows])
+    return replace(predictions, rows=[replace(row, id=image_of.get(str(row.id), row.id)) for row in predictions.rows])
 
 
-def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
-    """Write what the server scores: every image in the order of the question file, with its normalized answer.
+def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
+    """Write the server's file: normalized predictions of all images in the order of the questions.
 
     Raises:
-        ValueError: If a question has no answer; the server wants every one.
+        ValueError: If a prediction is missing; the server requires all of them.
     """
-    asked = read_questions(questions)
-    image_of: dict[str, str] = {str(one.id): str(one.image) for one in asked}
-    ids: list[Id] = [str(one.image) for one in asked]
-    given, count = match_predictions(ids, _by_image(answers, image_of))
-    if count.missing:
+    image_of = _images(read_questions(questions))
+    images = list(image_of.values())
+    matches, counts = match_predictions(images, _by_image(predictions, image_of))
+    if counts.missing:
         raise ValueError(
-            f"{answers.source}: {count.missing} of {len(asked)} questions have no answer; VizWiz wants all"
+            f"{predictions.source}: predictions are missing for {counts.missing} of {len(images)} questions; "
+            "VizWiz requires all"
         )
-    write_json(output, [{"image": image, "answer": vqa.normalize(given[str(image)].text)} for image in ids])
+    write_json(output, [{"image": image, "answer": vqa.normalize(matches[image].text)} for image in images])
 
 
-def sample_ids(questions: Sequence[Question], labels: Labels | None) -> list[Id]:
-    """Items go by image."""
+def sample_ids(questions: Sequence[Question], labels: VizWizLabels | None) -> list[Id]:
+    """Return the image of each question, the id of its sample."""
     return [str(question.image) for question in questions]
 
 
@@ -164,6 +148,6 @@ VIZWIZ = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    official_caveat="the official scorer wants an answer to every question",
+    official_caveat="the official scorer requires a prediction for every question",
     sample_ids=sample_ids,
 )

@@ -1,14 +1,15 @@
-"""VQA accuracy: answers of one word or phrase against those of ten people, and how such answers are normalized."""
+"""VQA accuracy: a short answer compared with those of ten people, and the normalization of such answers."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32  # the official code hands a flag over where this number belongs
+_MAX_PERIODS = 32  # the official code passes a flag as this argument
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"} | {
@@ -32,17 +33,17 @@ _TYPEWRITTEN = {"ain't", "aren't", "can't", "could've", "couldn't", "we've", "wh
 
 
 def _contractions(typographic: bool) -> dict[str, str]:
-    """Each contraction by its spellings that lack one apostrophe.
+    """Return each contraction by its spellings that lack one apostrophe.
 
     Args:
-        typographic: As VizWiz writes them: most of them get the apostrophe U+2019.
+        typographic: Use VizWiz's spelling, which gives most of them the apostrophe U+2019.
     """
-    table = {"somebody'd": "somebodyd"}  # the wrong way round in the official tables, too
+    table = {"somebody'd": "somebodyd"}  # reversed in the official tables, too
     for word in _SPELLED.split():
         spelled = word.replace("'", "\u2019") if typographic and word not in _TYPEWRITTEN else word
-        for place, letter in enumerate(word):
+        for index, letter in enumerate(word):
             if letter == "'":
-                table[word[:place] + word[place + 1 :]] = spelled
+                table[word[:index] + word[index + 1 :]] = spelled
     if typographic:
         table |= {key.replace("'", "\u2019"): spelled for key, spelled in table.items()}
     return table
@@ -52,53 +53,64 @@ CONTRACTIONS = _contractions(typographic=False)
 VIZWIZ_CONTRACTIONS = _contractions(typographic=True)
 
 
-def one_line(text: str) -> str:
-    """A text with newlines and tabs as spaces, trimmed."""
+def join_lines(text: str) -> str:
+    """Replace newlines and tabs by spaces and strip the text, the first step of the official scorers."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(text: str) -> str:
-    """Take punctuation out of a text: the official step, with its oddities.
+    """Remove punctuation as the official scorers do.
 
-    A mark is deleted wherever it stands if it touches a space anywhere, or if the text has a number such as 1,000;
-    otherwise each becomes a space. Periods go unless a digit follows, the first 32 of them.
+    A punctuation mark is deleted everywhere if it touches a space anywhere, or if the text has a number such as 1,000;
+    otherwise it becomes a space. Periods are deleted unless a digit follows, the first 32 of them.
     """
-    in_number = _COMMA_IN_NUMBER.search(text) is not None
+    has_number = _COMMA_IN_NUMBER.search(text) is not None
     stripped = text
-    for mark in _MARKS:
+    for mark in _PUNCTUATION:
         if mark in text:
-            apart = in_number or f"{mark} " in text or f" {mark}" in text
-            stripped = stripped.replace(mark, "" if apart else " ")
-    return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
+            delete = has_number or f"{mark} " in text or f" {mark}" in text
+            stripped = stripped.replace(mark, "" if delete else " ")
+    return _PERIOD.sub("", stripped, count=_MAX_PERIODS)
 
 
-def plain_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    """Lower-case words, numbers up to ten as digits, without articles, contractions with their apostrophe."""
+def normalize_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
+    """Lower the case, write numbers up to ten as digits, drop articles, and restore apostrophes of contractions."""
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
 @lru_cache(maxsize=1 << 16)
+def process(text: str) -> str:
+    """Normalize a text on one line as VQAv2's scorer does on both sides."""
+    return normalize_words(strip_punctuation(text))
+
+
+@lru_cache(maxsize=1 << 16)
 def normalize(text: str) -> str:
-    """Normalise an answer as LLaVA does before an upload to VQAv2 or VizWiz, and TextVQA on both sides."""
+    """Normalize a prediction as LLaVA does before an upload to VQAv2 or VizWiz, and TextVQA does on both sides."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    return plain_words(strip_punctuation(one_line(text)))
+    return process(join_lines(text))
+
+
+def most_common(answers: Sequence[str]) -> str:
+    """Return the most frequent answer, the first of several."""
+    return Counter(answers).most_common(1)[0][0]
 
 
 def consensus(agreeing: int, people: int) -> float:
-    """VQA accuracy of an answer, from how many people gave it.
+    """Return the VQA accuracy of an answer, from the number of people who gave it.
 
-    For each person, min(1, n / 3) with n the others who agree; the mean over all. Of ten people 1, 2, 3 and 4 or more
-    give 0.3, 0.6, 0.9 and 1.
+    The mean over people of min(1, n / 3), where n is the number of the other people who gave the answer. For ten
+    people, 1, 2, 3 and 4 or more give 0.3, 0.6, 0.9 and 1.
 
     Args:
         agreeing: 0 to `people`.
         people: At least 1.
     """
-    among, besides = min(1.0, max(0, agreeing - 1) / 3), min(1.0, agreeing / 3)
-    return (agreeing * among + (people - agreeing) * besides) / people
+    same, different = min(1.0, max(0, agreeing - 1) / 3), min(1.0, agreeing / 3)
+    return (agreeing * same + (people - agreeing) * different) / people
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VQA accuracy of a prediction against people's answers, all normalized as the benchmark wants it."""
+    """Return the VQA accuracy of a prediction; both sides are normalized as the benchmark requires."""
     return consensus(answers.count(prediction), len(answers))

@@ -1,119 +1,73 @@
-"""VQAv2: short answers against those of ten people; test-dev and test are scored by a server."""
+"""VQAv2: short answers compared with those of ten people; test-dev and test are scored by a server."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.metrics import mean, means_by_part
-from aligngpt.evaluation.readers import load_object, locate, read_answers, read_questions
+from aligngpt.evaluation.readers import load_list, locate_file, parse_records, read_answers, read_questions
+from aligngpt.evaluation.targets import Target, percent, percent_by_category, predicted_texts, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
     BenchmarkFiles,
-    Id,
     Predictions,
     Protocol,
-    SampleScore,
     Score,
-    match_predictions,
     missing_note,
 )
 from aligngpt.utils.io import write_json
 
-_ANNOTATIONS = ("v2_mscoco_*_annotations.json", "*annotations.json")
+
+def read_labels(paths: Sequence[Path]) -> list[Target]:
+    """Read the official annotations: an object whose `annotations` each have ten `answers`."""
+    path = locate_file(paths, ("v2_mscoco_*_annotations.json", "*annotations.json"), "VQAv2 annotations")
+    return parse_records(load_list(path, "annotations", "VQAv2 annotations"), _target, path, "VQAv2 annotation")
 
 
-@dataclass(frozen=True)
-class Annotation:
-    """A question's human answers, newlines and tabs already made spaces, and the two divisions it belongs to."""
-
-    id: Id
-    answers: tuple[str, ...]
-    answer_type: str
-    question_type: str
+def _target(line: int, record: dict[str, Any]) -> Target:
+    answers = tuple(vqa.join_lines(person["answer"]) for person in record["answers"])
+    groups = {"answer_type": record["answer_type"], "question_type": record["question_type"]}
+    return Target(record["question_id"], vqa.most_common(answers), groups, answers=answers)
 
 
-def read_labels(paths: Sequence[Path]) -> list[Annotation]:
-    """Read the official annotations: an object whose `annotations` each have ten `answers`.
+def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
+    """Score by VQA accuracy. Predictions are normalized first, as for an upload; a submission is not."""
 
-    Raises:
-        ValueError: If it is another file.
-    """
-    path = locate(paths, _ANNOTATIONS, "VQAv2 annotations")
-    records = load_object(path, "VQAv2 annotations, an object with `annotations`").get("annotations")
-    if not isinstance(records, list) or not records:
-        raise ValueError(f"{path}: no VQAv2 annotations: expected an object with a list `annotations`")
-    return [_annotation(record, path, place) for place, record in enumerate(records)]
+    def compare(target: Target, text: str | None) -> tuple[str, float]:
+        text = vqa.join_lines((text or "") if predictions.submission else vqa.normalize(text or ""))
+        if len(set(target.answers)) == 1:  # people who all agree are compared literally, including the case
+            return text, vqa.accuracy(text, target.answers)
+        parsed = vqa.process(text)
+        return parsed, vqa.accuracy(parsed, [vqa.process(answer) for answer in target.answers])
 
-
-def _annotation(record: dict[str, Any], path: Path, place: int) -> Annotation:
-    try:
-        answers = tuple(vqa.one_line(person["answer"]) for person in record["answers"])
-        return Annotation(record["question_id"], answers, record["answer_type"], record["question_type"])
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f"{path}: annotation {place} lacks question_id, answer_type, question_type or answers; is it VQAv2's file?"
-        ) from None
-
-
-def score(labels: Sequence[Annotation], answers: Predictions, protocol: Protocol) -> Score:
-    """Score by VQA accuracy. A model's answers are normalized first, as for an upload; a submission is not."""
-    given, count = match_predictions((label.id for label in labels), answers)
-    samples = []
-    for label in labels:
-        answer = given.get(str(label.id))
-        text = "" if answer is None else answer.text
-        text = text if answers.submission else vqa.normalize(text)
-        prediction, people = _compared(text, label.answers)
-        groups = {"answer_type": label.answer_type, "question_type": label.question_type}
-        label_text = Counter(label.answers).most_common(1)[0][0]
-        right = vqa.accuracy(prediction, people)
-        samples.append(
-            SampleScore(label.id, right, None if answer is None else answer.text, prediction, label_text, groups)
-        )
-    overall = 100 * mean(sample.score for sample in samples)
+    samples, counts = score_targets(targets, predictions, compare)
+    overall = percent(samples)
     details = {
         "overall": round(overall, 2),
-        "per_answer_type": means_by_part(samples, "answer_type"),
-        "per_question_type": means_by_part(samples, "question_type"),
+        "per_answer_type": percent_by_category(samples, "answer_type"),
+        "per_question_type": percent_by_category(samples, "question_type"),
     }
     notes: tuple[str, ...] = ()
-    if answers.submission and protocol == "official":
-        notes = missing_note(count, "the official loader refuses such a submission")
-        if count.extra:
-            notes += ("the official loader refuses a submission with answers to other questions",)
-    return Score(overall, f"{overall:.2f}", samples, count, details, notes)
+    if predictions.submission and protocol == "official":
+        notes = missing_note(counts, "the official loader rejects such a submission")
+        if counts.extra:
+            notes += ("the official loader rejects a submission with predictions for other questions",)
+    return Score(overall, f"{overall:.2f}", samples, counts, details, notes)
 
 
-def _compared(text: str, people: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The texts that are compared: where all people agree they are taken literally, even their case."""
-    prediction = vqa.one_line(text)
-    if len(set(people)) == 1:
-        return prediction, people
-    return _normal(prediction), tuple(_normal(person) for person in people)
-
-
-@lru_cache(maxsize=1 << 16)
-def _normal(text: str) -> str:
-    return vqa.plain_words(vqa.strip_punctuation(text))
-
-
-def write_submission(questions: Path, answers: Predictions, output: Path) -> None:
-    """Write what the server scores: every question of the file in its order, normalized, empty where unanswered.
+def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
+    """Write the server's file: normalized predictions in the order of the questions, empty where one is missing.
 
     Args:
-        questions: `llava_vqav2_mscoco_test2015.jsonl`, whatever split was asked: the server wants all of test.
+        questions: `llava_vqav2_mscoco_test2015.jsonl` for every split: the server expects the whole test set.
     """
-    asked = read_questions(questions)
-    given, _ = match_predictions((question.id for question in asked), answers)
-    texts = {key: vqa.normalize(answer.text) for key, answer in given.items()}
-    write_json(output, [{"question_id": one.id, "answer": texts.get(str(one.id), "")} for one in asked])
+    ids = [question.id for question in read_questions(questions)]
+    texts = predicted_texts(ids, predictions)
+    rows = zip(ids, texts, strict=True)
+    write_json(output, [{"question_id": name, "answer": vqa.normalize(text)} for name, text in rows])
 
 
 VQAV2 = Benchmark(
@@ -135,5 +89,5 @@ VQAV2 = Benchmark(
     read_answers=read_answers,
     score=score,
     write_submission=write_submission,
-    official_caveat="the official scorer refuses a submission whose questions are not exactly those of the annotations",
+    official_caveat="the official scorer rejects a submission whose questions differ from the annotations",
 )

@@ -1,4 +1,4 @@
-"""Letting a judge, another language model, mark a model's answers: requests, replies, reviews, and what it cost."""
+"""Scoring predictions by a judge, another language model: requests, replies, reviews and costs."""
 
 from __future__ import annotations
 
@@ -9,41 +9,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.judge.client import (
-    EndpointError,
-    JudgeClient,
-    JudgeSettings,
-    Message,
-    Replies,
-    Reply,
-)
+from aligngpt.evaluation.artifacts import JudgeResult, JudgeUsage, PredictionCounts, UnreadableReply
+from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, Message, Reply, ReplyCache
+from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.types import Benchmark, Id, MatchCounts, Prediction, Predictions, match_predictions
-from aligngpt.utils.io import alone_in, write_json
-from aligngpt.utils.progress import progress as progress_bar
+from aligngpt.utils.output_dir import hold_lock
+from aligngpt.utils.progress import progress as show_progress
 
-__all__ = [
-    "EndpointError",
-    "Judge",
-    "JudgeSettings",
-    "Judged",
-    "Message",
-    "Request",
-    "Requests",
-    "answers_to",
-    "review",
-]
-
-_SHOWN = 60  # characters of a question in a message
-_NAMED = 5  # questions in a message
-_GIVE_UP = 5  # requests in a row that failed for good: the endpoint is down, the others would fail as well
+_MAX_SHOWN = 60  # characters of a question in a message
+_MAX_NAMED = 5  # questions in a message
+_MAX_FAILURES = 5  # failed requests in a row after which the endpoint counts as down
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the judge is asked about one answer.
+class JudgeRequest:
+    """What the judge is asked about one prediction.
 
     Args:
-        id: The question's.
+        id: Id of the question.
         messages: The chat.
         record: What the reviews file keeps of it.
     """
@@ -54,163 +37,167 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Requests:
+class JudgeRequests:
     """What the judge is asked, in the order of the questions.
 
     Args:
-        rows: A request for each answer.
-        count: How answers and questions fit.
-        unanswered: Questions without an answer.
-        notes: What to know.
+        rows: A request per prediction.
+        counts: How predictions and questions match.
+        unanswered: Questions without a prediction.
+        notes: What does not match.
     """
 
-    rows: Sequence[Request]
-    count: MatchCounts
+    rows: Sequence[JudgeRequest]
+    counts: MatchCounts
     unanswered: Sequence[Id] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One answer, judged: for each run the reply and the marks read out of it, None where they cannot be read."""
+class JudgedPrediction:
+    """The replies about one prediction, and the scores parsed from them, None where a reply is unreadable, per run."""
 
-    request: Request
+    request: JudgeRequest
     replies: tuple[str, ...]
-    marks: tuple[Any, ...]
+    scores: tuple[Any, ...]
     model: str
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How a benchmark's answers are judged.
+    """How the predictions of a benchmark are judged.
 
     Args:
-        read_answers: An answers file to answers.
-        requests: The folder of the data and answers to what the judge is asked.
-        read: A reply to its marks; None if they cannot be read.
-        write: Writes the reviews file, which the benchmark's `read_answers` takes.
-        suffix: Of that file's name.
+        read_predictions: Predictions file to predictions.
+        build_requests: Data folder and predictions to requests.
+        parse_reply: Reply to scores; None if it is unreadable.
+        write_reviews: Writes the reviews file, which the benchmark's `read_answers` reads.
+        suffix: Suffix of that file.
         temperature: Of the official evaluator.
-        max_tokens: Longest reply.
-        attempts: How often a question is asked whose reply cannot be read.
-        reminder: What an attempt after the first says in front of the chat's last message.
-        several_runs: Whether a reviews file holds several runs; if not, each answer is judged once.
+        max_tokens: Maximum reply.
+        max_attempts: How often a question is asked whose reply is unreadable.
+        reminder: Text before the last message of the chat from the second attempt on.
+        supports_runs: Whether a reviews file holds several runs.
     """
 
-    read_answers: Callable[[Path], Predictions]
-    requests: Callable[[Path, Predictions], Requests]
-    read: Callable[[str], Any]
-    write: Callable[[Path, Sequence[Judged]], None]
+    read_predictions: Callable[[Path], Predictions]
+    build_requests: Callable[[Path, Predictions], JudgeRequests]
+    parse_reply: Callable[[str], Any]
+    write_reviews: Callable[[Path, Sequence[JudgedPrediction]], None]
     suffix: str
     temperature: float
     max_tokens: int
-    attempts: int = 1
+    max_attempts: int = 1
     reminder: str = ""
-    several_runs: bool = False
+    supports_runs: bool = False
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of one request in one run: the replies, the marks read out of the last, the error that ended it."""
+    """The outcome of one request in one run: replies, the scores in the last one, the error that ended it."""
 
     replies: tuple[Reply, ...] = ()
-    marks: Any = None
+    scores: Any = None
     error: EndpointError | None = None
 
 
-def review(
-    benchmark: Benchmark, data: Path, answers: Path, output: Path, settings: JudgeSettings, progress: bool = True
-) -> dict[str, Any]:
-    """Have a judge mark answers, and write the reviews and, beside them, what was asked and replied and what it cost.
+def judge_predictions(
+    benchmark: Benchmark, data: Path, answers: Path, output: Path, config: JudgeConfig, progress: bool = True
+) -> JudgeResult:
+    """Let a judge score predictions, and write its reviews and what it was asked, replied and cost.
 
-    Every reply is kept in `<output's stem>-replies.jsonl` as soon as it comes. The same call again asks only what is
-    not there, and a finished one asks nothing.
+    Every reply is stored in `<stem of output>-replies.jsonl` when it arrives. The same call again requests only what
+    is missing.
 
     Args:
-        benchmark: One that has a judge.
+        benchmark: A benchmark with a judge.
         data: The folder of all benchmarks, `playground/data/eval`, or the benchmark's own.
-        answers: A model's answers.
+        answers: Predictions of a model.
         output: The reviews file.
-        progress: Whether to show how far it is, on a terminal.
+        config: The judge.
+        progress: Whether to show progress.
 
     Returns:
-        What `<output's stem>-judge.json` holds; `docs/judge.md` names the fields.
+        The content of `<stem of output>-judge.json`.
 
     Raises:
-        ImportError: If something has to be asked and the client library is not installed.
-        ValueError: If the benchmark has no judge, a file is broken or of another kind, the answers are to other
-            questions, or another call is at work on the same reviews.
-        EndpointError: If some replies could not be had; those that came are kept.
+        ImportError: If a request is needed and the client library is not installed.
+        ValueError: If the benchmark has no judge, a file is broken, the predictions are for other questions, or another
+            process judges into the same file.
+        EndpointError: If replies are missing; those that arrived are stored.
     """
     judge = benchmark.judge
     if judge is None:
-        raise ValueError(f"{benchmark.name} is scored without a judge")
+        raise ValueError(f"{benchmark.name} needs no judge; use `aligngpt eval score`")
+    if config.judge_model is None:
+        raise ValueError("the judge is missing; pass judge_url and judge_model")
     if output.suffix != judge.suffix:
-        raise ValueError(f"{output}: reviews of {benchmark.name} are kept in a {judge.suffix} file; name it so")
-    settings = replace(settings, runs=settings.runs if judge.several_runs else 1)
-    asked = judge.requests(data, judge.read_answers(answers))
-    if not asked.rows:
-        raise ValueError(f"{answers}: none of its answers is to a question of {data}: is it another benchmark's?")
-    with alone_in(output.parent, f"-{output.stem}"):  # two calls would both pay
-        replies = Replies(output.with_name(f"{output.stem}-replies.jsonl"))
-        with JudgeClient(settings, replies) as client:
-            outcomes = _ask_all(client, judge, asked.rows, settings, progress)
-            asked = replace(asked, notes=(*asked.notes, *client.notes))
-        _stop_if_failed(asked.rows, outcomes, replies.path)
-        judged = _judged(asked.rows, outcomes, settings)
-        judge.write(output, judged)
-        summary = _summary(benchmark, asked, judged, outcomes, settings)
-        write_json(output.with_name(f"{output.stem}-judge.json"), summary)
-    return summary
+        raise ValueError(f"{output}: reviews of {benchmark.name} are stored in a {judge.suffix} file; rename it")
+    config = replace(config, num_runs=config.num_runs if judge.supports_runs else 1)
+    requests = judge.build_requests(data, judge.read_predictions(answers))
+    if not requests.rows:
+        raise ValueError(f"{answers}: no prediction is for a question of {data}; pass those of {benchmark.name}")
+    with hold_lock(output.parent, f".lock-{output.stem}"):
+        cache = ReplyCache(output.with_name(f"{output.stem}-replies.jsonl"))
+        with JudgeClient(config, cache) as client:
+            outcomes = _ask_all(client, judge, requests.rows, config, progress)
+            requests = replace(requests, notes=(*requests.notes, *client.notes))
+        finished = _require_replies(requests.rows, outcomes, cache.path)
+        judged = _collect(requests.rows, finished, config)
+        judge.write_reviews(output, judged)
+        result = _summarize(benchmark.name, judge, requests, judged, finished, config)
+        result.write(output.with_name(f"{output.stem}-judge.json"))
+    return result
 
 
-def answers_to(
-    questions: Mapping[str, str], answers: Predictions
+def match_for_judge(
+    questions: Mapping[str, str], predictions: Predictions
 ) -> tuple[dict[str, Prediction], MatchCounts, tuple[str, ...]]:
-    """Find the answer to each question; a judge is paid for each, so the question it was given to is compared.
+    """Match predictions and questions by id, and compare the prompts, since every request costs money.
 
     Args:
-        questions: Their texts by id. An answers file keeps that text, perhaps with more around it, as its prompt.
+        questions: Text by id; a predictions file has that text, possibly with more around it, as its prompt.
 
     Returns:
-        The answers by id, how they fit, and notes about what does not.
+        The predictions by id, how they match, and notes about what does not.
 
     Raises:
-        ValueError: If no answer is to one of the questions, or most are to questions with another text.
+        ValueError: If no prediction matches, or most have the prompt of another question.
     """
-    given, count = match_predictions(questions, answers)
-    kept = [name for name, answer in given.items() if answer.prompt]
-    other = [name for name in kept if questions[name].strip() not in given[name].prompt]
-    if len(other) > len(kept) / 2:
-        name = other[0]
+    matches, counts = match_predictions(questions, predictions)
+    prompted = [name for name, row in matches.items() if row.prompt]
+    wrong = [name for name in prompted if questions[name].strip() not in matches[name].prompt]
+    if len(wrong) > len(prompted) / 2:
+        name = wrong[0]
         raise ValueError(
-            f"{answers.source}: {len(other)} of its {len(kept)} answers are to other questions, as {name}: "
-            f"{given[name].prompt[:_SHOWN]!r}, here {questions[name][:_SHOWN]!r}; are they to another benchmark?"
+            f"{predictions.source}: {len(wrong)} of {len(prompted)} predictions are for other questions, such as "
+            f"{name}: {matches[name].prompt[:_MAX_SHOWN]!r}, expected {questions[name][:_MAX_SHOWN]!r}; pass the "
+            "predictions of this benchmark"
         )
-    notes = [f"answers to another text of the question, judged all the same: {', '.join(other)}"] if other else []
-    if count.extra:
-        notes.append(f"answers to no question, not judged: {count.extra}")
-    if count.duplicate:
-        notes.append(f"answers to a question that has another further down, not judged: {count.duplicate}")
-    return given, count, tuple(notes)
+    notes = [f"predictions with another text of the question, judged nevertheless: {', '.join(wrong)}"] if wrong else []
+    if counts.extra:
+        notes.append(f"predictions for no question, not judged: {counts.extra}")
+    if counts.duplicate:
+        notes.append(f"predictions repeated later in the file, not judged: {counts.duplicate}")
+    return matches, counts, tuple(notes)
 
 
-# Asking -------------------------------------------------------------------------------------------------------------
+# Requests -----------------------------------------------------------------------------------------------------------
 
 
 def _ask_all(
-    client: JudgeClient, judge: Judge, requests: Sequence[Request], settings: JudgeSettings, progress: bool
+    client: JudgeClient, judge: Judge, requests: Sequence[JudgeRequest], config: JudgeConfig, progress: bool
 ) -> list[_Outcome | None]:
-    """Ask everything, several at once; outcomes request by request, run by run, None where it was given up before."""
-    jobs = [(request, run) for request in requests for run in range(settings.runs)]
-    failed_in_row = 0
-    with ThreadPoolExecutor(settings.concurrency) as pool, progress_bar("judging", len(jobs), progress) as advance:
-        futures = [pool.submit(_ask, client, judge, request, run, settings) for request, run in jobs]
+    """Send all requests; outcomes by request, then by run, None for those cancelled because the endpoint is down."""
+    jobs = [(request, run) for request in requests for run in range(config.num_runs)]
+    num_failed = 0
+    with ThreadPoolExecutor(config.max_concurrency) as pool, show_progress("judging", len(jobs), progress) as advance:
+        futures = [pool.submit(_ask, client, judge, request, run, config) for request, run in jobs]
         try:
             for future in futures:
                 error = None if future.cancelled() else future.result().error
-                failed_in_row = failed_in_row + 1 if error else 0
-                if error and (error.fatal or failed_in_row == _GIVE_UP):
+                num_failed = num_failed + 1 if error else 0
+                if error and (error.fatal or num_failed == _MAX_FAILURES):
                     _cancel(futures)
                 advance(1)
         except BaseException:
@@ -224,100 +211,114 @@ def _cancel(futures: Sequence[Future[_Outcome]]) -> None:
         future.cancel()
 
 
-def _ask(client: JudgeClient, judge: Judge, request: Request, run: int, settings: JudgeSettings) -> _Outcome:
-    """Ask one thing, again while the reply cannot be read: warmer each time, unless a temperature was asked for."""
+def _ask(client: JudgeClient, judge: Judge, request: JudgeRequest, run: int, config: JudgeConfig) -> _Outcome:
+    """Ask until the reply is readable, with a rising temperature unless the configuration sets one."""
     replies: list[Reply] = []
-    for attempt in range(judge.attempts):
-        messages, temperature = request.messages, settings.temperature
+    for attempt in range(judge.max_attempts):
+        messages, temperature = request.messages, config.judge_temperature
         if temperature is None:
             temperature = min(2.0, judge.temperature + 0.5 * attempt)
         if attempt:
             last = messages[-1]
             messages = (*messages[:-1], {**last, "content": judge.reminder + last["content"]})
         try:
-            reply = client.ask(messages, temperature, settings.max_tokens or judge.max_tokens, run, attempt)
+            reply = client.ask(messages, temperature, config.judge_max_tokens or judge.max_tokens, run, attempt)
         except EndpointError as error:
             return _Outcome(tuple(replies), error=error)
         replies.append(reply)
-        marks = judge.read(reply.text)
-        if marks is not None:
-            return _Outcome(tuple(replies), marks)
+        scores = judge.parse_reply(reply.text)
+        if scores is not None:
+            return _Outcome(tuple(replies), scores)
     return _Outcome(tuple(replies))
 
 
-def _stop_if_failed(requests: Sequence[Request], outcomes: Sequence[_Outcome | None], kept: Path) -> None:
-    """Raise if a reply is missing: half a reviews file would be scored as if it were whole."""
+def _require_replies(
+    requests: Sequence[JudgeRequest], outcomes: Sequence[_Outcome | None], stored: Path
+) -> list[_Outcome]:
+    """Return the outcomes, or raise if a reply is missing: an incomplete reviews file would be scored as a whole."""
+    finished = [outcome for outcome in outcomes if outcome is not None and outcome.error is None]
     errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error is not None]
     if errors:
-        runs = len(outcomes) // len(requests)
-        left = [place // runs for place, outcome in enumerate(outcomes) if outcome is None or outcome.error is not None]
-        names = [str(requests[place].id) for place in dict.fromkeys(left)]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        num_runs = len(outcomes) // len(requests)
+        missing = [index // num_runs for index, one in enumerate(outcomes) if one is None or one.error is not None]
+        names = [str(requests[index].id) for index in dict.fromkeys(missing)]
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         fatal = next((error for error in errors if error.fatal), errors[-1])
         raise EndpointError(
-            f"the judge: {len(left)} of {len(outcomes)} replies are left to be had: {fatal}; the others are kept in "
-            f"{kept}, and the same command goes on from there, with questions {', '.join(names[:_NAMED])}{more}",
+            f"the judge: {len(missing)} of {len(outcomes)} replies are missing, for questions "
+            f"{', '.join(names[:_MAX_NAMED])}{more}: {fatal}; the others are stored in {stored}, run the same command "
+            "again for the rest",
             fatal.fatal,
         )
+    return finished
 
 
-# What came of it ----------------------------------------------------------------------------------------------------
+# Results ------------------------------------------------------------------------------------------------------------
 
 
-def _judged(requests: Sequence[Request], outcomes: Sequence[_Outcome | None], settings: JudgeSettings) -> list[Judged]:
+def _collect(
+    requests: Sequence[JudgeRequest], outcomes: Sequence[_Outcome], config: JudgeConfig
+) -> list[JudgedPrediction]:
     rows = []
-    for place, request in enumerate(requests):
-        own = [one for one in outcomes[place * settings.runs : (place + 1) * settings.runs] if one is not None]
-        texts = tuple(one.replies[-1].text for one in own)
-        model = own[0].replies[-1].record["answered_by"] or settings.model
-        rows.append(Judged(request, texts, tuple(one.marks for one in own), model))
+    for index, request in enumerate(requests):
+        own = outcomes[index * config.num_runs : (index + 1) * config.num_runs]
+        texts = tuple(outcome.replies[-1].text for outcome in own)
+        model = own[0].replies[-1].record["answered_by"] or str(config.judge_model)
+        rows.append(JudgedPrediction(request, texts, tuple(outcome.scores for outcome in own), model))
     return rows
 
 
-def _summary(
-    benchmark: Benchmark,
-    asked: Requests,
-    judged: Sequence[Judged],
-    outcomes: Sequence[_Outcome | None],
-    settings: JudgeSettings,
-) -> dict[str, Any]:
-    replies = [reply for outcome in outcomes if outcome is not None for reply in outcome.replies]
-    judge = benchmark.judge
-    assert judge is not None
-    given = asdict(settings) | {
-        "temperature": judge.temperature if settings.temperature is None else settings.temperature,
-        "max_tokens": settings.max_tokens or judge.max_tokens,
-    }
-    return {
-        "benchmark": benchmark.name,
-        "judge": {name: value for name, value in given.items() if name != "api_key_variable"},
-        "answered_by": dict(Counter(reply.record["answered_by"] or "not named" for reply in replies)),
-        "system_fingerprints": sorted({reply.record["system_fingerprint"] or "none" for reply in replies}),
-        "count": len(judged),
-        "answers": asdict(asked.count),
-        "unanswered": list(asked.unanswered),
-        "unreadable": [
-            {"id": row.request.id, "run": run, "reply": reply}
+def _summarize(
+    name: str,
+    judge: Judge,
+    requests: JudgeRequests,
+    judged: Sequence[JudgedPrediction],
+    outcomes: Sequence[_Outcome],
+    config: JudgeConfig,
+) -> JudgeResult:
+    replies = [reply for outcome in outcomes for reply in outcome.replies]
+    counts = requests.counts
+    resolved = replace(
+        config,
+        judge_temperature=judge.temperature if config.judge_temperature is None else config.judge_temperature,
+        judge_max_tokens=config.judge_max_tokens or judge.max_tokens,
+    )
+    return JudgeResult(
+        benchmark=name,
+        config={field: value for field, value in asdict(resolved).items() if field != "judge_api_key_env"},
+        answered_by=dict(Counter(reply.record["answered_by"] or "not named" for reply in replies)),
+        system_fingerprints=sorted({reply.record["system_fingerprint"] or "none" for reply in replies}),
+        n_samples=len(judged),
+        counts=PredictionCounts(
+            n_predictions=len(judged) + counts.extra + counts.duplicate,
+            n_missing=counts.missing,
+            n_extra=counts.extra,
+            n_duplicates=counts.duplicate,
+        ),
+        unanswered=list(requests.unanswered),
+        unreadable=[
+            UnreadableReply(id=row.request.id, run=run, reply=reply)
             for row in judged
-            for run, (reply, marks) in enumerate(zip(row.replies, row.marks, strict=True))
-            if marks is None
+            for run, (reply, scores) in enumerate(zip(row.replies, row.scores, strict=True))
+            if scores is None
         ],
-        "notes": list(asked.notes),
-        "all_replies": _cost(replies, settings),
-        "this_call": _cost([reply for reply in replies if not reply.cached], settings),
-    }
+        scores={str(row.request.id): list(row.scores) for row in judged},
+        notes=list(requests.notes),
+        usage=_usage(replies, config),
+        usage_this_call=_usage([reply for reply in replies if not reply.cached], config),
+    )
 
 
-def _cost(replies: Sequence[Reply], settings: JudgeSettings) -> dict[str, Any]:
-    """Replies, tokens and cost; tokens of replies for which the server gave none are not in it, and are counted."""
+def _usage(replies: Sequence[Reply], config: JudgeConfig) -> JudgeUsage:
     counted = [reply.record for reply in replies if reply.record["prompt_tokens"] is not None]
-    read = sum(record["prompt_tokens"] for record in counted)
-    written = sum(record["completion_tokens"] or 0 for record in counted)
-    prices = settings.prices
-    return {
-        "replies": len(replies),
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "replies_without_token_counts": len(replies) - len(counted),
-        "cost": None if prices is None else (read * prices[0] + written * prices[1]) / 1e6,
-    }
+    prompt = sum(record["prompt_tokens"] for record in counted)
+    completion = sum(record["completion_tokens"] or 0 for record in counted)
+    prices = config.input_cost_per_mtok, config.output_cost_per_mtok
+    cost = None if None in prices else (prompt * (prices[0] or 0) + completion * (prices[1] or 0)) / 1e6
+    return JudgeUsage(
+        n_replies=len(replies),
+        n_replies_without_usage=len(replies) - len(counted),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=cost,
+    )
