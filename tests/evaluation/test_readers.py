@@ -50,12 +50,12 @@ def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a.jsonl: holds no records; is it the right file, and complete?"),
-        (b"\n \n", "a.jsonl: holds no records"),
-        (b"[]", "a.jsonl: holds no records"),
+        (b"", "a.jsonl: no records; check that this is the right file and complete"),
+        (b"\n \n", "a.jsonl: no records"),
+        (b"[]", "a.jsonl: no records"),
         (
             b'{"a": 1}\n{"a": 2',
-            "a.jsonl:2: broken JSON: Expecting ',' delimiter at column 8; the last line is cut short",
+            "a.jsonl:2: broken JSON: Expecting ',' delimiter at column 8; the last line is truncated",
         ),
         (b'{"a": 1}\n{"a": "x', "a.jsonl:2: broken JSON: Unterminated string starting at column 7; the last line is"),
         (b'{"a": 1}\n{"a" 2}\n{"a": 3}\n', "a.jsonl:2: broken JSON: Expecting ':' delimiter at column 6"),
@@ -63,7 +63,7 @@ def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
         (b"PK\x03\x04\n", "a.jsonl:1: broken JSON"),
         (b'{"a": 1}\n[2]\n', "a.jsonl:2: expected an object, got an array"),
         (b'{"a": 1}\n3\n', "a.jsonl:2: expected an object, got a number"),
-        (b'{\n  "a": 1\n}\n', "a.jsonl: expected one JSON object a line or an array of them, got one object"),
+        (b'{\n  "a": 1\n}\n', "a.jsonl: expected one JSON object per line or an array of them, got one object"),
         (b'[{"a": 1},', "a.jsonl:1:11: broken JSON"),
         (b"[1]", "a.jsonl:1: expected an object, got a number"),
         (gzip.compress(b'{"a": 1}', mtime=0)[:-9], "a.jsonl: damaged gzip file"),
@@ -88,13 +88,13 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"question_id": 1}, "a.jsonl:1: no text, expected the text of an answer"),
+        ({"question_id": 1}, "a.jsonl:1: text is missing; expected the text of a prediction"),
         ({"question_id": 1, "text": None}, "a.jsonl:1: text is null"),
         ({"question_id": 1, "text": 5}, "a.jsonl:1: text is a number"),
-        ({"text": "x"}, "a.jsonl:1: no question_id"),
+        ({"text": "x"}, "a.jsonl:1: question_id is missing"),
         ({"question_id": 1.5, "text": "x"}, "a.jsonl:1: question_id is a number"),
         ({"question_id": True, "text": "x"}, "a.jsonl:1: question_id is a boolean"),
-        ({"question_id": 1, "image": "x", "text": "x?", "category": "c"}, "these are questions, not answers"),
+        ({"question_id": 1, "image": "x", "text": "x?", "category": "c"}, "holds questions; pass predictions"),
     ],
 )
 def test_what_is_no_answer(record: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_questions(tmp_path: Path) -> None:
         None,
     )
     path.write_text('{"question_id": 1, "prompt": "What?", "text": "Red"}\n')
-    with pytest.raises(ValueError, match="a question without image; is this the question file"):
+    with pytest.raises(ValueError, match="image is missing; check that this is the question file"):
         files.read_questions(path)
 
 
@@ -155,12 +155,12 @@ def test_cells_of_any_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\tc\n1\t2\n", r"t\.tsv: a table without the columns b"),
-        ("", r"t\.tsv: a table without the columns a, b"),
+        ("a\tc\n1\t2\n", r"t\.tsv: columns b are missing"),
+        ("", r"t\.tsv: columns a, b are missing"),
         ("a\tb\n1\t2\t3\n", r"t\.tsv:2: 3 cells in a table of 2 columns"),
         ('a\tb\n1\t2\n3\t"4\n5\t6', None),
-        ("a\tb\n1\t2\n3", r"t\.tsv:3: 1 cells in a table of 2 columns; is it cut short"),
-        ('a\tb\n1\t2\n"3\t4\n', r"t\.tsv:3: 1 cells in a table of 2 columns; is it cut short"),
+        ("a\tb\n1\t2\n3", r"t\.tsv:3: 1 cells in a table of 2 columns; check that the file is complete"),
+        ('a\tb\n1\t2\n"3\t4\n', r"t\.tsv:3: 1 cells in a table of 2 columns; check that the file is complete"),
     ],
 )
 def test_broken_tables(text: str, message: str | None, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def test_gather_takes_files_as_given_and_folders_by_pattern(tmp_path: Path) -> N
     found = files.collect_files([tmp_path, tmp_path / "c.txt", tmp_path / "b.json"], ("*.json", "sub/*.json"))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.json.gz", "b.json", "sub/d.json", "c.txt"]
     assert files.locate_file([tmp_path], ("x.json", "b.json"), "x") == tmp_path / "b.json"
-    with pytest.raises(ValueError, match=r"no marks in this folder, expected x\.json or y\.json"):
-        files.locate_file([tmp_path], ("x.json", "y.json"), "marks")
-    with pytest.raises(ValueError, match="nothing says where the marks are: give --labels"):
-        files.locate_file([], ("x.json",), "marks")
+    with pytest.raises(ValueError, match=r"no labels in this folder; expected x\.json or y\.json"):
+        files.locate_file([tmp_path], ("x.json", "y.json"), "labels")
+    with pytest.raises(ValueError, match="the labels are missing; pass --labels"):
+        files.locate_file([], ("x.json",), "labels")
     assert files.parent_folders([tmp_path, tmp_path / "c.txt"]) == [tmp_path, tmp_path]

@@ -194,7 +194,7 @@ def test_a_judge_that_fails_costs_no_answers(folder: Path, tmp_path: Path) -> No
             judge=JudgeConfig(judge_model="judge", judge_url=server.url),
         )
     (reason,) = row_of(results, "mmvet")["reasons"]
-    assert "replies are left to be had" in reason
+    assert "replies are missing" in reason
     assert len(lines(tmp_path / "mmvet" / "answers.jsonl")) == 12
 
 

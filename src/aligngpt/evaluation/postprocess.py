@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation.artifacts import JudgeResult
 from aligngpt.evaluation.gates import gate_means
 from aligngpt.evaluation.prediction_files import PartFile, Record, read_lines, read_parts, write_lines
 from aligngpt.evaluation.readers import find, read_answers
@@ -138,12 +139,12 @@ def _judge_of(task: Task) -> dict[str, Any] | None:
     path = task.folder / "reviews-judge.json"
     if not path.is_file():
         return None
-    known = read_json(path)
+    result = JudgeResult.read(path)
     return {
-        "model": known["judge"]["model"],
-        "answered_by": known["answered_by"],
-        "cost": known["all_replies"]["cost"],
-        "unreadable": len(known["unreadable"]),
+        "model": result.config["judge_model"],
+        "answered_by": result.answered_by,
+        "cost": result.usage.cost,
+        "unreadable": len(result.unreadable),
     }
 
 

@@ -90,10 +90,10 @@ def test_unreadable_reviews(tmp_path: Path) -> None:
         "relative": round(4.667 / 5.333 * 100, 1)
     }
     assert strict["details"]["all"] == {"relative": 88.2, "reference": 85.0, "model": 75.0}
-    assert official["notes"][0] == "reviews that could not be read, counted as -1 for both: questions 1"
-    assert strict["notes"][0] == "reviews that could not be read, left out: questions 1"
+    assert official["notes"][0] == "unreadable reviews, counted as -1 for both: questions 1"
+    assert strict["notes"][0] == "unreadable reviews, skipped: questions 1"
     assert strict["notes"][1].startswith("official 87.51, strict 88.24: the official summary counts")
-    with pytest.raises(ValueError, match="none of its reviews could be read"):
+    with pytest.raises(ValueError, match="no review is readable"):
         scored("llava_bench", (), reviews(tmp_path / "r.jsonl", rows[1:2]), "strict")
 
 
@@ -125,10 +125,10 @@ def test_a_mark_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="these are answers, not reviews: a judge has to mark them first"):
+    with pytest.raises(ValueError, match="holds predictions, not reviews; run `aligngpt eval judge` first"):
         scored("llava_bench", (), answer_lines(tmp_path / "a.jsonl", {0: "A hill."}))
     (tmp_path / "r.jsonl").write_text(json.dumps({"question_id": 0, "tuple": [1]}) + "\n")
-    with pytest.raises(ValueError, match=r"r\.jsonl:1: a review without `tuple`"):
+    with pytest.raises(ValueError, match=r"r\.jsonl:1: tuple is missing; expected two scores"):
         scored("llava_bench", (), tmp_path / "r.jsonl")
     given = reviews(tmp_path / "r.jsonl", [(0, "conv", [8, 8])])
     with pytest.raises(ValueError, match="none of its 1 answers"):

@@ -102,7 +102,7 @@ def test_accuracy_and_accuracy_plus(labels: Path, tmp_path: Path) -> None:
     assert [item["score"] for item in result["samples"]] == [1, 0.25, 0.25]
     assert [part["prediction"] for part in result["samples"][1]["parts"]] == ["no", "no"]
     assert result["protocols"]["strict"] == 125
-    assert any("no answers in existence" in note for note in result["notes"])
+    assert any("no predictions for existence" in note for note in result["notes"])
 
 
 def test_every_place_of_the_labels(labels: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
     assert official["protocols"] == strict["protocols"] == {"official": 50, "strict": 100}
     assert "pairs of lines about two different images: 2" in official["notes"]
     assert official["notes"][-1].startswith(
-        "official 50.00, strict 100.00: the official scorer takes answers two by two"
+        "official 50.00, strict 100.00: the official scorer pairs predictions by position"
     )
     orderly = scored("mme", labels, answers(tmp_path / "b.jsonl", [rows[0], rows[2], rows[3], rows[1]]))
     assert orderly["details"]["tasks"] == {"count": 100}
@@ -160,7 +160,7 @@ def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
 
 def test_a_missing_line(labels: Path, tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", ALL[:4])
-    with pytest.raises(ValueError, match=r"count has 3 answers; .* use --protocol strict"):
+    with pytest.raises(ValueError, match=r"count has 3 predictions; .* use --protocol strict"):
         scored("mme", labels, given)
     strict = scored("mme", labels, given, "strict")
     assert strict["details"]["tasks"] == {"count": 50 + 50, "code_reasoning": 50}
@@ -177,12 +177,12 @@ def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> No
     rows = [("count/1.jpg", "One?", "maybe"), ("count/1.jpg", "Two?", "\tperhaps")]
     result = scored("mme", labels, answers(tmp_path / "a.jsonl", rows))
     assert result["score"] == 0
-    assert any(note.startswith("count: no answer is yes or no") for note in result["notes"])
-    assert any(note.startswith("answers with a tab or a newline") for note in result["notes"])
+    assert any(note.startswith("count: no prediction is yes or no") for note in result["notes"])
+    assert any(note.startswith("predictions with a tab or a newline") for note in result["notes"])
     rows += [("code_reasoning/a.png", question, "maybe") for question in ("One?", "Two?")]
     notes = scored("mme", labels, answers(tmp_path / "b.jsonl", rows))["notes"]
     assert [note for note in notes if "yes or no" in note] == [
-        "count, code_reasoning: no answer is yes or no; the official scorer stops, here such a task scores 0"
+        "count, code_reasoning: no prediction is yes or no; the official scorer stops, here it scores 0"
     ]
 
 
@@ -197,18 +197,20 @@ def test_finished_lines_bring_their_labels(tmp_path: Path) -> None:
 
 def test_other_files(labels: Path, tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", ALL)
-    with pytest.raises(ValueError, match="name the skeleton of the evaluation tool with --labels"):
+    with pytest.raises(ValueError, match="pass the official label files with --labels"):
         scored("mme", (), given)
-    with pytest.raises(ValueError, match="none of its 1 answers has a label; are these answers to MME"):
+    with pytest.raises(
+        ValueError, match="none of its 1 predictions has a label; check that these are predictions for MME"
+    ):
         scored("mme", labels, answers(tmp_path / "b.jsonl", [("7", "One?", "yes")]))
-    with pytest.raises(ValueError, match="has no answer, only a skeleton's three fields"):
+    with pytest.raises(ValueError, match="has no answer; pass result lines, not labels"):
         scored("mme", labels, labels)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no MME labels, expected existence\.txt"):
+    with pytest.raises(ValueError, match=r"no MME labels; expected existence\.txt"):
         scored("mme", tmp_path / "empty", given)
-    with pytest.raises(ValueError, match="no result files in this folder"):
+    with pytest.raises(ValueError, match="no result files; expected existence"):
         scored("mme", labels, tmp_path / "empty")
-    with pytest.raises(ValueError, match="notes is no task of MME"):
+    with pytest.raises(ValueError, match="notes is not an MME task"):
         scored("mme", skeleton(tmp_path / "x", {"notes": []}) / "notes.txt", given)
     broken = skeleton(tmp_path / "y", {"count": [("1.jpg", "One?", "Yes", "no", "what")]})
     with pytest.raises(ValueError, match=re.escape("count.txt:1: expected image, question, Yes or No")):

@@ -69,7 +69,7 @@ def test_grades_that_could_not_be_read(tmp_path: Path) -> None:
         {"v1_0": 0.5, "v1_1": 0.375, "v1_2": 0},
         {"v1_0": 1, "v1_1": 0.375},
     )
-    assert strict["notes"][0] == "questions with a grade that could not be read, left out: v1_0, v1_2"
+    assert strict["notes"][0] == "questions with an unreadable score, skipped: v1_0, v1_2"
 
 
 def test_the_upload(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ def test_the_upload(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     known = labels(tmp_path / "mm-vet.json", CAPABILITIES)
-    with pytest.raises(ValueError, match="these are answers, not grades: a judge has to grade them first"):
+    with pytest.raises(ValueError, match="holds predictions, not a judge's scores; run `aligngpt eval judge` first"):
         scored("mmvet", known, write_json(tmp_path / "g.json", {"v1_0": "A cat."}))
-    with pytest.raises(ValueError, match=r"expected a judge's grades, a \.json file"):
+    with pytest.raises(ValueError, match=r"expected a judge's scores, a \.json file"):
         scored("mmvet", known, answer_lines(tmp_path / "a.jsonl", {0: "A cat."}))
-    with pytest.raises(ValueError, match="v1_1 has 1 grades, v1_0 has 2: each question needs one a run"):
+    with pytest.raises(ValueError, match="v1_1 has 1 scores, v1_0 has 2; every question needs one per run"):
         scored("mmvet", known, grades(tmp_path / "g.json", {"v1_0": [1, 1], "v1_1": [1]}))
     for wrong in ([], ["x"], None):
-        with pytest.raises(ValueError, match="v1_0 has no grades"):
+        with pytest.raises(ValueError, match="v1_0: score is missing"):
             scored("mmvet", known, write_json(tmp_path / "g.json", {"v1_0": {"score": wrong}}))
-    with pytest.raises(ValueError, match="no MM-Vet questions: 'capability' is missing"):
+    with pytest.raises(ValueError, match="MM-Vet question v1_0: 'capability' is missing"):
         scored("mmvet", write_json(tmp_path / "mm-vet.json", {"v1_0": {}}), grades(tmp_path / "g.json", {"v1_0": [1]}))

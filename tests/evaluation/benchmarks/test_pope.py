@@ -107,8 +107,8 @@ def test_a_missing_answer_shifts_all_that_follow_officially(folder: Path, tmp_pa
     assert strict["details"]["popular"]["TN"] == 2
     assert verdicts(strict) == {1: 0, 2: 1, 3: 1, 4: 1, 11: 1, 12: 1}
     assert strict["answers"] == official["answers"] == {"given": 5, "missing": 1, "extra": 0, "duplicate": 0}
-    assert "popular: answers at the place of another question's label: 3" in official["notes"]
-    assert "popular: 3 answers for 4 labels, paired by position from the first on" in official["notes"]
+    assert "popular: predictions compared with the label of another question: 3" in official["notes"]
+    assert "popular: 3 predictions for 4 labels, paired by position" in official["notes"]
 
 
 def test_a_missing_answer_to_a_no_counts_as_a_yes(folder: Path, tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_where_the_files_lie(folder: Path, tmp_path: Path) -> None:
     given = answer_lines(tmp_path / "a.jsonl", {1: "Yes", 2: "Yes", 3: "No", 4: "No"})
     popular = folder / "coco" / "coco_pope_popular.json"
     for labels_given in ([folder / "coco"], [folder]):
-        with pytest.raises(ValueError, match="no answers to the random questions"):
+        with pytest.raises(ValueError, match="no predictions for the random questions"):
             scored("pope", labels_given, given)
     alone = scored("pope", popular, given)
     assert alone["score"] == 100 and list(alone["groups"]["subset"]) == ["popular"]
     (folder / "llava_pope_test.jsonl").rename(tmp_path / "elsewhere.jsonl")
     assert scored("pope", popular, given)["score"] == 100  # one subset: the ids of the labels
-    with pytest.raises(ValueError, match="nothing says which answer belongs to which of popular, random"):
+    with pytest.raises(ValueError, match="the subsets popular, random need LLaVA's question file"):
         scored("pope", folder, given)
     more = answer_lines(tmp_path / "b.jsonl", {1: "Yes", 2: "Yes", 3: "No", 4: "No", 11: "Yes", 12: "No"})
     assert scored("pope", [folder, tmp_path / "elsewhere.jsonl"], more)["score"] == 100
@@ -161,5 +161,5 @@ def test_other_files(folder: Path, tmp_path: Path) -> None:
         scored("pope", wrong, given)
     other = labels(tmp_path / "other", "random", ["yes"] * 2)
     questions(other, {"random": range(1, 4)})
-    with pytest.raises(ValueError, match=r"the labels lack 1 of its 3 questions, the first about 3\.jpg"):
+    with pytest.raises(ValueError, match=r"labels are missing for 1 of 3 questions, the first about 3\.jpg"):
         scored("pope", other, given, "strict")

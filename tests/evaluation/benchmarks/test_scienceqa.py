@@ -97,7 +97,7 @@ def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
     }
     assert (official["score"], official["formatted"], official["count"]) == (100, "100.00", 2)
     assert official["answers"] == {"given": 4, "missing": 1, "extra": 0, "duplicate": 1}
-    assert official["notes"][0].startswith("official 100.00, strict 66.67: the official scorer finds")
+    assert official["notes"][0].startswith("official 100.00, strict 66.67: the official scorer identifies")
     strict = scored("scienceqa", folder, given, "strict")
     assert (strict["score"], strict["count"]) == (pytest.approx(200 / 3), 3)
     assert strict["protocols"] == official["protocols"]
@@ -147,7 +147,7 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no problems\.json in this folder"):
         read([tmp_path / "empty"])
     folder = labels(tmp_path / "labels", {"1": (2, 0, True)}, split=["1", "9"])
-    with pytest.raises(ValueError, match="question 9 of the split: '9' is missing"):
+    with pytest.raises(ValueError, match="ScienceQA question 9: '9' is missing"):
         scored("scienceqa", folder, given)
 
 

@@ -60,7 +60,7 @@ def test_ids_are_looked_up_as_numbers_where_they_can_be(tmp_path: Path) -> None:
     assert verdicts(official) == {"1": 0, "2": 1, "v3": 1}
     assert official["answers"]["missing"] == 1 and strict["answers"]["missing"] == 0
     assert verdicts(strict) == {"1": 1, "2": 1, "v3": 1}
-    assert official["notes"][0] == "answers whose id is text, where the official scorer looks for a number: 1"
+    assert official["notes"][0] == "predictions whose id is text, where the official scorer looks up a number: 1"
     assert official["protocols"] == {"official": 50, "strict": 100}
 
 
@@ -83,7 +83,7 @@ def test_missing_extra_and_repeated(tmp_path: Path) -> None:
 def test_a_dimension_with_nothing_right_stops_the_official_scorer(tmp_path: Path) -> None:
     known = labels(tmp_path / "SEED-Bench.json", [("1", "A", "image", 1), ("2", "A", "image", 10)])
     wrong = scored("seed", known, answers(tmp_path / "a.jsonl", [(1, "A"), (2, "B")]))
-    assert wrong["notes"] == ["Action: nothing right and nothing missing, at which the official scorer stops"]
+    assert wrong["notes"] == ["Action: nothing correct and nothing missing; the official scorer stops here"]
     missing = scored("seed", known, answers(tmp_path / "a.jsonl", [(1, "A")]))
     assert missing["notes"] == []
 
@@ -104,9 +104,9 @@ def test_the_leaderboard_file(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [(1, "A")])
-    with pytest.raises(ValueError, match="the labels have no image questions"):
+    with pytest.raises(ValueError, match="SEED-Bench labels have no image questions"):
         scored("seed", labels(tmp_path / "SEED-Bench.json", [("1", "A", "video", 10)]), given)
-    with pytest.raises(ValueError, match="expected an object with a list `questions`"):
+    with pytest.raises(ValueError, match="expected SEED-Bench labels, an object with a list `questions`"):
         scored("seed", write_json(tmp_path / "SEED-Bench.json", {"data": []}), given)
-    with pytest.raises(ValueError, match="question 1: 'answer' is missing; are these SEED-Bench's labels"):
+    with pytest.raises(ValueError, match="SEED-Bench question 1: 'data_type' is missing"):
         scored("seed", write_json(tmp_path / "SEED-Bench.json", {"questions": [{"question_id": 1}]}), given)

@@ -88,15 +88,15 @@ def test_answers_without_prompts_go_by_question_id(tmp_path: Path) -> None:
 def test_a_prompt_without_a_question_is_named(tmp_path: Path) -> None:
     known = labels(tmp_path / "labels.json", [(1, "i", "One?", ["x"] * 10)])
     given = answers(tmp_path / "a.jsonl", [("i", f"One?\n{S}", "x"), ("i", "One?", "x")])
-    with pytest.raises(ValueError, match=r"a.jsonl:2: no question can be read out of the prompt 'One\?'"):
+    with pytest.raises(ValueError, match=r"a.jsonl:2: the prompt 'One\?' contains no question"):
         scored("textvqa", known, given)
 
 
 def test_other_files(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [("i", f"One?\n{S}", "x")])
-    with pytest.raises(ValueError, match="expected an object with a list `data`"):
+    with pytest.raises(ValueError, match="expected TextVQA annotations, an object with a list `data`"):
         scored("textvqa", write_json(tmp_path / "labels.json", {"questions": []}), given)
-    with pytest.raises(ValueError, match="no TextVQA annotations with answers: 'answers' is missing"):
+    with pytest.raises(ValueError, match="TextVQA annotation 1: 'answers' is missing"):
         record = {"question_id": 1, "image_id": "i", "question": "One?"}
         scored("textvqa", write_json(tmp_path / "labels.json", {"data": [record]}), given)
     with pytest.raises(ValueError, match="none of its 1 answers"):

@@ -66,7 +66,7 @@ def test_an_answer(people: list[str], text: str, raw: float, converted: float, t
 def test_answers_by_number_need_the_question_file(tmp_path: Path) -> None:
     labels = label_file(tmp_path / "labels" / "val.json", {"b.jpg": ["red"] * 10, "a.jpg": ["blue"] * 10})
     answers = answer_lines(tmp_path / "a.jsonl", {0: "red", 1: "red"})
-    with pytest.raises(ValueError, match="name LLaVA's question file with --labels as well"):
+    with pytest.raises(ValueError, match="pass LLaVA's question file with --labels as well"):
         scored("vizwiz", labels, answers)
     asked = questions(tmp_path / "q.jsonl", ["a.jpg", "b.jpg"])
     assert verdicts(scored("vizwiz", [labels, asked], answers)) == {"b.jpg": 1, "a.jpg": 0}
@@ -80,7 +80,7 @@ def test_means_and_missing_answers(tmp_path: Path) -> None:
     assert result["details"]["overall"] == 43.33
     assert result["details"]["per_answer_type"] == {"other": 43.33}
     assert result["answers"] == {"given": 3, "missing": 1, "extra": 1, "duplicate": 0}
-    assert any("wants every one" in note for note in result["notes"])
+    assert any("requires every prediction" in note for note in result["notes"])
 
 
 def test_the_upload(tmp_path: Path) -> None:
@@ -94,14 +94,14 @@ def test_the_upload(tmp_path: Path) -> None:
         {"image": "b.jpg", "answer": "don't know"},
         {"image": "a.jpg", "answer": "it 's red"},
     ]
-    with pytest.raises(ValueError, match="1 of 2 questions have no answer"):
+    with pytest.raises(ValueError, match="predictions are missing for 1 of 2 questions"):
         write(asked, read_answers(answer_lines(tmp_path / "a.jsonl", {1: "red"})), tmp_path / "v.json")
     assert not (tmp_path / "v.json").exists()
 
 
 def test_other_files(tmp_path: Path) -> None:
     answers = submission(tmp_path / "s.json", {"a.jpg": "x"})
-    with pytest.raises(ValueError, match="no VizWiz annotations, a list of images"):
+    with pytest.raises(ValueError, match="no VizWiz annotations; expected a list of images"):
         scored("vizwiz", write_json(tmp_path / "test.json", [{"image": "a.jpg", "question": "?"}]), answers)
-    with pytest.raises(ValueError, match=r"val.json:1: no VizWiz annotation: 'answer_type' is missing"):
+    with pytest.raises(ValueError, match=r"val.json: VizWiz annotation 1: 'answer_type' is missing"):
         scored("vizwiz", write_json(tmp_path / "val.json", [{"image": "a.jpg", "answers": [{"answer": "x"}]}]), answers)

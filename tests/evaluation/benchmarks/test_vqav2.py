@@ -93,7 +93,7 @@ def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
     assert result["answers"] == {"given": 3, "missing": 2, "extra": 1, "duplicate": 1}
     assert result["samples"][1].get("text") is None
     refused = scored("vqav2", labels, submission(tmp_path / "s.json", {1: "yes", 9: "no"}))
-    assert sum("refuses" in note for note in refused["notes"]) == 2
+    assert sum("rejects" in note for note in refused["notes"]) == 2
 
 
 def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"questions": []}, "no VQAv2 annotations: expected an object with a list `annotations`"),
-        ({"annotations": [{"question_id": 1}]}, "annotation 0 lacks"),
-        ([1], "expected VQAv2 annotations, an object with `annotations`, got an array"),
+        ({"questions": []}, "expected VQAv2 annotations, an object with a list `annotations`"),
+        ({"annotations": [{"question_id": 1}]}, "VQAv2 annotation 1: 'answers' is missing"),
+        ([1], "expected VQAv2 annotations, got an array"),
     ],
 )
 def test_another_file(content: Any, message: str, tmp_path: Path) -> None:
