@@ -17,6 +17,7 @@ from PIL import Image
 
 from aligngpt.cli import cli
 from aligngpt.curation.scoring.store import read_scores
+from aligngpt.training.artifacts import ModuleSummary, TrainResult
 from aligngpt.training.configs import paper_pretrain, synthetic_finetune
 from tests.curation.counting import CountingScorer
 
@@ -142,17 +143,22 @@ def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- training
 
-TRAINED = {
-    "stage": "pretrain",
-    "alignment": "levels",
-    "steps": 2,
-    "seconds": 1.0,
-    "samples": 8,
-    "truncated_samples": 0,
-    "final_loss": 0.5,
-    "loss_by_level": [0.75, 0.25],
-    "parameters": [{"part": "projector", "parameters": 1234567, "trains": True}],
-}
+TRAINED = TrainResult(
+    stage="pretrain",
+    alignment="levels",
+    global_step=2,
+    global_batch_size=4,
+    num_samples=8,
+    num_without_level=0,
+    num_skipped=0,
+    num_truncated=0,
+    train_runtime=1.0,
+    train_loss=0.6,
+    final_loss=0.5,
+    log_history=[],
+    loss_by_level=[0.75, 0.25],
+    modules=[ModuleSummary(name="projector", num_parameters=1234567, trainable=True)],
+)
 
 
 def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +192,7 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
     arguments += ["--alignment-embeddings", "random"] if random else ["--stage1", model]
     done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout) == TRAINED
+    assert json.loads(done.stdout) == TRAINED.model_dump(exclude={"schema_version"})
     expected = {**vars(synthetic_finetune()), "alignment_embeddings": "random" if random else "stage1"}
     assert vars(calls[0]["config"]) == expected
     assert calls[0]["stage1"] == (None if random else model)

@@ -28,6 +28,8 @@ from aligngpt.experiments.demo import Step, StepFailed, run_scenes, run_steps, s
 from aligngpt.synthetic.backbones import BASES
 from aligngpt.synthetic.scenes import QUESTION_KINDS
 
+WRITTEN = ("config.yaml", "run_config.json", "skipped.jsonl", "train_results.json")  # of each stage
+
 # Stands in for `aligngpt`: name, seconds, file to write, file of events, and whether it fails or how many MB it takes.
 STAND_IN = """
 import os, pathlib, sys, time
@@ -323,16 +325,16 @@ FILES = (
     *(f"data/{name}.json" for name in ("scenes", "pretrain", "finetune", "test", "truth")),
     *("scores/manifest.json", "levels/levels.json", "levels/levels.parquet", "captions/captions.json"),
     *(f"logs/{name}.log" for name in STEPS),
-    *(f"recipes/{stage}-{arm}.json" for stage in ("pretrain", "finetune") for arm in ("adaptive", "none")),
+    *(f"configs/{stage}-{arm}.yaml" for stage in ("pretrain", "finetune") for arm in ("adaptive", "none")),
     *(
         f"pretrain-{arm}/{name}"
         for arm in ("adaptive", "none")
-        for name in ("stage1.safetensors", "stage1.json", "recipe.json", "training.json")
+        for name in ("stage1.safetensors", "stage1.json", *WRITTEN)
     ),
     *(
         f"finetune-{arm}/{name}"
         for arm in ("adaptive", "none")
-        for name in ("model.safetensors", "config.json", "tokenizer.json", "recipe.json", "training.json")
+        for name in ("model.safetensors", "config.json", "tokenizer.json", *WRITTEN)
     ),
     *(
         "eval-adaptive/gates.json",
@@ -381,7 +383,7 @@ def test_the_summary_tells_the_figures(quick_run: tuple[Path, dict[str, Any]]) -
 def test_the_arms_learned_what_they_were_to_learn(quick_run: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = quick_run
     runs = {
-        name: json.loads((folder / name / "training.json").read_text())
+        name: json.loads((folder / name / "train_results.json").read_text())
         for name in STEPS
         if "-" in name and "eval" not in name
     }

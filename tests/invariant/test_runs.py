@@ -60,7 +60,7 @@ def stage_1(folder: Path, tmp_path: Path) -> Run:
         config = replace(synthetic_pretrain(), **SMALL, seed=seed)
         output = tmp_path / name
         result = pretrain(config, data=folder / "pairs.json", images=folder, output=output, **backbones)
-        return result["history"], (output / "stage1.safetensors").read_bytes()
+        return [entry.model_dump() for entry in result.log_history], (output / "stage1.safetensors").read_bytes()
 
     return run
 
@@ -73,7 +73,9 @@ def stage_2(folder: Path, tmp_path: Path, stage_1: Run) -> Run:
         config = replace(synthetic_finetune(), **SMALL, seed=seed)
         data = folder / "conversations.json"
         result = finetune(config, data=data, images=folder, stage1=tmp_path / "stage1", output=tmp_path / name)
-        return result["history"], (tmp_path / name / "model.safetensors").read_bytes()
+        return [entry.model_dump() for entry in result.log_history], (
+            tmp_path / name / "model.safetensors"
+        ).read_bytes()
 
     return run
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aligngpt.data.images import load_image
 from aligngpt.modeling.conversion.official_config import official_name
-from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.training.sampler import ModalityGroupedSampler
 from tests.parity.conversations import tokenization
 from tests.parity.deviations import Cases, Pairs
 from tests.parity.ours import Batch, Converted, Loaded, Result, collated, dataset, forward, gradients, weights_of

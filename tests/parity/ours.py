@@ -15,9 +15,10 @@ from torch import Tensor
 from aligngpt.data.schema import read_conversations, read_pairs
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
 from aligngpt.modeling.alignment import compute_image_text_similarity
+from aligngpt.training.artifacts import Stage
 from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset
-from aligngpt.training.stages import Stage, apply_stage
+from aligngpt.training.freezing import apply_stage
 from tests.parity.recorded import DATA, IMAGES, MAX_LENGTH
 
 Batch = dict[str, Any]

@@ -94,13 +94,14 @@ def _write_trainings(folder: Path, points: int, rng: random.Random) -> None:
                 parts += [] if stage_one else [("alignment_gate", 39_687, True)]
             parts += [("language_model", 2_904_832, not stage_one)]
             content = {
-                "stage": stage, "alignment": name, "steps": steps, "seconds": 201.4, "samples": steps * 64,
-                "truncated_samples": 0, "final_loss": end + worse, "history": history,
+                "schema_version": 1, "stage": stage, "alignment": name, "global_step": steps, "global_batch_size": 64,
+                "train_runtime": 201.4, "num_samples": steps * 64, "num_without_level": 0, "num_skipped": 0,
+                "num_truncated": 0, "train_loss": end + worse + 0.1, "final_loss": end + worse, "log_history": history,
                 "loss_by_level": losses if stage_one else None,
-                "parameters": [{"part": p, "parameters": count, "trains": trains} for p, count, trains in parts],
+                "modules": [{"name": p, "num_parameters": count, "trainable": trains} for p, count, trains in parts],
             }  # fmt: skip
-            write_json(folder / f"{stage}-{name}" / "training.json", content)
-            write_json(folder / f"{stage}-{name}" / "recipe.json", {"stage": stage, "learning_rate": 1e-3})
+            write_json(folder / f"{stage}-{name}" / "train_results.json", content)
+            write_json(folder / f"{stage}-{name}" / "run_config.json", {"stage": stage, "learning_rate": 1e-3})
 
 
 def _write_captions(folder: Path, scenes: list[world.Scene], rng: random.Random) -> list[dict]:

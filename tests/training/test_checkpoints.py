@@ -136,7 +136,7 @@ def test_stage_2_needs_stage_1_or_the_word_random(world: World, tmp_path: Path) 
         (stage2_config(alignment_embeddings="random"), {}),
         (stage2_config(alignment_embeddings="random"), {"language_model": world.folder / "llm"}),
     ):
-        with pytest.raises(ValueError, match="stage 2 needs a stage-1 checkpoint"):
+        with pytest.raises(ValueError, match="stage1 is missing; pass a stage-1 checkpoint"):
             finetune(config, **inputs, **backbones)
     with pytest.raises(FileNotFoundError, match="not a finished stage-1 checkpoint"):
         finetune(stage2_config(), **inputs, stage1=world.folder)
@@ -171,8 +171,8 @@ def test_a_stage_1_without_alignment_leads_to_none_or_random(world: World, tmp_p
     with pytest.raises(ValueError, match="was trained without alignment, so its alignment table is random"):
         finetune(stage2_config(), **inputs, output=tmp_path / "out")
     config = stage2_config(alignment_embeddings="random", max_steps=1)
-    assert finetune(config, **inputs, output=tmp_path / "random")["alignment"] == "adaptive"
-    assert finetune(stage2_config(alignment="none", max_steps=1), **inputs, output=tmp_path / "none")["steps"] == 1
+    assert finetune(config, **inputs, output=tmp_path / "random").alignment == "adaptive"
+    assert finetune(stage2_config(alignment="none", max_steps=1), **inputs, output=tmp_path / "none").global_step == 1
 
 
 def test_a_stage_1_checkpoint_can_be_used_as_it_is(stage1: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from aligngpt.data.schema import Conversation, Turn
-from aligngpt.training.collator import Collator, ModalityGroupedSampler
+from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import IGNORED, InstructionDataset
+from aligngpt.training.sampler import ModalityGroupedSampler
 from tests import tiny
 
 

@@ -6,6 +6,9 @@ import json
 import logging
 import math
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +22,14 @@ from safetensors.torch import load_file
 
 from aligngpt.data.schema import StrictDataError
 from aligngpt.modeling import AlignGPTForConditionalGeneration
-from aligngpt.modeling.checkpoints import describe_backbones, load_model, load_stage1
-from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.modeling.checkpoints import load_model, load_stage1
+from aligngpt.training.artifacts import TrainConfigFile, TrainResult
 from aligngpt.training.datasets import InstructionDataset
-from aligngpt.training.stages import TRAINABLE_MODULES, apply_stage, finetune, pretrain, training_arguments
-from aligngpt.training.trainer import AlignGPTTrainer
-from aligngpt.utils.io import hash_file
+from aligngpt.training.freezing import TRAINABLE_MODULES, apply_stage
+from aligngpt.training.sampler import ModalityGroupedSampler
+from aligngpt.training.stages import finetune, identify_checkpoint, identify_data, pretrain
+from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
+from aligngpt.utils.config import load_config
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_config, stage2_config
 
@@ -62,17 +67,17 @@ def test_the_table_is_applied_and_logged(
     model, _ = tiny.build(tmp_path, alignment=alignment)
     model.requires_grad_(True)
     model.alignment_gate.requires_grad_(False)  # whatever was set before does not matter
-    with caplog.at_level(logging.INFO, "aligngpt.training.stages"):
+    with caplog.at_level(logging.INFO, "aligngpt.training.freezing"):
         rows = apply_stage(model, stage)
-    assert tuple(row["part"] for row in rows) == PARTS
-    assert {row["part"] for row in rows if row["trains"]} == training
+    assert tuple(row.name for row in rows) == PARTS
+    assert {row.name for row in rows if row.trainable} == training
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name.split(".")[0] in training), name
     lines = [record.getMessage() for record in caplog.records]
     for row, line in zip(rows, lines, strict=True):
-        count = sum(value.numel() for name, value in tensors(model).items() if name.startswith(f"{row['part']}."))
-        assert row["parameters"] == count > 0
-        assert line.split() == [f"{stage}:", row["part"], f"{count:,}", "trains" if row["trains"] else "frozen"]
+        count = sum(value.numel() for name, value in tensors(model).items() if name.startswith(f"{row.name}."))
+        assert row.num_parameters == count > 0
+        assert line.split() == [f"{stage}:", row.name, f"{count:,}", "trained" if row.trainable else "frozen"]
 
 
 def test_the_table_is_the_papers() -> None:
@@ -102,8 +107,8 @@ def test_stage_1_changes_projector_and_table_alone(
     result = pretrain(stage1_config(alignment=alignment), **world.stage1_inputs, output=tmp_path / "out")
     [(model, before)] = built
     assert changed_parts(before, tensors(model)) == changing
-    assert {row["part"] for row in result["parameters"] if row["trains"]} == changing
-    assert result["alignment"] == alignment
+    assert {row.name for row in result.modules if row.trainable} == changing
+    assert result.alignment == alignment
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_stage_2_changes_neither_table_nor_tower(
     # The gate of the checkpoint is drawn anew each time, so it is looked at through what the run says it trained.
     parts = changed_parts(tensors(before), tensors(after)) - {"alignment_gate"}
     assert parts == changing - {"alignment_gate"}
-    assert {row["part"] for row in result["parameters"] if row["trains"]} == changing
+    assert {row.name for row in result.modules if row.trainable} == changing
     assert after.config.alignment == alignment
     assert processor.use_alignment == (alignment != "none")
 
@@ -142,29 +147,39 @@ def test_the_gate_learns_where_it_is_read(world: World, stage1: Path, tmp_path: 
 # ------------------------------------------------------------------------------------------------- what a run leaves
 
 
-def test_a_run_tells_what_it_did(world: World, stage1: Path) -> None:
-    result = json.loads((stage1 / "training.json").read_text())
-    assert (result["stage"], result["steps"], result["samples"]) == ("pretrain", 2, 8)
-    assert (result["bad"], result["num_without_level"], result["truncated_samples"]) == (0, 0, 0)
-    assert [entry["step"] for entry in result["history"]] == [1, 2]
-    assert all(entry["loss"] > 0 and entry["grad_norm"] > 0 for entry in result["history"])
-    assert result["final_loss"] == pytest.approx(sum(e["loss"] for e in result["history"]) / 2, abs=1e-4)
-    config = json.loads((stage1 / "recipe.json").read_text())
-    assert config["recipe"] == asdict(stage1_config())
-    assert config["stage"] == "pretrain"
-    base = describe_backbones(world.folder / "llm", world.folder / "tower")
-    assert config["inputs"] == {
-        "data": hash_file(world.folder / "pairs.json"),
-        "levels": "",
-        "language_model": base.language_model_files,
-        "vision_tower": base.vision_tower_files,
+def test_a_run_writes_its_configuration_and_its_result(world: World, stage1: Path) -> None:
+    result = TrainResult.read(stage1)
+    assert (result.stage, result.global_step, result.num_samples, result.global_batch_size) == ("pretrain", 2, 8, 4)
+    assert (result.num_skipped, result.num_without_level, result.num_truncated) == (0, 0, 0)
+    assert (stage1 / "skipped.jsonl").read_text() == ""
+    assert [entry.step for entry in result.log_history] == [1, 2]
+    losses = [entry.loss or 0.0 for entry in result.log_history]
+    assert min(losses) > 0 and all((entry.grad_norm or 0) > 0 for entry in result.log_history)
+    assert result.final_loss == result.train_loss == pytest.approx(sum(losses) / 2, abs=1e-4)
+    assert load_config({"any": stage1_config}, file=stage1) == stage1_config()
+    run = TrainConfigFile.read(stage1)
+    assert (run.stage, run.config) == ("pretrain", asdict(stage1_config()))
+    assert run.inputs == {
+        "data": identify_data(world.folder / "pairs.json"),
+        "levels": None,
+        "language_model": identify_checkpoint(world.folder / "llm"),
+        "vision_tower": identify_checkpoint(world.folder / "tower"),
     }
-    assert set(config["versions"]) == {"python", "aligngpt", "torch", "transformers"}
+    assert set(run.inputs["language_model"]) == {"config.json", "model.safetensors"}
+    assert run.inputs["data"]["size"] == (world.folder / "pairs.json").stat().st_size
+    assert set(run.versions) == {"python", "aligngpt", "torch", "transformers"}
+
+
+def test_weights_have_the_mode_of_other_files(stage1: Path, stage2: Path) -> None:
+    usual = (stage1 / "train_results.json").stat().st_mode
+    assert usual & 0o777 == 0o644
+    for file in (stage1 / "stage1.safetensors", stage2 / "model.safetensors", stage2 / "config.json"):
+        assert file.stat().st_mode == usual, file
 
 
 def test_loss_by_level_has_a_gap_where_a_level_has_no_pair(world: World, stage1: Path) -> None:
-    losses = json.loads((stage1 / "training.json").read_text())["loss_by_level"]
-    assert len(losses) == LEVELS and losses[2] is None
+    losses = TrainResult.read(stage1).loss_by_level
+    assert losses is not None and len(losses) == LEVELS and losses[2] is None
     model, processor = load_model(stage1)
     records = json.loads((world.folder / "pairs.json").read_text())
     for level in (1, 2):
@@ -192,25 +207,47 @@ def test_the_model_folder_answers(stage2: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_training")
-def test_done_work_is_returned(world: World, stage1: Path, stage2: Path) -> None:
-    first = pretrain(stage1_config(), **world.stage1_inputs, output=stage1)
-    assert first == json.loads((stage1 / "training.json").read_text())
+def test_the_result_of_a_finished_run_is_returned(
+    world: World, stage1: Path, stage2: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "aligngpt.training.stages"):
+        first = pretrain(stage1_config(), **world.stage1_inputs, output=stage1)
+    assert caplog.messages == [f"{stage1} is complete; nothing to do"]
+    assert first == TrainResult.read(stage1)
     second = finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage2)
-    assert second == json.loads((stage2 / "training.json").read_text())
+    assert second == TrainResult.read(stage2)
+
+
+def test_a_finished_run_answers_without_torch_and_without_reading_its_data(world: World, stage1: Path) -> None:
+    program = f"""
+import sys
+from aligngpt.training.stages import pretrain
+from aligngpt.training.configs import PretrainConfig
+from aligngpt.utils.config import load_config
+config = load_config({{"paper": PretrainConfig}}, file={str(stage1)!r})
+folder = {str(world.folder)!r}
+result = pretrain(config, data=folder + "/pairs.json", images="gone", language_model=folder + "/llm",
+                  vision_tower=folder + "/tower", output={str(stage1)!r})
+assert result.global_step == 2
+assert not {{"torch", "transformers"}} & set(sys.modules)
+"""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert time.monotonic() - started < 3
 
 
 def test_truncated_samples_are_counted(world: World, tmp_path: Path) -> None:
     # The head has 11 tokens; of the captions "noise " to "noise xxxxxxx" with their newlines, p5 to p7 are cut.
     config = stage1_config(max_length=11 + 11, max_steps=2)
     result = pretrain(config, **world.stage1_inputs, output=tmp_path / "out")
-    assert result["truncated_samples"] == 3
+    assert result.num_truncated == 3
 
 
 # ------------------------------------------------------------------------------------------------ the same numbers
 
 
-def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "seconds"}
+def comparable(result: TrainResult) -> dict[str, Any]:
+    return result.model_dump(exclude={"train_runtime"})
 
 
 def test_stage_1_resumed_equals_uninterrupted(
@@ -220,7 +257,7 @@ def test_stage_1_resumed_equals_uninterrupted(
     whole = pretrain(config, **world.stage1_inputs, output=tmp_path / "whole")
     with cut_off_after(5):
         pretrain(config, **world.stage1_inputs, output=tmp_path / "cut")
-    assert not (tmp_path / "cut" / "training.json").exists()
+    assert not (tmp_path / "cut" / "train_results.json").exists()
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-4"]
     shutil.copytree(tmp_path / "cut", tmp_path / "torn")
     resumed = pretrain(config, **world.stage1_inputs, output=tmp_path / "cut")
@@ -276,7 +313,7 @@ def test_the_device_batch_does_not_matter(world: World, tmp_path: Path) -> None:
     for size in (4, 1):
         config = stage1_config(per_device_train_batch_size=size, gradient_accumulation_steps=4 // size, max_steps=3)
         result = pretrain(config, **world.stage1_inputs, output=tmp_path / str(size))
-        losses.append([entry["loss"] for entry in result["history"]])
+        losses.append([entry.loss for entry in result.log_history])
         weights.append(load_file(tmp_path / str(size) / "stage1.safetensors"))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, value in weights[0].items():
@@ -290,30 +327,30 @@ def test_the_device_batch_does_not_matter(world: World, tmp_path: Path) -> None:
 def test_the_same_bases_elsewhere_make_the_same_run(world: World, stage1: Path, tmp_path: Path) -> None:
     moved = {name: shutil.copytree(path, tmp_path / name) for name, path in world.backbones.items()}
     result = pretrain(stage1_config(), **world.stage1_inputs | moved, output=stage1)
-    assert result == json.loads((stage1 / "training.json").read_text())
+    assert result == TrainResult.read(stage1)
 
 
 @pytest.mark.usefixtures("no_training")
 def test_another_run_in_the_folder_is_refused(world: World, stage1: Path, stage2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="another config: choose another output folder"):
+    with pytest.raises(ValueError, match=r"its config\.learning_rate is 0\.002, not 0\.0001; choose another --output"):
         pretrain(stage1_config(learning_rate=1e-4), **world.stage1_inputs, output=stage1)
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match=r"its config\.seed is 0, not 3"):
         finetune(stage2_config(seed=3), **world.stage2_inputs, stage1=stage1, output=stage2)
 
     def caption(records: list[dict[str, Any]]) -> None:
         records[0]["conversations"][1]["value"] = "another caption"
 
     changed = world.rewrite("pairs.json", tmp_path / "pairs.json", caption)
-    with pytest.raises(ValueError, match="another inputs"):
+    with pytest.raises(ValueError, match=r"its inputs\.data\.size is \d+, not \d+; its inputs\.data\.modified is"):
         pretrain(stage1_config(), **world.stage1_inputs | {"data": changed}, output=stage1)
-    with pytest.raises(ValueError, match="another inputs and other config and other stage"):
+    with pytest.raises(ValueError, match=r'its stage is "pretrain", not "finetune"; .*more fields differ'):
         finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage1)
 
 
 def test_what_cannot_start_leaves_the_folder_free(world: World, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="template 'gone'"):
         pretrain(stage1_config(template="gone"), **world.stage1_inputs, output=tmp_path / "out")
-    assert pretrain(stage1_config(max_steps=1), **world.stage1_inputs, output=tmp_path / "out")["steps"] == 1
+    assert pretrain(stage1_config(max_steps=1), **world.stage1_inputs, output=tmp_path / "out").global_step == 1
 
 
 def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
@@ -322,7 +359,7 @@ def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
             del record["alignment_level"]
 
     plain = {**world.stage1_inputs, "data": world.rewrite("pairs.json", tmp_path / "plain.json", without)}
-    with pytest.raises(ValueError, match="the pairs carry no levels: run aligngpt level"):
+    with pytest.raises(ValueError, match="the pairs have no levels; pass --levels"):
         pretrain(stage1_config(), **plain, output=tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"levels\.parquet: no such file"):
         pretrain(stage1_config(), **plain, levels=tmp_path, output=tmp_path / "out")
@@ -331,17 +368,17 @@ def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
         records[3]["alignment_level"] = LEVELS + 1
 
     levels = {**world.stage1_inputs, "data": world.rewrite("pairs.json", tmp_path / "high.json", high)}
-    with pytest.raises(ValueError, match=f"level {LEVELS + 1}, but num_alignment_levels is {LEVELS}"):
+    with pytest.raises(ValueError, match=f"has level {LEVELS + 1}, but the levels of num_alignment_levels {LEVELS}"):
         pretrain(stage1_config(), **levels, output=tmp_path / "out")
     result = pretrain(stage1_config(alignment="none", max_steps=1), **plain, output=tmp_path / "out")
-    assert result["loss_by_level"] is None
+    assert result.loss_by_level is None
 
 
 @pytest.mark.parametrize("level", [0, LEVELS + 1])
 def test_levels_of_a_file_must_fit(world: World, tmp_path: Path, level: int) -> None:
     columns = {"id": ["p0", "p1"], "clip_score": [0.1, 0.2], "alignment_level": [1, level]}
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
-    with pytest.raises(ValueError, match=rf"level {level}, but num_alignment_levels is {LEVELS}"):
+    with pytest.raises(ValueError, match=rf"level {level}, but the levels of num_alignment_levels {LEVELS}"):
         pretrain(stage1_config(), **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
 
 
@@ -350,8 +387,8 @@ def test_levels_of_a_file_come_before_those_of_the_pairs(world: World, tmp_path:
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
     config = stage1_config(max_steps=1, per_device_train_batch_size=2)
     result = pretrain(config, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
-    assert (result["samples"], result["num_without_level"]) == (2, 6)
-    assert [loss is None for loss in result["loss_by_level"]] == [True, True, False]
+    assert (result.num_samples, result.num_without_level) == (2, 6)
+    assert [loss is None for loss in result.loss_by_level or []] == [True, True, False]
 
 
 def test_bad_records_are_left_out_or_fatal(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -364,11 +401,13 @@ def test_bad_records_are_left_out_or_fatal(world: World, tmp_path: Path, caplog:
     arguments = {**world.stage1_inputs, "data": pairs, "output": tmp_path / "out"}
     with pytest.raises(StrictDataError, match=r"gone\.png"):
         pretrain(config, **arguments, strict=True)
-    with caplog.at_level(logging.WARNING, "aligngpt.training.stages"):
+    with caplog.at_level(logging.WARNING, "aligngpt.training.runner"):
         result = pretrain(config, **arguments)
-    assert (result["samples"], result["bad"]) == (6, 2)
-    left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert (result.num_samples, result.num_skipped) == (6, 2)
+    left_out = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert len(left_out) == 2 and "gone.png" in left_out[0] and "p2" in left_out[1]
+    skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in skipped] == ["p0", "p2"] and skipped[0]["image"] == "gone.png"
 
 
 # ------------------------------------------------------------------------------------------------ config to arguments
@@ -382,10 +421,10 @@ def test_a_recipe_becomes_training_arguments(tmp_path: Path) -> None:
         gradient_accumulation_steps=4,
         warmup_ratio=0.1,
     )
-    arguments = training_arguments(config, tmp_path, samples=81)  # 11 steps a pass
+    arguments = training_arguments(config, tmp_path, num_samples=81)  # 11 steps a pass
     assert (arguments.max_steps, arguments.gradient_accumulation_steps) == (22, 4)
     assert (arguments.per_device_train_batch_size, arguments.warmup_steps) == (2, 3)
-    assert training_arguments(stage1_config(), tmp_path, samples=81).max_steps == 2
+    assert training_arguments(stage1_config(), tmp_path, num_samples=81).max_steps == 2
     assert not arguments.bf16 and arguments.seed == 0
 
 
@@ -395,26 +434,26 @@ def test_levels_of_another_number_are_refused(world: World, tmp_path: Path) -> N
     table = pa.table({"id": ids, "alignment_level": pa.array([place % 2 + 1 for place in range(8)], pa.int8())})
     pq.write_table(table, tmp_path / "levels.parquet")
     for levels in (tmp_path, tmp_path / "levels.parquet"):
-        with pytest.raises(ValueError, match=r"into 2 levels, but num_alignment_levels is 3: give the same number"):
+        with pytest.raises(ValueError, match=r"has 2 levels, but num_alignment_levels is 3; pass --num"):
             pretrain(stage1_config(), **world.stage1_inputs, levels=levels, output=tmp_path / "out")
     same = stage1_config(num_alignment_levels=2)
-    assert pretrain(same, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")["steps"] == 2
+    assert pretrain(same, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out").global_step == 2
 
 
 def test_several_processes_are_refused_until_they_are_supported(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="several processes is not supported yet"):
+    with pytest.raises(ValueError, match="with several processes is not supported yet"):
         pretrain(stage1_config(), **world.stage1_inputs, output=tmp_path)
 
 
 def test_a_loss_that_is_no_number_is_an_error(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = torch.tensor(float("nan"))
     monkeypatch.setattr(AlignGPTTrainer, "training_step", lambda self, *args, **kwargs: broken)
-    with pytest.raises(ValueError, match="the loss became nan"):
+    with pytest.raises(ValueError, match="the loss is nan"):
         pretrain(stage1_config(), **world.stage1_inputs, output=tmp_path)
-    assert not (tmp_path / "training.json").exists()
+    assert not (tmp_path / "train_results.json").exists()
 
 
 def test_a_text_without_room_for_its_answer_ends_no_run(world: World, stage1: Path, tmp_path: Path) -> None:
@@ -427,23 +466,23 @@ def test_a_text_without_room_for_its_answer_ends_no_run(world: World, stage1: Pa
     inputs = world.stage2_inputs | {"data": data}
     config = stage2_config(max_steps=6, per_device_train_batch_size=1, gradient_accumulation_steps=2)
     result = finetune(config, **inputs, stage1=stage1, output=tmp_path / "run")
-    assert result["steps"] == 6 and result["truncated_samples"] >= 3
-    assert all(math.isfinite(entry["loss"]) for entry in result["history"])
+    assert result.global_step == 6 and result.num_truncated == 3
+    assert all(math.isfinite(entry.loss or 0.0) for entry in result.log_history)
 
 
 def test_a_run_of_which_nothing_fits_is_an_error(world: World, stage1: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no sample has an answer within max_length 5, so nothing was learned"):
+    with pytest.raises(ValueError, match="no sample has an answer within max_length 5; start again"):
         finetune(stage2_config(max_length=5), **world.stage2_inputs, stage1=stage1, output=tmp_path / "run")
-    assert not (tmp_path / "run" / "training.json").exists()
+    assert not (tmp_path / "run" / "train_results.json").exists()
 
 
 def test_a_final_loss_is_told_even_of_a_run_too_short_to_log(world: World, tmp_path: Path) -> None:
     result = pretrain(stage1_config(logging_steps=10), **world.stage1_inputs, output=tmp_path)
-    assert result["history"] == [] and result["final_loss"] > 0
+    assert result.log_history == [] and result.final_loss > 0
 
 
 def test_a_done_stage_2_loads_no_model(
     world: World, stage1: Path, stage2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aligngpt.training.stages.load_stage1", None)
-    assert finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage2)["steps"] == 2
+    monkeypatch.setattr("aligngpt.training.runner.load_stage1", None)
+    assert finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage2).global_step == 2

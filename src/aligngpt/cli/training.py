@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import print_json, print_table, results_alone
 from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
+
+if TYPE_CHECKING:
+    from aligngpt.training.artifacts import TrainResult
 
 PRETRAIN_EXAMPLE = """
 aligngpt pretrain --data runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
@@ -104,13 +107,21 @@ def finetune(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
     _print_training(result, arguments["output"], as_json)
 
 
-def _print_training(result: dict[str, Any], output: Path, as_json: bool) -> None:
+def _print_training(result: TrainResult, output: Path, as_json: bool) -> None:
     if as_json:
-        print_json(result)
+        print_json(result.model_dump(exclude={"schema_version"}))
         return
-    shown = ("stage", "alignment", "steps", "samples", "truncated_samples", "seconds", "final_loss")
-    print_table(f"Trained in {output}", ("", ""), [[name.replace("_", " "), result.get(name)] for name in shown])
-    parts = [[part["part"], part["parameters"], "yes" if part["trains"] else "no"] for part in result["parameters"]]
-    print_table("What trained", ("part", "parameters", "trains"), parts)
-    if result.get("loss_by_level"):
-        print_table("Loss by level", ("level", "loss"), enumerate(result["loss_by_level"], start=1))
+    rows = {
+        "optimizer steps": result.global_step,
+        "global batch size": result.global_batch_size,
+        "samples": result.num_samples,
+        "skipped samples": result.num_skipped,
+        "truncated samples": result.num_truncated,
+        "seconds": result.train_runtime,
+        "final loss": result.final_loss,
+    }
+    print_table(f"{result.stage}, alignment {result.alignment}: {output}", ("metric", "value"), rows.items())
+    modules = [[item.name, item.num_parameters, "trained" if item.trainable else "frozen"] for item in result.modules]
+    print_table("Modules", ("module", "parameters", "state"), modules)
+    if result.loss_by_level:
+        print_table("Loss by level", ("level", "loss"), enumerate(result.loss_by_level, start=1))

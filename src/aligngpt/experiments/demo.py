@@ -142,13 +142,13 @@ def _arm(recipe: DemoConfig, folder: Path, arm: Literal["none", "adaptive"]) -> 
         Step(
             stage1.name,
             _command("pretrain", **first, config=_written(pretrain, folder, stage1.name)),
-            stage1 / "training.json",
+            stage1 / "train_results.json",
             after=("make",) if arm == "none" else ("make", "level"),
         ),
         Step(
             stage2.name,
             _command("finetune", **second, config=_written(finetune, folder, stage2.name)),
-            stage2 / "training.json",
+            stage2 / "train_results.json",
             after=(stage1.name,),
         ),
         Step(

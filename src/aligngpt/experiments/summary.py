@@ -29,7 +29,7 @@ def summarize(folder: Path, costs: Mapping[str, Mapping[str, float]], recipe: di
         "spearman_score_coverage": _score_follows_coverage(folder),
         "caption_recall_by_level": [level["recall"] for level in captions],
         "caption_precision_by_level": [level["precision"] for level in captions],
-        "stage1_loss_by_level": read_json(folder / "pretrain-adaptive" / "training.json")["loss_by_level"],
+        "stage1_loss_by_level": read_json(folder / "pretrain-adaptive" / "train_results.json")["loss_by_level"],
         "accuracy": {arm: results[arm]["accuracy"] for arm in ARMS},
         "accuracy_interval": {arm: results[arm]["interval"] for arm in ARMS},
         "accuracy_by_kind": {

@@ -1,52 +1,49 @@
-"""A thin `transformers.Trainer`: the order of samples, the model's own inputs, and the count of what was cut."""
+"""A thin `transformers.Trainer`: the order of samples, the inputs of the model, and its arguments."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from aligngpt.training.collator import ModalityGroupedSampler
+from aligngpt.data.schema import StrictDataError
+from aligngpt.training.callbacks import SampleCounter
+from aligngpt.training.configs import StageConfig
 from aligngpt.training.datasets import IGNORED
+from aligngpt.training.sampler import ModalityGroupedSampler
+from aligngpt.utils.processes import available_cpus
 
+logger = logging.getLogger(__name__)
 
-class _TruncatedSamples(TrainerCallback, ExportableState):
-    """The count of samples that were cut, kept in every checkpoint, so that a resumed run goes on counting."""
-
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {"args": {"count": self.count}, "attributes": {}}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on from the checkpoint's count; from zero in a new run."""
-        self.count = state.stateful_callbacks[type(self).__name__]["args"]["count"]
+MIN_STEPS = 20  # fewer steps than this train hardly anything
+_CHECKPOINTING = (  # the name changed with transformers 5.2x
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 
 
 class AlignGPTTrainer(Trainer):
     """Trains either stage.
 
     Args:
-        group_by_modality: Order samples with `ModalityGroupedSampler` (stage 2); shuffle them otherwise.
-        **kwargs: Of `Trainer`.
+        group_by_modality: Order samples with `ModalityGroupedSampler` (stage 2) instead of shuffling them.
+        strict: Stop at the first sample that has to be skipped.
+        **kwargs: Arguments of `Trainer`.
     """
 
-    def __init__(self, *, group_by_modality: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, group_by_modality: bool = False, strict: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group_by_modality = group_by_modality
-        self.learned_batches = 0  # those with a label, of this call
-        self._truncated = _TruncatedSamples()
-        self.add_callback(self._truncated)
-
-    @property
-    def truncated_samples(self) -> int:
-        """Samples seen so far, by this process, whose text was cut at the maximum length."""
-        return self._truncated.count
+        self.strict = strict
+        self.has_learned = False  # whether any batch of this call had a label
+        self.counter = SampleCounter()
+        self.add_callback(self.counter)
+        self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -60,14 +57,67 @@ class AlignGPTTrainer(Trainer):
         )
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The model's loss; counters that the collator adds to a batch are taken out first."""
-        truncated = inputs.pop("truncated", 0)
+        """Return the loss of a batch, which is zero if it has no label; count its truncated and skipped samples."""
+        truncated, skipped = inputs.pop("truncated", 0), inputs.pop("skipped", [])
+        if skipped and self.strict:
+            raise StrictDataError(f"sample {skipped[0]['id']}: {skipped[0]['reason']}")
         if model.training:
-            self._truncated.count += int(truncated)
+            for sample in skipped:
+                logger.warning("skipped sample %s: %s", sample["id"], sample["reason"])
+            self.counter.count(int(truncated), skipped)
         inputs = {**inputs, "use_cache": False}
         if bool((inputs["labels"] != IGNORED).any()):
-            self.learned_batches += 1
+            self.has_learned = True
             return super().compute_loss(model, inputs, *args, **kwargs)
-        outputs = model(**inputs)  # no token to take a mean over, which would be no number
+        outputs = model(**inputs)  # the mean over no tokens is not a number
         loss = outputs.logits.flatten()[0] * 0
         return (loss, outputs) if kwargs.get("return_outputs") else loss
+
+
+def training_arguments(config: StageConfig, output: Path, num_samples: int) -> TrainingArguments:
+    """Return the `transformers.TrainingArguments` of a configuration; log the global batch size.
+
+    Raises:
+        ValueError: A launcher started several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # set by torchrun and accelerate launch
+        raise ValueError("training with several processes is not supported yet; start one process, without a launcher")
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = config.max_steps
+    if steps < 0:
+        steps = math.ceil(config.num_train_epochs * math.ceil(num_samples / batch))
+        if steps < MIN_STEPS:
+            logger.warning(
+                "the data fill only %d optimizer steps (%d samples, global batch size %d, num_train_epochs %g); for "
+                "more, lower --gradient-accumulation-steps or --per-device-train-batch-size, or raise "
+                "--num-train-epochs or --max-steps",
+                *(steps, num_samples, batch, config.num_train_epochs),
+            )
+    logger.info("%d samples, global batch size %d, %d optimizer steps", num_samples, batch, steps)
+    checkpointing = {_CHECKPOINTING: True} if config.gradient_checkpointing else {}
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        dataloader_num_workers=min(config.dataloader_num_workers, available_cpus()),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,  # a loss that is not a number has to be noticed
+        save_steps=config.save_steps,
+        save_total_limit=1,
+        seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        **checkpointing,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # no DataParallel over all visible GPUs
+    return arguments

@@ -38,6 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{target}: nothing was written to the temporary path given for it")
+        apply_umask(temporary)
         _replace(temporary, target)
     finally:
         _remove(temporary)
@@ -71,6 +72,16 @@ def alone_in(folder: str | os.PathLike[str], share: str = "") -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             Path(folder).rmdir()  # which it is only if nothing was written
+
+
+def apply_umask(path: str | os.PathLike[str]) -> None:
+    """Give a file, or every file of a folder, the mode of a new file; safetensors writes files for the owner alone."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    root = Path(path)
+    for file in root.rglob("*") if root.is_dir() else [root]:
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def _replace(temporary: Path, target: Path) -> None:

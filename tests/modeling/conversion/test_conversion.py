@@ -250,7 +250,7 @@ def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp
         stage1=tmp_path / "model",
         output=tmp_path / "tuned",
     )
-    assert result["steps"] == 1
+    assert result.global_step == 1
     assert load_model(tmp_path / "tuned")[0].config.gate_text == "instruction"
 
 

@@ -77,7 +77,7 @@ def test_scores_stand_in_where_levels_were_not_cut(run_folder: Path) -> None:
 
 
 def test_logs_without_a_loss_are_passed_over(run_folder: Path) -> None:
-    change(run_folder / "pretrain-none" / "training.json", history=[{"step": 1, "loss": 2.0}, {"step": 2}])
+    change(run_folder / "pretrain-none" / "train_results.json", log_history=[{"step": 1, "loss": 2.0}, {"step": 2}])
     assert load_run(run_folder).trainings["pretrain", "none"].curve == ((1, 2.0),)
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_a_run_folder_is_refused_with_the_remedy(tmp_path: Path, sta
         ("levels/levels.json", {"boundaries": ...}, "'boundaries' is missing"),
         ("eval-none/results.json", {"accuracy": ...}, "'accuracy' is missing"),
         ("eval-none/results.json", {"by_kind": 3}, "not as expected"),
-        ("pretrain-adaptive/training.json", {"parameters": None}, "not as expected"),
+        ("pretrain-adaptive/train_results.json", {"modules": None}, "not as expected"),
         ("captions/captions.json", {"examples": [{"image": "x.png"}]}, "'truth' is missing"),
     ],
 )

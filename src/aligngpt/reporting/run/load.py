@@ -21,7 +21,7 @@ from aligngpt.utils.io import read_json
 ALIGNMENTS = ("adaptive", "none")
 STAGES = ("pretrain", "finetune")
 _MARKS = ("summary.json", "levels/levels.json", "scores/manifest.json", "captions/captions.json")
-_MARKS_IN_STEPS = ("training.json", "results.json")
+_MARKS_IN_STEPS = ("train_results.json", "results.json")
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _trainings(folder: Path) -> dict[tuple[str, str], Training]:
     found = {}
     for stage in STAGES:
         for alignment in ALIGNMENTS:
-            path = folder / f"{stage}-{alignment}" / "training.json"
+            path = folder / f"{stage}-{alignment}" / "train_results.json"
             content = _optional_json(path, dict)
             if content is None:
                 continue
@@ -298,15 +298,17 @@ def _trainings(folder: Path) -> dict[tuple[str, str], Training]:
                 found[stage, alignment] = Training(
                     stage=stage,
                     alignment=alignment,
-                    steps=content["steps"],
-                    samples=content["samples"],
-                    truncated_samples=content["truncated_samples"],
-                    seconds=content["seconds"],
+                    steps=content["global_step"],
+                    samples=content["num_samples"],
+                    truncated_samples=content["num_truncated"],
+                    seconds=content["train_runtime"],
                     final_loss=_number(content["final_loss"]),
-                    curve=tuple((log["step"], log["loss"]) for log in content["history"] if "loss" in log),
+                    curve=tuple(
+                        (log["step"], log["loss"]) for log in content["log_history"] if log.get("loss") is not None
+                    ),
                     loss_by_level=_numbers(content.get("loss_by_level")),
                     parts=tuple(
-                        Part(part["part"], part["parameters"], part["trains"]) for part in content["parameters"]
+                        Part(part["name"], part["num_parameters"], part["trainable"]) for part in content["modules"]
                     ),
                 )
     return found
@@ -405,5 +407,7 @@ def _gate_example(path: Path, example: dict[str, Any]) -> GateExample:
 
 def _recipes(folder: Path) -> dict[str, Any]:
     """The resolved recipe of the run and of each step, by the step's name."""
-    found = {"run": folder / "recipe.json"} | {path.parent.name: path for path in sorted(folder.glob("*/recipe.json"))}
+    found = {"run": folder / "recipe.json"} | {
+        path.parent.name: path for path in sorted(folder.glob("*/run_config.json"))
+    }
     return {name: read_json(path) for name, path in found.items() if path.is_file()}

@@ -199,7 +199,7 @@ def _training(run: Run) -> Section:
         for name in ALIGNMENTS:
             if name not in trainings:
                 what = f"{text.STAGE_NAMES[stage]}, {text.ALIGNMENT_NAMES[name].lower()}"
-                section.missing.append(_not_run(what, f"{stage}-{name}/training.json"))
+                section.missing.append(_not_run(what, f"{stage}-{name}/train_results.json"))
         curves = {name: training for name, training in trainings.items() if training.curve}
         if curves:
             section.charts.append(figures.loss_curves(curves, stage))
