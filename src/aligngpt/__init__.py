@@ -1,32 +1,55 @@
-"""AlignGPT: multimodal language models trained on image-text data of uneven quality.
+"""AlignGPT: train multimodal language models on image-text data of uneven quality.
 
-The public names are loaded when they are first asked for, so that `import aligngpt` alone touches no device, no network
-and none of the heavy libraries.
+The public names are imported at first use, so `import aligngpt` touches no device, no network and no heavy library.
+Functions have the names of the commands, and their parameters those of the command options.
+
+* Curate: `score_pairs`, `assign_levels`, `filter_pairs`
+* Train: `pretrain` with `PretrainConfig`, `finetune` with `FinetuneConfig`
+* Use: `load`, `generate`, `ChatSession`; `AlignGPTForConditionalGeneration`, `AlignGPTProcessor`, `AlignGPTConfig`
+* Evaluate: `evaluate`, `compare`
+* Report: `report_data`, `report_run`, `report_eval`
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aligngpt.utils.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from aligngpt.modeling import AlignGPTConfig, AlignGPTForConditionalGeneration, AlignGPTProcessor
+    from aligngpt.inference.chat_session import ChatSession, generate
+    from aligngpt.modeling.checkpoints import load_model as load
+    from aligngpt.modeling.configuration import AlignGPTConfig
+    from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+    from aligngpt.modeling.processing import AlignGPTProcessor
+    from aligngpt.training.configs import FinetuneConfig, PretrainConfig
+    from aligngpt.training.stages import finetune, pretrain
 
 __version__ = "0.1.0"
 
-__all__ = ["AlignGPTConfig", "AlignGPTForConditionalGeneration", "AlignGPTProcessor", "__version__"]
+_MODULES = {
+    "AlignGPTConfig": "aligngpt.modeling.configuration",
+    "AlignGPTForConditionalGeneration": "aligngpt.modeling.model",
+    "AlignGPTProcessor": "aligngpt.modeling.processing",
+    "ChatSession": "aligngpt.inference.chat_session",
+    "FinetuneConfig": "aligngpt.training.configs",
+    "PretrainConfig": "aligngpt.training.configs",
+    "finetune": "aligngpt.training.stages",
+    "generate": "aligngpt.inference.chat_session",
+    "load": "aligngpt.modeling.checkpoints:load_model",
+    "pretrain": "aligngpt.training.stages",
+}
 
+__all__ = [
+    "AlignGPTConfig",
+    "AlignGPTForConditionalGeneration",
+    "AlignGPTProcessor",
+    "ChatSession",
+    "FinetuneConfig",
+    "PretrainConfig",
+    "__version__",
+    "finetune",
+    "generate",
+    "load",
+    "pretrain",
+]
 
-def __getattr__(name: str) -> Any:
-    """Load a public name from `aligngpt.modeling` at its first use.
-
-    Raises:
-        AttributeError: If `name` is not one of the public names.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module 'aligngpt' has no attribute {name!r}; it has {', '.join(__all__)}")
-    from aligngpt import modeling
-
-    value = globals()[name] = getattr(modeling, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = export_lazily(__name__, _MODULES)

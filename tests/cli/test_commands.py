@@ -8,8 +8,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from PIL import Image
 
 from aligngpt.cli import cli
 from aligngpt.curation.scoring.store import read_scores
+from aligngpt.inference.chat_session import ChatAnswer
 from aligngpt.training.artifacts import ModuleSummary, TrainResult
 from aligngpt.training.configs import paper_pretrain, synthetic_finetune
 from tests.curation.counting import CountingScorer
@@ -202,37 +204,53 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
 # ------------------------------------------------------------------------------------------------------------- models
 
 
-def test_generate_json(model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {"text": "Two.", "alignment": 3, "gate_weights": None, "new_tokens": 2, "seconds": 0.1}
-    calls = record(monkeypatch, "aligngpt.inference.chat_session.generate", answer)
+class FakeSession:
+    """Stands in for `ChatSession`: records how it is used and streams a fixed answer."""
+
+    calls: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, model: Any, images: Any, alignment: Any) -> None:
+        print("noise of the work")
+        self.call = {"model": model, "images": list(images), "alignment": alignment}
+
+    def ask(self, prompt: str, *, stream: Any, **options: Any) -> ChatAnswer:
+        self.calls.append({**self.call, "prompt": prompt, "stream": stream, **options})
+        for piece in ("Two ", "circles.") if stream else ():
+            stream(piece)
+        return ChatAnswer("Two circles.", 3, None, [5, 6], 0.1)
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    monkeypatch.setattr("aligngpt.inference.chat_session.ChatSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "calls", [])
+    return FakeSession
+
+
+def test_generate_json(model: Path, pairs: Path, session: type[FakeSession]) -> None:
     images = [pairs.parent / "images" / name for name in ("0.png", "1.png")]
     options = [item for image in images for item in ("--image", image)]
     common = ["generate", "--model", model, *options, "--prompt", "How many?", "--alignment", "3"]
     done = invoke(*common, "--max-new-tokens", "5", "--temperature", "0.5", "--json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout) == answer
-    (call,) = calls
-    assert list(call["images"]) == images
-    assert (call["alignment"], call["max_new_tokens"], call["temperature"]) == (3, 5, 0.5)
-    assert (call["prompt"], call["stream"]) == ("How many?", None)
+    result = json.loads(done.stdout)
+    assert result.pop("load_seconds") >= 0
+    assert result == asdict(ChatAnswer("Two circles.", 3, None, [5, 6], 0.1))
+    options_of_call = {"max_new_tokens": 5, "temperature": 0.5, "stream": None}
+    assert session.calls == [
+        {"model": model, "images": images, "alignment": 3, "prompt": "How many?", **options_of_call}
+    ]
 
 
-def test_generate_streams_the_answer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def generate(*args: Any, stream: Any, **kwargs: Any) -> dict[str, Any]:
-        for piece in ("Two ", "circles."):
-            stream(piece)
-        return {}
-
-    importlib.import_module("aligngpt.inference.chat_session")
-    monkeypatch.setattr("aligngpt.inference.chat_session.generate", generate)
-    assert invoke("generate", "--model", model, "--prompt", "What?").stdout == "Two circles.\n"
+def test_generate_streams_the_answer(model: Path, session: type[FakeSession]) -> None:
+    assert invoke("generate", "--model", model, "--prompt", "What?").stdout.endswith("Two circles.\n")
 
 
-def test_a_stage_1_checkpoint_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.inference.chat_session.generate", {})
+def test_generate_accepts_a_stage_1_checkpoint_and_a_hub_name(tmp_path: Path, session: type[FakeSession]) -> None:
     (tmp_path / "stage1.json").write_text("{}")
     assert invoke("generate", "--model", tmp_path, "--prompt", "What?").exit_code == 0
-    assert calls[0]["model"] == tmp_path
+    assert invoke("generate", "--model", "org/model", "--prompt", "What?").exit_code == 0
+    assert [call["model"] for call in session.calls] == [tmp_path, "org/model"]
 
 
 LOUDNESS = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
@@ -287,7 +305,7 @@ def test_an_empty_prompt_is_wrong_usage(model: Path) -> None:
 def test_chat(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.serving.terminal.chat", None)
     assert invoke("chat", "--model", model, "--alignment", "global").exit_code == 0
-    assert list(calls[0].values()) == [model, None, "global", 256, 0.0]
+    assert list(calls[0].values()) == [model, (), "global", 256, 0.0]
 
 
 # ------------------------------------------------------------------------------------------------------------- scenes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from aligngpt.data.images import BadImage
 from aligngpt.inference.chat_session import ChatSession, generate
 from aligngpt.modeling.checkpoints import load_model
-from aligngpt.serving.terminal import HELP, chat
 from tests import tiny
 
 LEVELS = 3
@@ -60,26 +58,26 @@ def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, imag
     first = session.ask("What is it?", max_new_tokens=8)
     second = session.ask("And why?", max_new_tokens=8)
     opening = ("user", "<image>\n" * images + "What is it?")
-    assert answered(folder, [opening], images)[1] == first["text"]
-    messages = [opening, ("assistant", first["text"]), ("user", "And why?")]
+    assert answered(folder, [opening], images)[1] == first.text
+    messages = [opening, ("assistant", first.text), ("user", "And why?")]
     prompt, text = answered(folder, messages, images)
-    assert second["text"] == text
+    assert second.text == text
     assert prompt.count("<image>") == images
     assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
-    assert 1 <= second["new_tokens"] <= 8 and second["seconds"] >= 0
-    assert (second["gate_weights"] is None) == (images == 0)
+    assert 1 <= len(second.token_ids) <= 8 and second.seconds >= 0
+    assert (second.gate_weights is None) == (images == 0)
 
 
 def test_the_gate_reads_the_turn_of_the_first_image_in_every_turn(folder: Path) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     first, second = (
-        session.ask(prompt, max_new_tokens=2)["gate_weights"] for prompt in ("What?", "A very different question")
+        session.ask(prompt, max_new_tokens=2).gate_weights for prompt in ("What?", "A very different question")
     )
     assert len(first) == LEVELS - 1
     assert sum(first) == pytest.approx(1, abs=1e-4)
     assert second == first
     session.reset()
-    assert session.ask("A very different question", max_new_tokens=2)["gate_weights"] != first
+    assert session.ask("A very different question", max_new_tokens=2).gate_weights != first
 
 
 def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
@@ -88,16 +86,16 @@ def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
     session = ChatSession(folder / "model", make_images(folder))
     monkeypatch.setattr(session.model.config, "gate_text", "all")
     first, second = (session.ask(prompt, max_new_tokens=8) for prompt in ("What is it?", "And why?"))
-    assert first["gate_weights"] != second["gate_weights"]
-    messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
-    assert second["text"] == answered(folder, messages, 1, [*second["gate_weights"], 1.0])[1]
+    assert first.gate_weights != second.gate_weights
+    messages = [("user", "<image>\nWhat is it?"), ("assistant", first.text), ("user", "And why?")]
+    assert second.text == answered(folder, messages, 1, [*second.gate_weights, 1.0])[1]
 
 
 def test_streamed_pieces_are_the_text(folder: Path) -> None:
     for prompt in ("What?", "Where is it?", "Tell all of it.", "x"):
         pieces: list[str] = []
-        result = generate(folder / "model", make_images(folder), prompt, max_new_tokens=40, stream=pieces.append)
-        assert "".join(pieces) == result["text"]
+        result = generate(folder / "model", prompt, images=make_images(folder), max_new_tokens=40, stream=pieces.append)
+        assert "".join(pieces) == result.text
         assert "" not in pieces
 
 
@@ -142,13 +140,13 @@ def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.Monkey
         session.set_alignment(setting)
         embeddings.clear()
         result = session.ask("Describe it.", max_new_tokens=8)
-        assert result["text"] == answered(folder, [("user", "<image>\nDescribe it.")], 1, reported)[1]
-        assert result["alignment"] == reported
-        assert (result["gate_weights"] is None) == (embedding is not None)
+        assert result.text == answered(folder, [("user", "<image>\nDescribe it.")], 1, reported)[1]
+        assert result.alignment == reported
+        assert (result.gate_weights is None) == (embedding is not None)
         if embedding is not None:
             assert torch.allclose(embeddings[0], embedding, atol=1e-6)
     session.set_alignment("none")
-    assert session.ask("Describe it.", max_new_tokens=2)["gate_weights"] is None
+    assert session.ask("Describe it.", max_new_tokens=2).gate_weights is None
 
 
 def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> None:
@@ -166,7 +164,7 @@ def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
     with pytest.raises(ValueError, match="trained without alignment; remove the alignment setting 2"):
         session.set_alignment(2)
     result = session.ask("What?", max_new_tokens=2)
-    assert (result["alignment"], result["gate_weights"]) == ("none", None)
+    assert (result.alignment, result.gate_weights) == ("none", None)
 
 
 # -------------------------------------------------------------------------------------------------------- what fails
@@ -185,8 +183,8 @@ def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
         with pytest.raises(ValueError, match=reason):
             session.ask(prompt, images=make_images(folder, images))
         assert (session.messages, len(session.images)) == (before, 1)
-    second = session.ask("And why?", max_new_tokens=4)["text"]
-    messages = [("user", "<image>\nWhat is it?"), ("assistant", first["text"]), ("user", "And why?")]
+    second = session.ask("And why?", max_new_tokens=4).text
+    messages = [("user", "<image>\nWhat is it?"), ("assistant", first.text), ("user", "And why?")]
     assert answered(folder, messages, 1)[1].startswith(second)
 
 
@@ -202,9 +200,9 @@ def test_an_image_placeholder_without_a_image_is_words(folder: Path) -> None:
 
 def test_a_prompt_says_where_its_images_stand(folder: Path) -> None:
     session = ChatSession(folder / "model", make_images(folder))
-    first = session.ask("Is <image> red?", max_new_tokens=8)["text"]
+    first = session.ask("Is <image> red?", max_new_tokens=8).text
     assert first == answered(folder, [("user", "Is <image> red?")], 1)[1]
-    second = session.ask("Or <image>?", images=[folder / "1.png"], max_new_tokens=8)["text"]
+    second = session.ask("Or <image>?", images=[folder / "1.png"], max_new_tokens=8).text
     messages = [("user", "Is <image> red?"), ("assistant", first), ("user", "Or <image>?")]
     assert second == answered(folder, messages, 2)[1]
 
@@ -214,7 +212,7 @@ def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="not an image"):
         ChatSession(folder / "model", [tmp_path / "fake.png"])
     with pytest.raises(BadImage, match="no such file"):
-        generate(folder / "model", [tmp_path / "gone.png"], "What?")
+        generate(folder / "model", "What?", images=[tmp_path / "gone.png"])
     with pytest.raises(FileNotFoundError, match="no such model folder"):
         ChatSession(tmp_path / "gone")
 
@@ -223,93 +221,7 @@ def test_sampling_is_drawn_and_greed_is_not(folder: Path) -> None:
     texts = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        texts.append(generate(folder / "model", [], "Say something", max_new_tokens=12, temperature=5.0)["text"])
+        texts.append(generate(folder / "model", "Say something", max_new_tokens=12, temperature=5.0).text)
     assert texts[0] == texts[1] != texts[2]
-    greedy = {generate(folder / "model", [], "Say something", max_new_tokens=12)["text"] for _ in range(2)}
+    greedy = {generate(folder / "model", "Say something", max_new_tokens=12).text for _ in range(2)}
     assert len(greedy) == 1
-
-
-# ------------------------------------------------------------------------------------------------------- the terminal
-
-
-def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *said: str) -> list[str]:
-    """The lines that a chat prints while these lines are typed."""
-    typed: Iterator[str] = iter(said)
-
-    def typing(prompt: str = "") -> str:
-        line = next(typed, None)
-        if line is None:
-            raise EOFError
-        return line
-
-    monkeypatch.setattr("builtins.input", typing)
-    capsys.readouterr()
-    chat(folder / "model", folder / "0.png", None, max_new_tokens=8, temperature=0.0)
-    assert next(typed, None) is None, "the chat ended before the typing did"
-    return capsys.readouterr().out.splitlines()
-
-
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal in which no line is wrapped."""
-    monkeypatch.setenv("COLUMNS", "500")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-@pytest.mark.usefixtures("wide")
-def test_a_chat_is_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked: list[tuple[str, Any, int]] = []
-    original = ChatSession.ask
-
-    def ask(self: ChatSession, prompt: str, **options: Any) -> dict[str, Any]:
-        result = original(self, prompt, **options)
-        asked.append((prompt, self.alignment, len(self.messages)))
-        return result
-
-    monkeypatch.setattr(ChatSession, "ask", ask)
-    said = ("What?", "", "  /level 2 ", "Why?", "/reset", "/level", "[red] So?", "/exit")
-    lines = talk(folder, monkeypatch, capsys, *said)
-    assert asked == [("What?", None, 2), ("Why?", 2, 4), ("[red] So?", None, 2)]
-    text = "\n".join(lines)
-    assert HELP in text and text.count("model: ") == 3
-    told = [line.rpartition("you: ")[2] for line in lines]
-    assert [line for line in told if line.startswith(("alignment: ", "forgotten"))] == [
-        "alignment: 2",
-        "forgotten",
-        "alignment: adaptive",
-    ]
-
-
-@pytest.mark.usefixtures("wide")
-def test_a_chat_shows_images_with_the_next_question(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[list[Path], int]] = []
-    original = ChatSession.ask
-
-    def ask(self: ChatSession, prompt: str, *, images: Any, **options: Any) -> dict[str, Any]:
-        shown = list(images)
-        result = original(self, prompt, images=images, **options)
-        asked.append((shown, len(self.images)))
-        return result
-
-    monkeypatch.setattr(ChatSession, "ask", ask)
-    other = folder / "1.png"
-    said = (f"/image {folder / 'gone.png'}", f"/image {other}", "A <align>?", "And this?", "Sure?")
-    text = "\n".join(talk(folder, monkeypatch, capsys, *said, f"/image {other}", "/reset", "What?"))
-    assert asked == [([other], 2), ([], 2), ([], 1)]  # a question that fails keeps its image, a reset drops it
-    assert f"{folder / 'gone.png'}: no such file" in text
-    assert text.count(f"with the next question: {other}") == 2
-
-
-@pytest.mark.usefixtures("wide")
-def test_a_chat_survives_mistakes_and_ends_with_the_input(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = ("/level 99", "/what", "/help", "What is <align>?", "What is <image>?", "What?")
-    lines = talk(folder, monkeypatch, capsys, *said)
-    text = "\n".join(lines)
-    assert "alignment '99' is invalid; use one of" in text
-    assert text.count(HELP) == 3
-    assert "turn 1, user: 'What is <align>?' holds <align>, which is reserved" in text
-    assert text.count("model: ") == 3

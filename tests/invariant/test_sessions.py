@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aligngpt.inference.chat_session import ChatSession
+from aligngpt.inference.chat_session import ChatAnswer, ChatSession
 from tests import tiny
 from tests.invariant.samples import Built, assert_same_logits
 
@@ -61,7 +61,7 @@ class Watched(ChatSession):
 
         model.generate = watched
 
-    def assert_as_from_the_start(self, result: dict[str, Any], new_tokens: int) -> None:
+    def assert_as_from_the_start(self, result: ChatAnswer, new_tokens: int) -> None:
         """The last turn equals what the model gives for the whole conversation, without any cache."""
         text = self.processor.render(self.messages[:-1], add_generation_prompt=True)
         inputs = self.processor(self.images or None, text, alignment=self.alignment, return_tensors="pt")
@@ -69,7 +69,7 @@ class Watched(ChatSession):
         output = type(self.model).generate(
             self.model, **inputs, alignment=self.alignment, use_cache=False, output_logits=True, **options
         )
-        assert result["token_ids"] == output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        assert result.token_ids == output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         assert_same_logits(self.logits[-1], torch.stack(output.logits, dim=1)[0])
 
 

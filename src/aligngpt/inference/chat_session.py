@@ -21,6 +21,25 @@ from aligngpt.modeling.tokens import MARK
 from aligngpt.utils.constants import IMAGE_TOKEN
 
 
+@dataclass(frozen=True)
+class ChatAnswer:
+    """The answer to one turn.
+
+    Attributes:
+        text: The answer, stripped.
+        alignment: The alignment setting.
+        gate_weights: (N - 1); `None` if the setting needs no gate or there is no image.
+        token_ids: The generated tokens.
+        seconds: Time to generate the answer, without loading the model.
+    """
+
+    text: str
+    alignment: Any
+    gate_weights: list[float] | None
+    token_ids: list[int]
+    seconds: float
+
+
 class ChatSession:
     """A model, its processor, and the turns and images of one conversation.
 
@@ -77,7 +96,7 @@ class ChatSession:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         stream: Callable[[str], None] | None = None,
-    ) -> dict[str, Any]:
+    ) -> ChatAnswer:
         """Answer one more turn. If it fails or is interrupted, the conversation stays as it was.
 
         Args:
@@ -87,10 +106,6 @@ class ChatSession:
             max_new_tokens: Maximum length of the answer.
             temperature: Sampling temperature; 0 means greedy decoding.
             stream: Called with each piece of text; the pieces together are the answer's text.
-
-        Returns:
-            `text`, `alignment`, `gate_weights` (N - 1, or `None` without a gate), `token_ids` of the answer,
-            `new_tokens` (their number) and `seconds`.
 
         Raises:
             BadImage: An image cannot be read.
@@ -125,14 +140,8 @@ class ChatSession:
             self.gate_weights = [round(weight, 5) for weight in generated.gate_weights[0].tolist()]
         if self.model.config.gate_text != "all" or not needs_gate(self.active_alignment):
             self._cached = _CachedTurns(sequence, generated.past_key_values)
-        return {
-            "text": answer,
-            "alignment": self.active_alignment,
-            "gate_weights": self.gate_weights,
-            "token_ids": token_ids,
-            "new_tokens": len(token_ids),
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        seconds = round(time.monotonic() - started, 3)
+        return ChatAnswer(answer, self.active_alignment, self.gate_weights, token_ids, seconds)
 
     def _process(self, messages: list[Message], images: list[Image.Image]) -> Any:
         text = self.processor.render(messages, add_generation_prompt=True)
@@ -190,14 +199,14 @@ class _Streamer(TextStreamer):
 
 def generate(
     model: str | Path,
-    images: Sequence[str | Path],
     prompt: str,
     *,
+    images: Sequence[str | Path] = (),
     alignment: Any = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     stream: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Load a model and answer one prompt; see `ChatSession` and `ChatSession.ask`."""
+) -> ChatAnswer:
+    """Load a model and answer one prompt; see `ChatSession` and `ChatSession.ask` for the arguments."""
     session = ChatSession(model, images, alignment)
     return session.ask(prompt, max_new_tokens=max_new_tokens, temperature=temperature, stream=stream)

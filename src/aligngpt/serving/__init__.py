@@ -1,1 +1,1 @@
-"""Talking to a model: one session, and the terminal around it."""
+"""Interfaces to a model: the terminal chat."""

@@ -1,7 +1,9 @@
-"""A conversation at the terminal, with the alignment level as a dial."""
+"""Chat in the terminal, with the alignment level as a command."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,73 +11,119 @@ from rich.console import Console
 
 from aligngpt.data.images import BadImage, check_header
 from aligngpt.inference.chat_session import ChatSession
+from aligngpt.utils.progress import status
 
-HELP = "/level N|adaptive|global|...: turn the dial   /image FILE: show another   /reset: start over   /help   /exit"
+HELP = """\
+/level          show the alignment setting
+/level SETTING  set it: a level from 1, adaptive, global, local, average, none, weights, or default
+/gate           show the gate weights of the last answer
+/image FILE     add an image to the next question
+/clear          clear the conversation
+/exit           quit (or Ctrl-D); Ctrl-C interrupts an answer"""
 
 
-def chat(model: str | Path, image: str | Path | None, alignment: Any, max_new_tokens: int, temperature: float) -> None:
-    """Talk with a model until `/exit` or the end of the input.
+def chat(
+    model: str | Path, images: Sequence[str | Path], alignment: Any, max_new_tokens: int, temperature: float
+) -> None:
+    """Chat with a model until `/exit` or the end of the input.
 
     Args:
-        model: Model folder.
-        image: The image to talk about, or none.
-        alignment: The setting to begin with, the model's own by default.
-        max_new_tokens: Longest answer.
-        temperature: 0 takes the likeliest token.
+        model: Model folder, stage-1 checkpoint or hub name.
+        images: Images of the first question.
+        alignment: Initial alignment setting; the model's own by default.
+        max_new_tokens: Maximum length of an answer.
+        temperature: Sampling temperature; 0 means greedy decoding.
     """
-    console = Console(highlight=False)
-    session = ChatSession(model, [image] if image else [], alignment)
-    console.print(HELP, style="dim", markup=False)
-    shown: list[Path] = []  # images for the next question
+    with suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401  gives `input` line editing and history
+
+    with status(f"loading {model}"):
+        session = ChatSession(model, images, alignment)
+    terminal = _Terminal(session, max_new_tokens, temperature)
+    terminal.show("/help lists the commands")
     while True:
         try:
-            said = console.input("[bold]you:[/bold] ").strip()
+            text = input("you: ").strip()
         except EOFError:
-            console.print()
+            terminal.console.print()
             return
-        if said == "/exit":
+        except KeyboardInterrupt:
+            terminal.console.print()
+            continue
+        if text == "/exit":
             return
-        if said.startswith("/"):
-            _command(session, said, shown, console)
-        elif said:
-            console.print("model: ", style="bold", end="")
-            try:
-                session.ask(
-                    said,
-                    images=shown,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    stream=lambda text: console.print(text, end="", markup=False),
-                )
-                console.print()
-                shown.clear()
-            except ValueError as error:
-                console.print(str(error), style="red", markup=False)
+        if text.startswith("/"):
+            terminal.run_command(*text.split(maxsplit=1))
+        elif text:
+            terminal.ask(text)
 
 
-def _command(session: ChatSession, said: str, shown: list[Path], console: Console) -> None:
-    name, _, value = said.partition(" ")
-    if name == "/reset":
-        session.reset()
-        shown.clear()
-        console.print("forgotten", style="dim")
-    elif name == "/level":
+class _Terminal:
+    """The commands of the chat and the state between two questions."""
+
+    def __init__(self, session: ChatSession, max_new_tokens: int, temperature: float) -> None:
+        self.session = session
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        self._images: list[Path] = []  # of the next question
+
+    def show(self, text: str, style: str = "dim") -> None:
+        """Print a line that is not part of the conversation."""
+        self.console.print(text, style=style, markup=False)
+
+    def ask(self, text: str) -> None:
+        """Print the answer to a question while it is generated; Ctrl-C interrupts it."""
+        self.console.print("model: ", style="bold", end="")
         try:
-            session.set_alignment(value.strip() or None)
-            console.print(f"alignment: {value.strip() or session.model.config.alignment}", style="dim", markup=False)
+            self.session.ask(text, images=self._images, stream=self._stream, **self._options)
+        except KeyboardInterrupt:
+            self.console.print()
+            self.show("interrupted; question and answer are not part of the conversation")
         except ValueError as error:
-            console.print(str(error), style="red", markup=False)
-    elif name == "/image" and value.strip():
-        _show(Path(value.strip()), shown, console)
-    else:
-        console.print(HELP, style="dim", markup=False)
+            self.show(str(error), "red")
+        else:
+            self.console.print()
+            self._images.clear()
 
+    def _stream(self, text: str) -> None:
+        self.console.print(text, end="", markup=False)
 
-def _show(path: Path, shown: list[Path], console: Console) -> None:
-    try:
-        check_header(path)
-    except BadImage as error:
-        console.print(f"{path}: {error}", style="red", markup=False)
-    else:
-        shown.append(path)
-        console.print(f"with the next question: {', '.join(map(str, shown))}", style="dim", markup=False)
+    def run_command(self, name: str, value: str = "") -> None:
+        """Run one command, such as `/level 3`."""
+        if name == "/level":
+            self._set_level(value)
+        elif name == "/gate":
+            self.show(self._describe_gate())
+        elif name == "/image" and value:
+            self._add_image(Path(value).expanduser())
+        elif name == "/clear":
+            self.session.reset()
+            self._images.clear()
+            self.show("conversation cleared")
+        elif name == "/help":
+            self.show(HELP)
+        else:
+            self.show(f"unknown command {name}; the commands are:\n{HELP}", "red")
+
+    def _set_level(self, value: str) -> None:
+        try:
+            if value:
+                self.session.set_alignment(None if value == "default" else value)
+            self.show(f"alignment: {self.session.active_alignment}")
+        except ValueError as error:
+            self.show(str(error), "red")
+
+    def _describe_gate(self) -> str:
+        weights = self.session.gate_weights
+        if weights is None:
+            return "no gate weights: ask about an image with the setting adaptive or local"
+        return "gate weights: " + "  ".join(f"{level}: {weight:.3f}" for level, weight in enumerate(weights, start=1))
+
+    def _add_image(self, path: Path) -> None:
+        try:
+            check_header(path)
+        except BadImage as error:
+            self.show(f"{path}: {error}", "red")
+        else:
+            self._images.append(path)
+            self.show(f"images of the next question: {', '.join(map(str, self._images))}")

@@ -13,14 +13,15 @@ def export_lazily(package: str, modules: Mapping[str, str]) -> tuple[Callable[[s
 
     Args:
         package: Name of the package.
-        modules: The module of each public name.
+        modules: The module of each public name, or `module:attribute` where the attribute has another name.
     """
 
     def get_attribute(name: str) -> Any:
         if name not in modules:
             known = ", ".join(modules)
             raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are {known}")
-        value = getattr(importlib.import_module(modules[name]), name)
+        module, _, attribute = modules[name].partition(":")
+        value = getattr(importlib.import_module(module), attribute or name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -71,7 +71,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 def answer(folder: Path, image: Image.Image) -> list[int]:
     image.save(folder.parent / "asked.png")
     session = ChatSession(folder, [folder.parent / "asked.png"])
-    return session.ask("What is in the image?", max_new_tokens=12)["token_ids"]
+    return session.ask("What is in the image?", max_new_tokens=12).token_ids
 
 
 def assert_same_model(folder: Path, source: Path, tower: Path, vocabulary: int = 520) -> None:
