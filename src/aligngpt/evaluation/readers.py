@@ -85,11 +85,6 @@ def load_object(path: Path, description: str) -> Record:
     return value
 
 
-def load_list(path: Path, key: str, description: str) -> list[tuple[int, Any]]:
-    """Read the list under `key` of a JSON object, each value with its position from 1; errors as `get_list`."""
-    return get_list(load_object(path, description), key, path, description)
-
-
 def get_list(content: Record, key: str, path: Path, description: str) -> list[tuple[int, Any]]:
     """Return the list under `key` of an object that was read from `path`, each value with its position from 1.
 
@@ -166,6 +161,23 @@ def parse_records(
         if value is not None:
             values.append(value)
     return values
+
+
+def parse_object(path: Path, parse: Callable[[str, Any], T | None], description: str) -> list[T]:
+    """Read a JSON object of key to record and convert its records; arguments and errors as `parse_records`."""
+    records = load_object(path, f"an object with a {description} by id")
+    return parse_records(records.items(), parse, path, description)
+
+
+def parse_list(path: Path, key: str, parse: Callable[[int, Any], T | None], description: str) -> list[T]:
+    """Read the list under `key` of a JSON object and convert its records; arguments and errors as `parse_records`."""
+    content = load_object(path, f"{description}s in an object with a list `{key}`")
+    return parse_records(get_list(content, key, path, f"{description}s"), parse, path, description)
+
+
+def parse_lines(path: Path, parse: Callable[[int, Record], T | None], description: str) -> list[T]:
+    """Read JSON Lines or an array and convert its records; arguments and errors as `parse_records`."""
+    return parse_records(load_records(path), parse, path, description)
 
 
 def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

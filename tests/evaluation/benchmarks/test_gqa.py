@@ -113,7 +113,7 @@ def test_missing_and_repeated_answers(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     answers = answer_lines(tmp_path / "a.jsonl", {"1": "x"})
-    with pytest.raises(ValueError, match="none of the 1 questions is balanced"):
+    with pytest.raises(ValueError, match="no question is balanced"):
         scored("gqa", write_json(tmp_path / "q.json", {"1": question("a", isBalanced=False)}), answers)
     with pytest.raises(ValueError, match="GQA question 1: 'isBalanced' is missing"):
         scored("gqa", write_json(tmp_path / "q.json", {"1": {"answer": "a"}}), answers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.readers import load_object, locate_file, parse_records, read_answers, read_questions
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.targets import Target, percent, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -37,13 +37,12 @@ def read_labels(paths: Sequence[Path]) -> list[Target]:
     Raises:
         ValueError: If no question is balanced.
     """
-    path = locate_file(
+    path = readers.locate_file(
         paths, ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json"), "GQA questions"
     )
-    records = load_object(path, "GQA questions, an object of question id to question")
-    targets = parse_records(records.items(), _target, path, "GQA question")
+    targets = readers.parse_object(path, _target, "GQA question")
     if not targets:
-        raise ValueError(f"{path}: none of the {len(records)} questions is balanced, and only those are scored")
+        raise ValueError(f"{path}: no question is balanced; pass the balanced questions, which alone are scored")
     return targets
 
 
@@ -128,9 +127,9 @@ GQA = Benchmark(
         + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer stops at a missing prediction",
 )

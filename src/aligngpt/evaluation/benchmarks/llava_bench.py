@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.judge.judge import (
     Judge,
     JudgedPrediction,
@@ -16,15 +17,6 @@ from aligngpt.evaluation.judge.judge import (
     JudgeRequests,
     Message,
     match_for_judge,
-)
-from aligngpt.evaluation.readers import (
-    load_object,
-    load_records,
-    locate_file,
-    parse_records,
-    read_answers,
-    read_questions,
-    record_id,
 )
 from aligngpt.evaluation.targets import Target
 from aligngpt.evaluation.types import (
@@ -61,8 +53,8 @@ def read_labels(paths: Sequence[Path]) -> list[Target]:
     """Read `questions.jsonl`; without it reviews are scored as they are and missing ones are not counted."""
     if not paths:
         return []
-    path = locate_file(paths, ("questions.jsonl",), "LLaVA-Bench questions")
-    return [Target(question.id) for question in read_questions(path)]
+    path = readers.locate_file(paths, ("questions.jsonl",), "LLaVA-Bench questions")
+    return [Target(question.id) for question in readers.read_questions(path)]
 
 
 def read_review(content: str) -> tuple[float, float]:
@@ -82,7 +74,7 @@ def read_reviews(path: Path) -> Predictions:
         ValueError: If the file holds predictions, or a line has no scores.
     """
     rows = []
-    for line, record in load_records(path):
+    for line, record in readers.load_records(path):
         scores = record.get("tuple")
         if scores is None and isinstance(record.get("content"), str):
             scores = read_review(record["content"])
@@ -91,7 +83,7 @@ def read_reviews(path: Path) -> Predictions:
                 raise ValueError(f"{path}: holds predictions, not reviews; run `aligngpt eval judge` first")
             raise ValueError(f"{path}:{line}: tuple is missing; expected two scores in `tuple`, or `content`")
         extra = {"scores": tuple(map(float, scores)), "category": str(record.get("category", ""))}
-        name = record_id(record, "question_id", path, line)
+        name = readers.record_id(record, "question_id", path, line)
         rows.append(Prediction(name, str(record.get("content", "")), line=line, extra=extra))
     return Predictions(str(path), rows)
 
@@ -173,10 +165,9 @@ def build_requests(data: Path, predictions: Predictions) -> JudgeRequests:
         ValueError: If a question has no context, reference answer or rule, or the predictions are for other questions.
     """
     folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
-    questions = read_questions(folder / "questions.jsonl")
-    context_file = folder / "context.jsonl"
-    contexts = dict(parse_records(load_records(context_file), _context, context_file, "context"))
-    references = {str(row.id): row.text for row in read_answers(folder / "answers_gpt4.jsonl").rows}
+    questions = readers.read_questions(folder / "questions.jsonl")
+    contexts = dict(readers.parse_lines(folder / "context.jsonl", _context, "context"))
+    references = {str(row.id): row.text for row in readers.read_answers(folder / "answers_gpt4.jsonl").rows}
     matches, counts, notes = match_for_judge({str(question.id): question.prompt for question in questions}, predictions)
     rules, rule_notes = _read_rules(folder / "rule.json")
     rows = []
@@ -222,11 +213,11 @@ def _read_rules(path: Path) -> tuple[dict[str, tuple[str, str]] | None, tuple[st
     if not path.exists():
         file = "LLaVA's rule.json (llava/eval/table in its code)"
         return None, (f"judged by a rule written for this package: {file} is not in {path.parent}",)
-    rules = load_object(path, "LLaVA's rules, an object of category to `role` and `prompt`")
-    rows = parse_records(
-        rules.items(), lambda name, rule: (name, (str(rule["role"]), str(rule["prompt"]))), path, "rule"
-    )
-    return dict(rows), ()
+    return dict(readers.parse_object(path, _rule, "rule")), ()
+
+
+def _rule(name: str, record: dict[str, Any]) -> tuple[str, tuple[str, str]]:
+    return name, (str(record["role"]), str(record["prompt"]))
 
 
 def parse_scores(reply: str) -> tuple[float, float] | None:
@@ -257,13 +248,13 @@ LLAVA_BENCH = Benchmark(
         reviews="llava-bench-in-the-wild/reviews/{model}.jsonl",
     ),
     max_new_tokens=1024,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
     read_answers=read_reviews,
     score=score,
     official_caveat="the official summary counts an unreadable review as -1 for both, the strict protocol skips it",
     judge=Judge(
-        read_predictions=read_answers,
+        read_predictions=readers.read_answers,
         build_requests=build_requests,
         parse_reply=parse_scores,
         write_reviews=write_reviews,

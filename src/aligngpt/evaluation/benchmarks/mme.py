@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.readers import collect_files, load_records, load_text, read_answers, read_questions
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -73,7 +73,7 @@ def read_labels(paths: Sequence[Path]) -> list[MmeLine]:
     Raises:
         ValueError: If the paths hold no labels.
     """
-    lines = [line for path in collect_files(paths, _LABELS) for line in _read_lines(path)]
+    lines = [line for path in readers.collect_files(paths, _LABELS) for line in _read_lines(path)]
     for path in paths:
         if not lines and path.is_dir():
             lines = _read_release(path)
@@ -86,7 +86,7 @@ def _read_lines(path: Path) -> list[MmeLine]:
     task = path.name.split(".")[0]
     if task not in TASKS:
         raise ValueError(f"{path}: {task} is not an MME task; expected {TASKS[0]}.txt, {TASKS[1]}.txt, ...")
-    lines = load_text(path).replace("\r\n", "\n").split("\n")
+    lines = readers.load_text(path).replace("\r\n", "\n").split("\n")
     return [_parse_line(task, line, path, number) for number, line in enumerate(lines, start=1) if line]
 
 
@@ -105,8 +105,8 @@ def _read_release(folder: Path) -> list[MmeLine]:
     lines = []
     for task in TASKS:
         folders = [folder / name / task for name in _RELEASE_FOLDERS if (folder / name / task).is_dir()]
-        for path in collect_files(folders, _RELEASE_FILES):
-            for number, text in enumerate(load_text(path).split("\n"), start=1):
+        for path in readers.collect_files(folders, _RELEASE_FILES):
+            for number, text in enumerate(readers.load_text(path).split("\n"), start=1):
                 question, _, label = text.strip().partition("\t")
                 if text.strip() and label.lower() not in ("yes", "no"):
                     raise ValueError(f"{path}:{number}: expected a question and Yes or No, separated by a tab")
@@ -124,16 +124,16 @@ def read_results(path: Path) -> Predictions:
         ValueError: If a line has another form.
     """
     if path.is_dir():
-        files = collect_files([path], tuple(f"{task}.txt" for task in TASKS))
+        files = readers.collect_files([path], tuple(f"{task}.txt" for task in TASKS))
         if not files:
             raise ValueError(f"{path}: no result files; expected {TASKS[0]}.txt and the files of the other tasks")
         lines = [line for file in files for line in _read_lines(file)]
     elif path.suffix == ".txt":
         lines = _read_lines(path)
     else:
-        records = load_records(path)
+        records = readers.load_records(path)
         if not {"category", "line"} <= records[0][1].keys():
-            return read_answers(path)
+            return readers.read_answers(path)
         lines = [_parse_line(str(row["category"]), str(row["line"]), path, number) for number, row in records]
     for line in lines:
         if line.answer is None:
@@ -289,7 +289,7 @@ MME = Benchmark(
         other_labels=("MME/MME_Benchmark_release_version",),
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
     read_answers=read_results,
     score=score,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
-from aligngpt.evaluation.readers import json_type, load_object, locate_file, parse_records, read_answers, read_questions
 from aligngpt.evaluation.targets import Target, predicted_texts
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -57,17 +57,13 @@ Scores = Sequence[float | None]  # one per run of the judge; None if its reply i
 
 def read_labels(paths: Sequence[Path]) -> list[Target]:
     """Read `mm-vet.json`: an object of question id to question with its `capability`."""
-    path = locate_file(paths, ("mm-vet.json",), "MM-Vet questions")
-    return parse_records(_read_questions(path).items(), _target, path, "MM-Vet question")
+    path = readers.locate_file(paths, ("mm-vet.json",), "MM-Vet questions")
+    return readers.parse_object(path, _target, "MM-Vet question")
 
 
 def _target(name: str, record: dict[str, Any]) -> Target:
     capabilities = tuple(record["capability"])
     return Target(name, groups={"capability": capabilities, "capabilities": "+".join(sorted(set(capabilities)))})
-
-
-def _read_questions(path: Path) -> dict[str, Any]:
-    return load_object(path, "MM-Vet's questions, an object of id to question")
 
 
 def read_grades(path: Path) -> Predictions:
@@ -79,7 +75,7 @@ def read_grades(path: Path) -> Predictions:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         raise ValueError(f"{path}: expected a judge's scores, a .json file of id to `score`; run `aligngpt eval judge`")
     rows: list[Prediction] = []
-    for name, record in load_object(path, "a judge's scores, an object of id to `score`").items():
+    for name, record in readers.load_object(path, "a judge's scores, an object of id to `score`").items():
         if isinstance(record, str):
             raise ValueError(f"{path}: holds predictions, not a judge's scores; run `aligngpt eval judge` first")
         scores = record.get("score") if isinstance(record, dict) else None
@@ -154,7 +150,7 @@ def _round(value: Any) -> float:
 
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the file of the online evaluator: an object of `v1_<question id>` to prediction."""
-    ids = [question.id for question in read_questions(questions)]
+    ids = [question.id for question in readers.read_questions(questions)]
     rows = zip(ids, predicted_texts(ids, predictions), strict=True)
     write_json(output, {f"{_PREFIX}{name}": text for name, text in rows})
 
@@ -175,12 +171,12 @@ def read_results(path: Path) -> Predictions:
     """
     if path.name.removesuffix(".gz").endswith(".json"):
         rows = []
-        for name, text in load_object(path, "MM-Vet's predictions, an object of id to text").items():
+        for name, text in readers.load_object(path, "MM-Vet's predictions, an object of id to text").items():
             if not isinstance(text, str):
-                raise ValueError(f"{path}: {name} is {json_type(text)}, expected the text of a prediction")
+                raise ValueError(f"{path}: {name} is {readers.json_type(text)}, expected the text of a prediction")
             rows.append(Prediction(name, text))
         return Predictions(str(path), rows, submission=True)
-    predictions = read_answers(path)
+    predictions = readers.read_answers(path)
     rows = [replace(row, id=f"{_PREFIX}{str(row.id).removeprefix(_PREFIX)}") for row in predictions.rows]
     return replace(predictions, rows=rows)
 
@@ -195,23 +191,20 @@ def build_requests(data: Path, predictions: Predictions) -> JudgeRequests:
         ValueError: If it does not hold MM-Vet's questions, or the predictions are for others.
     """
     path = (data / _FOLDER if (data / _FOLDER).is_dir() else data) / "mm-vet.json"
-    questions = {
-        name: (question, truth)
-        for name, question, truth in parse_records(
-            _read_questions(path).items(),
-            lambda name, record: (name, str(record["question"]), str(record["answer"])),
-            path,
-            "MM-Vet question",
-        )
-    }
+    questions = dict(readers.parse_object(path, _question, "MM-Vet question"))
     matches, counts, notes = match_for_judge({name: question for name, (question, _) in questions.items()}, predictions)
     rows = []
     for name, (question, truth) in questions.items():
         if name in matches:
-            truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
             row = f"{question} | {truth} | {matches[name].text} | "
             rows.append(JudgeRequest(name, ({"role": "user", "content": _TASK + row},)))
     return JudgeRequests(rows, counts, [name for name in questions if name not in matches], notes)
+
+
+def _question(name: str, record: dict[str, Any]) -> tuple[str, tuple[str, str]]:
+    """Return an id with question and ground truth."""
+    truth = str(record["answer"]).replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+    return name, (str(record["question"]), truth)
 
 
 def read_grade(reply: str) -> float | None:
@@ -249,7 +242,7 @@ MMVET = Benchmark(
         submission="mm-vet/results/{model}.json",
     ),
     max_new_tokens=1024,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
     read_answers=read_grades,
     score=score,

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.readers import (
-    collect_files,
-    load_records,
-    parent_folders,
-    read_answers,
-    read_questions,
-    record_id,
-    require_labels,
-)
+from aligngpt.evaluation.targets import Target
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
     Benchmark,
@@ -34,33 +28,13 @@ _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json
 _QUESTIONS = ("llava_pope_test.jsonl", "questions.jsonl")
 _NO = frozenset({"No", "no", "not"})
 
-Key = tuple[str, str]  # image and question
-
-
-@dataclass(frozen=True)
-class PopeLabel:
-    """A label line: the question, and yes or no."""
-
-    id: Id
-    key: Key
-    label: str
-
-
-@dataclass(frozen=True)
-class PopeQuestion:
-    """A question of a subset; `key` identifies its label."""
-
-    id: Id
-    subset: str
-    key: Key
-
 
 @dataclass(frozen=True)
 class PopeLabels:
-    """Label lines by subset, and the questions."""
+    """Label lines by subset, and the questions; `Target.data` is image and text of the question, which match both."""
 
-    subsets: Mapping[str, Sequence[PopeLabel]]
-    questions: Sequence[PopeQuestion]
+    subsets: Mapping[str, Sequence[Target]]
+    questions: Sequence[Target]
 
 
 def read_labels(paths: Sequence[Path]) -> PopeLabels:
@@ -69,46 +43,43 @@ def read_labels(paths: Sequence[Path]) -> PopeLabels:
     Raises:
         ValueError: If there are no labels, or several subsets without a question file.
     """
-    require_labels(paths, "POPE labels")
-    subsets: dict[str, list[PopeLabel]] = {}
-    questions: list[PopeQuestion] = []
-    for path in collect_files(paths, _LABELS):
-        records = load_records(path)
-        if "label" in records[0][1]:
+    readers.require_labels(paths, "POPE labels")
+    subsets: dict[str, list[Target]] = {}
+    questions: list[Target] = []
+    for path in readers.collect_files(paths, _LABELS):
+        if "label" in readers.load_records(path)[0][1]:
             name = path.name.removeprefix("coco_pope_").split(".")[0]
-            subsets[name] = [_label(record, path, line) for line, record in records]
+            subsets[name] = readers.parse_lines(path, partial(_label, path, name), "POPE label")
         else:
             questions = _read_questions(path)
     if not subsets:
         raise ValueError(f"{paths[0]}: no POPE labels; expected {' or '.join(_LABELS)}")
-    folders = parent_folders(paths)
-    files = [] if questions else collect_files([*folders, *(folder.resolve().parent for folder in folders)], _QUESTIONS)
-    if files:
-        questions = _read_questions(files[0])
-    questions = [question for question in questions if question.subset in subsets]
+    if not questions:
+        folders = readers.parent_folders(paths)
+        files = readers.collect_files([*folders, *(folder.resolve().parent for folder in folders)], _QUESTIONS)
+        questions = _read_questions(files[0]) if files else []
+    questions = [question for question in questions if question.groups["subset"] in subsets]
     if not questions and len(subsets) > 1:
         raise ValueError(
             f"{paths[0]}: the subsets {', '.join(subsets)} need LLaVA's question file; pass {_QUESTIONS[0]} with "
             "--labels as well"
         )
-    return PopeLabels(
-        subsets, questions or [PopeQuestion(line.id, name, line.key) for name in subsets for line in subsets[name]]
-    )
+    return PopeLabels(subsets, questions or [label for labels in subsets.values() for label in labels])
 
 
-def _label(record: dict[str, Any], path: Path, line: int) -> PopeLabel:
+def _label(path: Path, subset: str, line: int, record: dict[str, Any]) -> Target:
     if record.get("label") not in ("yes", "no"):
         raise ValueError(
             f"{path}:{line}: label is {record.get('label')!r}, expected yes or no; check that these are POPE's labels"
         )
     key = (record.get("image", ""), record.get("text", ""))
-    return PopeLabel(record_id(record, "question_id", path, line), key, record["label"])
+    return Target(readers.record_id(record, "question_id", path, line), record["label"], {"subset": subset}, data=key)
 
 
-def _read_questions(path: Path) -> list[PopeQuestion]:
+def _read_questions(path: Path) -> list[Target]:
     return [
-        PopeQuestion(question.id, question.kind, (str(question.image), question.prompt.split("\n")[0]))
-        for question in read_questions(path)
+        Target(one.id, groups={"subset": one.kind}, data=(one.image, one.prompt.split("\n")[0]))
+        for one in readers.read_questions(path)
     ]
 
 
@@ -125,12 +96,13 @@ def score(labels: PopeLabels, predictions: Predictions, protocol: Protocol) -> S
     """
     matches, counts = match_predictions((question.id for question in labels.questions), predictions)
     by_id = {str(question.id): question for question in labels.questions}
+    subset_of = {name: question.groups["subset"] for name, question in by_id.items()}
     notes: list[str] = []
     samples: list[SampleScore] = []
     details: dict[str, Any] = {}
     for subset, lines in labels.subsets.items():
         if protocol == "official":
-            rows = [row for row in predictions.rows if str(row.id) in by_id and by_id[str(row.id)].subset == subset]
+            rows = [row for row in predictions.rows if subset_of.get(str(row.id)) == subset]
             part = [_sample(subset, line.label, row.id, row) for row, line in zip(rows, lines, strict=False)]
             notes += _position_notes(subset, [by_id[str(row.id)] for row in rows], lines)
             parsed = [read_yes_no(row.text) for row in rows]
@@ -159,20 +131,22 @@ def _sample(subset: str, label: str, name: Id, prediction: Prediction | None) ->
 
 
 def _score_by_question(subset: str, labels: PopeLabels, matches: Mapping[str, Prediction]) -> list[SampleScore]:
-    questions = [question for question in labels.questions if question.subset == subset]
-    by_key = {line.key: line.label for line in labels.subsets[subset]}
-    missing = [question for question in questions if question.key not in by_key]
+    questions = [question for question in labels.questions if question.groups["subset"] == subset]
+    by_key = {line.data: line.label for line in labels.subsets[subset]}
+    missing = [question for question in questions if question.data not in by_key]
     if missing:
         raise ValueError(
             f"{subset}: labels are missing for {len(missing)} of {len(questions)} questions, the first about "
-            f"{missing[0].key[0]}; pass question file and labels of the same release"
+            f"{missing[0].data[0]}; pass question file and labels of the same release"
         )
-    return [_sample(subset, by_key[question.key], question.id, matches.get(str(question.id))) for question in questions]
+    return [
+        _sample(subset, by_key[question.data], question.id, matches.get(str(question.id))) for question in questions
+    ]
 
 
-def _position_notes(subset: str, questions: Sequence[PopeQuestion], lines: Sequence[PopeLabel]) -> list[str]:
+def _position_notes(subset: str, questions: Sequence[Target], lines: Sequence[Target]) -> list[str]:
     """Report predictions that are compared with the label of another question."""
-    wrong = sum(question.key != line.key for question, line in zip(questions, lines, strict=False))
+    wrong = sum(question.data != line.data for question, line in zip(questions, lines, strict=False))
     notes = [f"{subset}: predictions compared with the label of another question: {wrong}"] if wrong else []
     if len(questions) != len(lines):
         notes.append(f"{subset}: {len(questions)} predictions for {len(lines)} labels, paired by position")
@@ -211,9 +185,9 @@ POPE = Benchmark(
         "https://github.com/AoiDragon/POPE; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer pairs predictions and labels by position, so one missing or repeated "
     "prediction shifts all that follow",

@@ -8,16 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER
-from aligngpt.evaluation.readers import (
-    collect_files,
-    load_object,
-    load_records,
-    locate_file,
-    parent_folders,
-    parse_records,
-    read_answers,
-)
 from aligngpt.evaluation.targets import Target, percent, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -50,18 +42,18 @@ def read_labels(paths: Sequence[Path]) -> list[Target]:
     contents: dict[str, Any] = {}
 
     def load(path: Path) -> None:
-        content = load_object(path, "ScienceQA's problems or splits")
+        content = readers.load_object(path, "ScienceQA's problems or splits")
         name = _file_kind(content, path)
         files[name], contents[name] = path, content
 
-    for path in collect_files(paths, (_PROBLEMS, _SPLITS)):
+    for path in readers.collect_files(paths, (_PROBLEMS, _SPLITS)):
         load(path)
     for name in (_PROBLEMS, _SPLITS):
         if name not in contents:
-            load(locate_file(parent_folders(paths), (name,), name))
+            load(readers.locate_file(readers.parent_folders(paths), (name,), name))
     problems = contents[_PROBLEMS]
     ids = [(str(name), problems) for name in contents[_SPLITS][_SPLIT]]
-    return parse_records(ids, _target, files[_PROBLEMS], "ScienceQA question")
+    return readers.parse_records(ids, _target, files[_PROBLEMS], "ScienceQA question")
 
 
 def _file_kind(content: dict[str, Any], path: Path) -> str:
@@ -130,7 +122,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
 
 def read_questions(path: Path) -> list[Question]:
     """Read `llava_test_CQM-A.json`: context, question and options, followed by the answer instruction."""
-    return parse_records(load_records(path), _question, path, "ScienceQA question")
+    return readers.parse_lines(path, _question, "ScienceQA question")
 
 
 def _question(line: int, record: dict[str, Any]) -> Question:
@@ -154,7 +146,7 @@ SCIENCEQA = Benchmark(
     max_new_tokens=1024,
     read_questions=read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer identifies questions with an image by the stored prompts, so one without "
     "a prediction does not count",

@@ -7,15 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.readers import (
-    get_list,
-    load_object,
-    load_records,
-    locate_file,
-    parse_records,
-    read_answers,
-    read_questions,
-)
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.targets import Target, percent, predicted_texts, score_target, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -35,15 +27,15 @@ from aligngpt.utils.io import write_jsonl
 
 def read_labels(paths: Sequence[Path]) -> list[Target]:
     """Read `SEED-Bench.json`, or lines with `question_id`, `answer` and `data_type`."""
-    path = locate_file(paths, ("SEED-Bench.json", "labels*.jsonl"), "SEED-Bench labels")
+    path = readers.locate_file(paths, ("SEED-Bench.json", "labels*.jsonl"), "SEED-Bench labels")
     dimensions: dict[Any, str] = {}
     if path.name.removesuffix(".gz").endswith(".json"):
-        content = load_object(path, "SEED-Bench labels")
-        records = get_list(content, "questions", path, "SEED-Bench labels")
+        content = readers.load_object(path, "SEED-Bench labels")
+        records = readers.get_list(content, "questions", path, "SEED-Bench labels")
         dimensions = {number: name for name, number in content.get("question_type", {}).items()}
     else:
-        records = load_records(path)
-    return parse_records(records, partial(_target, dimensions), path, "SEED-Bench question")
+        records = readers.load_records(path)
+    return readers.parse_records(records, partial(_target, dimensions), path, "SEED-Bench question")
 
 
 def _target(dimensions: Mapping[Any, str], line: int, record: dict[str, Any]) -> Target:
@@ -135,9 +127,9 @@ SEED = Benchmark(
         submission_questions="seed_bench/SEED-Bench.json",
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer looks up predictions of image questions by number: an id in quotes is missing",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.readers import load_list, locate_file, parse_records, read_answers, read_questions
 from aligngpt.evaluation.targets import Target, percent, score_target
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -30,8 +30,8 @@ _OLD_PROMPT = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
 def read_labels(paths: Sequence[Path]) -> list[Target]:
     """Read `TextVQA_0.5.1_val.json`, an object with `data`; `Target.data` is image and lower-case question."""
-    path = locate_file(paths, ("TextVQA_0.5.1_val*.json", "labels.json"), "TextVQA annotations")
-    return parse_records(load_list(path, "data", "TextVQA annotations"), _target, path, "TextVQA annotation")
+    path = readers.locate_file(paths, ("TextVQA_0.5.1_val*.json", "labels.json"), "TextVQA annotations")
+    return readers.parse_list(path, "data", _target, "TextVQA annotation")
 
 
 def _target(line: int, record: dict[str, Any]) -> Target:
@@ -115,9 +115,9 @@ TEXTVQA = Benchmark(
         "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official score is the mean over the predictions: a question without one is skipped, a "
     "question with two counts twice",

@@ -7,16 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.readers import (
-    collect_files,
-    load_records,
-    parent_folders,
-    parse_records,
-    read_answers,
-    read_questions,
-    require_labels,
-)
 from aligngpt.evaluation.targets import Target, percent, percent_by_category, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -50,15 +42,16 @@ def read_labels(paths: Sequence[Path]) -> VizWizLabels:
     Raises:
         ValueError: If there are no annotations.
     """
-    require_labels(paths, "VizWiz annotations")
+    readers.require_labels(paths, "VizWiz annotations")
     targets: list[Target] = []
     image_of: dict[str, str] = {}
-    for path in [*collect_files(parent_folders(paths), _QUESTIONS), *collect_files(paths, _ANNOTATIONS)]:
-        records = load_records(path)
+    files = readers.collect_files(readers.parent_folders(paths), _QUESTIONS)
+    for path in [*files, *readers.collect_files(paths, _ANNOTATIONS)]:
+        records = readers.load_records(path)
         if "answers" in records[0][1]:
-            targets = parse_records(records, _target, path, "VizWiz annotation")
+            targets = readers.parse_records(records, _target, path, "VizWiz annotation")
         elif "question_id" in records[0][1]:
-            image_of |= _images(read_questions(path))
+            image_of |= _images(readers.read_questions(path))
     if not targets:
         raise ValueError(f"{paths[0]}: no VizWiz annotations; expected a list of images with their `answers`")
     return VizWizLabels(targets, image_of)
@@ -114,7 +107,7 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
     Raises:
         ValueError: If a prediction is missing; the server requires all of them.
     """
-    image_of = _images(read_questions(questions))
+    image_of = _images(readers.read_questions(questions))
     images = list(image_of.values())
     matches, counts = match_predictions(images, _by_image(predictions, image_of))
     if counts.missing:
@@ -143,9 +136,9 @@ VIZWIZ = Benchmark(
         submission="vizwiz/answers_upload/{model}.json",
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer requires a prediction for every question",

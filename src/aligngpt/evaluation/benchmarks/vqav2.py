@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import readers
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.readers import load_list, locate_file, parse_records, read_answers, read_questions
 from aligngpt.evaluation.targets import Target, percent, percent_by_category, predicted_texts, score_targets
 from aligngpt.evaluation.types import (
     LLAVA_FILES,
@@ -23,8 +23,8 @@ from aligngpt.utils.io import write_json
 
 def read_labels(paths: Sequence[Path]) -> list[Target]:
     """Read the official annotations: an object whose `annotations` each have ten `answers`."""
-    path = locate_file(paths, ("v2_mscoco_*_annotations.json", "*annotations.json"), "VQAv2 annotations")
-    return parse_records(load_list(path, "annotations", "VQAv2 annotations"), _target, path, "VQAv2 annotation")
+    path = readers.locate_file(paths, ("v2_mscoco_*_annotations.json", "*annotations.json"), "VQAv2 annotations")
+    return readers.parse_list(path, "annotations", _target, "VQAv2 annotation")
 
 
 def _target(line: int, record: dict[str, Any]) -> Target:
@@ -64,7 +64,7 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
     Args:
         questions: `llava_vqav2_mscoco_test2015.jsonl` for every split: the server expects the whole test set.
     """
-    ids = [question.id for question in read_questions(questions)]
+    ids = [question.id for question in readers.read_questions(questions)]
     texts = predicted_texts(ids, predictions)
     rows = zip(ids, texts, strict=True)
     write_json(output, [{"question_id": name, "answer": vqa.normalize(text)} for name, text in rows])
@@ -84,9 +84,9 @@ VQAV2 = Benchmark(
         submission_questions="vqav2/llava_vqav2_mscoco_test2015.jsonl",
     ),
     max_new_tokens=128,
-    read_questions=read_questions,
+    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
+    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer rejects a submission whose questions differ from the annotations",
