@@ -111,7 +111,9 @@ def score(labels: PopeLabels, predictions: Predictions, protocol: Protocol) -> S
             parsed = [sample.prediction for sample in part]
         samples += part
         if not part:
-            raise ValueError(f"{predictions.source}: no predictions for the {subset} questions; pass other labels only")
+            raise ValueError(
+                f"{predictions.source}: no predictions for the {subset} questions; pass the labels of other subsets"
+            )
         details[subset] = _confusion(part, parsed)
         if details[subset]["TP"] == 0:
             notes.append(f"{subset}: no yes is correct and the official scorer divides by zero; F1 counts as 0")
