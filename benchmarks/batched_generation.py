@@ -42,9 +42,9 @@ MARK = 6.0
 def make_model(folder: Path) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """The demo's model as it is before any training: both base models of the recipe's sizes, of one step each."""
     recipe = BackboneTrainingConfig(clip_steps=1, clip_batch=2, llm_steps=1, llm_batch=2)
-    tokenizer = bases.make_tokenizer(random.Random(recipe.seed))
-    bases.make_clip(tokenizer, recipe, folder / "clip")
-    bases.make_language_model(tokenizer, recipe, folder / "llm")
+    tokenizer = bases.train_tokenizer(random.Random(recipe.seed))
+    bases.train_clip(tokenizer, recipe, folder / "clip")
+    bases.train_language_model(tokenizer, recipe, folder / "llm")
     torch.manual_seed(0)
     model, processor = AlignGPTForConditionalGeneration.from_backbones(folder / "llm", folder / "clip", template="bare")
     return model, processor
@@ -52,7 +52,7 @@ def make_model(folder: Path) -> tuple[AlignGPTForConditionalGeneration, AlignGPT
 
 def make_prompts(folder: Path, processor: AlignGPTProcessor, questions: int) -> list[Prompt]:
     """Questions of the drawn world with their images."""
-    data.make(folder / "data", pairs=1, conversations=1, questions=questions)
+    data.generate_dataset(folder / "data", pairs=1, conversations=1, questions=questions)
     return [
         build_prompt(processor, one["text"], (folder / "data" / "images" / one["image"],))
         for one in data.read_questions(folder / "data")

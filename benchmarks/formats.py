@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aligngpt.curation.scoring.store import read_scores
-from aligngpt.synthetic.dataset import make
+from aligngpt.synthetic.dataset import generate_dataset
 from aligngpt.utils.io import versions, write_json
 
 SHARD = 10_000  # rows of a row group and samples of a tar, as many as a shard of JSON has
@@ -78,7 +78,7 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
         SystemExit: If two formats have unequal scores.
     """
     data = folder / "scenes"
-    make(data, pairs=pairs, conversations=2, questions=14)
+    generate_dataset(data, pairs=pairs, conversations=2, questions=14)
     write_parquet(data, folder / "pairs.parquet")
     write_tars(data, folder / "tars")
     seconds = {

@@ -58,7 +58,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 def test_the_commands() -> None:
     assert {" ".join(words) for words in COMMANDS} == {
-        "run scenes",
+        "run",
         "score",
         "level",
         "pretrain",
@@ -77,17 +77,17 @@ def test_the_commands() -> None:
         "eval run",
         "eval all",
         "eval judge",
-        "scenes make",
-        "scenes backbones",
-        "scenes benchmarks",
-        "scenes captions",
+        "synthetic generate",
+        "synthetic backbones",
+        "synthetic benchmarks",
+        "synthetic captions",
     }
 
 
 def test_top_help_tells_exit_codes_and_commands() -> None:
     done = invoke("--help")
     assert done.exit_code == 0
-    for word in ("score", "generate", "130  interrupted", "3    bad records", "aligngpt run scenes"):
+    for word in ("score", "generate", "130  interrupted", "3    bad records", "aligngpt run synthetic"):
         assert word in done.stdout
     assert "..." not in done.stdout.split("Commands:")[1], "a command's first sentence is too long for the list"
 
@@ -210,7 +210,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["scenes"]])
+@pytest.mark.parametrize("arguments", [[], ["synthetic"]])
 def test_nothing_to_do_shows_the_help(arguments: list[str]) -> None:
     done = invoke(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")

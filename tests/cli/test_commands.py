@@ -18,6 +18,7 @@ from PIL import Image
 
 from aligngpt.cli import cli
 from aligngpt.curation.scoring.store import read_scores
+from aligngpt.experiments.artifacts import Estimate, Summary
 from aligngpt.inference.chat_session import ChatAnswer
 from aligngpt.training.artifacts import ModuleSummary, TrainResult
 from aligngpt.training.configs import paper_pretrain, synthetic_finetune
@@ -262,7 +263,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     data = folder / "data"
     sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
-    assert invoke("scenes", "make", "--output", data, *sizes).exit_code == 0
+    assert invoke("synthetic", "generate", "--output", data, *sizes).exit_code == 0
     recipe = ["--preset", "synthetic", "--alignment", "none", "--max-steps", "1", "--per-device-train-batch-size", "2"]
     bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip"]
     inputs = ["--data", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
@@ -322,16 +323,32 @@ RESULTS = {
         "recall_interval": [0.375, 0.875],
     },
 }
-SUMMARY = {
-    "spearman_score_coverage": 0.8125,
-    "caption_recall_by_level": [0.125, 0.5],
-    "caption_precision_by_level": [0.25, 0.625],
-    "stage1_loss_by_level": [1.5, 0.75],
-    "accuracy": {"adaptive": 0.875, "none": 0.75},
-    "accuracy_interval": {"adaptive": [0.85, 0.9], "none": [0.7, 0.8]},
-    "accuracy_by_kind": {"adaptive": {"count": 1.0}, "none": {"count": 0.5}},
-    "seconds": {"score": 12.5},
-}
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value=value, ci95=(round(value - 0.1, 3), round(value + 0.1, 3)))
+
+
+def make_summary() -> Summary:
+    from aligngpt.experiments.artifacts import CaptionLevel, LevelStats, VariantMetrics
+
+    return Summary(
+        synthetic={
+            "adaptive": VariantMetrics(accuracy=estimate(0.875), accuracy_by_kind={"count": estimate(1.0)}),
+            "none": VariantMetrics(accuracy=estimate(0.75), accuracy_by_kind={"count": estimate(0.5)}),
+        },
+        score_coverage_spearman=0.8125,
+        stage1_loss_by_level=[1.5, 0.75],
+        captions_by_level=[
+            CaptionLevel(level=1, precision=estimate(0.25), recall=estimate(0.125)),
+            CaptionLevel(level=2, precision=estimate(0.625), recall=estimate(0.5)),
+        ],
+        levels=LevelStats(boundaries=[0.3], counts=[4, 4], mean_coverage=[0.25, 0.75]),
+        runtime_s={"score": 12.5},
+        peak_memory_mb={"score": 100.0},
+        config={},
+        versions={},
+    )
 
 
 def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,50 +363,61 @@ def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = {"by_level": [{"level": 1, "precision": 0.5, "recall": 0.25, "recall_interval": [0.125, 0.375]}]}
-    calls = record(monkeypatch, "aligngpt.evaluation.benchmarks.synthetic.caption_by_level", result)
-    done = invoke("scenes", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
+    from aligngpt.experiments.artifacts import CaptionLevel, LevelCaptions
+
+    row = CaptionLevel(level=1, precision=estimate(0.5), recall=estimate(0.25))
+    result = LevelCaptions(num_levels=1, by_level=[row], examples=[])
+    calls = record(monkeypatch, "aligngpt.experiments.level_captions.caption_by_level", result)
+    words = ("synthetic", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
+    done = invoke(*words)
     assert done.exit_code == 0, done.stderr
     assert (calls[0]["batch_size"], calls[0]["limit"]) == (100, 200)
-    assert "0.250 (0.125 to 0.375)" in done.stdout
+    assert "0.250 (0.150 to 0.350)" in done.stdout
+    assert json.loads(invoke(*words, "--json").stdout) == result.model_dump(mode="json")
 
 
-def test_run_scenes_ends_with_the_results_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.experiments.demo.run_scenes", SUMMARY)
-    done = invoke("run", "scenes", "--output", tmp_path / "run", "--finetune.learning-rate", "1e-5", "--pairs", "100")
+def test_run_ends_with_the_results_and_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = make_summary()
+    calls = record(monkeypatch, "aligngpt.experiments.demo.run_demo", summary)
+    output = ("--output", tmp_path / "run")
+    done = invoke("run", "synthetic", *output, "--finetune.learning-rate", "1e-5", "--pairs", "100")
     assert done.exit_code == 0, done.stderr
     assert (calls[0]["config"].finetune.learning_rate, calls[0]["config"].pairs) == (1e-5, 100)
     assert calls[0]["output"] == tmp_path / "run"
-    for text in ("0.875 (0.850 to 0.900)", "1.500", "0.125", "12.500", "0.812"):
+    for text in ("0.875 (0.775 to 0.975)", "1.500", "0.125", "12.500", "0.812"):
         assert text in done.stdout
-    assert done.stdout.splitlines()[-1] == f"Page: {tmp_path / 'run' / 'report.html'}"
-    assert json.loads(invoke("run", "scenes", "--output", tmp_path / "run", "--json").stdout) == SUMMARY
+    assert done.stdout.splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
+    assert json.loads(invoke("run", "synthetic", *output, "--json").stdout) == summary.model_dump(mode="json")
+    assert invoke("run", "synthetic-smoke").exit_code == 0
+    assert (calls[-1]["config"].pairs, calls[-1]["output"]) == (96, Path("runs/synthetic-smoke"))
 
 
-def test_run_scenes_has_no_option_for_what_its_arms_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.experiments.demo.run_scenes", SUMMARY)
-    shown = invoke("run", "scenes", "--help").stdout
+def test_run_has_no_option_for_what_its_variants_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.experiments.demo.run_demo", make_summary())
+    shown = invoke("run", "--help").stdout
     assert "--pretrain.learning-rate" in shown and "--finetune.alignment-embeddings" in shown
     for name in ("pretrain.alignment", "pretrain.num-alignment-levels", "finetune.alignment"):
         assert f"--{name} " not in shown
-        assert f"No such option '--{name}'" in invoke("run", "scenes", f"--{name}", "8").stderr
-    file = tmp_path / "recipe.json"
-    for recipe, message in (
-        ({"num_levels": 4, "pretrain": {"num_alignment_levels": 3}}, "num_alignment_levels is 3, but the recipe makes"),
-        ({"finetune": {"alignment": "local"}}, "finetune.alignment is local, but the job trains with adaptive"),
+        assert f"No such option '--{name}'" in invoke("run", "synthetic", f"--{name}", "8").stderr
+    file = tmp_path / "mine.yaml"
+    for text, message in (
+        ("finetune:\n  alignment: local\n", "finetune.alignment: the run trains adaptive and none; remove this field"),
+        ("num_level: 4\n", "field 'num_level' does not exist; did you mean 'num_levels'?"),
     ):
-        file.write_text(json.dumps(recipe))
-        done = invoke("run", "scenes", "--output", tmp_path / "run", "--preset", file)
+        file.write_text(text)
+        done = invoke("run", file, "--output", tmp_path / "run")
         assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    file.write_text(json.dumps({"num_levels": 4, "pretrain": {"num_alignment_levels": 4}}))
-    assert invoke("run", "scenes", "--output", tmp_path / "run", "--preset", file, "--num-levels", "5").exit_code == 0
-    assert calls[-1]["recipe"].pretrain.num_alignment_levels == 5
+    done = invoke("run", "synthetic-smok")
+    assert done.exit_code == 2 and "did you mean 'synthetic-smoke'?" in done.stderr
+    file.write_text("num_levels: 4\npretrain:\n  num_alignment_levels: 4\n")
+    assert invoke("run", file, "--output", tmp_path / "run", "--num-levels", "5").exit_code == 0
+    assert calls[-1]["config"].pretrain.num_alignment_levels == 5
 
 
 @pytest.mark.parametrize("option", ["pairs", "captioned", "threads"])
-def test_an_impossible_job_claims_no_folder(tmp_path: Path, option: str) -> None:
-    done = invoke("run", "scenes", "--output", tmp_path / "run", f"--{option}", "0")
-    assert done.exit_code == 2 and f"{option} is 0; it must be at least 1" in done.stderr
+def test_an_invalid_config_creates_no_folder(tmp_path: Path, option: str) -> None:
+    done = invoke("run", "synthetic", "--output", tmp_path / "run", f"--{option}", "0")
+    assert done.exit_code == 2 and "greater than or equal to 1" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -414,16 +442,17 @@ def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == {"page": str(page), "findings": ["All pairs have a score."]}
 
 
-def test_make_writes_what_it_says(tmp_path: Path) -> None:
+def test_generate_writes_the_dataset(tmp_path: Path) -> None:
     sizes = ["--pairs", "4", "--conversations", "3", "--questions", "7", "--seed", "5"]
-    done = invoke("scenes", "make", "--output", tmp_path / "data", *sizes, "--json")
+    done = invoke("synthetic", "generate", "--output", tmp_path / "data", *sizes, "--json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout) == {"pairs": 4, "conversations": 3, "questions": 7, "seed": 5}
+    info = json.loads(done.stdout)
+    assert info | {"pairs": 4, "conversations": 3, "questions": 7, "seed": 5} == info
     assert len(json.loads((tmp_path / "data" / "pretrain.json").read_text())) == 4
 
 
-def test_make_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.synthetic.backbones.train_backbones", {"clip": {}})
-    done = invoke("scenes", "backbones", "--output", tmp_path, "--seed", "3")
-    assert done.stdout == f"Base models: {tmp_path}\n", done.stderr
+def test_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch, "aligngpt.synthetic.backbones.train_backbones", None)
+    done = invoke("synthetic", "backbones", "--output", tmp_path, "--seed", "3")
+    assert done.stdout == f"Backbones: {tmp_path}\n", done.stderr
     assert (calls[0]["config"].seed, calls[0]["output"]) == (3, tmp_path)

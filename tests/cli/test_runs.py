@@ -1,4 +1,4 @@
-"""`eval run` and `scenes benchmarks` at the command line: what is printed, what is refused, and how it ends."""
+"""`eval run` and `synthetic benchmarks` at the command line: what is printed, what is refused, and how it ends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def invoke(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model and miniatures of the benchmarks."""
+    """A tiny model and mock files of the benchmarks."""
     folder = tmp_path_factory.mktemp("runs")
     save_model(folder)
-    done = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 6)
+    done = invoke("synthetic", "benchmarks", "--output", folder / "data", "--questions", 6)
     assert done.exit_code == 0 and "questions" in done.stdout
     return folder
 
@@ -137,9 +137,10 @@ def test_an_unknown_benchmark(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "there is no benchmark 'vqa'; there are vqav2, gqa" in done.stderr
 
 
-def test_miniatures_at_the_command_line(folder: Path, tmp_path: Path) -> None:
-    done = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 6, "--json")
-    assert json.loads(done.stdout) == {"questions": 6, "seed": 0}
-    other = invoke("scenes", "benchmarks", "--output", folder / "data", "--questions", 9)
-    assert other.exit_code == 1 and "choose another folder" in other.stderr
-    assert invoke("scenes", "benchmarks", "--output", tmp_path / "few", "--questions", 5).exit_code == 2
+def test_mock_benchmarks_at_the_command_line(folder: Path, tmp_path: Path) -> None:
+    done = invoke("synthetic", "benchmarks", "--output", folder / "data", "--questions", 6, "--json")
+    info = json.loads(done.stdout)
+    assert (info["questions"], info["seed"]) == (6, 0)
+    other = invoke("synthetic", "benchmarks", "--output", folder / "data", "--questions", 9)
+    assert other.exit_code == 1 and "choose another --output" in other.stderr
+    assert invoke("synthetic", "benchmarks", "--output", tmp_path / "few", "--questions", 5).exit_code == 2

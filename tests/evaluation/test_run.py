@@ -20,7 +20,7 @@ from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import MissingData, RunSettings, open_task
-from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion
 from tests.evaluation.mock_runs import content, lines, run, save_model
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, miniatures, and a finished run of all benchmarks."""
     folder = tmp_path_factory.mktemp("runs")
     save_model(folder)
-    miniatures.make(folder / "data", questions=12)
+    write_mock_benchmarks(folder / "data", questions=12)
     run(folder / "model", folder / "data", folder / "whole", skip_missing=True)
     return folder
 

@@ -13,7 +13,7 @@ import pytest
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation import run as run_module
 from aligngpt.evaluation.judge.config import JudgeConfig
-from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 from tests.evaluation.judge.judge_server import JudgeServer, completion
 from tests.evaluation.mock_runs import content, lines, run, save_model
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model and miniatures."""
     folder = tmp_path_factory.mktemp("again")
     save_model(folder)
-    miniatures.make(folder / "data", questions=6)
+    write_mock_benchmarks(folder / "data", questions=6)
     return folder
 
 

@@ -1,340 +1,103 @@
-"""The main job: steps in their order, two at a time, done once; and the whole way gone, with next to no training."""
+"""The demo: its steps, and one run of the smoke preset with almost no training."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from aligngpt.cli import cli
-from aligngpt.experiments import demo as pipeline
-from aligngpt.experiments import summary
-from aligngpt.experiments.configs import synthetic as scenes
-from aligngpt.experiments.configs import synthetic_smoke as quick_scenes
-from aligngpt.experiments.demo import Step, StepFailed, run_scenes, run_steps, scenes_steps
-from aligngpt.synthetic.backbones import BASES
+from aligngpt.experiments import runner
+from aligngpt.experiments.artifacts import StepCost, StepCosts, Summary
+from aligngpt.experiments.configs import synthetic, synthetic_smoke
+from aligngpt.experiments.demo import plan_steps, run_demo
+from aligngpt.experiments.runner import read_costs
+from aligngpt.synthetic.backbones import BUNDLED_FOLDER
 from aligngpt.synthetic.scenes import QUESTION_KINDS
-
-WRITTEN = ("config.yaml", "run_config.json", "skipped.jsonl", "train_results.json")  # of each stage
-
-# Stands in for `aligngpt`: name, seconds, file to write, file of events, and whether it fails or how many MB it takes.
-STAND_IN = """
-import os, pathlib, sys, time
-name, seconds, result, events, outcome = sys.argv[1:]
-def tell(event):
-    with open(events, "a") as file:
-        file.write(f"{event} {name}\\n")
-tell("start")
-print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
-time.sleep(float(seconds))
-if outcome == "fail":
-    print("first a warning\\naligngpt: error: then the reason", file=sys.stderr)
-    sys.exit(3)
-if outcome.isdigit():
-    block = b"x" * (int(outcome) * 10**6)
-pathlib.Path(result).write_text(name)
-tell("end")
-"""
+from aligngpt.training.artifacts import TrainResult
+from aligngpt.utils.config import read_yaml
 
 
-@pytest.fixture(autouse=True)
-def _stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps run a small program, on two cores, except where the real one is wanted."""
-    if "quick_run" not in request.fixturenames:
-        monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", STAND_IN))
-        monkeypatch.setattr(pipeline, "_POLL_SECONDS", 0.01)
-        monkeypatch.setattr("os.cpu_count", lambda: 2)
+def test_the_variants_differ_in_alignment_only(tmp_path: Path) -> None:
+    steps = {step.name: step for step in plan_steps(synthetic(), tmp_path)}
+    variants = {}
+    for variant in ("adaptive", "none"):
+        files = [tmp_path / "configs" / f"{stage}-{variant}.yaml" for stage in ("pretrain", "finetune")]
+        configs = [read_yaml(file) for file in files]
+        commands = [" ".join(steps[f"{stage}-{variant}"].command) for stage in ("pretrain", "finetune", "eval")]
+        alignment = ["levels" if variant == "adaptive" else variant, variant]
+        assert [config.pop("alignment") for config in configs] == alignment
+        if variant == "adaptive":
+            assert f" --levels {tmp_path / 'levels'}" in commands[0]
+            commands[0] = commands[0].replace(f" --levels {tmp_path / 'levels'}", "")
+        variants[variant] = (configs, [command.replace(f"-{variant}", "") for command in commands])
+    assert variants["adaptive"] == variants["none"]
+    assert steps["pretrain-none"].after == ("generate",)
+    assert set(steps["pretrain-adaptive"].after) == {"generate", "level"}
+    assert all(set(step.after) <= set(steps) for step in steps.values())
 
 
-def step(folder: Path, name: str, *after: str, seconds: float = 0.0, outcome: str = "well") -> Step:
-    result = folder / f"{name}.txt"
-    return Step(name, (name, str(seconds), str(result), str(folder / "events"), outcome), result, after)
+def write_costs(folder: Path, done: bool) -> None:
+    StepCosts(steps={"generate": StepCost(runtime_s=1.0, peak_memory_mb=1.0, done=done)}).write(folder)
 
 
-def events(folder: Path) -> list[str]:
-    return (folder / "events").read_text().splitlines()
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a run was started and interrupted in its first step."""
+    monkeypatch.setattr("aligngpt.experiments.demo.run_steps", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(synthetic_smoke(), tmp_path)
+    return tmp_path
 
 
-# -------------------------------------------------------------------------------------------------------------- steps
+def interrupt(*args: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
 
 
-def test_steps_wait_for_what_they_read(tmp_path: Path) -> None:
-    steps = [
-        step(tmp_path, "last", "left", "right"),
-        step(tmp_path, "left", "first"),
-        step(tmp_path, "right", "left", seconds=0.1),
-        step(tmp_path, "first"),
-    ]
-    costs = run_steps(steps, tmp_path)
-    assert events(tmp_path) == [
-        f"{event} {name}" for name in ("first", "left", "right", "last") for event in ("start", "end")
-    ]
-    assert list(costs) == ["last", "left", "right", "first"]
-    assert costs == {name: json.loads((tmp_path / "steps.json").read_text())[name] for name in costs}
-    assert 0.1 <= costs["right"]["seconds"] < 5
-    assert (tmp_path / "logs" / "left.log").read_text() == "threads 1\n"
+def test_another_config_in_the_folder_is_refused(started: Path) -> None:
+    write_costs(started, done=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(synthetic_smoke(), started)
+    stage = replace(synthetic_smoke().pretrain, learning_rate=1e-5)
+    with pytest.raises(ValueError, match=r"belongs to another run: its config\.pairs is 96, not 97; .*learning_rate"):
+        run_demo(replace(synthetic_smoke(), pairs=97, pretrain=stage), started)
+    assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 96
 
 
-def test_the_peak_of_memory_is_measured(tmp_path: Path) -> None:
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 10**6  # counted until the step's program starts
-    costs = run_steps([step(tmp_path, "small"), step(tmp_path, "large", "small", outcome=str(own + 200))], tmp_path)
-    assert costs["small"]["memory_mb"] < own + 50
-    assert own + 200 < costs["large"]["memory_mb"] < own + 300
+def test_a_folder_without_a_finished_step_takes_another_config(started: Path) -> None:
+    write_costs(started, done=False)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(replace(synthetic_smoke(), pairs=97), started)
+    assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 97
+    assert not (started / "steps.json").exists()
 
 
-@pytest.mark.parametrize("cores", [1, 2, 8])
-def test_two_lanes_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    run_steps([step(tmp_path, name, seconds=0.3) for name in "abcd"], tmp_path)
-    running = most = 0
-    for event in events(tmp_path):
-        running += 1 if event.startswith("start") else -1
-        most = max(most, running)
-    assert most == min(cores, 2)
-    assert (tmp_path / "logs" / "a.log").read_text() == f"threads {max(1, cores // 2)}\n"
-
-
-def test_the_number_of_threads_can_be_told(tmp_path: Path) -> None:
-    run_steps([step(tmp_path, "a")], tmp_path, threads=5)
-    assert (tmp_path / "logs" / "a.log").read_text() == "threads 5\n"
-
-
-def test_done_steps_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = [step(tmp_path, "a"), step(tmp_path, "b", "a"), step(tmp_path, "c", "b")]
-    first = run_steps(steps, tmp_path)
-    (tmp_path / "events").unlink()
-    (tmp_path / "c.txt").unlink()  # its result is gone
-    costs = run_steps(steps, tmp_path)
-    assert events(tmp_path) == ["start c", "end c"]
-    assert (costs["a"], costs["b"]) == (first["a"], first["b"])
-    assert "a: done before" in capsys.readouterr().err
-    (tmp_path / "events").unlink()
-    assert run_steps(steps, tmp_path) == costs
-    assert not (tmp_path / "events").exists()
-
-
-def test_a_failure_is_told_and_the_rest_goes_on_later(tmp_path: Path) -> None:
-    steps = [
-        step(tmp_path, "a"),
-        step(tmp_path, "slow", "a", seconds=60),
-        step(tmp_path, "bad", "a", outcome="fail"),
-        step(tmp_path, "after", "bad"),
-    ]
-    with pytest.raises(StepFailed, match=r"^step bad failed: then the reason \(log: .*bad\.log\)$"):
-        run_steps(steps, tmp_path)
-    assert "end slow" not in events(tmp_path) and "start after" not in events(tmp_path)
-    costs = json.loads((tmp_path / "steps.json").read_text())
-    assert {name: cost["done"] for name, cost in costs.items()} == {"a": True, "bad": False, "slow": False}
-    mended = [
-        steps[0],
-        *(step(tmp_path, name, after) for name, after in (("slow", "a"), ("bad", "a"), ("after", "bad"))),
-    ]
-    (tmp_path / "events").unlink()
-    assert set(run_steps(mended, tmp_path)) == {"a", "slow", "bad", "after"}
-    assert {event for event in events(tmp_path) if event.startswith("end")} == {"end slow", "end bad", "end after"}
-    assert "start a" not in events(tmp_path)
-
-
-def test_a_cut_stops_what_runs_and_the_next_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [step(tmp_path, "a"), step(tmp_path, "b", "a", seconds=60)]
-    processes: list[Any] = []
-    original = pipeline._Process
-
-    class Watched(original):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            processes.append(self._process)
-
-    def sleep(seconds: float) -> None:
-        if (tmp_path / "events").exists() and "start b" in events(tmp_path):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_Process", Watched)
-        patch.setattr(pipeline.time, "sleep", sleep)
-        with pytest.raises(KeyboardInterrupt):
-            run_steps(steps, tmp_path)
-    assert [process.returncode for process in processes] == [0, -15]
-    path = tmp_path / "steps.json"
-    cut = json.loads(path.read_text())
-    assert 0 < cut["b"]["seconds"] < 30 and cut["b"]["memory_mb"] > 0 and not cut["b"]["done"]
-    path.write_text(json.dumps(cut | {"b": {"seconds": 100.0, "memory_mb": 1e6, "done": False}}))
-    costs = run_steps([steps[0], step(tmp_path, "b", "a")], tmp_path)
-    assert 100 < costs["b"]["seconds"] < 110 and costs["b"]["memory_mb"] == 1e6 and costs["b"]["done"]
-    assert events(tmp_path) == ["start a", "end a", "start b", "start b", "end b"]
-
-
-def test_a_step_that_runs_again_counts_anew(tmp_path: Path) -> None:
-    known = {"a": {"seconds": 100.0, "memory_mb": 1e6, "done": True}}
-    (tmp_path / "steps.json").write_text(json.dumps(known))
-    assert run_steps([step(tmp_path, "a")], tmp_path)["a"]["seconds"] < 30
-
-
-def test_a_killed_step_is_told_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import os; print('all is well', flush=True); os.kill(os.getpid(), 9)"
-    monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", code))
-    with pytest.raises(StepFailed, match=r"^step a failed: it was ended by SIGKILL \(log: "):
-        run_steps([Step("a", (), tmp_path / "a.txt")], tmp_path)
-
-
-# The command line with steps that write their process number to a file and sleep.
-SLEEPERS = """
-import sys
-from aligngpt.experiments import demo as pipeline
-from aligngpt.cli import main
-code = "import os, time; open('pids', 'a').write(f'{os.getpid()} '); time.sleep(120)"
-pipeline._PROGRAM = (sys.executable, "-S", "-c", code)
-main(["run", "scenes", "--preset", "synthetic-smoke", "--output", "run"])
-"""
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_job_that_is_ended_ends_its_steps(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", SLEEPERS]
-    pids = tmp_path / "pids"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as job:
-        assert job.stderr is not None
-        try:
-            wait_until(lambda: pids.is_file() and pids.read_text().endswith(" "))
-            if number == signal.SIGTERM:
-                second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-                assert second.returncode == 1
-                said = "aligngpt: error: another run is at work in run: wait for it, or choose another --output\n"
-                assert second.stderr == said
-            [child] = map(int, pids.read_text().split())
-            assert alive(child)
-            job.send_signal(number)
-            said = job.stderr.read()
-        finally:
-            job.kill()
-    wait_until(lambda: not alive(child))
-    if number != signal.SIGKILL:
-        assert job.returncode == 130
-        assert said.splitlines()[-1].startswith("aligngpt: error: interrupted")
-
-
-def test_the_handler_of_sigterm_is_put_back(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    run_steps([step(tmp_path, "a")], tmp_path)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_steps_run_in_another_thread_too(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(run_steps, [step(tmp_path, "a")], tmp_path).result()["a"]["done"]
-
-
-def test_a_failed_step_is_one_clean_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; sys.exit('aligngpt: error: the disk is full')"
-    monkeypatch.setattr(pipeline, "_PROGRAM", (sys.executable, "-S", "-c", code))
-    done = CliRunner().invoke(cli, ["run", "scenes", "--preset", "synthetic-smoke", "--output", str(tmp_path)])
-    assert done.exit_code == 1
-    log = tmp_path / "logs" / "make.log"
-    assert done.stderr.splitlines()[-1] == f"aligngpt: error: step make failed: the disk is full (log: {log})"
-
-
-@pytest.mark.parametrize("after", [("gone",), ("b",)])
-def test_steps_that_can_never_run_are_an_error(tmp_path: Path, after: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="steps a, b wait for steps that never come"):
-        run_steps([step(tmp_path, "a", *after), step(tmp_path, "b", "a"), step(tmp_path, "c")], tmp_path)
-    assert events(tmp_path) == ["start c", "end c"]
-
-
-# ----------------------------------------------------------------------------------------------------------- the job
-
-
-def test_the_arms_differ_in_alignment_alone(tmp_path: Path) -> None:
-    steps = {one.name: one for one in scenes_steps(scenes(), tmp_path)}
-    arms = {}
-    for arm in ("adaptive", "none"):
-        recipes = [
-            json.loads((tmp_path / "recipes" / f"{stage}-{arm}.json").read_text()) for stage in ("pretrain", "finetune")
-        ]
-        commands = [" ".join(steps[f"{stage}-{arm}"].command) for stage in ("pretrain", "finetune", "eval")]
-        assert [recipe.pop("alignment") for recipe in recipes] == ["levels" if arm == "adaptive" else arm, arm]
-        commands[0] = commands[0].replace(f" --levels {tmp_path / 'levels'}", "") if arm == "adaptive" else commands[0]
-        arms[arm] = (recipes, [command.replace(f"-{arm}", "") for command in commands])
-    assert arms["adaptive"] == arms["none"]
-    assert steps["pretrain-none"].after == ("make",)
-    assert set(steps["pretrain-adaptive"].after) == {"make", "level"}
-    known = set(steps)
-    assert all(set(one.after) <= known for one in steps.values())
-
-
-def test_another_recipe_in_the_folder_is_refused(tmp_path: Path) -> None:
-    pipeline._claim(tmp_path, quick_scenes())
-    pipeline._claim(tmp_path, quick_scenes())
-    (tmp_path / "steps.json").write_text('{"make": {"seconds": 1.0, "memory_mb": 1.0, "done": true}}')
-    other = replace(quick_scenes(), pairs=97, pretrain=replace(quick_scenes().pretrain, learning_rate=1e-5))
-    with pytest.raises(ValueError, match="another pairs, pretrain: choose another --output"):
-        run_scenes(other, tmp_path)
-    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["pairs"] == 96
-
-
-def test_a_folder_in_which_nothing_was_finished_takes_another_recipe(tmp_path: Path) -> None:
-    pipeline._claim(tmp_path, quick_scenes())
-    (tmp_path / "steps.json").write_text('{"make": {"seconds": 1.0, "memory_mb": 1.0, "done": false}}')
-    pipeline._claim(tmp_path, replace(quick_scenes(), pairs=97))
-    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["pairs"] == 97
-    assert not (tmp_path / "steps.json").exists()
-
-
-def test_ranks_share_ties() -> None:
-    assert summary._ranks(np.array([0.3, 0.1, 0.3, 0.2])).tolist() == [2.5, 0.0, 2.5, 1.0]
-    assert summary._ranks(np.array([5, 5, 5])).tolist() == [1.0, 1.0, 1.0]
-
-
-# -------------------------------------------------------------------------------------------------- the way gone once
+# One run -------------------------------------------------------------------------------------------------------------
 
 STEPS = (
-    *("make", "score", "level", "captions"),
-    *(f"{stage}-{arm}" for stage in ("pretrain", "finetune", "eval") for arm in ("adaptive", "none")),
+    *("generate", "score", "level", "captions"),
+    *(f"{stage}-{variant}" for stage in ("pretrain", "finetune", "eval") for variant in ("adaptive", "none")),
 )
+STAGE_FILES = ("config.yaml", "run_config.json", "skipped.jsonl", "train_results.json")
 FILES = (
-    *("recipe.json", "steps.json", "summary.json", "report.html"),
-    *(f"data/{name}.json" for name in ("scenes", "pretrain", "finetune", "test", "truth")),
+    *("run_config.json", "config.yaml", "steps.json", "metrics.json", "report.html"),
+    *(f"data/{name}.json" for name in ("dataset_info", "pretrain", "finetune", "test", "truth")),
     *("scores/manifest.json", "levels/levels.json", "levels/levels.parquet", "captions/captions.json"),
     *(f"logs/{name}.log" for name in STEPS),
-    *(f"configs/{stage}-{arm}.yaml" for stage in ("pretrain", "finetune") for arm in ("adaptive", "none")),
+    *(f"configs/{stage}-{variant}.yaml" for stage in ("pretrain", "finetune") for variant in ("adaptive", "none")),
     *(
-        f"pretrain-{arm}/{name}"
-        for arm in ("adaptive", "none")
-        for name in ("stage1.safetensors", "stage1.json", *WRITTEN)
+        f"pretrain-{variant}/{name}"
+        for variant in ("adaptive", "none")
+        for name in ("stage1.safetensors", "stage1.json", *STAGE_FILES)
     ),
     *(
-        f"finetune-{arm}/{name}"
-        for arm in ("adaptive", "none")
-        for name in ("model.safetensors", "config.json", "tokenizer.json", *WRITTEN)
+        f"finetune-{variant}/{name}"
+        for variant in ("adaptive", "none")
+        for name in ("model.safetensors", "config.json", "tokenizer.json", *STAGE_FILES)
     ),
     *(
         "eval-adaptive/gates.json",
@@ -344,53 +107,52 @@ FILES = (
 
 
 @pytest.fixture(scope="module")
-def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The whole way with the `quick` recipe, gone once for all tests of this file."""
-    if not (BASES / "llm" / "config.json").is_file():
-        pytest.skip("no base models in the package")
-    folder = tmp_path_factory.mktemp("run") / "quick"
-    return folder, run_scenes(quick_scenes(), folder)
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """A finished run of the smoke preset, for all tests of this file."""
+    if not (BUNDLED_FOLDER / "llm" / "config.json").is_file():
+        pytest.skip("the package has no backbones")
+    folder = tmp_path_factory.mktemp("run") / "smoke"
+    return folder, run_demo(synthetic_smoke(), folder)
 
 
-def test_the_way_leaves_every_file(quick_run: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = quick_run
+def test_the_run_writes_every_file(smoke_run: tuple[Path, Summary]) -> None:
+    folder, _ = smoke_run
     assert [name for name in FILES if not (folder / name).is_file()] == []
     assert len(list((folder / "data" / "images").glob("*.png"))) == 96 + 28
-    assert set(json.loads((folder / "steps.json").read_text())) == set(STEPS)
+    assert set(read_costs(folder)) == set(STEPS)
 
 
-def test_the_summary_tells_the_figures(quick_run: tuple[Path, dict[str, Any]]) -> None:
-    folder, told = quick_run
-    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(told))
-    levels = told["recipe"]["num_levels"]
-    for name in ("caption_recall_by_level", "caption_precision_by_level"):
-        assert len(told[name]) == levels and all(0 <= value <= 1 for value in told[name])
-    assert len(told["stage1_loss_by_level"]) == levels and min(told["stage1_loss_by_level"]) > 0
-    assert -1 <= told["spearman_score_coverage"] <= 1
-    assert set(told["accuracy"]) == set(told["accuracy_by_kind"]) == {"adaptive", "none"}
-    for arm, by_kind in told["accuracy_by_kind"].items():
-        assert set(by_kind) == set(QUESTION_KINDS)
-        assert told["accuracy"][arm] == pytest.approx(np.mean(list(by_kind.values())), abs=1e-3)
-        low, high = told["accuracy_interval"][arm]
-        assert low <= told["accuracy"][arm] <= high
-    assert set(told["seconds"]) == set(told["memory_mb"]) == set(STEPS)
-    assert all(value > 0 for value in (*told["seconds"].values(), *told["memory_mb"].values()))
-    assert sum(told["levels"]["counts"]) == 96 and told["levels"]["counts"] == [12] * levels
-    assert all(math.isfinite(boundary) for boundary in told["levels"]["boundaries"])
-    assert told["recipe"] == json.loads((folder / "recipe.json").read_text())["recipe"]
+def test_the_summary_has_the_metrics(smoke_run: tuple[Path, Summary]) -> None:
+    folder, summary = smoke_run
+    assert Summary.read(folder) == summary
+    num_levels = summary.config["num_levels"]
+    assert [row.level for row in summary.captions_by_level] == list(range(1, num_levels + 1))
+    assert all(0 <= row.precision.value <= 1 and 0 <= row.recall.value <= 1 for row in summary.captions_by_level)
+    losses = [loss for loss in summary.stage1_loss_by_level if loss is not None]
+    assert len(losses) == num_levels and min(losses) > 0
+    assert -1 <= summary.score_coverage_spearman <= 1
+    assert set(summary.synthetic) == {"adaptive", "none"}
+    for metrics in summary.synthetic.values():
+        assert set(metrics.accuracy_by_kind) == set(QUESTION_KINDS)
+        by_kind = [estimate.value for estimate in metrics.accuracy_by_kind.values()]
+        assert metrics.accuracy.value == pytest.approx(np.mean(by_kind), abs=1e-3)
+        assert metrics.accuracy.ci95 is not None
+        low, high = metrics.accuracy.ci95
+        assert low <= metrics.accuracy.value <= high
+    assert set(summary.runtime_s) == set(summary.peak_memory_mb) == set(STEPS)
+    assert all(value > 0 for value in (*summary.runtime_s.values(), *summary.peak_memory_mb.values()))
+    assert sum(summary.levels.counts) == 96 and summary.levels.counts == [12] * num_levels
+    assert all(math.isfinite(boundary) for boundary in summary.levels.boundaries)
+    assert summary.config == json.loads((folder / "run_config.json").read_text())["config"]
 
 
-def test_the_arms_learned_what_they_were_to_learn(quick_run: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = quick_run
-    runs = {
-        name: json.loads((folder / name / "train_results.json").read_text())
-        for name in STEPS
-        if "-" in name and "eval" not in name
-    }
-    assert {name: run["steps"] for name, run in runs.items()} == dict.fromkeys(runs, 6)
-    assert {name: (run["bad"], run["truncated_samples"]) for name, run in runs.items()} == dict.fromkeys(runs, (0, 0))
-    assert runs["pretrain-adaptive"]["num_without_level"] == 0
-    trained = {name: {row["part"] for row in run["parameters"] if row["trains"]} for name, run in runs.items()}
+def test_each_variant_trains_its_modules(smoke_run: tuple[Path, Summary]) -> None:
+    folder, _ = smoke_run
+    runs = {name: TrainResult.read(folder / name) for name in STEPS if "-" in name and "eval" not in name}
+    assert {name: run.global_step for name, run in runs.items()} == dict.fromkeys(runs, 6)
+    assert {name: (run.num_skipped, run.num_truncated) for name, run in runs.items()} == dict.fromkeys(runs, (0, 0))
+    assert runs["pretrain-adaptive"].num_without_level == 0
+    trained = {name: {module.name for module in run.modules if module.trainable} for name, run in runs.items()}
     assert trained == {
         "pretrain-adaptive": {"multi_modal_projector", "alignment_embeddings"},
         "pretrain-none": {"multi_modal_projector"},
@@ -399,19 +161,19 @@ def test_the_arms_learned_what_they_were_to_learn(quick_run: tuple[Path, dict[st
     }
 
 
-def test_the_page_is_one_whole_file(quick_run: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = quick_run
+def test_the_report_is_one_file(smoke_run: tuple[Path, Summary]) -> None:
+    folder, _ = smoke_run
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
     assert page.rstrip().endswith("</html>") and "data:image/" in page
     assert not any(f'src="{scheme}' in page for scheme in ("http", "//", "data/images"))
 
 
-def test_a_second_call_does_no_work(quick_run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, told = quick_run
+def test_a_second_call_does_no_work(smoke_run: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, summary = smoke_run
 
     def start(*args: Any) -> None:
-        raise AssertionError(f"this was to be done already: {args[0].name}")
+        raise AssertionError(f"step {args[0].name} was done already")
 
-    monkeypatch.setattr(pipeline, "_Process", start)
-    assert run_scenes(quick_scenes(), folder) == told
+    monkeypatch.setattr(runner, "_Process", start)
+    assert run_demo(synthetic_smoke(), folder) == summary

@@ -26,10 +26,10 @@ def write_json(path: Path, content: object) -> None:
 def make_run(folder: Path, pairs: int = 240, images: int = 48, questions: int = 280, points: int = 60) -> Path:
     """Write a run folder; the counts decide how rich it is, the seed is fixed."""
     rng = random.Random(7)
-    scenes = world.scenes(rng, "test", images)
+    scenes = world.sample_scenes(rng, "test", images)
     (folder / "data" / "images").mkdir(parents=True)
     for index, scene in enumerate(scenes):
-        world.draw_scene(scene, rng).save(folder / "data" / "images" / f"{index:04d}.png")
+        world.render_scene(scene, rng).save(folder / "data" / "images" / f"{index:04d}.png")
     levels = _write_pairs(folder, scenes, pairs, rng)
     _write_trainings(folder, points, rng)
     by_level = _write_captions(folder, scenes, rng)
@@ -40,7 +40,7 @@ def make_run(folder: Path, pairs: int = 240, images: int = 48, questions: int = 
 
 
 def _write_pairs(folder: Path, scenes: list[world.Scene], pairs: int, rng: random.Random) -> dict:
-    captions = [world.web_caption(scenes[index % len(scenes)], rng) for index in range(pairs)]
+    captions = [world.sample_caption(scenes[index % len(scenes)], rng) for index in range(pairs)]
     scores = [round(0.12 + 0.5 * caption.coverage**0.8 + rng.gauss(0, 0.06), 5) for caption in captions]
     ranked = sorted(scores)
     boundaries = [ranked[math.ceil(k * pairs / LEVELS)] for k in range(1, LEVELS)]
@@ -59,7 +59,7 @@ def _write_pairs(folder: Path, scenes: list[world.Scene], pairs: int, rng: rando
     truths = {
         id_: {"kind": caption.kind, "coverage": caption.coverage} for id_, caption in zip(ids, captions, strict=True)
     }
-    write_json(folder / "data" / "truth.json", truths)
+    write_json(folder / "data" / "truth.json", {"schema_version": 1, "pairs": truths})
     (folder / "levels").mkdir()
     (folder / "scores").mkdir()
     clip_score = pa.array(scores, pa.float32())
@@ -108,7 +108,7 @@ def _write_captions(folder: Path, scenes: list[world.Scene], rng: random.Random)
     recalls = [0.14, 0.21, 0.33, 0.42, 0.55, 0.63, 0.66, 0.69]
     precisions = [0.12, 0.24, 0.45, 0.61, 0.72, 0.78, 0.8, 0.79]
     by_level = [
-        {"level": level, "precision": precision, "recall": recall, "recall_interval": [recall - 0.03, recall + 0.03]}
+        {"level": level, "precision": _estimate(precision), "recall": _estimate(recall)}
         for level, (recall, precision) in enumerate(zip(recalls, precisions, strict=True), start=1)
     ]
     examples = []
@@ -121,6 +121,10 @@ def _write_captions(folder: Path, scenes: list[world.Scene], rng: random.Random)
         folder / "captions" / "captions.json", {"num_levels": LEVELS, "by_level": by_level, "examples": examples}
     )
     return by_level
+
+
+def _estimate(value: float) -> dict:
+    return {"value": value, "ci95": [value - 0.03, value + 0.03]}
 
 
 def _interval(accuracy: float, count: int) -> list[float]:
@@ -188,17 +192,15 @@ def _write_summary(folder: Path, levels: dict, by_level: list[dict], results: di
     seconds = dict(zip(steps, (21.0, 48.5, 0.4, 131.0, 127.3, 118.2, 115.9, 25.1, 30.4, 29.8), strict=True))
     megabytes = dict(zip(steps, (310, 980, 350, 1420, 1390, 1710, 1690, 1105, 1130, 1120), strict=True))
     write_json(
-        folder / "summary.json",
+        folder / "metrics.json",
         {
-            "spearman_score_coverage": 0.873,
-            "caption_recall_by_level": [row["recall"] for row in by_level],
-            "caption_precision_by_level": [row["precision"] for row in by_level],
-            "accuracy": {name: result["accuracy"] for name, result in results.items()},
-            "seconds": seconds,
-            "memory_mb": megabytes,
+            "score_coverage_spearman": 0.873,
+            "captions_by_level": by_level,
+            "runtime_s": seconds,
+            "peak_memory_mb": megabytes,
             "levels": {"boundaries": levels["boundaries"], "counts": levels["counts"]},
             "versions": {"aligngpt": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
-            "recipe": {"seed": 0, "num_levels": LEVELS, "pretrain": {"learning_rate": 1e-3, "steps": 1000}},
+            "config": {"seed": 0, "num_levels": LEVELS, "pretrain": {"learning_rate": 1e-3, "steps": 1000}},
         },
     )
 

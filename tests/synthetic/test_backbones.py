@@ -1,8 +1,7 @@
-"""The two base models: one token a word, documents as the templates write them, folders that anyone can load."""
+"""The synthetic backbones: one token per word, documents in the format of the templates, ordinary checkpoints."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from dataclasses import asdict, replace
@@ -14,14 +13,15 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from aligngpt.modeling import AlignGPTProcessor, load_template
-from aligngpt.synthetic import backbones as bases
+from aligngpt.synthetic import backbones
+from aligngpt.synthetic.artifacts import BackbonesInfo
 from aligngpt.synthetic.backbones import (
-    BASES,
     BOS,
+    BUNDLED_FOLDER,
     EOS,
     PAD,
     Document,
-    DocumentReader,
+    DocumentSampler,
     embed_documents,
     train_backbones,
 )
@@ -36,14 +36,14 @@ STRANGE = ("", " ", "a\n\tb  c", "Zażółć gęślą jaźń", "日本語", "�
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return bases.make_tokenizer(random.Random(0))
+    return backbones.train_tokenizer(random.Random(0))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bases")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backbones")
     result = train_backbones(TINY, folder)
-    assert result["recipe"] == asdict(TINY) and result["seconds"] > 0
+    assert result.config == asdict(TINY) and result.seconds is not None
     return folder
 
 
@@ -59,23 +59,25 @@ def check_tokenizer(tokenizer: Any) -> None:
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_every_word_is_a_token_and_any_text_can_be_written(tokenizer: Any) -> None:
+def test_every_word_is_a_token_and_any_text_can_be_encoded(tokenizer: Any) -> None:
     check_tokenizer(tokenizer)
     ids = tokenizer.encode(STRANGE[-1], add_special_tokens=False)
     assert tokenizer.decode(ids) == STRANGE[-1] and (BOS in ids, EOS in ids) == (True, True)
     assert tokenizer.encode("red")[0] == BOS and tokenizer.encode("red")[-1] != EOS
-    assert bases._with_end_token(tokenizer).encode("red")[-1] == EOS  # CLIP pools there
-    assert tokenizer.backend_tokenizer.to_str() == bases.make_tokenizer(random.Random(0)).backend_tokenizer.to_str()
+    assert backbones._append_end_token(tokenizer).encode("red")[-1] == EOS  # CLIP pools there
+    assert (
+        tokenizer.backend_tokenizer.to_str() == backbones.train_tokenizer(random.Random(0)).backend_tokenizer.to_str()
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- documents
 
 
-def test_documents_learn_answers_alone(tokenizer: Any) -> None:
-    reader = DocumentReader(tokenizer, random.Random(1))
+def test_labels_are_on_answers_only(tokenizer: Any) -> None:
+    sampler = DocumentSampler(tokenizer, random.Random(1))
     soft = captions = 0
     for _ in range(200):
-        document = reader.draw()
+        document = sampler.sample()
         assert document.tokens[0] == [BOS] and len(document.tokens) == len(document.labels)
         for token, label in zip(document.tokens, document.labels, strict=True):
             assert label == -100 or token == [label]
@@ -87,29 +89,29 @@ def test_documents_learn_answers_alone(tokenizer: Any) -> None:
     assert 60 < captions < 120 and 100 < soft < 180
 
 
-def test_documents_are_written_as_the_templates_write(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, made: Path
+def test_documents_have_the_format_of_the_templates(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, trained: Path
 ) -> None:
-    image_processor = AutoImageProcessor.from_pretrained(made / "clip", backend="pil")
+    image_processor = AutoImageProcessor.from_pretrained(trained / "clip", backend="pil")
     processor = AlignGPTProcessor(
-        image_processor, AutoTokenizer.from_pretrained(made / "llm"), load_template("bare"), image_seq_length=3
+        image_processor, AutoTokenizer.from_pretrained(trained / "llm"), load_template("bare"), image_seq_length=3
     )
     processor.use_alignment = False
-    monkeypatch.setattr(DocumentReader, "_soft_context", lambda self, scene: [[processor.image_token_id]] * 3)
-    told: list[Scene] = []
+    monkeypatch.setattr(DocumentSampler, "_sample_soft_context", lambda self, scene: [[processor.image_token_id]] * 3)
+    scenes: list[Scene] = []
 
     def sampled(*args: Any) -> Scene:
-        told.append(sample_scene(*args))
-        return told[-1]
+        scenes.append(sample_scene(*args))
+        return scenes[-1]
 
-    monkeypatch.setattr(bases, "sample_scene", sampled)
-    reader = DocumentReader(tokenizer, random.Random(2))
+    monkeypatch.setattr(backbones, "sample_scene", sampled)
+    sampler = DocumentSampler(tokenizer, random.Random(2))
     kinds, headings = set(), set()
     for _ in range(120):
-        document = reader.draw()
+        document = sampler.sample()
         ids = [token[0] for token in document.tokens]
         if processor.image_token_id not in ids:
-            continue  # the scene is told in words there
+            continue  # the scene is described in words
         text = processor.tokenizer.decode(ids).removeprefix("<s>").replace("<image>" * 3, "<image>")
         opening, _, rest = text.partition("<image>")
         template = None
@@ -122,8 +124,8 @@ def test_documents_are_written_as_the_templates_write(
             messages = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": rest[:-1]}]
             template = load_template("plain")
             headings.add(opening)
-            if opening:  # a heading of one token, which tells the coverage in quarters and is not learned
-                quarters = round(4 * oracle.coverage(told[-1].objects, parse_objects(rest)))
+            if opening:  # a heading of one token: the coverage in quarters, without a label
+                quarters = round(4 * oracle.coverage(scenes[-1].objects, parse_objects(rest)))
                 assert opening == f" {NUMBERS[quarters]}"
                 assert document.labels.pop(1) == -100
                 del ids[1]
@@ -140,23 +142,23 @@ def test_soft_tokens_are_sums_of_embeddings(monkeypatch: pytest.MonkeyPatch, tok
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     torch.manual_seed(0)
     table = torch.nn.Embedding(len(tokenizer), 6)
-    reader = DocumentReader(tokenizer, random.Random(3))
-    batch = [Document([[BOS], [5, 9, 5], [7]], [-100, -100, 7]), *(reader.draw() for _ in range(3))]
+    sampler = DocumentSampler(tokenizer, random.Random(3))
+    batch = [Document([[BOS], [5, 9, 5], [7]], [-100, -100, 7]), *(sampler.sample() for _ in range(3))]
     embeds, attention_mask, labels = embed_documents(batch, table)
     length = max(len(document.tokens) for document in batch)
     assert embeds.shape == (4, length, 6)
     for row, document in enumerate(batch):
-        for place in range(length):
-            inside = place < len(document.tokens)
+        for index in range(length):
+            inside = index < len(document.tokens)
             vector = torch.zeros(6)
-            for word in document.tokens[place] if inside else []:
+            for word in document.tokens[index] if inside else []:
                 vector = vector + table.weight[word]
-            assert torch.allclose(embeds[row, place], vector, atol=1e-6)
-            assert attention_mask[row, place] == int(inside)
-            assert labels[row, place] == (document.labels[place] if inside else -100)
+            assert torch.allclose(embeds[row, index], vector, atol=1e-6)
+            assert attention_mask[row, index] == int(inside)
+            assert labels[row, index] == (document.labels[index] if inside else -100)
 
 
-def test_noise_falls_on_tokens_alone(tokenizer: Any) -> None:
+def test_noise_is_on_tokens_only(tokenizer: Any) -> None:
     torch.manual_seed(0)
     table = torch.nn.Embedding(len(tokenizer), 64)
     batch = [Document([[BOS]] * 40, [-100] * 40), Document([[BOS]], [-100])]
@@ -186,22 +188,22 @@ def check_folders(folder: Path) -> None:
     assert not list(folder.rglob("*.bin")) and len(list(folder.rglob("*.safetensors"))) == 2
 
 
-def test_the_folders_are_ordinary_checkpoints(made: Path) -> None:
-    check_folders(made)
+def test_the_folders_are_ordinary_checkpoints(trained: Path) -> None:
+    check_folders(trained)
 
 
-def test_what_is_made_is_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_make_clip_folder", "_make_llm_folder"):
-        monkeypatch.setattr(bases, name, None)
-    told = json.loads((made / "bases.json").read_text())
-    assert train_backbones(TINY, made) == told
-    with pytest.raises(ValueError, match="models of another recipe"):
-        train_backbones(replace(TINY, seed=1), made)
-    (made / "bases.json").unlink()  # cut off between the last model and the file
-    assert train_backbones(TINY, made) == told | {"seconds": None}
+def test_trained_models_are_kept(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_train_clip_folder", "_train_llm_folder"):
+        monkeypatch.setattr(backbones, name, None)
+    info = BackbonesInfo.read(trained)
+    assert train_backbones(TINY, trained) == info
+    with pytest.raises(ValueError, match="holds other models: its seed is 0, not 1"):
+        train_backbones(replace(TINY, seed=1), trained)
+    (trained / BackbonesInfo.FILE).unlink()  # as if interrupted after the last model
+    assert train_backbones(TINY, trained) == info.model_copy(update={"seconds": None})
 
 
-@pytest.mark.skipif(not (BASES / "llm" / "config.json").is_file(), reason="no base models in the package")
-def test_the_shipped_models_are_small_and_load() -> None:
-    check_folders(BASES)
-    assert sum(path.stat().st_size for path in BASES.rglob("*") if path.is_file()) < 20e6
+@pytest.mark.skipif(not (BUNDLED_FOLDER / "llm" / "config.json").is_file(), reason="the package has no backbones")
+def test_the_bundled_models_are_small_and_load() -> None:
+    check_folders(BUNDLED_FOLDER)
+    assert sum(path.stat().st_size for path in BUNDLED_FOLDER.rglob("*") if path.is_file()) < 20e6

@@ -1,8 +1,9 @@
-"""Miniatures of the benchmarks: in the official layout, and scored in full for the right answers."""
+"""Mock benchmark files: the official layout, the questions of training, and the full score for true answers."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,25 @@ from aligngpt.data.images import load_image
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import RunSettings, Task, open_task
-from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.synthetic import mock_benchmarks
+from aligngpt.synthetic.artifacts import MockBenchmarksInfo
+from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
+from aligngpt.synthetic.scenes import NUMBERS
 
-LOCAL = [name for name, one in BENCHMARKS.items() if one.files.labels and one.judge is None]
+LETTERS_ONLY = ("scienceqa", "seed")
+SERVER_LABELS = {"vqav2": "vqav2", "vizwiz": "vizwiz"}  # folders with annotations that officially only a server has
+TRAINED_QUESTION = re.compile(
+    r"How many (\w+ )?objects are there\?|Is there an? \w+ \w+\?|What (color|shape) is the object at the [a-z ]+\?"
+    r"|Where is the \w+ \w+\?|Describe the picture\."
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("miniatures") / "eval"
-    assert miniatures.make(folder, questions=12) == {"questions": 12, "seed": 0}
+    folder = tmp_path_factory.mktemp("mock") / "eval"
+    info = write_mock_benchmarks(folder, questions=12)
+    assert (info.questions, info.seed) == (12, 0) and MockBenchmarksInfo.read(folder) == info
+    assert all(name in info.note for name in LETTERS_ONLY)
     return folder
 
 
@@ -29,11 +40,15 @@ def task_of(name: str, folder: Path) -> Task:
     return open_task(BENCHMARKS[name], RunSettings(Path("model"), folder, Path("out")))
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+def names() -> list[str]:
+    return list(mock_benchmarks._WRITERS)
+
+
+@pytest.mark.parametrize("name", names())
 def test_the_official_layout(name: str, folder: Path) -> None:
     files = BENCHMARKS[name].files
-    named = [files.questions, *files.labels, *files.other_labels, files.images, files.submission_questions]
-    assert [one for one in named if one is not None and not (folder / one).exists()] == []
+    paths = [files.questions, *files.labels, *files.other_labels, files.images, files.submission_questions]
+    assert [path for path in paths if path is not None and not (folder / path).exists()] == []
     task = task_of(name, folder)
     assert len(task.questions) >= 6
     images = [image for image in map(task.image_of, task.questions) if image is not None]
@@ -42,77 +57,130 @@ def test_the_official_layout(name: str, folder: Path) -> None:
         assert len(images) == len(task.questions)
 
 
-def right_answers(name: str, folder: Path) -> dict[Any, str]:
-    """The answers the labels want, by question id; for MME by id and question."""
-    benchmark = BENCHMARKS[name]
-    labels = benchmark.read_labels([folder / one for one in benchmark.files.labels])
-    if name == "gqa":
-        return {one.id: one.answer for one in labels}
-    if name == "textvqa":
-        return {one.image: one.answers[0] for one in labels}
-    if name == "pope":
-        truth = {(one.image, one.text): one.label for lines in labels.subsets.values() for one in lines}
-        return {one.id: truth[one.image, one.text] for one in labels.asked}
-    if name == "scienceqa":
-        return {one.id: "ABCDE"[one.answer] for one in labels}
-    if name in ("mmbench", "mmbench_cn"):
-        return {one.index: one.answer for one in labels}
-    return {one.id: one.answer for one in labels}
+@pytest.mark.parametrize("name", names())
+def test_questions_are_those_of_training(name: str, folder: Path) -> None:
+    for question in task_of(name, folder).questions:
+        lines = question.prompt.removeprefix("<image>\n").split("\n")
+        asked = lines[1] if lines[0].startswith("Context: ") else lines[0]
+        assert TRAINED_QUESTION.fullmatch(asked), question.prompt
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_right_answers_score_in_full(name: str, folder: Path, tmp_path: Path) -> None:
-    benchmark, task = BENCHMARKS[name], task_of(name, folder)
+# Scores --------------------------------------------------------------------------------------------------------------
+
+
+def read_true_answers(name: str, folder: Path) -> list[str]:
+    """Return the true answer to each question, in the words of the synthetic models where the format accepts them."""
+    benchmark, questions = BENCHMARKS[name], task_of(name, folder).questions
+    labels = benchmark.read_labels([folder / path for path in benchmark.files.labels or (SERVER_LABELS[name],)])
     if name == "mme":
-        truth = {one.key: one.gold for one in benchmark.read_labels([folder / one for one in benchmark.files.labels])}
-        stem = {one.id: str(one.id).split("/")[-1].split(".")[0] for one in task.questions}
-        texts = [
-            truth[one.kind, stem[one.id], one.prompt.split("\n")[0] + " Please answer yes or no."]
-            for one in task.questions
-        ]
+        gold = {label.key: label.gold.lower() for label in labels}
+        stems = [str(question.id).split("/")[-1].split(".")[0] for question in questions]
+        prompts = [f"{question.prompt} Please answer yes or no." for question in questions]
+        kinds = [question.kind for question in questions]
+        return [gold[key] for key in zip(kinds, stems, prompts, strict=True)]
+    answers: dict[Any, str] = {}
+    if name == "vqav2":
+        answers = {label.id: to_words(label.answers[0]) for label in labels}
+    elif name == "vizwiz":
+        by_image = {label.image: to_words(label.answers[0]) for label in labels.annotations}
+        answers = {question.id: by_image[str(question.image)] for question in questions}
+    elif name == "textvqa":
+        answers = {label.image: label.answers[0] for label in labels}
+    elif name == "pope":
+        truth = {(line.image, line.text): line.label for lines in labels.subsets.values() for line in lines}
+        answers = {asked.id: truth[asked.image, asked.text] for asked in labels.asked}
+    elif name == "scienceqa":
+        answers = {label.id: "ABCDE"[label.answer] for label in labels}
+    elif name.startswith("mmbench"):
+        answers = {label.index: label.options[label.answer] for label in labels}
     else:
-        right = {str(key): text for key, text in right_answers(name, folder).items()}
-        texts = [right[str(one.id)] for one in task.questions]
+        answers = {label.id: label.answer for label in labels}
+    answers = {str(key): text for key, text in answers.items()}
+    return [answers[str(question.id)] for question in questions]
+
+
+def to_words(answer: str) -> str:
+    return NUMBERS[int(answer)] if answer.isdigit() else answer
+
+
+@pytest.mark.parametrize("name", [name for name in names() if BENCHMARKS[name].judge is None])
+def test_true_answers_get_the_full_score(name: str, folder: Path, tmp_path: Path) -> None:
+    benchmark, task = BENCHMARKS[name], task_of(name, folder)
+    texts = read_true_answers(name, folder)
     lines = [
-        {"question_id": one.id, "prompt": one.stored_prompt or one.prompt, "text": text}
-        for one, text in zip(task.questions, texts, strict=True)
+        {"question_id": question.id, "prompt": question.stored_prompt or question.prompt, "text": text}
+        for question, text in zip(task.questions, texts, strict=True)
     ]
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = score_files(benchmark, [folder / one for one in benchmark.files.labels], path)
+    labels = benchmark.files.labels or (SERVER_LABELS[name],)
+    result = score_files(benchmark, [folder / label for label in labels], path)
     assert result["score"] == (2000 if name == "mme" else 100)
     assert result["answers"] == {"given": len(lines), "missing": 0, "extra": 0, "duplicate": 0}
+    if name in LETTERS_ONLY:
+        assert set(texts) <= set("ABCD")
 
 
-def test_parts_of_every_benchmark(folder: Path) -> None:
-    kinds = {name: {one.kind for one in task_of(name, folder).questions} for name in BENCHMARKS}
+@pytest.mark.parametrize("name", [name for name in names() if BENCHMARKS[name].judge])
+def test_true_answers_get_the_full_score_of_a_fair_judge(name: str, folder: Path, tmp_path: Path) -> None:
+    benchmark, task = BENCHMARKS[name], task_of(name, folder)
+    if name == "mmvet":
+        truth = json.loads((folder / "mm-vet" / "mm-vet.json").read_text())
+        assert [truth[f"v1_{question.id}"]["question"] for question in task.questions] == [
+            question.prompt for question in task.questions
+        ]
+        path = tmp_path / "grades.json"
+        path.write_text(json.dumps({key: {"model": ["judge"], "score": [1.0], "content": ["1.0"]} for key in truth}))
+    else:
+        references = (folder / "llava-bench-in-the-wild" / "answers_gpt4.jsonl").read_text().splitlines()
+        assert [json.loads(line)["prompt"] for line in references] == [question.prompt for question in task.questions]
+        path = tmp_path / "reviews.jsonl"
+        kinds = {question.id: f"llava_bench_{question.kind}" for question in task.questions}
+        reviews = [{"question_id": key, "category": kind, "tuple": [10, 10]} for key, kind in kinds.items()]
+        path.write_text("".join(json.dumps(review) + "\n" for review in reviews))
+    labels = [folder / label for label in benchmark.files.labels]
+    assert score_files(benchmark, labels, path)["score"] == 100
+
+
+def test_options_of_multiple_choice_are_distinct(folder: Path) -> None:
+    for row in BENCHMARKS["mmbench"].read_labels([folder / "mmbench" / "mmbench_dev_20230712.tsv"]):
+        options = list(row.options.values())
+        assert len(options) == 4
+        assert not any(left in right for left in options for right in options if left is not right)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_categories_of_every_benchmark(folder: Path) -> None:
+    kinds = {name: {question.kind for question in task_of(name, folder).questions} for name in names()}
     assert kinds["pope"] == {"adversarial", "popular", "random"}
-    assert kinds["mme"] == set(miniatures._MME_TASKS)
+    assert kinds["mme"] == set(mock_benchmarks._MME_TASKS)
     assert kinds["seed"] == {"image", "video"}
     assert kinds["scienceqa"] == {"with image", "without image"}
     assert kinds["llava_bench"] == {"conv", "detail", "complex"}
 
 
 def test_the_seed_fixes_everything(folder: Path, tmp_path: Path) -> None:
-    def files(where: Path) -> dict[str, bytes]:
-        return {str(path.relative_to(where)): path.read_bytes() for path in where.rglob("*") if path.is_file()}
+    def read_files(root: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
-    miniatures.make(tmp_path / "same", questions=12)
-    assert files(tmp_path / "same") == files(folder)
-    miniatures.make(tmp_path / "other", questions=12, seed=1)
-    assert files(tmp_path / "other") != files(folder)
+    write_mock_benchmarks(tmp_path / "same", questions=12)
+    assert read_files(tmp_path / "same") == read_files(folder)
+    write_mock_benchmarks(tmp_path / "different", questions=12, seed=1)
+    assert read_files(tmp_path / "different") != read_files(folder)
 
 
-def test_what_is_there_is_kept_or_refused(folder: Path, tmp_path: Path) -> None:
-    mark = folder / "gqa" / "llava_gqa_testdev_balanced.jsonl"
-    before = mark.stat().st_mtime_ns
-    miniatures.make(folder, questions=12)
-    assert mark.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"was made with .*'questions': 12.*, not .*'questions': 20"):
-        miniatures.make(folder, questions=20)
+def test_existing_files_are_kept_or_refused(folder: Path, tmp_path: Path) -> None:
+    file = folder / "gqa" / "llava_gqa_testdev_balanced.jsonl"
+    before = file.stat().st_mtime_ns
+    write_mock_benchmarks(folder, questions=12)
+    assert file.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="belongs to another run: its questions is 12, not 20"):
+        write_mock_benchmarks(folder, questions=20)
     (tmp_path / "x").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else"):
-        miniatures.make(tmp_path)
-    with pytest.raises(ValueError, match="needs 6 questions for all of its parts, got 5"):
-        miniatures.make(tmp_path / "few", questions=5)
+    with pytest.raises(ValueError, match=r"exists and has no dataset_info\.json"):
+        write_mock_benchmarks(tmp_path)
+    with pytest.raises(ValueError, match="questions is 5; pass at least 6"):
+        write_mock_benchmarks(tmp_path / "few", questions=5)
     assert not (tmp_path / "few").exists()

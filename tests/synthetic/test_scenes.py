@@ -1,4 +1,4 @@
-"""The drawn world: what is said of a scene is true of it, and it looks as it is told."""
+"""Scenes: texts are true of them, and images show them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from aligngpt.synthetic.scenes import (
     Scene,
     SceneObject,
     ask,
-    coverage,
     describe,
-    draw_scene,
+    measure_coverage,
     parse_objects,
+    render_scene,
+    sample_caption,
     sample_questions,
     sample_scene,
-    scenes,
-    web_caption,
+    sample_scenes,
 )
 from tests.synthetic import oracle
 
@@ -49,16 +49,16 @@ def test_descriptions_word_for_word() -> None:
 
 
 @pytest.mark.parametrize("kept", [("size", "place"), ("size",), ("place",), ()])
-def test_reading_is_the_inverse_of_telling(kept: tuple[str, ...]) -> None:
+def test_parsing_is_the_inverse_of_describing(kept: tuple[str, ...]) -> None:
     rng = random.Random(0)
     for _ in range(200):
-        told = [
+        described = [
             SceneObject(
-                thing.size if "size" in kept else "", thing.color, thing.shape, thing.place if "place" in kept else ""
+                item.size if "size" in kept else "", item.color, item.shape, item.place if "place" in kept else ""
             )
-            for thing in sample_scene(rng).objects
+            for item in sample_scene(rng).objects
         ]
-        assert parse_objects(describe(told)) == told
+        assert parse_objects(describe(described)) == described
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_reading_is_the_inverse_of_telling(kept: tuple[str, ...]) -> None:
         ),
     ],
 )
-def test_reading_is_lenient(text: str, objects: list[SceneObject]) -> None:
+def test_parsing_is_lenient(text: str, objects: list[SceneObject]) -> None:
     assert parse_objects(text) == objects
 
 
@@ -82,7 +82,7 @@ def test_reading_is_lenient(text: str, objects: list[SceneObject]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "facts"),
+    ("described", "facts"),
     [
         ([RED, BLUE, TWIN], 12),  # whole
         ([BLUE], 4),  # part
@@ -94,36 +94,36 @@ def test_reading_is_lenient(text: str, objects: list[SceneObject]) -> None:
         ([SceneObject("small", "blue", "square", "")], 3),
         ([SceneObject("", "red", "circle", "bottom right"), SceneObject("", "blue", "square", "center")], 6),
         ([SceneObject("", "red", "circle", "")] * 2, 4),  # two of them, and there are two
-        ([SceneObject("", "red", "circle", "")] * 3, 4),  # a third there is not
+        ([SceneObject("", "red", "circle", "")] * 3, 4),  # there is no third
         ([BLUE, BLUE], 4),
-        ([SceneObject("large", "blue", "square", "center")], 0),  # mismatched: one word is wrong, so the phrase is
-        ([SceneObject("small", "green", "star", "top"), BLUE], 4),  # another image's, true by chance in part
+        ([SceneObject("large", "blue", "square", "center")], 0),  # mismatched: one wrong word makes the phrase wrong
+        ([SceneObject("small", "green", "star", "top"), BLUE], 4),  # of another image, partly true by chance
     ],
 )
-def test_coverage_worked_by_hand(told: list[SceneObject], facts: int) -> None:
-    assert coverage(SCENE, told) == facts / 12
-    assert oracle.coverage(SCENE.objects, told) == facts / 12
+def test_coverage_worked_by_hand(described: list[SceneObject], facts: int) -> None:
+    assert measure_coverage(SCENE, described) == facts / 12
+    assert oracle.coverage(SCENE.objects, described) == facts / 12
 
 
-def test_captions_are_as_good_as_they_say() -> None:
+def test_captions_have_their_coverage() -> None:
     rng = random.Random(1)
     kinds: Counter[str] = Counter()
     for _ in range(600):
         scene = sample_scene(rng)
-        caption = web_caption(scene, rng)
-        told = parse_objects(caption.text)
+        caption = sample_caption(scene, rng)
+        described = parse_objects(caption.text)
         kinds[caption.kind] += 1
-        assert caption.text == describe(told)
-        assert caption.coverage == pytest.approx(oracle.coverage(scene.objects, told))
-        facts = {thing.facts() for thing in told}
+        assert caption.text == describe(described)
+        assert caption.coverage == pytest.approx(oracle.coverage(scene.objects, described))
+        facts = {item.num_facts for item in described}
         if caption.kind == "whole":
-            assert tuple(told) == scene.objects and caption.coverage == 1
+            assert tuple(described) == scene.objects and caption.coverage == 1
         elif caption.kind == "part":
-            assert facts == {4} and set(told) < set(scene.objects)
-            assert caption.coverage == len(told) / len(scene.objects)
+            assert facts == {4} and set(described) < set(scene.objects)
+            assert caption.coverage == len(described) / len(scene.objects)
         elif caption.kind == "dropped":
             assert facts in ({2}, {3})
-            assert caption.coverage == facts.pop() * len(told) / (4 * len(scene.objects))
+            assert caption.coverage == facts.pop() * len(described) / (4 * len(scene.objects))
         else:
             assert caption.kind == "mismatched"
     assert set(kinds) == {"whole", "part", "dropped", "mismatched"}
@@ -172,11 +172,11 @@ def test_answers_worked_by_hand(kind: str) -> None:
         assert asked.setdefault(question.text, question.answer) == question.answer
         assert question.answer == oracle.answer(question.text, SCENE.objects)
     assert asked.items() >= ANSWERS[kind].items()
-    if kind != "existence":  # of what is not there, much can be asked
+    if kind != "existence":  # which asks about many absent objects
         assert asked == ANSWERS[kind]
 
 
-def test_every_kind_of_question_is_answered_truly() -> None:
+def test_every_kind_of_question_has_its_true_answer() -> None:
     rng = random.Random(3)
     answers: Counter[str] = Counter()
     for _ in range(300):
@@ -204,7 +204,7 @@ def test_scenes_are_well_formed() -> None:
     sizes: Counter[int] = Counter()
     for _ in range(400):
         objects = sample_scene(rng).objects
-        places = [PLACES.index(thing.place) for thing in objects]
+        places = [PLACES.index(item.place) for item in objects]
         assert places == sorted(set(places))
         assert all(t.size in SIZES and t.color in COLORS and t.shape in SHAPES for t in objects)
         sizes[len(objects)] += 1
@@ -212,13 +212,13 @@ def test_scenes_are_well_formed() -> None:
 
 
 def test_train_and_test_share_no_scene() -> None:
-    train, test = (scenes(random.Random(0), split, 400) for split in ("train", "test"))
+    train, test = (sample_scenes(random.Random(0), split, 400) for split in ("train", "test"))
     assert len(set(train)) == len(set(test)) == 400
     assert not set(train) & set(test)
     assert {scene.split for scene in train} == {"train"} and {scene.split for scene in test} == {"test"}
     rng = random.Random(5)
-    share = sum(sample_scene(rng).split == "test" for _ in range(2000)) / 2000
-    assert 0.17 < share < 0.24
+    fraction = sum(sample_scene(rng).split == "test" for _ in range(2000)) / 2000
+    assert 0.17 < fraction < 0.24
     # The split is a function of the content, the same in every process.
     red = [Scene((SceneObject("small", "red", shape, "center"),)).split for shape in SHAPES]
     assert red == ["train", "train", "train", "test", "train", "train"]
@@ -228,20 +228,20 @@ def test_train_and_test_share_no_scene() -> None:
 
 
 def pixels(scene: Scene, seed: int = 0, size: int = 96) -> np.ndarray:
-    image = draw_scene(scene, random.Random(seed), size)
+    image = render_scene(scene, random.Random(seed), size)
     assert (image.size, image.mode) == ((size, size), "RGB")
     return np.asarray(image).astype(int)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_things_color_is_at_its_place(shape: str) -> None:
+def test_an_objects_color_is_at_its_place(shape: str) -> None:
     for seed, color in enumerate(COLORS):
         for place, name in enumerate(PLACES):
             image = pixels(Scene((SceneObject("small", color, shape, name),)), seed)
             row, column = divmod(place, 3)
             seen = image[row * 32 + 16, column * 32 + 16]
-            told = np.array(COLORS[color])
-            assert (seen >= 0.9 * told - 2).all() and (seen <= 1.05 * told + 2).all(), (color, name, seen)
+            expected = np.array(COLORS[color])
+            assert (seen >= 0.9 * expected - 2).all() and (seen <= 1.05 * expected + 2).all(), (color, name, seen)
             elsewhere = image[(row + 1) % 3 * 32 + 16, (column + 1) % 3 * 32 + 16]
             assert elsewhere.max() <= 44 + 14
 
@@ -257,9 +257,9 @@ def test_larger_is_larger_and_edges_are_smooth(shape: str) -> None:
             colors.append(len(np.unique(image.reshape(-1, 3), axis=0)))
             outside = image.copy()
             outside[31:65, 31:65] = background
-            assert (outside == background).all()  # nothing reaches into another place
+            assert (outside == background).all()  # no object extends into another place
         assert areas[1] > 2 * areas[0] > 0
-        if shape not in ("square", "cross"):  # whose edges may fall between two pixels
+        if shape not in ("square", "cross"):  # their edges may coincide with pixel borders
             assert min(colors) > 2
 
 
@@ -269,8 +269,8 @@ def test_shapes_differ_in_area() -> None:
         image = pixels(Scene((SceneObject("large", "white", shape, "center"),)), 0)
         areas[shape] = (np.abs(image - image[0, 0]).sum(-1) > 300).mean() * 9 / 0.42**2 / 4  # of its square
     expected = {"circle": 0.785, "square": 0.7225, "triangle": 0.4275, "diamond": 0.35, "cross": 0.564, "star": 0.31}
-    for shape, share in expected.items():
-        assert areas[shape] == pytest.approx(share, rel=0.15), shape
+    for shape, fraction in expected.items():
+        assert areas[shape] == pytest.approx(fraction, rel=0.15), shape
 
 
 def test_images_of_one_scene_vary_with_the_seed_alone() -> None:
@@ -279,13 +279,13 @@ def test_images_of_one_scene_vary_with_the_seed_alone() -> None:
     assert pixels(SCENE, 1, size=48).shape == (48, 48, 3)
 
 
-def test_another_images_caption_can_be_kept_to_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str | None] = []
+def test_mismatched_captions_can_come_from_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[str | None] = []
 
     def spy(rng: random.Random, split: str | None = None) -> Scene:
-        asked.append(split)
+        splits.append(split)
         return sample_scene(rng, split)
 
     monkeypatch.setattr("aligngpt.synthetic.scenes.sample_scene", spy)
-    kinds = [web_caption(SCENE, random.Random(seed), others="train").kind for seed in range(40)]
-    assert asked == ["train"] * kinds.count("mismatched") and asked
+    kinds = [sample_caption(SCENE, random.Random(seed), mismatched_split="train").kind for seed in range(40)]
+    assert splits == ["train"] * kinds.count("mismatched") and splits

@@ -19,7 +19,7 @@ from aligngpt.cli.filtering import select
 from aligngpt.cli.inference import chat, generate
 from aligngpt.cli.judge import judge
 from aligngpt.cli.report import report
-from aligngpt.cli.synthetic import run, scenes
+from aligngpt.cli.synthetic import run, synthetic
 from aligngpt.cli.training import finetune, pretrain
 
 _EPILOG = """\b
@@ -32,7 +32,7 @@ Exit codes:
 
 \b
 Example:
-  aligngpt run scenes --output runs/scenes
+  aligngpt run synthetic --output runs/synthetic
 """
 
 
@@ -46,7 +46,7 @@ def cli() -> None:
     """Grade image-text pairs, train a model on the grades, measure it and talk to it."""
 
 
-for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, scenes):
+for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, synthetic):
     cli.add_command(_command)
 evaluate.add_command(run_benchmarks)
 evaluate.add_command(judge)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aligngpt.data.sources import Source
 
 SCORE_EXAMPLE = """
-aligngpt score --pairs runs/scenes/data/pretrain.json --images runs/scenes/data/images \\
+aligngpt score --pairs runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
     --scorer synthetic-clip --output scores
 aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --shard 1/4
 aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --engine ray

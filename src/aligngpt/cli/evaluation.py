@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aligngpt.evaluation.types import Benchmark, Protocol
 
 SCENES_EXAMPLE = """
-aligngpt eval scenes --model runs/scenes/finetune-adaptive --data runs/scenes/data --output runs/eval --limit 200
+aligngpt eval scenes --model runs/synthetic/finetune-adaptive --data runs/synthetic/data --output runs/eval --limit 200
 """
 SCORE_EXAMPLE = """
 aligngpt eval score gqa --labels gqa/data/testdev_balanced_questions.json --answers gqa/answers/model.jsonl
@@ -84,7 +84,7 @@ def evaluate() -> None:
 
 @evaluate.command("scenes", example=SCENES_EXAMPLE)
 @click.option("--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint.")
-@click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt scenes make.")
+@click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt synthetic generate.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
 @alignment_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Prompts answered at once.")

@@ -12,11 +12,11 @@ from aligngpt.cli.output import print_json, results_alone
 from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 
 RUN_EXAMPLE = """
-aligngpt report run runs/scenes
+aligngpt report run runs/synthetic
 """
 DATA_EXAMPLE = """
-aligngpt report data --scores scores --levels levels --pairs runs/scenes/data/pretrain.json \\
-    --images runs/scenes/data/images --output data.html
+aligngpt report data --scores scores --levels levels --pairs runs/synthetic/data/pretrain.json \\
+    --images runs/synthetic/data/images --output data.html
 """
 EVAL_EXAMPLE = """
 aligngpt report eval runs/benchmarks/adaptive
@@ -39,7 +39,7 @@ def report() -> None:
 def report_run(run_folder: Path, output: Path | None, as_json: bool) -> None:
     """Write the page about a run.
 
-    RUN is the folder of `aligngpt run scenes`, which writes this page itself at its end.
+    RUN is the folder of `aligngpt run`, which writes this page itself at its end.
     """
     from aligngpt import reporting
 

@@ -1,4 +1,4 @@
-"""The embedded world: `run scenes`, `scenes make`, `backbones` and `captions`."""
+"""`aligngpt run` and `aligngpt synthetic`: end-to-end pipelines, the synthetic dataset and its backbones."""
 
 from __future__ import annotations
 
@@ -14,165 +14,161 @@ from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
 if TYPE_CHECKING:
+    from aligngpt.experiments.artifacts import Estimate, Summary
     from aligngpt.experiments.configs import DemoConfig
     from aligngpt.synthetic.configs import BackboneTrainingConfig
 
 RUN_EXAMPLE = """
-aligngpt run scenes --output runs/scenes
-aligngpt run scenes --output runs/quick --preset synthetic-smoke --finetune.learning-rate 1e-4
+aligngpt run synthetic --output runs/synthetic
+aligngpt run synthetic-smoke --output runs/smoke --finetune.learning-rate 1e-4
 """
-MAKE_EXAMPLE = """
-aligngpt scenes make --output data --pairs 1000 --conversations 500 --questions 140
+GENERATE_EXAMPLE = """
+aligngpt synthetic generate --output data --pairs 1000 --conversations 500 --questions 140
 """
-BASES_EXAMPLE = """
-aligngpt scenes backbones --output bases
+BACKBONES_EXAMPLE = """
+aligngpt synthetic backbones --output backbones
 """
 BENCHMARKS_EXAMPLE = """
-aligngpt scenes benchmarks --output miniatures
+aligngpt synthetic benchmarks --output mock_benchmarks
 """
 CAPTIONS_EXAMPLE = """
-aligngpt scenes captions --model runs/scenes/pretrain-adaptive --data runs/scenes/data --output runs/captions
+aligngpt synthetic captions --model runs/synthetic/pretrain-adaptive --data runs/synthetic/data --output captions
 """
 
-data_option = click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt scenes make.")
-batch_option = click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Prompts answered at once.")
+seed_option = click.option("--seed", type=int, default=0, help="Random seed of images and texts.")
 
 
-def scenes_book() -> ConfigSpec:
-    """Return the recipes of the whole way on the embedded world."""
+def demo_spec() -> ConfigSpec:
+    """Return the presets of `aligngpt run`."""
     from aligngpt.experiments.configs import DEMO_FIXED, DEMO_PRESETS
 
     return ConfigSpec(DEMO_PRESETS, exclude=DEMO_FIXED)
 
 
-def bases_book() -> ConfigSpec:
-    """Return the recipes of the base models."""
+def backbones_spec() -> ConfigSpec:
+    """Return the preset of `aligngpt synthetic backbones`."""
     from aligngpt.synthetic.configs import BackboneTrainingConfig
 
     return ConfigSpec({"bundled": BackboneTrainingConfig})
 
 
-@click.group(cls=Group)
-def run() -> None:
-    """Go the whole way, from pairs to a model and a page about it."""
-
-
-@click.group(cls=Group)
-def scenes() -> None:
-    """Make the embedded world: its data, its base models."""
-
-
-@run.command("scenes", cls=ConfigCommand, spec=scenes_book, example=RUN_EXAMPLE)
-@click.option("--output", type=NEW_FOLDER, default="runs/scenes", help="Folder of the run; what is done is kept.")
+@click.command("run", cls=ConfigCommand, spec=demo_spec, positional=True, example=RUN_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, help="Output folder. [default: runs/NAME of the preset or file]")
 @json_option
-def run_scenes(output: Path, config: DemoConfig, as_json: bool) -> None:
-    """Go the whole way on the embedded world.
+def run(output: Path | None, config: DemoConfig, as_json: bool) -> None:
+    """Run an end-to-end pipeline and write an HTML report.
 
-    Data, scores, levels, both stages with alignment and without, answers, and the page. What is finished is
-    skipped and what was cut off goes on, so that the same command can be run again.
+    The argument is the preset synthetic (about ten minutes), synthetic-smoke (one minute, almost no training), or a
+    YAML file with fields that replace those of synthetic.
+
+    The steps are data, scores, levels, both training stages and the evaluation, with alignment and without. Completed
+    steps are skipped and interrupted ones resume, so the same command can be run again.
     """
-    from aligngpt.experiments import demo as pipeline
+    from aligngpt.experiments.demo import run_demo
 
+    folder = output or Path("runs") / click.get_current_context().meta["preset"]
     with results_alone():
-        summary = pipeline.run_scenes(config, output)
+        summary = run_demo(config, folder)
     if as_json:
-        print_json(summary)
+        print_json(summary.model_dump())
     else:
         _print_summary(summary)
-        click.echo(f"Page: {output / 'report.html'}")
+        click.echo(f"Report: {folder / 'report.html'}")
 
 
-@scenes.command("make", example=MAKE_EXAMPLE)
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the images and the LLaVA-format files.")
-@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Captioned images for stage 1.")
+@click.group("synthetic", cls=Group)
+def synthetic() -> None:
+    """Generate the synthetic dataset, mock benchmark files and backbones."""
+
+
+@synthetic.command("generate", example=GENERATE_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder for images and LLaVA-format files.")
+@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Image-text pairs for stage 1.")
 @click.option("--conversations", type=click.IntRange(min=1), default=10_000, help="Conversations for stage 2.")
-@click.option("--questions", type=click.IntRange(min=1), default=1_400, help="Test questions, over all seven kinds.")
-@click.option("--seed", type=int, default=0, help="Fixes every image and every word.")
+@click.option("--questions", type=click.IntRange(min=1), default=1_400, help="Test questions, evenly over seven kinds.")
+@seed_option
 @json_option
-def make(output: Path, as_json: bool, **sizes: int) -> None:
-    """Draw the embedded world's images, captions and questions."""
-    from aligngpt.synthetic import dataset as data
+def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
+    """Render images and write captions, conversations and questions."""
+    from aligngpt.synthetic.dataset import generate_dataset
 
     with results_alone():
-        counts = data.make(output, **sizes)
-    if as_json:
-        print_json(counts)
-    else:
-        print_table(f"Scenes in {output}", ("", ""), counts.items())
+        info = generate_dataset(output, **sizes)
+    _print_info(f"Synthetic dataset in {output}", info.model_dump(exclude={"schema_version"}), as_json)
 
 
-@scenes.command("backbones", cls=ConfigCommand, spec=bases_book, example=BASES_EXAMPLE)
-@click.option("--output", type=NEW_FOLDER, help="Folder for clip/ and llm/. [default: the package's own folder]")
+@synthetic.command("backbones", cls=ConfigCommand, spec=backbones_spec, example=BACKBONES_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, help="Output folder for clip/ and llm/. [default: the bundled models]")
 @json_option
 def train_backbones(output: Path | None, config: BackboneTrainingConfig, as_json: bool) -> None:
-    """Make the two base models that are shipped.
-
-    A small CLIP and a small language model, trained from nothing on the embedded world.
-    """
-    from aligngpt.synthetic import backbones as bases
+    """Train the bundled backbones: a small CLIP and a small language model, from scratch."""
+    from aligngpt.synthetic.backbones import train_backbones
 
     folder = output or BUNDLED_WEIGHTS
     with results_alone():
-        result = bases.train_backbones(config, folder)
+        info = train_backbones(config, folder)
     if as_json:
-        print_json(result)
+        print_json(info.model_dump())
     else:
-        click.echo(f"Base models: {folder}")
+        click.echo(f"Backbones: {folder}")
 
 
-@scenes.command("benchmarks", example=BENCHMARKS_EXAMPLE)
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the benchmarks, laid out as LLaVA's.")
-@click.option("--questions", type=click.IntRange(min=6), default=12, help="Questions of each benchmark.")
-@click.option("--seed", type=int, default=0, help="Fixes every image and every word.")
+@synthetic.command("benchmarks", example=BENCHMARKS_EXAMPLE)
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder, as LLaVA's playground/data/eval.")
+@click.option("--questions", type=click.IntRange(min=6), default=12, help="Questions per benchmark.")
+@seed_option
 @json_option
-def benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
-    """Draw a miniature of each of the twelve benchmarks.
+def write_benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
+    """Write mock files of the twelve benchmarks.
 
-    Names and formats are those of the benchmarks' own files, for a run of `eval run` without any of their data.
+    Names and formats are the benchmarks' own, so that `eval run` can be tried without any benchmark data.
     """
-    from aligngpt.synthetic import mock_benchmarks as miniatures
+    from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 
-    settings = miniatures.make(output, **sizes)
-    if as_json:
-        print_json(settings)
-    else:
-        print_table(f"Miniatures in {output}", ("", ""), settings.items())
+    info = write_mock_benchmarks(output, **sizes)
+    _print_info(f"Mock benchmarks in {output}", info.model_dump(exclude={"schema_version"}), as_json)
 
 
-@scenes.command("captions", example=CAPTIONS_EXAMPLE)
+@synthetic.command("captions", example=CAPTIONS_EXAMPLE)
 @click.option("--model", type=FOLDER, required=True, help="Folder of a stage-1 checkpoint.")
-@data_option
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for captions.json.")
-@batch_option
-@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption the first so many images.")
+@click.option("--data", type=FOLDER, required=True, help="Folder of the synthetic dataset.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder for captions.json.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Images per batch.")
+@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption only the first N images.")
 @json_option
-def captions(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
-    """Let a stage-1 model caption images, told each level."""
-    from aligngpt.evaluation.benchmarks import synthetic as benchmark
+def caption_images(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
+    """Caption test images with a stage-1 model at every alignment level."""
+    from aligngpt.experiments.level_captions import caption_by_level
 
     with results_alone():
-        result = benchmark.caption_by_level(model, data, output, **options)
+        result = caption_by_level(model, data, output, **options)
     if as_json:
-        print_json(result)
+        print_json(result.model_dump())
         return
-    rows = [
-        [part["level"], part["precision"], with_interval(part["recall"], part["recall_interval"])]
-        for part in result["by_level"]
-    ]
+    rows = [[row.level, format_estimate(row.precision), format_estimate(row.recall)] for row in result.by_level]
     print_table(f"Captions in {output}", ("level", "precision", "recall"), rows)
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
-    settings = list(summary["accuracy"])
-    intervals = summary.get("accuracy_interval", {})
-    rows = [["all", *(with_interval(summary["accuracy"][name], intervals.get(name)) for name in settings)]]
-    by_kind = summary["accuracy_by_kind"]
-    for kind in by_kind[settings[0]]:
-        rows.append([kind, *(by_kind[name].get(kind) for name in settings)])
-    print_table("Accuracy", ("question", *(f"alignment {name}" for name in settings)), rows)
-    columns = ("stage1_loss_by_level", "caption_precision_by_level", "caption_recall_by_level")
-    levels = zip(*(summary[name] or [] for name in columns), strict=False)
-    heads = ("level", "stage-1 loss", "caption precision", "caption recall")
-    print_table("By level", heads, [[level, *values] for level, values in enumerate(levels, start=1)])
-    print_table("Seconds", ("step", "seconds"), summary["seconds"].items())
-    click.echo(f"Scores follow true coverage: Spearman correlation {summary['spearman_score_coverage']:.3f}")
+def _print_info(title: str, info: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(info)
+    else:
+        print_table(title, ("setting", "value"), info.items())
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """Format a metric with its confidence interval."""
+    return with_interval(estimate.value, estimate.ci95)
+
+
+def _print_summary(summary: Summary) -> None:
+    variants = summary.synthetic
+    rows: list[list[Any]] = [["all", *(format_estimate(metrics.accuracy) for metrics in variants.values())]]
+    for kind in next(iter(variants.values())).accuracy_by_kind:
+        rows.append([kind, *(metrics.accuracy_by_kind[kind].value for metrics in variants.values())])
+    print_table("Accuracy (95% CI)", ("question", *(f"alignment {name}" for name in variants)), rows)
+    levels = zip(summary.captions_by_level, summary.stage1_loss_by_level, strict=True)
+    rows = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
+    print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), rows)
+    print_table("Runtime", ("step", "seconds"), summary.runtime_s.items())
+    click.echo(f"Spearman correlation of CLIP score and true coverage: {summary.score_coverage_spearman:.3f}")

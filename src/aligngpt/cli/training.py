@@ -20,8 +20,8 @@ aligngpt pretrain --data runs/synthetic/data/pretrain.json --images runs/synthet
     --preset synthetic --max-steps 10
 """
 FINETUNE_EXAMPLE = """
-aligngpt finetune --data runs/synthetic/data/finetune.json --images runs/synthetic/data/images --stage1 stage1 \\
-    --output model --preset synthetic --max-steps 10
+aligngpt finetune --data runs/synthetic/data/finetune.json --images runs/synthetic/data/images \\
+    --stage1 stage1 --output model --preset synthetic --max-steps 10
 """
 
 

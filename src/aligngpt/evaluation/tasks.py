@@ -18,7 +18,7 @@ from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
 from aligngpt.modeling.checkpoints import INFO_FILE
 from aligngpt.modeling.processing import TEMPLATES
 from aligngpt.modeling.tokens import MARK
-from aligngpt.synthetic import mock_benchmarks as miniatures
+from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
 from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
 
@@ -252,6 +252,13 @@ def _name_of(template: str) -> str:
     return shipped.get(template.strip(), "its own")
 
 
+def read_data_note(data: Path) -> str | None:
+    """Return the `note` of a data folder's `dataset_info.json`, None if there is none."""
+    path = data / DATASET_INFO
+    info = read_json(path) if path.is_file() else None
+    return info.get("note") if isinstance(info, dict) else None
+
+
 def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[str, Any]:
     """What `run.json` says when a run begins."""
     sizes = [file_size(file) for file in map(task.image_of, _sample(task)) if isinstance(file, Path)]
@@ -260,7 +267,7 @@ def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[
         **model.fields,
         "decoding": {"do_sample": False, "num_beams": 1, "max_new_tokens": task.benchmark.max_new_tokens},
         "limit": settings.limit,
-        "data_note": miniatures.NOTE if (settings.data / miniatures.MANIFEST).is_file() else None,
+        "data_note": read_data_note(settings.data),
         "data_hash": hash_file(task.question_file),
         "image_sizes": " ".join(map(str, sizes)),
         "batch_size": settings.batch_size,

@@ -1,9 +1,9 @@
-"""Make the world's two base models: a small CLIP and a small causal language model, as ordinary checkpoint folders.
+"""Train the two synthetic backbones from scratch: a small CLIP and a small causal language model.
 
-Both are shown scenes of the train split alone. The CLIP learns from captions of mixed coverage. The language model
-learns to read *soft* tokens: vectors that are sums of word embeddings, in any order, spread and repeated, between
-fillers. A model that has read only well-formed text cannot be steered by a projector while it is frozen, because
-nothing a projector emits looks like anything it has met; one that has read soft tokens can, as a large model can.
+Both see scenes of the train split only, and are ordinary checkpoint folders. The CLIP is trained on captions of mixed
+coverage. The language model is trained on *soft tokens*: sums of word embeddings, in any order, spread over positions,
+repeated, and with fillers between them. A frozen language model that has seen only well-formed text cannot be steered
+by a projector, since no output of a projector resembles its training inputs; one trained on soft tokens can.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -29,78 +28,81 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from aligngpt.synthetic.artifacts import BackbonesInfo
 from aligngpt.synthetic.configs import BackboneTrainingConfig
 from aligngpt.synthetic.scenes import (
     NUMBERS,
     Caption,
     Scene,
     describe,
-    draw_scene,
+    render_scene,
+    sample_caption,
     sample_questions,
     sample_scene,
-    web_caption,
 )
-from aligngpt.utils.io import atomic_path, read_json, versions, write_json
+from aligngpt.utils.io import atomic_path, versions
+from aligngpt.utils.output_dir import compare_identities, summarize_differences
+from aligngpt.utils.processes import exit_with_parent
+from aligngpt.utils.progress import progress
 
-BASES = Path(__file__).parent / "weights"
+BUNDLED_FOLDER = Path(__file__).parent / "weights"
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 PAD, UNK, BOS, EOS = range(len(SPECIAL_TOKENS))
 _FILLERS = (" a", " at", " the", " and", ",", ".", "\n")
 
 
-def train_backbones(recipe: BackboneTrainingConfig, output: str | Path) -> dict[str, Any]:
-    """Make both base models side by side, in one process each; what is already there is kept.
+def train_backbones(config: BackboneTrainingConfig, output: str | Path) -> BackbonesInfo:
+    """Train both backbones, one process each; a model that the folder already holds is skipped.
 
     Args:
-        recipe: Sizes, steps and seed.
-        output: Folder for `clip/`, `llm/` and `bases.json`, which tells how and how long they were made.
-
-    Returns:
-        What `bases.json` holds; `seconds` is `None` where both lay there and nothing told how they were made.
+        config: Sizes, steps and seed.
+        output: Folder for `clip/`, `llm/` and `backbones.json`.
 
     Raises:
-        ValueError: The folder's models were made with another recipe.
+        ValueError: The folder's models were trained with another config.
     """
     folder = Path(output)
-    told = folder / "bases.json"
-    if told.is_file() and read_json(told)["recipe"] != asdict(recipe):
-        raise ValueError(f"{folder} holds models of another recipe: choose another folder, or remove this one")
+    if (folder / BackbonesInfo.FILE).is_file():
+        differences = compare_identities(BackbonesInfo.read(folder).config, asdict(config))
+        if differences:
+            reason = summarize_differences(differences)
+            raise ValueError(f"{folder} holds other models: {reason}; choose another --output or delete this folder")
     started = time.monotonic()
+    trainers = {"clip": _train_clip_folder, "llm": _train_llm_folder}
+    missing = [name for name in trainers if not (folder / name / "config.json").is_file()]
     context = torch.multiprocessing.get_context("spawn")
-    makers = {"clip": _make_clip_folder, "llm": _make_llm_folder}
-    missing = [name for name in makers if not (folder / name / "config.json").is_file()]
-    with ProcessPoolExecutor(max_workers=max(1, len(missing)), mp_context=context) as pool:
-        for done in [pool.submit(makers[name], recipe, folder / name) for name in missing]:
-            done.result()
-    if missing or not told.is_file():
+    with ProcessPoolExecutor(max(1, len(missing)), context, initializer=exit_with_parent) as pool:
+        for future in [pool.submit(trainers[name], config, folder / name) for name in missing]:
+            future.result()
+    if missing or not (folder / BackbonesInfo.FILE).is_file():
         seconds = round(time.monotonic() - started) if missing else None
-        write_json(told, {"recipe": asdict(recipe), "seconds": seconds, "versions": versions()})
-    return read_json(told)
+        BackbonesInfo(config=asdict(config), seconds=seconds, versions=versions()).write(folder)
+    return BackbonesInfo.read(folder)
 
 
-def _make_clip_folder(recipe: BackboneTrainingConfig, output: Path) -> None:
-    torch.set_num_threads(recipe.threads)
+def _train_clip_folder(config: BackboneTrainingConfig, output: Path) -> None:
+    torch.set_num_threads(config.threads)
     with atomic_path(output) as folder:
-        make_clip(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
+        train_clip(train_tokenizer(random.Random(config.seed)), config, folder)
 
 
-def _make_llm_folder(recipe: BackboneTrainingConfig, output: Path) -> None:
-    torch.set_num_threads(recipe.threads)
+def _train_llm_folder(config: BackboneTrainingConfig, output: Path) -> None:
+    torch.set_num_threads(config.threads)
     with atomic_path(output) as folder:
-        make_language_model(make_tokenizer(random.Random(recipe.seed)), recipe, folder)
+        train_language_model(train_tokenizer(random.Random(config.seed)), config, folder)
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizer
 
 
-def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the world is one token and any other text is spelled out."""
+def train_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with one token per word of the synthetic texts; other text becomes shorter pieces."""
     corpus = []
     for _ in range(3000):
         scene = sample_scene(rng, "train")
-        corpus += [describe(scene.objects), web_caption(scene, rng).text]
+        corpus += [describe(scene.objects), sample_caption(scene, rng).text]
         questions = sample_questions(scene, 7, rng)
-        corpus += [f"{opening}{q.text} ASSISTANT: {q.answer}" for q in questions for opening in ("USER: ", "\n")]
+        corpus += [f"{prefix}{q.text} ASSISTANT: {q.answer}" for q in questions for prefix in ("USER: ", "\n")]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -123,45 +125,47 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
 # ------------------------------------------------------------------------------------------------------------- CLIP
 
 
-def make_clip(tokenizer: PreTrainedTokenizerFast, recipe: BackboneTrainingConfig, output: Path) -> None:
+def train_clip(tokenizer: PreTrainedTokenizerFast, config: BackboneTrainingConfig, output: Path) -> None:
     """Train the CLIP and write it with its image processor and tokenizer to `output`."""
-    torch.manual_seed(recipe.seed)
-    rng = random.Random(recipe.seed + 1)
+    torch.manual_seed(config.seed)
+    rng = random.Random(config.seed + 1)
     text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
     vision = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 77}
     text |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    vision |= {"image_size": recipe.image_size, "patch_size": recipe.patch_size}
+    vision |= {"image_size": config.image_size, "patch_size": config.patch_size}
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
-    side = {"height": recipe.image_size, "width": recipe.image_size}
-    image_processor = CLIPImageProcessorPil(size={"shortest_edge": recipe.image_size}, crop_size=side)
-    clip_tokenizer = _with_end_token(tokenizer)
+    square = {"height": config.image_size, "width": config.image_size}
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": config.image_size}, crop_size=square)
+    clip_tokenizer = _append_end_token(tokenizer)
 
-    def loss_of_batch() -> Tensor:
-        scenes = [sample_scene(rng, "train") for _ in range(recipe.clip_batch)]
-        images = [draw_scene(scene, rng) for scene in scenes]
+    def compute_loss() -> Tensor:
+        scenes = [sample_scene(rng, "train") for _ in range(config.clip_batch)]
+        images = [render_scene(scene, rng) for scene in scenes]
         pixels = image_processor(images, return_tensors="pt")["pixel_values"]
-        words = clip_tokenizer([_true_caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt")
+        words = clip_tokenizer(
+            [_sample_true_caption(scene, rng) for scene in scenes], padding=True, return_tensors="pt"
+        )
         return clip(**words, pixel_values=pixels, return_loss=True).loss
 
-    _train(clip, loss_of_batch, recipe.clip_steps, recipe.clip_learning_rate, weight_decay=0.05)
+    _train(clip, compute_loss, config.clip_steps, config.clip_learning_rate, weight_decay=0.05)
     clip.save_pretrained(output)
     image_processor.save_pretrained(output)
     clip_tokenizer.save_pretrained(output)
 
 
-def _true_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption of any coverage, but of this scene: contrastive training brings the wrong ones itself."""
+def _sample_true_caption(scene: Scene, rng: random.Random) -> str:
+    """Sample a caption of any coverage but of this scene: the other captions of a batch are the negatives."""
     if rng.random() < 0.5:
         return describe(scene.objects)
     while True:
-        caption = web_caption(scene, rng)
+        caption = sample_caption(scene, rng)
         if caption.kind != "mismatched":
             return caption.text
 
 
-def _with_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """CLIP pools its text at the end token, so its tokenizer closes every text with one."""
+def _append_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a copy of the tokenizer that ends every text with the end token, where CLIP pools."""
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     ends = [("<s>", BOS), ("</s>", EOS)]
     inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
@@ -172,10 +176,10 @@ def _with_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
 # --------------------------------------------------------------------------------------------------- language model
 
 
-def make_language_model(tokenizer: PreTrainedTokenizerFast, recipe: BackboneTrainingConfig, output: Path) -> None:
+def train_language_model(tokenizer: PreTrainedTokenizerFast, config: BackboneTrainingConfig, output: Path) -> None:
     """Train the language model on documents with soft tokens and write it with its tokenizer to `output`."""
-    torch.manual_seed(recipe.seed)
-    config = LlamaConfig(
+    torch.manual_seed(config.seed)
+    llama_config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=320,
@@ -183,39 +187,38 @@ def make_language_model(tokenizer: PreTrainedTokenizerFast, recipe: BackboneTrai
         num_attention_heads=4,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
-        initializer_range=0.08,  # about 1 / sqrt(hidden_size); the library's 0.02 is meant for wide models
+        initializer_range=0.08,  # about 1 / sqrt(hidden_size); the default 0.02 suits wide models
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=PAD,
     )
-    model = LlamaForCausalLM(config)
-    documents = DocumentReader(tokenizer, random.Random(recipe.seed + 2))
+    model = LlamaForCausalLM(llama_config)
+    documents = DocumentSampler(tokenizer, random.Random(config.seed + 2))
+    batches = documents.sample_batches(config.llm_batch)
 
-    batches = documents.batches(recipe.llm_batch)
-
-    def loss_of_batch() -> Tensor:
+    def compute_loss() -> Tensor:
         embeds, attention_mask, labels = embed_documents(next(batches), model.get_input_embeddings())
         return model(inputs_embeds=embeds, attention_mask=attention_mask, labels=labels, use_cache=False).loss
 
-    _train(model, loss_of_batch, recipe.llm_steps, recipe.llm_learning_rate, weight_decay=0.01)
+    _train(model, compute_loss, config.llm_steps, config.llm_learning_rate, weight_decay=0.01)
     model.generation_config.update(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 
-SoftToken = list[int]  # the words whose embeddings are summed at one position
+SoftToken = list[int]  # ids of the tokens whose embeddings are summed at one position
 
 
 @dataclass
 class Document:
-    """A sequence of soft tokens; `labels` holds the next word where it is to be learned, -100 elsewhere."""
+    """A sequence of soft tokens with `labels`: the token id where the loss is computed, -100 elsewhere."""
 
     tokens: list[SoftToken]
     labels: list[int]
 
 
-class DocumentReader:
-    """Draws training documents: a scene told softly or in words, then a caption or questions and answers."""
+class DocumentSampler:
+    """Sample training documents: a scene as soft tokens or in words, then a caption or questions and answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
         self.rng = rng
@@ -223,49 +226,50 @@ class DocumentReader:
         self._ids: dict[str, list[int]] = {}
         self._fillers = [self._encode(word)[-1] for word in _FILLERS]
 
-    def draw(self) -> Document:
-        """One document about a scene of the train split, in the words of the templates `plain` and `bare`."""
+    def sample(self) -> Document:
+        """Sample a document about a scene of the train split, in the format of the templates `plain` and `bare`."""
         rng = self.rng
         scene = sample_scene(rng, "train")
         document = Document([[BOS]], [-100])
-        as_caption = rng.random() < 0.45
-        if as_caption:
-            caption, heading = self._caption(scene)
+        is_caption = rng.random() < 0.45
+        if is_caption:
+            caption, heading = self._sample_caption(scene)
             self._append(document, heading)
         else:
             self._append(document, "USER: ")
         if rng.random() < 0.75:
-            soft = self._soft_context(scene)
+            soft = self._sample_soft_context(scene)
             document.tokens += soft
             document.labels += [-100] * len(soft)
         else:
             self._append(document, describe(scene.objects))
-        if as_caption:
+        if is_caption:
             self._append(document, caption + "\n", learn=True)
             return document
         for turn, question in enumerate(sample_questions(scene, rng.randint(2, 3), rng)):
-            opening = "\n" if turn == 0 else "USER: "
-            self._append(document, f"{opening}{question.text} ASSISTANT:")
+            prefix = "\n" if turn == 0 else "USER: "
+            self._append(document, f"{prefix}{question.text} ASSISTANT:")
             self._append(document, f" {question.answer}", learn=True)
             document.tokens.append([EOS])
             document.labels.append(EOS)
         return document
 
-    def _caption(self, scene: Scene) -> tuple[str, str]:
-        """A caption of the scene, and half of the time a heading: how many quarters of the scene it will tell.
+    def _sample_caption(self, scene: Scene) -> tuple[str, str]:
+        """Sample a caption and, half of the time, a heading: how many quarters of the scene the caption covers.
 
-        A large model has met titles and orders that say how much will be told; this one is to have met them too.
+        A large language model has seen headings and instructions that announce the detail of a text; this one has to
+        see them too.
         """
-        told = Caption(describe(scene.objects), "whole", 1.0)
+        caption = Caption(describe(scene.objects), "whole", 1.0)
         if self.rng.random() < 0.6:
-            told = web_caption(scene, self.rng)
-        heading = f" {NUMBERS[round(4 * told.coverage)]}" if self.rng.random() < 0.5 else ""
-        return told.text, heading
+            caption = sample_caption(scene, self.rng)
+        heading = f" {NUMBERS[round(4 * caption.coverage)]}" if self.rng.random() < 0.5 else ""
+        return caption.text, heading
 
-    def batches(self, size: int) -> Iterator[list[Document]]:
-        """Batches of documents of about one length, which saves half the padding."""
+    def sample_batches(self, size: int) -> Iterator[list[Document]]:
+        """Yield batches of documents of similar length, which halves the padding."""
         while True:
-            documents = sorted((self.draw() for _ in range(16 * size)), key=lambda document: len(document.tokens))
+            documents = sorted((self.sample() for _ in range(16 * size)), key=lambda document: len(document.tokens))
             starts = list(range(0, len(documents), size))
             self.rng.shuffle(starts)
             for start in starts:
@@ -283,33 +287,33 @@ class DocumentReader:
             self._ids[text] = self._tokenizer.encode(text, add_special_tokens=False)
         return self._ids[text]
 
-    def _soft_context(self, scene: Scene) -> list[SoftToken]:
-        """The scene as a vision tower might tell it: each thing spread over one to four positions, fillers between."""
+    def _sample_soft_context(self, scene: Scene) -> list[SoftToken]:
+        """Sample soft tokens as a projector may emit them: each object over one to four positions, and fillers."""
         rng = self.rng
-        told: list[SoftToken] = []
+        context: list[SoftToken] = []
         objects = list(scene.objects)
         if rng.random() < 0.3:
             rng.shuffle(objects)
         repeat = rng.choice((0.0, 0.3, 1.0))
-        for thing in objects:
+        for item in objects:
             positions: list[SoftToken] = [[] for _ in range(rng.randint(1, 4))]
-            for word in self._encode(f" {thing.size} {thing.color} {thing.shape} {thing.place}"):
-                everywhere = rng.random() < repeat
-                for position in positions if everywhere else [rng.choice(positions)]:
-                    position.append(word)
-            told += [position for position in positions if position]
+            for token in self._encode(f" {item.size} {item.color} {item.shape} {item.place}"):
+                repeated = rng.random() < repeat
+                for position in positions if repeated else [rng.choice(positions)]:
+                    position.append(token)
+            context += [position for position in positions if position]
         if repeat == 1.0 and rng.random() < 0.5:
-            rng.shuffle(told)  # every position tells its thing whole, so their order does not matter
+            rng.shuffle(context)  # each position describes its whole object, so the order carries no information
         for _ in range(rng.randint(0, 28)):
-            told.insert(rng.randint(0, len(told)), [rng.choice(self._fillers)])
-        return told
+            context.insert(rng.randint(0, len(context)), [rng.choice(self._fillers)])
+        return context
 
 
 def embed_documents(batch: list[Document], embedding: nn.Embedding) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the word embeddings of every soft token and add noise to the soft ones.
+    """Sum the embeddings of each soft token and add noise at every position that is not padding.
 
     Returns:
-        `inputs_embeds` (batch, length, hidden), `attention_mask` and `labels` (batch, length), padded right.
+        `inputs_embeds` (batch, length, hidden), `attention_mask` and `labels` (batch, length), padded on the right.
     """
     length = max(len(document.tokens) for document in batch)
     width = max(len(token) for document in batch for token in document.tokens)
@@ -333,27 +337,24 @@ def embed_documents(batch: list[Document], embedding: nn.Embedding) -> tuple[Ten
 
 def _train(
     model: nn.Module,
-    loss_of_batch: Callable[[], Tensor],
+    compute_loss: Callable[[], Tensor],
     steps: int,
     learning_rate: float,
     weight_decay: float,
 ) -> None:
-    """AdamW with a short warm-up and a cosine, logging every hundredth step."""
+    """Train with AdamW, 100 warmup steps and a cosine schedule."""
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps, warmup=100))
-    started = time.monotonic()
-    for step in range(1, steps + 1):
-        loss = loss_of_batch()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 100 == 0:
-            seconds = time.monotonic() - started
-            print(
-                f"{type(model).__name__}: step {step} of {steps}, loss {loss.item():.4f}, {seconds:.0f} s", flush=True
-            )
+    name = type(model).__name__
+    with progress(name, steps) as advance:
+        for _ in range(steps):
+            loss = compute_loss()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            advance(1, f"{name}, loss {loss.item():.4f}")
 
 
 def _cosine(step: int, steps: int, warmup: int) -> float:

@@ -1,7 +1,8 @@
-"""Miniatures of the twelve benchmarks: their files in LLaVA's `playground/data/eval` layout, images and all, drawn.
+"""Mock files of the twelve benchmarks in LLaVA's `playground/data/eval` layout, with rendered images.
 
-Names, formats and prompts are those of the benchmarks; images, questions and answers are the drawn world's, so that a
-run on benchmarks can be tried from its questions to its scores on a machine without any of their data.
+File names and formats are the benchmarks' own. Images, questions and answers come from the synthetic dataset, so that
+`aligngpt eval run` can be tried without any benchmark data, and the synthetic models are asked what they were trained
+on. Two formats cannot be answered by these models; see `NOTE`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligngpt.synthetic.artifacts import MockBenchmarksInfo
 from aligngpt.synthetic.scenes import (
     COLORS,
     NUMBERS,
@@ -25,16 +27,18 @@ from aligngpt.synthetic.scenes import (
     Scene,
     ask,
     describe,
-    draw_scene,
+    render_scene,
     sample_scene,
 )
-from aligngpt.utils.io import atomic_path, read_json, write_json
+from aligngpt.utils.io import atomic_path, write_json
+from aligngpt.utils.output_dir import OutputDir
 
-MANIFEST = "miniatures.json"
-NOTE = "Drawn miniatures of the benchmarks: scores on them cannot be set beside those of the benchmarks themselves."
-SHORT = "Answer the question using a single word or phrase."
-LETTER = "Answer with the option's letter from the given choices directly."
-UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
+NOTE = (
+    "Mock benchmark files about rendered shapes: scores are not comparable with scores on the real benchmarks. The "
+    "questions are those that the synthetic models were trained on, in English also in mmbench_cn, and without LLaVA's "
+    "answer-format instruction where the file format allows. scienceqa and seed accept only an option's letter, which "
+    "these models were never trained to answer: expect 0 there."
+)
 
 _SHORT_KINDS = ("count", "color_count", "existence", "color_at", "shape_at", "place_of")
 _OPTIONS = {"count": NUMBERS[1:], "color_at": tuple(COLORS), "shape_at": SHAPES, "place_of": PLACES}
@@ -42,122 +46,141 @@ _MME_TASKS = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
     "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning",
 )  # fmt: skip
-_MME_IN_FOLDER = ("posters", "celebrity", "scene", "landmark", "artwork")  # whose images lie in `images/`
-_CHINESE_COLORS = ("红色", "绿色", "蓝色", "黄色", "紫色", "橙色", "白色")  # in the order of COLORS
-_CHINESE_NUMBERS = ("一", "二", "三", "四")
-_CHINESE_COUNT, _CHINESE_COLOR = "图中有几个物体？", "图中第一个物体是什么颜色？"  # noqa: RUF001
-_ROTATION = 1_000_000
+_MME_IMAGE_FOLDERS = ("posters", "celebrity", "scene", "landmark", "artwork")  # tasks whose images are in `images/`
+_MMBENCH_ROTATION = 1_000_000
 _LETTERS = "ABCD"
+_LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A folder that is filled, what all is drawn from, and how many questions each benchmark gets."""
+class MockFiles:
+    """Writer of one benchmark's files.
+
+    Attributes:
+        folder: Data folder of all benchmarks.
+        rng: Source of scenes and questions.
+        num_questions: Questions per benchmark.
+    """
 
     folder: Path
     rng: random.Random
-    questions: int
+    num_questions: int
 
-    def asked(self, kinds: Sequence[str]) -> tuple[Scene, Question]:
-        """A scene of the test split and a question of one of the kinds."""
+    def sample_question(self, kinds: Sequence[str]) -> tuple[Scene, Question]:
+        """Sample a scene of the test split and a question of one of the kinds."""
         while True:
             scene = sample_scene(self.rng, "test")
             question = ask(scene, self.rng.choice(kinds), self.rng)
             if question is not None:
                 return scene, question
 
-    def image(self, scene: Scene, name: str, format: str = "JPEG") -> None:
-        """Write the image of a scene."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.encoded(scene, format))
-
-    def encoded(self, scene: Scene, format: str = "JPEG") -> bytes:
-        """The image of a scene as the content of a file."""
-        content = io.BytesIO()
-        draw_scene(scene, self.rng).save(content, format=format)
-        return content.getvalue()
-
-    def lines(self, name: str, records: Sequence[Record]) -> None:
-        """Write JSON Lines."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-    def json(self, name: str, content: Any) -> None:
-        """Write a JSON file."""
-        write_json(self.folder / name, content)
-
-    def options(self, question: Question) -> list[str]:
-        """Four answers to a question, the right one among them."""
-        others = [one for one in _OPTIONS[question.kind] if one != question.answer]
-        options = [question.answer, *self.rng.sample(others, 3)]
+    def sample_options(self, question: Question) -> list[str]:
+        """Sample four options, the answer among them, none a part of another: MMBench looks for them in the text."""
+        options = [question.answer]
+        candidates = list(_OPTIONS[question.kind])
+        self.rng.shuffle(candidates)
+        for option in candidates:
+            if not any(option in other or other in option for other in options):
+                options.append(option)
+        options = options[: len(_LETTERS)]
         self.rng.shuffle(options)
         return options
 
+    def encode_image(self, scene: Scene, image_format: str = "JPEG") -> bytes:
+        """Render a scene and return the content of an image file."""
+        content = io.BytesIO()
+        render_scene(scene, self.rng).save(content, format=image_format)
+        return content.getvalue()
 
-def make(output: str | Path, *, questions: int = 12, seed: int = 0) -> dict[str, Any]:
-    """Draw a miniature of each benchmark; what is already there from the same settings is kept.
+    def write_image(self, scene: Scene, name: str, image_format: str = "JPEG") -> None:
+        """Render a scene into a file."""
+        self._path(name).write_bytes(self.encode_image(scene, image_format))
+
+    def write_lines(self, name: str, records: Sequence[Record]) -> None:
+        """Write JSON Lines."""
+        self.write_text(name, "".join(json.dumps(record) + "\n" for record in records))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self._path(name).write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file."""
+        write_json(self.folder / name, content)
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def write_mock_benchmarks(output: str | Path, *, questions: int = 12, seed: int = 0) -> MockBenchmarksInfo:
+    """Write mock files of all benchmarks, unless the folder holds the same ones.
 
     Args:
-        output: Folder to write, all of it or nothing.
-        questions: Questions of each benchmark; some need a few more for all of their parts.
-        seed: Fixes everything.
-
-    Returns:
-        The settings, as in `miniatures.json`.
+        output: Folder to write; it appears complete or not at all.
+        questions: Questions per benchmark; a few benchmarks need more for all their categories.
+        seed: Random seed of images and texts.
 
     Raises:
-        ValueError: `questions` is below 6, or the folder was made with other settings or holds something else.
+        ValueError: `questions` is below 6, or the folder holds other files or was written with other settings.
     """
-    folder, settings = Path(output), {"questions": questions, "seed": seed}
+    info = MockBenchmarksInfo(note=NOTE, questions=questions, seed=seed)
     if questions < 6:
-        raise ValueError(f"each benchmark needs 6 questions for all of its parts, got {questions}")
-    if (folder / MANIFEST).is_file():
-        known = read_json(folder / MANIFEST)
-        if known != settings:
-            raise ValueError(f"{folder} was made with {known}, not {settings}: choose another folder")
-        return settings
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something else, which would be replaced: choose a new or an empty folder")
-    with atomic_path(folder) as temporary:
-        for name, draw in _MINIATURES.items():
-            draw(Drawing(temporary, random.Random(f"{name} {seed}"), questions))
-        write_json(temporary / MANIFEST, settings)
-    return settings
-
-
-def _letters(options: Sequence[str]) -> str:
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False))
+        raise ValueError(f"questions is {questions}; pass at least 6, so that every category has one")
+    folder = OutputDir(output, info.model_dump(exclude={"note"}), run_file=info.FILE, result_file=info.FILE)
+    if not folder.done:
+        with atomic_path(folder.path) as temporary:
+            for name, write in _WRITERS.items():
+                write(MockFiles(temporary, random.Random(f"{name} {seed}"), questions))
+            info.write(temporary)
+    return info
 
 
 # Short answers -------------------------------------------------------------------------------------------------------
 
 
-def _draw_vqav2(to: Drawing) -> None:
-    """The test questions, of which test-dev is the first half; a server has the answers."""
-    records = []
-    for number in range(to.questions):
-        scene, question = to.asked(_SHORT_KINDS)
-        image = f"COCO_test2015_{number:012d}.jpg"
-        to.image(scene, f"vqav2/test2015/{image}")
-        name = number * 1000
-        records.append(
-            {"question_id": name, "image": image, "text": f"{question.text}\n{SHORT}", "category": "default"}
-        )
-    to.lines("vqav2/llava_vqav2_mscoco_test2015.jsonl", records)
-    to.lines("vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", records[: to.questions // 2])
+def _line(question_id: int | str, image: str, text: str, category: str = "default") -> Record:
+    """Return a line of LLaVA's question files."""
+    return {"question_id": question_id, "image": image, "text": text, "category": category}
 
 
-def _draw_gqa(to: Drawing) -> None:
-    records, labels = [], {}
-    for number in range(to.questions):
-        scene, question = to.asked(("existence", "color_at", "shape_at"))
-        name, image = f"{20_000_000 + number}", f"n{number}"
-        to.image(scene, f"gqa/data/images/{image}.jpg")
-        records.append({"question_id": name, "image": f"{image}.jpg", "text": f"{question.text}\n{SHORT}"})
+def _ten_answers(answer: str) -> list[Record]:
+    """Return ten equal annotations, as VQAv2 and VizWiz have ten people's; numbers are digits there."""
+    text = str(NUMBERS.index(answer)) if answer in NUMBERS else answer
+    return [{"answer": text, "answer_confidence": "yes", "answer_id": index + 1} for index in range(10)]
+
+
+def _answer_type(question: Question) -> str:
+    return {"existence": "yes/no", "count": "number", "color_count": "number"}.get(question.kind, "other")
+
+
+def _write_vqav2(files: MockFiles) -> None:
+    """Write the questions of test, of which test-dev is the first half, and annotations, officially the server's."""
+    lines, annotations = [], []
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(_SHORT_KINDS)
+        image = f"COCO_test2015_{index:012d}.jpg"
+        files.write_image(scene, f"vqav2/test2015/{image}")
+        lines.append(_line(index * 1000, image, question.text))
+        annotation = {"question_id": index * 1000, "image_id": index, "answers": _ten_answers(question.answer)}
+        annotation |= {"answer_type": _answer_type(question), "question_type": question.text.lower().split()[0]}
+        annotations.append(annotation)
+    dev = files.num_questions // 2
+    files.write_lines("vqav2/llava_vqav2_mscoco_test2015.jsonl", lines)
+    files.write_lines("vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", lines[:dev])
+    files.write_json("vqav2/v2_mscoco_test-dev2015_annotations.json", {"annotations": annotations[:dev]})
+
+
+def _write_gqa(files: MockFiles) -> None:
+    lines, labels = [], {}
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(("existence", "color_at", "shape_at", "place_of"))
+        name, image = f"{20_000_000 + index}", f"n{index}"
+        files.write_image(scene, f"gqa/data/images/{image}.jpg")
+        lines.append(_line(name, f"{image}.jpg", question.text))
         binary = question.kind == "existence"
         labels[name] = {
             "question": question.text,
@@ -169,236 +192,222 @@ def _draw_gqa(to: Drawing) -> None:
                 "semantic": "obj" if binary else "attr",
                 "detailed": "existAttr" if binary else "categoryAttr",
             },
-            "groups": {"global": None if binary else question.kind.removesuffix("_at"), "local": question.kind},
+            "groups": {"global": None if binary else question.kind, "local": question.kind},
             "semantic": [
                 {"operation": "select", "argument": "object", "dependencies": []},
                 {"operation": "exist" if binary else "query", "argument": "?", "dependencies": [0]},
             ],
         }
-    to.lines("gqa/llava_gqa_testdev_balanced.jsonl", records)
-    to.json("gqa/data/testdev_balanced_questions.json", labels)
+    files.write_lines("gqa/llava_gqa_testdev_balanced.jsonl", lines)
+    files.write_json("gqa/data/testdev_balanced_questions.json", labels)
 
 
-def _draw_vizwiz(to: Drawing) -> None:
-    records = []
-    for number in range(to.questions):
-        scene, question = to.asked(_SHORT_KINDS)
-        image = f"VizWiz_test_{number:08d}.jpg"
-        to.image(scene, f"vizwiz/test/{image}")
-        text = f"{question.text}\n{UNANSWERABLE}\n{SHORT}"
-        records.append({"question_id": number, "image": image, "text": text, "category": "default"})
-    to.lines("vizwiz/llava_test.jsonl", records)
+def _write_vizwiz(files: MockFiles) -> None:
+    """Write the test questions, and annotations, officially the server's."""
+    lines, annotations = [], []
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(_SHORT_KINDS)
+        image = f"VizWiz_test_{index:08d}.jpg"
+        files.write_image(scene, f"vizwiz/test/{image}")
+        lines.append(_line(index, image, question.text))
+        annotation = {"image": image, "question": question.text, "answers": _ten_answers(question.answer)}
+        annotations.append(annotation | {"answer_type": _answer_type(question), "answerable": 1})
+    files.write_lines("vizwiz/llava_test.jsonl", lines)
+    files.write_json("vizwiz/annotations.json", annotations)
 
 
-def _draw_textvqa(to: Drawing) -> None:
-    records, labels = [], []
-    for number in range(to.questions):
-        scene, question = to.asked(("color_at", "shape_at"))
-        image = f"{to.rng.getrandbits(64):016x}"
-        to.image(scene, f"textvqa/train_images/{image}.jpg")
-        read = ", ".join(word.upper() for thing in scene.objects for word in (thing.color, thing.shape))
-        text = f"{question.text}\nReference OCR token: {read}\n{SHORT}"
-        records.append({"question_id": image, "image": f"{image}.jpg", "text": text, "category": "default"})
-        label = {"question_id": 34_602 + number, "image_id": image, "question": question.text.lower()}
+def _write_textvqa(files: MockFiles) -> None:
+    lines, labels = [], []
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(("color_at", "shape_at"))
+        image = f"{files.rng.getrandbits(64):016x}"
+        files.write_image(scene, f"textvqa/train_images/{image}.jpg")
+        # The scorer takes the question from the first of two lines.
+        lines.append(_line(image, f"{image}.jpg", f"{question.text}\n"))
+        label = {"question_id": 34_602 + index, "image_id": image, "question": question.text.lower()}
         labels.append({**label, "answers": [question.answer] * 10})
-    to.lines("textvqa/llava_textvqa_val_v051_ocr.jsonl", records)
-    to.json("textvqa/TextVQA_0.5.1_val.json", {"data": labels})
+    files.write_lines("textvqa/llava_textvqa_val_v051_ocr.jsonl", lines)
+    files.write_json("textvqa/TextVQA_0.5.1_val.json", {"data": labels})
 
 
-def _draw_pope(to: Drawing) -> None:
-    records: list[Record] = []
+def _write_pope(files: MockFiles) -> None:
+    lines: list[Record] = []
     for subset in ("adversarial", "popular", "random"):
-        lines = []
-        for number in range(max(2, to.questions // 3)):
+        labels = []
+        for index in range(max(2, files.num_questions // 3)):
             while True:
-                scene, question = to.asked(("existence",))
-                if question.answer == ("yes", "no")[number % 2]:
+                scene, question = files.sample_question(("existence",))
+                if question.answer == ("yes", "no")[index % 2]:
                     break
-            image = f"COCO_val2014_{len(records):012d}.jpg"
-            to.image(scene, f"pope/val2014/{image}")
-            lines.append({"question_id": number + 1, "image": image, "text": question.text, "label": question.answer})
-            text = f"{question.text}\n{SHORT}"
-            records.append({"question_id": len(records) + 1, "image": image, "text": text, "category": subset})
-        to.lines(f"pope/coco/coco_pope_{subset}.json", lines)
-    to.lines("pope/llava_pope_test.jsonl", records)
+            image = f"COCO_val2014_{len(lines):012d}.jpg"
+            files.write_image(scene, f"pope/val2014/{image}")
+            labels.append({"question_id": index + 1, "image": image, "text": question.text, "label": question.answer})
+            lines.append(_line(len(lines) + 1, image, question.text, subset))
+        files.write_lines(f"pope/coco/coco_pope_{subset}.json", labels)
+    files.write_lines("pope/llava_pope_test.jsonl", lines)
 
 
-def _draw_mme(to: Drawing) -> None:
-    """Each task an image or more, each image a question whose answer is yes and one whose answer is no."""
-    records = []
+def _write_mme(files: MockFiles) -> None:
+    """Write images per task, each with a question whose answer is yes and one whose answer is no."""
+    lines = []
     for task in _MME_TASKS:
-        skeleton = []
-        for number in range(max(1, to.questions // (2 * len(_MME_TASKS)))):
-            scene = sample_scene(to.rng, "test")
-            image = f"{'images/' if task in _MME_IN_FOLDER else ''}{number:04d}.jpg"
-            to.image(scene, f"MME/MME_Benchmark_release_version/{task}/{image}")
-            for text, label in _yes_and_no(scene, to.rng):
-                skeleton.append(f"{number:04d}.jpg\t{text} Please answer yes or no.\t{label}\n")
-                name = f"{task}/{image}"
-                records.append({"question_id": name, "image": name, "text": f"{text}\n{SHORT}", "category": task})
-        path = to.folder / "MME/eval_tool/Your_Results" / f"{task}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(skeleton), encoding="utf-8")
-    to.lines("MME/llava_mme.jsonl", records)
+        skeleton = ""
+        for index in range(max(1, files.num_questions // (2 * len(_MME_TASKS)))):
+            scene = sample_scene(files.rng, "test")
+            image = f"{task}/{'images/' if task in _MME_IMAGE_FOLDERS else ''}{index:04d}.jpg"
+            files.write_image(scene, f"MME/MME_Benchmark_release_version/{image}")
+            for text, label in _sample_yes_and_no(scene, files.rng):
+                skeleton += f"{index:04d}.jpg\t{text} Please answer yes or no.\t{label}\n"
+                lines.append(_line(image, image, text, task))
+        files.write_text(f"MME/eval_tool/Your_Results/{task}.txt", skeleton)
+    files.write_lines("MME/llava_mme.jsonl", lines)
 
 
-def _yes_and_no(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
-    while len(found) < 2:
+def _sample_yes_and_no(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    texts: dict[str, str] = {}
+    while len(texts) < 2:
         question = ask(scene, "existence", rng)
-        assert question is not None  # it can be asked of any scene
-        found.setdefault(question.answer.title(), question.text)
-    return [(found[label], label) for label in ("Yes", "No")]
+        assert question is not None  # every scene allows this kind
+        texts.setdefault(question.answer.title(), question.text)
+    return [(texts[label], label) for label in ("Yes", "No")]
 
 
 # Multiple choice -----------------------------------------------------------------------------------------------------
 
 
-def _draw_scienceqa(to: Drawing) -> None:
-    """Every third question has no image: the scene is told instead."""
+def _format_options(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True))
+
+
+def _write_scienceqa(files: MockFiles) -> None:
+    """Write questions of which every third has a description of the scene instead of an image."""
     records, problems = [], {}
-    for number in range(to.questions):
-        scene, question = to.asked(tuple(_OPTIONS))
-        name, imaged, options = str(number + 1), number % 3 != 2, to.options(question)
-        asked = f"{question.text}\n{_letters(options)}"
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(tuple(_OPTIONS))
+        name, has_image, options = str(index + 1), index % 3 != 2, files.sample_options(question)
+        prompt = f"{question.text}\n{_format_options(options)}"
         record: Record = {"id": name}
-        if imaged:
-            to.image(scene, f"scienceqa/images/test/{name}/image.png", "PNG")
+        if has_image:
+            files.write_image(scene, f"scienceqa/images/test/{name}/image.png", "PNG")
             record["image"] = f"{name}/image.png"
-            asked = f"<image>\n{asked}"
+            prompt = f"<image>\n{prompt}"
         else:
-            asked = f"Context: {describe(scene.objects)}\n{asked}"
+            prompt = f"Context: {describe(scene.objects)}\n{prompt}"
         answer = options.index(question.answer)
-        said = [{"from": "human", "value": asked}, {"from": "gpt", "value": f"The answer is {_LETTERS[answer]}."}]
-        records.append({**record, "conversations": said})
+        messages = [{"from": "human", "value": prompt}, {"from": "gpt", "value": f"The answer is {_LETTERS[answer]}."}]
+        records.append({**record, "conversations": messages})
         problems[name] = {
             "question": question.text,
             "choices": options,
             "answer": answer,
-            "hint": "" if imaged else describe(scene.objects),
-            "image": "image.png" if imaged else None,
-            "subject": ("natural science", "social science", "language science")[number % 3],
-            "grade": f"grade{1 + number % 12}",
+            "hint": "" if has_image else describe(scene.objects),
+            "image": "image.png" if has_image else None,
+            "subject": ("natural science", "social science", "language science")[index % 3],
+            "grade": f"grade{1 + index % 12}",
             "split": "test",
         }
-    to.json("scienceqa/llava_test_CQM-A.json", records)
-    to.json("scienceqa/problems.json", problems)
-    to.json("scienceqa/pid_splits.json", {"train": [], "val": [], "test": list(problems)})
+    files.write_json("scienceqa/llava_test_CQM-A.json", records)
+    files.write_json("scienceqa/problems.json", problems)
+    files.write_json("scienceqa/pid_splits.json", {"train": [], "val": [], "test": list(problems)})
 
 
-def _draw_mmbench(to: Drawing) -> None:
-    def rows(number: int) -> tuple[Scene, str, list[str], str]:
-        scene, question = to.asked(tuple(_OPTIONS))
-        return scene, question.text, to.options(question), question.answer
-
-    _draw_table(to, "mmbench/mmbench_dev_20230712.tsv", rows)
-
-
-def _draw_mmbench_cn(to: Drawing) -> None:
-    def rows(number: int) -> tuple[Scene, str, list[str], str]:
-        scene, question = to.asked(("count", "color_at"))
-        if question.kind == "count":
-            return scene, _CHINESE_COUNT, list(_CHINESE_NUMBERS), _CHINESE_NUMBERS[len(scene.objects) - 1]
-        color = _CHINESE_COLORS[tuple(COLORS).index(scene.objects[0].color)]
-        others = to.rng.sample([one for one in _CHINESE_COLORS if one != color], 3)
-        return scene, _CHINESE_COLOR, [color, *others], color
-
-    _draw_table(to, "mmbench_cn/mmbench_dev_cn_20231003.tsv", rows)
-
-
-def _draw_table(to: Drawing, name: str, draw: Callable[[int], tuple[Scene, str, list[str], str]]) -> None:
-    """MMBench's table: each question once for each rotation of its options, the image in every row."""
-    columns = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category")
-    path = to.folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, (*columns, "comment", "split"), delimiter="\t", lineterminator="\n", restval="")
-        table.writeheader()
-        for number in range(max(2, to.questions // 4)):
-            scene, text, options, answer = draw(number)
-            image = base64.b64encode(to.encoded(scene)).decode()
-            for rotation in range(4):
-                turned = options[-rotation:] + options[:-rotation] if rotation else options
-                row = {"index": rotation * _ROTATION + number, "question": text, "image": image, "split": "dev"}
-                row |= dict(zip(_LETTERS, turned, strict=True)) | {"answer": _LETTERS[turned.index(answer)]}
-                row |= {"category": ("object_counting", "attribute_recognition")[number % 2], "source": "drawn"}
-                table.writerow(row | {"l2-category": "finegrained_perception (instance-level)"})
+def _write_mmbench(files: MockFiles, name: str = "mmbench/mmbench_dev_20230712.tsv") -> None:
+    """Write MMBench's table: each question once per rotation of its options, with the image in every row."""
+    columns = ("index", "question", "hint", *_LETTERS, "answer", "category", "image", "source", "l2-category")
+    text = io.StringIO()
+    table = csv.DictWriter(text, (*columns, "comment", "split"), delimiter="\t", lineterminator="\n", restval="")
+    table.writeheader()
+    for index in range(max(2, files.num_questions // 4)):
+        scene, question = files.sample_question(tuple(_OPTIONS))
+        options = files.sample_options(question)
+        image = base64.b64encode(files.encode_image(scene)).decode()
+        for rotation in range(len(_LETTERS)):
+            rotated = options[-rotation:] + options[:-rotation] if rotation else options
+            row = {"index": rotation * _MMBENCH_ROTATION + index, "question": question.text, "image": image}
+            row |= dict(zip(_LETTERS, rotated, strict=True)) | {"answer": _LETTERS[rotated.index(question.answer)]}
+            row |= {"category": ("object_counting", "attribute_recognition")[index % 2], "source": "synthetic"}
+            table.writerow(row | {"l2-category": "finegrained_perception (instance-level)", "split": "dev"})
+    files.write_text(name, text.getvalue())
 
 
-def _draw_seed(to: Drawing) -> None:
-    """Every sixth question is about a video, of which the question file has the middle frame."""
-    records, labels = [], []
+def _write_mmbench_cn(files: MockFiles) -> None:
+    _write_mmbench(files, "mmbench_cn/mmbench_dev_cn_20231003.tsv")
+
+
+def _write_seed(files: MockFiles) -> None:
+    """Write questions of which every sixth is about a video, represented by its middle frame."""
+    lines, labels = [], []
     types = {"Instance Attributes": 3, "Instance Location": 4, "Instances Counting": 5, "Action Recognition": 10}
-    of_kind = {"color_at": 3, "shape_at": 3, "place_of": 4, "count": 5}
-    for number in range(to.questions):
-        scene, question = to.asked(tuple(_OPTIONS))
-        options, video = to.options(question), number % 6 == 5
-        data_id = f"v{number}" if video else f"{number}_{to.rng.getrandbits(31)}"
-        image = f"SEED-Bench-video-image/{data_id}.png" if video else f"SEED-Bench-image/{data_id}"
-        to.image(scene, f"seed_bench/{image}", "PNG" if video else "JPEG")
-        name = f"v{number}" if video else str(100_000 + number)
-        text = f"{question.text}\n{_letters(options)}\n{LETTER}"
-        asked = {"question_id": name if video else int(name), "image": image, "text": text}
-        records.append({**asked, "category": "video" if video else "image"})
+    type_of_kind = {"color_at": 3, "shape_at": 3, "place_of": 4, "count": 5}
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(tuple(_OPTIONS))
+        options, data_type = files.sample_options(question), "video" if index % 6 == 5 else "image"
+        data_id = f"v{index}" if data_type == "video" else f"{index}_{files.rng.getrandbits(31)}"
+        image = f"SEED-Bench-video-image/{data_id}.png" if data_type == "video" else f"SEED-Bench-image/{data_id}"
+        files.write_image(scene, f"seed_bench/{image}", "PNG" if data_type == "video" else "JPEG")
+        name: int | str = data_id if data_type == "video" else 100_000 + index
+        text = f"{question.text}\n{_format_options(options)}\n{_LETTER_INSTRUCTION}"
+        lines.append(_line(name, image, text, data_type))
         label = {f"choice_{letter.lower()}": option for letter, option in zip(_LETTERS, options, strict=True)}
-        label |= {"answer": _LETTERS[options.index(question.answer)], "data_id": data_id}
-        label |= {"data_type": "video" if video else "image", "question": question.text, "question_id": name}
-        labels.append({**label, "question_type_id": 10 if video else of_kind[question.kind]})
-    to.lines("seed_bench/llava-seed-bench.jsonl", records)
-    to.json("seed_bench/SEED-Bench.json", {"questions": labels, "question_type": types})
+        label |= {"answer": _LETTERS[options.index(question.answer)], "data_id": data_id, "data_type": data_type}
+        label |= {"question": question.text, "question_id": str(name)}
+        labels.append({**label, "question_type_id": 10 if data_type == "video" else type_of_kind[question.kind]})
+    files.write_lines("seed_bench/llava-seed-bench.jsonl", lines)
+    files.write_json("seed_bench/SEED-Bench.json", {"questions": labels, "question_type": types})
 
 
-# Marked by a judge ---------------------------------------------------------------------------------------------------
+# Scored by a judge ---------------------------------------------------------------------------------------------------
 
 
-def _draw_llava_bench(to: Drawing) -> None:
-    """Three questions an image, with what the image shows in words and the answers of a model that saw all."""
+def _write_llava_bench(files: MockFiles) -> None:
+    """Write three questions per image, the image in words, and reference answers."""
     folder = "llava-bench-in-the-wild"
     questions: list[Record] = []
     contexts, references = [], []
-    for number in range(-(-to.questions // 3)):
-        scene = sample_scene(to.rng, "test")
-        image = f"{number + 1:03d}.jpg"
-        to.image(scene, f"{folder}/images/{image}")
-        contexts.append({"id": f"{number + 1:03d}", "image": image, "caption": describe(scene.objects)})
+    for index in range(-(-files.num_questions // 3)):
+        scene = sample_scene(files.rng, "test")
+        image = f"{index + 1:03d}.jpg"
+        files.write_image(scene, f"{folder}/images/{image}")
+        contexts.append({"id": f"{index + 1:03d}", "image": image, "caption": describe(scene.objects)})
         for category, kind in (("conv", "count"), ("detail", "description"), ("complex", "color_at")):
-            question = ask(scene, kind, to.rng)
-            assert question is not None  # all three can be asked of any scene
+            question = ask(scene, kind, files.rng)
+            assert question is not None  # every scene allows these kinds
             name = len(questions)
-            asked = {"question_id": name, "image": image, "text": question.text, "category": category}
-            questions.append(asked)
-            told = {"question_id": name, "prompt": question.text, "text": question.answer, "answer_id": f"r{name}"}
-            references.append({**told, "model_id": "gpt-4", "metadata": {}})
-    to.lines(f"{folder}/questions.jsonl", questions)
-    to.lines(f"{folder}/context.jsonl", contexts)
-    to.lines(f"{folder}/answers_gpt4.jsonl", references)
+            questions.append(_line(name, image, question.text, category))
+            reference = {"question_id": name, "prompt": question.text, "text": question.answer, "answer_id": f"r{name}"}
+            references.append({**reference, "model_id": "gpt-4", "metadata": {}})
+    files.write_lines(f"{folder}/questions.jsonl", questions)
+    files.write_lines(f"{folder}/context.jsonl", contexts)
+    files.write_lines(f"{folder}/answers_gpt4.jsonl", references)
 
 
-def _draw_mmvet(to: Drawing) -> None:
-    needs = {"count": ["rec", "math"], "color_at": ["rec", "spat"], "place_of": ["rec", "spat"], "description": ["gen"]}
-    records, labels = [], {}
-    for number in range(to.questions):
-        scene, question = to.asked(tuple(needs))
-        image = f"v1_{number}.png"
-        to.image(scene, f"mm-vet/images/{image}", "PNG")
-        records.append({"image": image, "text": question.text, "category": "conv", "question_id": number})
+def _write_mmvet(files: MockFiles) -> None:
+    capabilities = {
+        "count": ["rec", "math"], "color_at": ["rec", "spat"], "place_of": ["rec", "spat"], "description": ["gen"],
+    }  # fmt: skip
+    lines, labels = [], {}
+    for index in range(files.num_questions):
+        scene, question = files.sample_question(tuple(capabilities))
+        image = f"v1_{index}.png"
+        files.write_image(scene, f"mm-vet/images/{image}", "PNG")
+        lines.append(_line(index, image, question.text, "conv"))
         label = {"imagename": image, "question": question.text, "answer": question.answer}
-        labels[f"v1_{number}"] = {**label, "capability": needs[question.kind], "imagesource": "drawn"}
-    to.lines("mm-vet/llava-mm-vet.jsonl", records)
-    to.json("mm-vet/mm-vet.json", labels)
+        labels[f"v1_{index}"] = {**label, "capability": capabilities[question.kind], "imagesource": "synthetic"}
+    files.write_lines("mm-vet/llava-mm-vet.jsonl", lines)
+    files.write_json("mm-vet/mm-vet.json", labels)
 
 
-_MINIATURES: dict[str, Callable[[Drawing], None]] = {
-    "vqav2": _draw_vqav2,
-    "gqa": _draw_gqa,
-    "vizwiz": _draw_vizwiz,
-    "scienceqa": _draw_scienceqa,
-    "textvqa": _draw_textvqa,
-    "pope": _draw_pope,
-    "mme": _draw_mme,
-    "mmbench": _draw_mmbench,
-    "mmbench_cn": _draw_mmbench_cn,
-    "seed": _draw_seed,
-    "llava_bench": _draw_llava_bench,
-    "mmvet": _draw_mmvet,
+_WRITERS: dict[str, Callable[[MockFiles], None]] = {
+    "vqav2": _write_vqav2,
+    "gqa": _write_gqa,
+    "vizwiz": _write_vizwiz,
+    "scienceqa": _write_scienceqa,
+    "textvqa": _write_textvqa,
+    "pope": _write_pope,
+    "mme": _write_mme,
+    "mmbench": _write_mmbench,
+    "mmbench_cn": _write_mmbench_cn,
+    "seed": _write_seed,
+    "llava_bench": _write_llava_bench,
+    "mmvet": _write_mmvet,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Protocol
 
 FIRST_LINE = 2.0  # seconds until work in a log reports for the first time
 INTERVAL = 30.0  # seconds between two lines after that
+INTERVAL_VARIABLE = "ALIGNGPT_PROGRESS_INTERVAL"  # environment variable that replaces INTERVAL
 
 
 class Advance(Protocol):
@@ -73,6 +75,7 @@ class _Lines:
         self._description, self._total, self._done, self._before = description, total, done, done
         self._started = time.monotonic()
         self._next = self._started + FIRST_LINE
+        self._interval = float(os.environ.get(INTERVAL_VARIABLE, INTERVAL))
 
     def __call__(self, count: int, description: str | None = None) -> None:
         self._done += count
@@ -80,7 +83,7 @@ class _Lines:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + INTERVAL
+        self._next = now + self._interval
         if self._total is None:
             _print(f"{self._description}: {self._done:,} done in {format_duration(now - self._started)}")
             return

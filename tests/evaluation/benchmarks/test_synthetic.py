@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import pytest
 import torch
 
 from aligngpt.evaluation.benchmarks import synthetic as scenes
-from aligngpt.evaluation.benchmarks.synthetic import caption_by_level, caption_prompt, evaluate, object_precision_recall
-from aligngpt.inference import batch_generation
+from aligngpt.evaluation.benchmarks.synthetic import evaluate, object_precision_recall
 from aligngpt.inference.batch_generation import Completion
-from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import describe_backbones, load_model, save_stage1
-from aligngpt.synthetic.dataset import make, read_questions
+from aligngpt.synthetic.dataset import generate_dataset, read_questions
 from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe
 from tests import tiny
 
@@ -30,7 +27,7 @@ TWIN = SceneObject("small", "red", "circle", "right")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny world, a tiny random model with alignment and one without, and a stage-1 checkpoint of it."""
     folder = tmp_path_factory.mktemp("benchmark")
-    make(folder / "data", pairs=2, conversations=2, questions=14)
+    generate_dataset(folder / "data", pairs=2, conversations=2, questions=14)
     for name, setting in (("adaptive", "adaptive"), ("none", "none")):
         model, processor = tiny.build(folder / "backbones", num_alignment_levels=LEVELS, alignment=setting)
         processor.use_alignment = setting != "none"
@@ -167,34 +164,3 @@ def test_questions_without_a_description_have_none_to_measure(folder: Path, tmp_
     result = evaluate(folder / "none", folder / "data", tmp_path, limit=3)
     assert set(result["by_kind"]) == {"count", "color_count", "existence"}
     assert result["description"] is None
-
-
-# ----------------------------------------------------------------------------------------------------------- captions
-
-
-def test_captions_of_each_level(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    original = batch_generation.generate_all
-
-    def answering(model: Any, processor: Any, prompts: Any, settings: Any, **options: Any) -> Any:
-        asked.append(settings.alignment)
-        return original(model, processor, prompts, replace(settings, max_new_tokens=6), **options)
-
-    monkeypatch.setattr(scenes, "generate_all", answering)
-    result = caption_by_level(folder / "stage1", folder / "data", tmp_path, batch_size=2, limit=3)
-    assert asked == [1, 2, 3]
-    assert json.loads((tmp_path / "captions.json").read_text()) == result
-    assert result["num_levels"] == LEVELS
-    assert [part["level"] for part in result["by_level"]] == [1, 2, 3]
-    questions = read_questions(folder / "data")[:3]
-    assert [example["image"] for example in result["examples"]] == [question["image"] for question in questions]
-    assert [example["truth"] for example in result["examples"]] == [describe(q["objects"]) for q in questions]
-    model, processor = load_model(folder / "stage1")
-    newline = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
-    for place, question in enumerate(questions):
-        prompt = caption_prompt(processor, folder / "data" / "images" / question["image"])
-        assert prompt.text == processor.render([{"role": "user", "content": "<image>"}], load_template("plain"))
-        for level in (1, 2, 3):
-            settings = batch_generation.GenerationSettings(6, level, stop_token_ids=(newline,))
-            [alone] = original(model, processor, [prompt], settings)
-            assert result["examples"][place]["captions"][level - 1] == alone.text

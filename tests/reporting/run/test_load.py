@@ -28,7 +28,7 @@ def change(path: Path, **fields: Any) -> None:
 def test_a_pair_carries_image_caption_score_level_and_truth(run_folder: Path) -> None:
     run = load_run(run_folder)
     record = json.loads((run_folder / "data" / "pretrain.json").read_text())[3]
-    truth = json.loads((run_folder / "data" / "truth.json").read_text())[record["id"]]
+    truth = json.loads((run_folder / "data" / "truth.json").read_text())["pairs"][record["id"]]
     row = pq.read_table(run_folder / "levels" / "levels.parquet").to_pylist()[3]
     pair = run.pairs[3]
     assert (pair.id, pair.image, pair.caption) == (
@@ -98,7 +98,7 @@ def test_what_is_not_a_run_folder_is_refused_with_the_remedy(tmp_path: Path, sta
         (path / "data").mkdir(parents=True)
     with pytest.raises(ValueError, match=found) as error:
         load_run(path)
-    assert f"aligngpt run scenes --output {path}" in str(error.value)
+    assert f"aligngpt run synthetic --output {path}" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -141,6 +141,6 @@ def test_a_broken_answer_names_its_line(run_folder: Path) -> None:
 
 
 def test_a_list_where_an_object_belongs_is_refused(run_folder: Path) -> None:
-    (run_folder / "summary.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"summary\.json: expected a JSON dict, found list"):
+    (run_folder / "metrics.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"metrics\.json: expected a JSON dict, found list"):
         load_run(run_folder)

@@ -94,10 +94,10 @@ def test_what_people_wrote_is_never_markup(run_folder: Path) -> None:
     gates["by_kind"][evil] = gates["by_kind"].pop("count")
     gates["examples"][0].update(question=evil, answer=evil, prediction=evil + "!")
     (run_folder / "eval-adaptive" / "gates.json").write_text(json.dumps(gates))
-    summary = json.loads((run_folder / "summary.json").read_text())
-    summary["recipe"], summary["versions"] = {"note": evil}, {evil: evil}
-    summary["seconds"] = {evil: 1.0}
-    (run_folder / "summary.json").write_text(json.dumps(summary))
+    summary = json.loads((run_folder / "metrics.json").read_text())
+    summary["config"], summary["versions"] = {"note": evil}, {evil: evil}
+    summary["runtime_s"] = {evil: 1.0}
+    (run_folder / "metrics.json").write_text(json.dumps(summary))
     moved = run_folder.rename(run_folder.with_name("<b>run"))
     written = Page(report(moved))
     check_self_contained(written)
@@ -115,7 +115,7 @@ def test_what_people_wrote_is_never_markup(run_folder: Path) -> None:
             "captions": ["captions"],
             "pretrain-none": ["training"],
             "eval-adaptive/gates.json": ["gate", "heatmaps"],
-            "summary.json": ["costs"],
+            "metrics.json": ["costs"],
         },
     ],
 )
@@ -131,7 +131,7 @@ def test_what_was_not_run_is_said_where_it_belongs(run_folder: Path, gone: dict[
 def test_key_figures_that_are_missing_say_so(run_folder: Path) -> None:
     for gone in ("eval-none", "captions"):
         shutil.rmtree(run_folder / gone)
-    (run_folder / "summary.json").unlink()
+    (run_folder / "metrics.json").unlink()
     head = Page(report(run_folder)).text["header"]
     assert head.count("not run") == 3 and "nothing to compare it with" in head
 
@@ -165,6 +165,6 @@ def test_a_failed_page_leaves_the_old_one(run_folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="aligngpt run scenes --output"):
+    with pytest.raises(ValueError, match="aligngpt run synthetic --output"):
         report(tmp_path)
     assert not list(tmp_path.iterdir())

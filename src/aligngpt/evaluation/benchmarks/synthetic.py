@@ -12,11 +12,11 @@ import numpy as np
 
 from aligngpt.evaluation.metrics import bootstrap_interval, entropy, matches
 from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_all
-from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, load_template
+from aligngpt.inference.prompts import build_prompt
+from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.synthetic.dataset import read_questions
-from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe, parse_objects
+from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, parse_objects
 from aligngpt.utils.io import atomic_path, write_json
 
 _LONGEST_ANSWER = 80  # tokens; the fullest description has 45
@@ -170,62 +170,3 @@ def _write(output: Path, rows: list[dict[str, Any]], results: dict[str, Any], ga
     if gates is not None:
         write_json(output / "gates.json", gates)
     write_json(output / "results.json", results)
-
-
-# --------------------------------------------------------------------------------------------------------- captions
-
-
-def caption_by_level(
-    model: str | Path, data: str | Path, output: str | Path, *, batch_size: int = 100, limit: int = 200
-) -> dict[str, Any]:
-    """Caption test scenes with a stage-1 model told each level, and measure what the captions name (Figure 7).
-
-    Args:
-        model: Stage-1 checkpoint.
-        data: Folder of the drawn world.
-        output: Folder for `captions.json`.
-        batch_size: Images captioned at once.
-        limit: Number of test scenes.
-
-    Returns:
-        What `captions.json` holds: precision and recall by level, and examples.
-    """
-    network, processor = load_model(model)
-    questions = read_questions(data)[:limit]
-    prompts = [caption_prompt(processor, Path(data) / "images" / question["image"]) for question in questions]
-    truths = [question["objects"] for question in questions]
-    levels, captions = range(1, network.config.num_alignment_levels + 1), []
-    by_level = []
-    for level in levels:
-        texts = [given.text for given in caption(network, processor, prompts, level, batch_size)]
-        captions.append(texts)
-        by_level.append({"level": level, **object_precision_recall(texts, truths)})
-    examples = [
-        {
-            "image": question["image"],
-            "truth": describe(question["objects"]),
-            "captions": [texts[index] for texts in captions],
-        }
-        for index, question in enumerate(questions[:_EXAMPLES])
-    ]
-    result = {"num_levels": len(levels), "by_level": by_level, "examples": examples}
-    write_json(Path(output) / "captions.json", result)
-    return result
-
-
-def caption_prompt(processor: AlignGPTProcessor, image: Path) -> Prompt:
-    """The prompt of stage 1: the image, nothing else."""
-    return build_prompt(processor, "<image>", (image,), template=load_template("plain"))
-
-
-def caption(
-    model: AlignGPTForConditionalGeneration,
-    processor: AlignGPTProcessor,
-    prompts: Sequence[Prompt],
-    alignment: Any = None,
-    batch_size: int = 64,
-) -> list[Completion]:
-    """Captions in the form of stage 1, which end with a line."""
-    newline = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
-    settings = GenerationSettings(_LONGEST_ANSWER, alignment, stop_token_ids=(newline,))
-    return list(generate_all(model, processor, prompts, settings, batch_size=batch_size))

@@ -20,7 +20,7 @@ from aligngpt.utils.io import read_json
 
 ALIGNMENTS = ("adaptive", "none")
 STAGES = ("pretrain", "finetune")
-_MARKS = ("summary.json", "levels/levels.json", "scores/manifest.json", "captions/captions.json")
+_MARKS = ("metrics.json", "levels/levels.json", "scores/manifest.json", "captions/captions.json")
 _MARKS_IN_STEPS = ("train_results.json", "results.json")
 
 
@@ -174,7 +174,7 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run folder as `aligngpt run scenes` writes it; steps that were not run may be absent.
+    """Read a run folder as `aligngpt run synthetic` writes it; steps that were not run may be absent.
 
     Raises:
         ValueError: `folder` is not a run folder, or one of its files is broken; names the file and the remedy.
@@ -185,12 +185,12 @@ def load_run(folder: str | Path) -> Run:
     if not any(path.is_file() for path in marks):
         state = "holds none of its files" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise ValueError(
-            f"{folder}: expected a run folder with summary.json, levels/ or eval-*/, but it {state}; "
-            f"write one with `aligngpt run scenes --output {folder}`"
+            f"{folder}: expected a run folder with metrics.json, levels/ or eval-*/, but it {state}; "
+            f"write one with `aligngpt run synthetic --output {folder}`"
         )
     return Run(
         folder=folder,
-        summary=_optional_json(folder / "summary.json", dict) or {},
+        summary=_optional_json(folder / "metrics.json", dict) or {},
         pairs=_pairs(folder),
         levels=_levels(folder / "levels" / "levels.json"),
         trainings=_trainings(folder),
@@ -243,7 +243,7 @@ def _pairs(folder: Path) -> tuple[Pair, ...]:
     levels_path = folder / "levels" / "levels.parquet"
     parts = [levels_path] if levels_path.is_file() else sorted((folder / "scores").glob("part-*.parquet"))
     sources = _captioned_images(folder / "data" / "pretrain.json")
-    truths = _optional_json(folder / "data" / "truth.json", dict) or {}
+    truths = (_optional_json(folder / "data" / "truth.json", dict) or {}).get("pairs", {})
     pairs = []
     for path in parts:
         with _reading(path):
@@ -323,9 +323,9 @@ def _captions(path: Path) -> Captions | None:
             tuple(
                 CaptionLevel(
                     row["level"],
-                    _number(row["precision"]),
-                    _number(row["recall"]),
-                    _interval(row.get("recall_interval")),
+                    _number(row["precision"]["value"]),
+                    _number(row["recall"]["value"]),
+                    _interval(row["recall"]["ci95"]),
                 )
                 for row in content["by_level"]
             ),

@@ -32,7 +32,7 @@ def report(run_folder: str | Path, output_html: str | Path | None = None) -> Pat
     """Write the page of a run.
 
     Args:
-        run_folder: Folder as `aligngpt run scenes` writes it; steps that were not run are named on the page.
+        run_folder: Folder as `aligngpt run synthetic` writes it; steps that were not run are named on the page.
         output_html: The page's path; `report.html` in the run folder by default.
 
     Returns:
@@ -65,7 +65,7 @@ def render(run: Run) -> str:
 
 
 def _not_run(what: str, file: str) -> str:
-    return f"{what}: there is no {file} in this folder. The command “aligngpt run scenes” runs what is missing."
+    return f"{what}: there is no {file} in this folder. The command “aligngpt run synthetic” runs what is missing."
 
 
 # ----------------------------------------------------------------------------------------------------------- headline
@@ -87,7 +87,7 @@ def _cards(run: Run) -> list[Card]:
             )
         else:
             cards.append(Card(label, text.NO_VALUE, "not run"))
-    spearman = run.summary.get("spearman_score_coverage")
+    spearman = run.summary.get("score_coverage_spearman")
     cards.append(
         Card("Score against true coverage", text.NO_VALUE, "not run")
         if spearman is None
@@ -137,7 +137,7 @@ def _scores(run: Run) -> Section:
         section.missing.append(
             "True coverage: there is no data/truth.json in this folder; it is known for drawn images only."
         )
-    spearman = run.summary.get("spearman_score_coverage")
+    spearman = run.summary.get("score_coverage_spearman")
     if spearman is not None:
         section.found.insert(0, findings.spearman(spearman))
     return section
@@ -362,9 +362,9 @@ def _heat_maps(run: Run) -> Section:
 
 def _costs(run: Run) -> Section:
     section = Section("costs", "Cost", "Time and memory", "What each step of this run took on the machine it ran on.")
-    seconds, megabytes = run.summary.get("seconds") or {}, run.summary.get("memory_mb") or {}
+    seconds, megabytes = run.summary.get("runtime_s") or {}, run.summary.get("peak_memory_mb") or {}
     if not seconds and not megabytes:
-        section.missing.append(_not_run("Time and memory", "summary.json with seconds and memory_mb"))
+        section.missing.append(_not_run("Time and memory", "metrics.json"))
         return section
     section.found.extend(findings.costs(seconds, megabytes))
     if seconds:
@@ -377,10 +377,10 @@ def _costs(run: Run) -> Section:
 def _recipe(run: Run) -> Section:
     section = Section("recipe", "Recipe", "Recipe and versions", "All that is needed to run this again.")
     recipes = dict(run.recipes)
-    if run.summary.get("recipe"):
-        recipes = recipes | {"run": run.summary["recipe"]}
+    if run.summary.get("config"):
+        recipes = recipes | {"run": run.summary["config"]}
     if not recipes:
-        section.missing.append(_not_run("Recipe", "summary.json or recipe.json"))
+        section.missing.append(_not_run("Recipe", "metrics.json or recipe.json"))
     section.extra["recipes"] = {
         f"Recipe: {name}": json.dumps(recipe, indent=2, ensure_ascii=False) for name, recipe in recipes.items()
     }

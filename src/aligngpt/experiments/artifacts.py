@@ -1,0 +1,94 @@
+"""Types of the JSON files of a run: cost of its steps, captions by level, and the summary of its metrics."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from aligngpt.utils.artifacts import Artifact, Record
+
+RUN_COMMAND = "aligngpt run"
+
+
+class StepCost(Record):
+    """Cost of one step, summed over the calls that it took."""
+
+    runtime_s: float = Field(description="Wall-clock seconds.")
+    peak_memory_mb: float = Field(description="Peak resident memory of its process in MB.")
+    done: bool = Field(description="Whether the step is complete.")
+
+
+class StepCosts(Artifact):
+    """Cost of each step that was started; written when a step ends."""
+
+    FILE: ClassVar[str] = "steps.json"
+    WRITTEN_BY: ClassVar[str] = RUN_COMMAND
+
+    steps: dict[str, StepCost] = Field(description="Cost by name of the step.")
+
+
+class Estimate(Record):
+    """A metric with its uncertainty."""
+
+    value: float = Field(description="Value of the metric.")
+    ci95: tuple[float, float] | None = Field(description="95% confidence interval (bootstrap over samples).")
+
+
+class CaptionLevel(Record):
+    """What the captions of one alignment level describe, over all objects of all images."""
+
+    level: int = Field(description="Alignment level, from 1.")
+    precision: Estimate = Field(description="Fraction of the described objects (color, shape) that are in the image.")
+    recall: Estimate = Field(description="Fraction of the objects in the image that are described.")
+
+
+class CaptionExample(Record):
+    """Captions of one image."""
+
+    image: str = Field(description="File name in the image folder.")
+    truth: str = Field(description="Complete description.")
+    captions: list[str] = Field(description="Generated caption of each level, from level 1.")
+
+
+class LevelCaptions(Artifact):
+    """Captions that a stage-1 model generates at each alignment level."""
+
+    FILE: ClassVar[str] = "captions.json"
+    WRITTEN_BY: ClassVar[str] = "aligngpt synthetic captions"
+
+    num_levels: int = Field(description="N, the number of levels.")
+    by_level: list[CaptionLevel] = Field(description="Metrics of each level.")
+    examples: list[CaptionExample] = Field(description="Captions of a few images.")
+
+
+class VariantMetrics(Record):
+    """Results of one variant on the synthetic benchmark."""
+
+    accuracy: Estimate = Field(description="Mean score over all questions, 0 to 1.")
+    accuracy_by_kind: dict[str, Estimate] = Field(description="Mean score by kind of question.")
+
+
+class LevelStats(Record):
+    """The fitted alignment levels."""
+
+    boundaries: list[float] = Field(description="N - 1 score boundaries, ascending.")
+    counts: list[int] = Field(description="Pairs of each level.")
+    mean_coverage: list[float | None] = Field(description="Mean true coverage of each level's captions, 0 to 1.")
+
+
+class Summary(Artifact):
+    """Metrics of a finished run."""
+
+    FILE: ClassVar[str] = "metrics.json"
+    WRITTEN_BY: ClassVar[str] = RUN_COMMAND
+
+    synthetic: dict[str, VariantMetrics] = Field(description="Results on the synthetic benchmark by variant.")
+    score_coverage_spearman: float = Field(description="Rank correlation of CLIP score and true coverage over pairs.")
+    stage1_loss_by_level: list[float | None] = Field(description="Final stage-1 loss of each level (nats per token).")
+    captions_by_level: list[CaptionLevel] = Field(description="What stage-1 captions describe at each level.")
+    levels: LevelStats = Field(description="The fitted alignment levels.")
+    runtime_s: dict[str, float] = Field(description="Wall-clock seconds of each step.")
+    peak_memory_mb: dict[str, float] = Field(description="Peak resident memory of each step in MB.")
+    config: dict[str, Any] = Field(description="The resolved configuration.")
+    versions: dict[str, str] = Field(description="Versions of Python and the packages.")
