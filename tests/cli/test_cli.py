@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -20,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from aligngpt import __version__
 from aligngpt.cli import cli
-from aligngpt.cli.base import Program, explain
-from aligngpt.cli.output import cell, plain, print_bad_records, print_json, print_table, results_alone
+from aligngpt.cli.base import Program, explain_error
+from aligngpt.cli.output import cell, logs_to_stderr, print_bad_records, print_json, print_table, to_jsonable
 from aligngpt.cli.params import ALIGNMENT
 from aligngpt.data.schema import BadRecord, StrictDataError
 
@@ -75,7 +76,6 @@ def test_the_commands() -> None:
         "eval compare",
         "eval submission",
         "eval run",
-        "eval all",
         "eval judge",
         "synthetic generate",
         "synthetic backbones",
@@ -235,19 +235,19 @@ def failing(error: BaseException) -> click.Group:
     ("error", "line", "code"),
     [
         (ValueError("575 placeholders,\n  576 features"), "575 placeholders, 576 features", 1),
-        (FileNotFoundError(2, "No such file or directory", "a.json"), "a.json: No such file or directory", 1),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), "a.json: No such file or directory", 2),
         (OSError("the disk is full"), "the disk is full", 1),
         (ValueError(), "ValueError", 1),
         (StrictDataError("2 bad records"), "2 bad records", 3),
         (ImportError("pip install aligngpt[report]"), "pip install aligngpt[report]", 1),
-        (KeyError("x"), "KeyError: 'x' (not foreseen; --debug shows where)", 1),
+        (KeyError("x"), "KeyError: 'x' (unexpected error; rerun with --debug for a traceback)", 1),
         (click.ClickException("no"), "no", 1),
     ],
 )
 def test_errors_are_one_line(error: Exception, line: str, code: int) -> None:
     done = invoke("fail", program=failing(error))
     assert (done.exit_code, done.stdout, done.stderr) == (code, "", f"aligngpt: error: {line}\n")
-    assert explain(error) == (line, code)
+    assert explain_error(error) == (line, code)
 
 
 class _Broken(Dataset):
@@ -261,7 +261,7 @@ class _Broken(Dataset):
 def test_an_error_in_a_worker_process_reads_as_any_other() -> None:
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker process 0") as caught:
         list(DataLoader(_Broken(), num_workers=1))
-    assert explain(caught.value) == ("image 0: cut short behind its header: ValueError", 1)
+    assert explain_error(caught.value) == ("image 0: cut short behind its header: ValueError", 1)
 
 
 def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar() -> None:
@@ -281,6 +281,30 @@ program()
     done = subprocess.run([sys.executable, "-c", program, "fail"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "0/3" in done.stderr and done.stderr.endswith("\naligngpt: error: wrong\n")
+
+
+def test_sigterm_is_handled_as_ctrl_c() -> None:
+    program = """
+import os, signal, time
+import click
+from aligngpt.cli.base import Program
+@click.group(cls=Program)
+def program():
+    pass
+@program.command("wait", example="aligngpt wait")
+def wait():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+program()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "wait"], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip() == "aligngpt: error: interrupted; run the same command again to resume"
+
+
+def test_an_empty_output_path_is_wrong_usage(tmp_path: Path, model_folder: Path) -> None:
+    done = invoke("level", "--scores", str(tmp_path), "--output", "")
+    assert done.exit_code == 2 and "Invalid value for '--output': the path is empty; see" in done.stderr
 
 
 def test_interruption_has_its_own_exit_code() -> None:
@@ -364,7 +388,7 @@ def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
 
 
 def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    with results_alone():
+    with logs_to_stderr():
         print("{'loss': 0.5}")
     print_json({"loss": float("nan"), "page": Path("a/b"), "bad": BadRecord("f", 1, 0, "x", None, "why"), 3: (1, 2)})
     captured = capsys.readouterr()
@@ -373,8 +397,8 @@ def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(captured.out) == {"loss": None, "page": "a/b", "bad": bad, "3": [1, 2]}
 
 
-def test_plain_leaves_numbers_and_truth_alone() -> None:
-    assert plain({"a": [True, 1, 0.5, "x", None]}) == {"a": [True, 1, 0.5, "x", None]}
+def test_to_jsonable_leaves_numbers_and_truth_alone() -> None:
+    assert to_jsonable({"a": [True, 1, 0.5, "x", None]}) == {"a": [True, 1, 0.5, "x", None]}
 
 
 @pytest.mark.parametrize(
@@ -393,6 +417,20 @@ def test_tables_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in printed
 
 
+def test_a_title_is_one_line_and_empty_headers_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("A title that is much longer than the table below it", ("", ""), [["a", 1]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "A title that is much longer than the table below it"
+    assert len(lines) == 4 and "a" in lines[2]
+
+
+def test_warnings_are_marked_in_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs_to_stderr():
+        logging.getLogger("aligngpt.x").warning("few steps")
+        logging.getLogger("aligngpt.x").info("8 samples")
+    assert capsys.readouterr().err == "aligngpt: warning: few steps\naligngpt: 8 samples\n"
+
+
 def test_bad_records_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     print_bad_records([])
     bad = [BadRecord("p.json", None, place, str(place), f"{place}.png", "no such file") for place in (1, 2)]
@@ -400,6 +438,6 @@ def test_bad_records_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert lines[0] == "aligngpt: 3 bad records, left out:"
+    assert lines[0] == "aligngpt: 3 bad records skipped:"
     assert [line.split(None, 1) for line in lines[1:3]] == [["2", "no such file"], ["1", "no id"]]
     assert [image in line for image, line in zip(("1.png", "2.png", "no id"), lines[3:], strict=True)] == [True] * 3

@@ -1,6 +1,6 @@
-"""The command line: one verb per command, each of which parses, calls and prints.
+"""The command line; each command parses its options, calls the package and prints the result.
 
-What a command calls is imported inside it, so that help and usage errors answer at once.
+Commands import what they call in their body, so that help and usage errors answer at once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from aligngpt.cli.training import finetune, pretrain
 
 _EPILOG = """\b
 Exit codes:
-  0    done
-  1    failed: the data, the model or the machine
-  2    wrong usage: an option, a value or a path
+  0    success
+  1    failure: data, model or machine
+  2    wrong usage: an option, a value, or a path that does not exist
   3    bad records in the data, with --strict
-  130  interrupted; the same command run again goes on
+  130  interrupted by Ctrl-C or SIGTERM; the same command resumes
 
 \b
 Example:
@@ -43,7 +43,7 @@ Example:
 )
 @click.version_option(__version__, prog_name="aligngpt", help="Show the version.")
 def cli() -> None:
-    """Grade image-text pairs, train a model on the grades, measure it and talk to it."""
+    """Score image-text pairs, train multimodal models on data of uneven quality, evaluate and use them."""
 
 
 for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, synthetic):
@@ -56,6 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
-        arguments: What follows the program's name; by default what the process was started with.
+        arguments: Arguments after the program name; those of the process by default.
     """
     cli.main(args=arguments, prog_name="aligngpt")

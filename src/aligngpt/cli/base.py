@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors, exit codes, `--debug`, and help that shows an example."""
+"""What every command shares: one-line errors, exit codes, `--debug`, and help that ends with an example."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from typing import Any, NoReturn
 
 import click
 
+from aligngpt.utils.processes import interrupt_on_sigterm
 from aligngpt.utils.text import printable
 
-_FROM_WORKER = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
+# The message of an error that a DataLoader's worker process raised.
+_WORKER_ERROR = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass
 class Settings:
-    """What the options of the program as a whole say."""
+    """Values of the options that every command takes."""
 
     debug: bool = False
 
 
-def _switch_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Settings).debug = True
 
@@ -36,16 +38,16 @@ def _debug_option() -> click.Option:
         is_flag=True,
         is_eager=True,
         expose_value=False,
-        callback=_switch_debug,
+        callback=_set_debug,
         help="Show the traceback of an error.",
     )
 
 
 class Command(click.Command):
-    """A command whose help ends with an example that can be run, and that takes `--debug`.
+    """A command with `--debug`, whose help ends with an example that can be run.
 
     Args:
-        example: One or more lines as they are typed, without a prompt sign.
+        example: One or more lines as they are typed, without a prompt.
     """
 
     def __init__(self, name: str | None, *, example: str, **attributes: Any) -> None:
@@ -55,7 +57,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands that belong together."""
+    """A group of commands, listed in the order in which they were added."""
 
     command_class = Command
     group_class: type[click.Group] | type[type] | None = type
@@ -65,12 +67,12 @@ class Group(click.Group):
         self.params.append(_debug_option())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands in the order they are used, not by the alphabet."""
+        """List the commands in the order of use instead of the alphabet."""
         return list(self.commands)
 
 
 class Program(Group):
-    """The whole command line: runs a command and turns whatever it raises into one line and an exit code."""
+    """The command line: runs a command and turns an exception into one line and an exit code."""
 
     group_class = Group
 
@@ -82,70 +84,60 @@ class Program(Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run as `click.Command.main` does, with this program's errors and exit codes."""
+        """Run as `click.Command.main` does, with the errors and exit codes of this program; SIGTERM acts as Ctrl-C."""
         settings = extra.setdefault("obj", Settings())
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            with interrupt_on_sigterm():
+                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(EXIT_USAGE)
         except (click.Abort, KeyboardInterrupt):
-            _fail("interrupted; a command that writes files goes on where it was when run again", EXIT_INTERRUPTED)
+            _fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED)
         except Exception as error:
             if settings.debug and not isinstance(error, click.UsageError):
                 traceback.print_exception(error)
-            _fail(*explain(error))
+            _fail(*explain_error(error))
         sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
-def explain(error: Exception) -> tuple[str, int]:
-    """Say in one line what went wrong, and which exit code it has.
-
-    Args:
-        error: What a command raised.
-
-    Returns:
-        The line, without the program's name, and the exit code.
-    """
+def explain_error(error: Exception) -> tuple[str, int]:
+    """Return the description of an exception in one line, without the program's name, and its exit code."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "aligngpt"
-        message = _one_line(error.format_message()).removesuffix(".")
+        message = _to_line(error.format_message()).removesuffix(".")
         return f"{message}{' See' if message.endswith('?') else '; see'} {command} --help", EXIT_USAGE
     if isinstance(error, click.ClickException):
-        return _one_line(error.format_message()), EXIT_FAILED
+        return _to_line(error.format_message()), EXIT_FAILED
+    code = EXIT_USAGE if isinstance(error, FileNotFoundError) else EXIT_FAILED
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename is not None else ""
-        return _one_line(f"{place}{error.strerror}"), EXIT_FAILED
-    message = _one_line(_of_worker(str(error))) or type(error).__name__
+        path = f"{error.filename}: " if error.filename is not None else ""
+        return _to_line(f"{path}{error.strerror}"), code
+    worker_error = _WORKER_ERROR.match(str(error))
+    message = _to_line(worker_error[2] if worker_error else str(error)) or type(error).__name__
     if isinstance(error, ValueError):
+        from pydantic import ValidationError
+
         from aligngpt.data.schema import StrictDataError
+        from aligngpt.utils.config import describe_error
 
-        return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else EXIT_FAILED
+        if isinstance(error, ValidationError):
+            message = _to_line(describe_error(error))
+        return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else code
     if isinstance(error, OSError | ImportError):
-        return message, EXIT_FAILED
-    return f"{type(error).__name__}: {message} (not foreseen; --debug shows where)", EXIT_FAILED
+        return message, code
+    return f"{type(error).__name__}: {message} (unexpected error; rerun with --debug for a traceback)", EXIT_FAILED
 
 
-def _of_worker(text: str) -> str:
-    """Take the message out of what a DataLoader's worker process sends; other text stays as it is."""
-    found = _FROM_WORKER.match(text)
-    return found[2] if found else text
-
-
-def _one_line(text: str) -> str:
+def _to_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def _close_bars() -> None:
-    """End the lines of progress bars that an error left open."""
-    if "tqdm" in sys.modules:
+def _fail(message: str, code: int) -> NoReturn:
+    if "tqdm" in sys.modules:  # end the line of a progress bar that the error left open
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    _close_bars()
     click.echo(f"aligngpt: error: {message}", err=True)
     sys.exit(code)

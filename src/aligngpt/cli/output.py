@@ -1,4 +1,4 @@
-"""What commands print: JSON alone on standard output, or a table; what is bad goes to standard error."""
+"""Output of commands: results as a table or JSON on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ import click
 if TYPE_CHECKING:
     from aligngpt.data.schema import BadRecord
 
-PLAIN_WIDTH = 120
-
-
+PLAIN_WIDTH = 120  # columns where standard output is not a terminal
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers from telling that it loads weights, whether it is imported before or inside.
-
-    What the user's environment says about it is left as it is.
-    """
+    """Silence transformers while it loads models, unless the user's environment sets its verbosity."""
     quiet = {name: value for name, value in _QUIET.items() if name not in os.environ}
     os.environ |= quiet  # read when transformers is imported
     if "transformers" in sys.modules:
@@ -47,12 +42,17 @@ def quiet_loading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def results_alone() -> Iterator[None]:
-    """Send what the work prints and logs to standard error, so that standard output has the results alone."""
+def logs_to_stderr() -> Iterator[None]:
+    """Send logs and prints to standard error, so that standard output has the result alone."""
     import logging
 
+    class LineFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            return f"aligngpt: {level}{super().format(record)}"
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("aligngpt: %(message)s"))
+    handler.setFormatter(LineFormatter())
     logger = logging.getLogger("aligngpt")
     level = logger.level
     logger.addHandler(handler)
@@ -65,49 +65,53 @@ def results_alone() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def plain(value: Any) -> Any:
-    """Turn a result into what JSON can hold: dataclasses to objects, paths to text, NaN and infinities to null."""
+def to_jsonable(value: Any) -> Any:
+    """Return a result as JSON values: dataclasses as objects, paths as text, NaN and infinities as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
 
 
+results_alone, plain = logs_to_stderr, to_jsonable
+
+
 def print_json(result: Any) -> None:
-    """Print a result as one JSON value; half a surrogate pair, which no UTF-8 can hold, as JSON escapes it."""
-    text = json.dumps(plain(result), ensure_ascii=False, indent=2, allow_nan=False)
+    """Print a result as JSON; an unpaired surrogate, which UTF-8 cannot encode, is escaped."""
+    text = json.dumps(to_jsonable(result), ensure_ascii=False, indent=2, allow_nan=False)
     click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; numbers stand to the right, floats with three digits, a missing value as a dash.
+    """Print a table with numbers aligned to the right; see `cell`.
 
     Args:
-        title: What stands above the table.
-        columns: The heads.
-        rows: One sequence of values per row, as many as there are heads.
+        title: Line above the table.
+        columns: Headers; if all are empty, the table has no header row.
+        rows: One sequence of values per row, as many as there are columns.
     """
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    table = Table(show_header=any(columns))
     rows = [list(row) for row in rows]
-    for place, head in enumerate(columns):
-        numeric = all(isinstance(row[place], int | float | None) for row in rows)
-        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
+    for index, header in enumerate(columns):
+        is_numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        table.add_column(header, justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(cell, row))
+    console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(table)
 
 
 def cell(value: Any) -> str:
-    """Write one value of a table."""
+    """Return the text of a table cell: a float with three digits, a missing value as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
@@ -116,21 +120,21 @@ def cell(value: Any) -> str:
 
 
 def with_interval(value: float, interval: Sequence[float] | None) -> str:
-    """Write a share with its interval: `0.812 (0.790 to 0.831)`."""
+    """Return a value with its confidence interval, such as `0.812 (0.790 to 0.831)`."""
     return cell(value) if interval is None else f"{cell(value)} ({cell(interval[0])} to {cell(interval[1])})"
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Print warnings on standard error, one a line."""
+    """Print warnings to standard error, one per line."""
     for warning in warnings:
         click.echo(f"aligngpt: warning: {warning}", err=True)
 
 
 def print_bad_records(bad: Sequence[BadRecord]) -> None:
-    """Print what is bad in the data on standard error: how many records for which reason, then each of them."""
+    """Print bad records to standard error: the number for each reason, then each record."""
     if not bad:
         return
-    click.echo(f"aligngpt: {len(bad)} bad {'record' if len(bad) == 1 else 'records'}, left out:", err=True)
+    click.echo(f"aligngpt: {len(bad)} bad {'record' if len(bad) == 1 else 'records'} skipped:", err=True)
     for reason, count in Counter(record.reason for record in bad).most_common():
         click.echo(f"  {count:6d}  {reason}", err=True)
     for record in bad:

@@ -11,8 +11,24 @@ from aligngpt.utils.models import find_model
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class OutputPath(click.Path):
+    """A path to write to; an empty one, which would be the current folder, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            click.BadParameter: The path is empty or of the wrong kind.
+        """
+        if not str(value).strip():
+            self.fail("the path is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+NEW_FILE = OutputPath(dir_okay=False, path_type=Path)
+NEW_FOLDER = OutputPath(file_okay=False, path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to standard output.")
 strict_option = click.option("--strict", is_flag=True, help="Stop with exit code 3 if any record is bad.")

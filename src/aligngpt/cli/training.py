@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
-from aligngpt.cli.output import print_json, print_table, results_alone
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table
 from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
     """Stage 1: train projector and alignment embeddings."""
     from aligngpt.training import stages
 
-    with results_alone():
+    with logs_to_stderr():
         result = stages.pretrain(**arguments)
     _print_training(result, arguments["output"], as_json)
 
@@ -102,7 +102,7 @@ def finetune(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
             )
     from aligngpt.training import stages
 
-    with results_alone():
+    with logs_to_stderr():
         result = stages.finetune(**arguments)
     _print_training(result, arguments["output"], as_json)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from aligngpt.modeling.settings import AlignmentName
 from aligngpt.utils.config import STRICT
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 
@@ -77,7 +78,7 @@ class FinetuneConfig(StageConfig):
 
     learning_rate: float = Field(default=2e-5, gt=0, description="Peak learning rate.")
     per_device_train_batch_size: int = Field(default=16, ge=1, description="Samples per device and forward pass.")
-    alignment: Literal["adaptive", "local", "global", "average", "none"] = Field(
+    alignment: AlignmentName = Field(
         default="adaptive", description="Alignment setting (Table 4 of the paper); none: LLaVA-1.5."
     )
     alignment_embeddings: Literal["stage1", "random"] = Field(
