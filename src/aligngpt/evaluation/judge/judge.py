@@ -53,6 +53,9 @@ class JudgeRequests:
     notes: tuple[str, ...] = ()
 
 
+Job = tuple[JudgeRequest, int]  # a request and its run, from 0
+
+
 @dataclass(frozen=True)
 class JudgedPrediction:
     """The replies about one prediction, and the scores parsed from them, None where a reply is unreadable, per run."""
@@ -94,11 +97,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The outcome of one request in one run: replies, the scores in the last one, the error that ended it."""
+    """The outcome of one job: replies, the scores in the last one, the error that ended it."""
 
     replies: tuple[Reply, ...] = ()
     scores: Any = None
     error: EndpointError | None = None
+
+
+_NOT_SENT = _Outcome(error=EndpointError("not sent"))
 
 
 def judge_predictions(
@@ -140,12 +146,13 @@ def judge_predictions(
     with hold_lock(output.parent, f".lock-{output.stem}"):
         cache = ReplyCache(output.with_name(f"{output.stem}-replies.jsonl"))
         with JudgeClient(config, cache) as client:
-            outcomes = _ask_all(client, judge, requests.rows, config, progress)
+            jobs = [(request, run) for request in requests.rows for run in range(config.num_runs)]
+            outcomes = _ask_all(client, judge, jobs, config, progress)
             requests = replace(requests, notes=(*requests.notes, *client.notes))
-        finished = _require_replies(requests.rows, outcomes, cache.path)
-        judged = _collect(requests.rows, finished, config)
+        _require_replies(jobs, outcomes, cache.path)
+        judged = _collect(requests.rows, outcomes, config)
         judge.write_reviews(output, judged)
-        result = _summarize(benchmark.name, judge, requests, judged, finished, config)
+        result = _summarize(benchmark.name, judge, requests, judged, outcomes, config)
         result.write(output.with_name(f"{output.stem}-judge.json"))
     return result
 
@@ -186,10 +193,9 @@ def match_for_judge(
 
 
 def _ask_all(
-    client: JudgeClient, judge: Judge, requests: Sequence[JudgeRequest], config: JudgeConfig, progress: bool
-) -> list[_Outcome | None]:
-    """Send all requests; outcomes by request, then by run, None for those cancelled because the endpoint is down."""
-    jobs = [(request, run) for request in requests for run in range(config.num_runs)]
+    client: JudgeClient, judge: Judge, jobs: Sequence[Job], config: JudgeConfig, progress: bool
+) -> list[_Outcome]:
+    """Return the outcomes in the order of the jobs; none is sent any more once the endpoint counts as down."""
     num_failed = 0
     with ThreadPoolExecutor(config.max_concurrency) as pool, show_progress("judging", len(jobs), progress) as advance:
         futures = [pool.submit(_ask, client, judge, request, run, config) for request, run in jobs]
@@ -203,7 +209,7 @@ def _ask_all(
         except BaseException:
             _cancel(futures)
             raise
-    return [None if future.cancelled() else future.result() for future in futures]
+    return [_NOT_SENT if future.cancelled() else future.result() for future in futures]
 
 
 def _cancel(futures: Sequence[Future[_Outcome]]) -> None:
@@ -232,16 +238,12 @@ def _ask(client: JudgeClient, judge: Judge, request: JudgeRequest, run: int, con
     return _Outcome(tuple(replies))
 
 
-def _require_replies(
-    requests: Sequence[JudgeRequest], outcomes: Sequence[_Outcome | None], stored: Path
-) -> list[_Outcome]:
-    """Return the outcomes, or raise if a reply is missing: an incomplete reviews file would be scored as a whole."""
-    finished = [outcome for outcome in outcomes if outcome is not None and outcome.error is None]
-    errors = [outcome.error for outcome in outcomes if outcome is not None and outcome.error is not None]
+def _require_replies(jobs: Sequence[Job], outcomes: Sequence[_Outcome], stored: Path) -> None:
+    """Raise if a reply is missing: an incomplete reviews file would be scored as a whole."""
+    missing = [str(request.id) for (request, _), outcome in zip(jobs, outcomes, strict=True) if outcome.error]
+    errors = [outcome.error for outcome in outcomes if outcome.error and outcome is not _NOT_SENT]
     if errors:
-        num_runs = len(outcomes) // len(requests)
-        missing = [index // num_runs for index, one in enumerate(outcomes) if one is None or one.error is not None]
-        names = [str(requests[index].id) for index in dict.fromkeys(missing)]
+        names = list(dict.fromkeys(missing))
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         fatal = next((error for error in errors if error.fatal), errors[-1])
         raise EndpointError(
@@ -250,7 +252,6 @@ def _require_replies(
             "again for the rest",
             fatal.fatal,
         )
-    return finished
 
 
 # Results ------------------------------------------------------------------------------------------------------------
