@@ -75,9 +75,9 @@ def command(*arguments: object) -> dict[str, float]:
     def watch() -> None:
         nonlocal peak, spent
         while not ended.wait(0.3):
-            family = processes.family(process.pid)
-            peak = max(peak, sum(map(processes.proportional_set, family)))
-            spent = max(spent, sum(map(processes.processor_seconds, family)))
+            family = processes.list_process_tree(process.pid)
+            peak = max(peak, sum(map(processes.read_proportional_set, family)))
+            spent = max(spent, sum(map(processes.read_cpu_seconds, family)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

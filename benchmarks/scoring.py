@@ -251,9 +251,9 @@ def _undisturbed(
     best: tuple[float, np.ndarray | None, float] | None = None
     for _ in range(retries + 1):
         _wait_for_quiet(_PATIENCE if retries else 0)
-        before = processes.seconds_of_others()
+        before = processes.read_foreign_cpu_seconds()
         spent, scores = side()
-        others = max(0.0, processes.seconds_of_others() - before) / (spent * (os.cpu_count() or 1))
+        others = max(0.0, processes.read_foreign_cpu_seconds() - before) / (spent * (os.cpu_count() or 1))
         if best is None or others < best[2]:
             best = spent, scores, others
         if others <= _MOST_OF_OTHERS:
@@ -266,9 +266,9 @@ def _wait_for_quiet(seconds: float) -> None:
     """Wait for a second in which others leave the processor alone, but no longer than so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        before = processes.seconds_of_others()
+        before = processes.read_foreign_cpu_seconds()
         time.sleep(1)
-        if processes.seconds_of_others() - before <= _MOST_OF_OTHERS * (os.cpu_count() or 1):
+        if processes.read_foreign_cpu_seconds() - before <= _MOST_OF_OTHERS * (os.cpu_count() or 1):
             return
 
 

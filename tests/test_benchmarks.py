@@ -1,4 +1,4 @@
-"""The scripts under benchmarks/ run, at sizes where their figures mean little, and say what they are to say."""
+"""The scripts of benchmarks/ run at small sizes and write complete results."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_convert_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     assert printed["convert"]["peak_mb"] > 100
 
 
-def test_the_recorded_conversion_kept_its_bound() -> None:
+def test_the_recorded_conversion_is_within_its_bound() -> None:
     recorded = json.loads((RESULTS / "convert_memory.json").read_text())
     assert recorded["checkpoint_mb"] > 2000
-    for way in ("convert", "to_official"):
-        assert recorded[way]["peak_mb"] <= recorded["bound_mb"] == recorded["largest_file_mb"] + 1000
+    for direction in ("convert", "to_official"):
+        assert recorded[direction]["peak_mb"] <= recorded["bound_mb"] == recorded["largest_file_mb"] + 1000
 
 
 def test_batched_generation(
@@ -45,11 +45,11 @@ def test_batched_generation(
     batched_generation.main()
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "result.json").read_text())
-    assert [one["new_tokens"] for one in printed["lengths"]] == [1, 3]
-    assert all(one["same_answers"] and one["batched"] > 0 for one in printed["lengths"])
+    assert [row["new_tokens"] for row in printed["lengths"]] == [1, 3]
+    assert all(row["same_answers"] and row["batched"] > 0 for row in printed["lengths"])
 
 
-def test_the_recorded_batches_reached_their_mark() -> None:
+def test_the_recorded_batches_reach_the_target() -> None:
     recorded = json.loads((RESULTS / "batched_generation.json").read_text())
     assert recorded["ratio"] == recorded["lengths"][-1]["ratio"] >= recorded["mark"] == batched_generation.MARK
     assert (recorded["batch_size"], recorded["lengths"][-1]["new_tokens"]) == (16, 45)
@@ -63,16 +63,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clip_files.save_clip(tmp_path_factory.mktemp("benchmarks") / "tiny", "tiny")
 
 
-def test_every_word_of_the_captions_is_one_token(tiny: Path) -> None:
+def test_every_caption_word_is_one_token(tiny: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(tiny)
     texts = clip_files.captions(40)
-    found = tokenizer(texts)["input_ids"]
-    assert [len(ids) - 2 for ids in found] == [len(text.split()) for text in texts]
-    assert min(map(len, found)) >= 8 + 2 and max(map(len, found)) <= 16 + 2
-    assert {ids[-1] for ids in found} == {CLIPConfig.from_pretrained(tiny).text_config.eos_token_id}
+    input_ids = tokenizer(texts)["input_ids"]
+    assert [len(ids) - 2 for ids in input_ids] == [len(text.split()) for text in texts]
+    assert min(map(len, input_ids)) >= 8 + 2 and max(map(len, input_ids)) <= 16 + 2
+    assert {ids[-1] for ids in input_ids} == {CLIPConfig.from_pretrained(tiny).text_config.eos_token_id}
 
 
-def test_open_clip_is_given_the_merges_of_the_same_folder(tmp_path: Path, tiny: Path) -> None:
+def test_open_clip_gets_the_merges_of_the_folder(tmp_path: Path, tiny: Path) -> None:
     packed = clip_files.save_merges(tiny, tmp_path / "merges.txt.gz").read_bytes()
     (version, *lines) = gzip.decompress(packed).decode().split("\n")
     assert version.startswith("#") and lines[-1]
@@ -80,21 +80,22 @@ def test_open_clip_is_given_the_merges_of_the_same_folder(tmp_path: Path, tiny: 
     assert [vocabulary[line.replace(" ", "")] for line in lines] == list(range(512, 512 + len(lines)))
 
 
-def test_open_clip_is_given_every_weight_once(tiny: Path) -> None:
+def test_open_clip_gets_every_weight_once(tiny: Path) -> None:
     state = CLIPModel.from_pretrained(tiny).state_dict()
-    found = clip_peers.open_clip_state(state)
+    converted = clip_peers.open_clip_state(state)
     sizes = [
-        sum(tensor.numel() for name, tensor in one.items() if "position_ids" not in name) for one in (state, found)
+        sum(tensor.numel() for name, tensor in weights.items() if "position_ids" not in name)
+        for weights in (state, converted)
     ]
     assert sizes[0] == sizes[1]
-    packed = found["visual.transformer.resblocks.1.attn.in_proj_weight"]
+    packed = converted["visual.transformer.resblocks.1.attn.in_proj_weight"]
     key = state["vision_model.encoder.layers.1.self_attn.k_proj.weight"]
     assert torch.equal(packed[64:128], key)
-    assert torch.equal(found["visual.proj"], state["visual_projection.weight"].T)
+    assert torch.equal(converted["visual.proj"], state["visual_projection.weight"].T)
 
 
 class InThisProcess:
-    """A side without the seconds that a process of its own takes to start."""
+    """A scorer in this process, without the start of another one."""
 
     def __init__(self, name: str, setup: scoring.Setup) -> None:
         """As `scoring.SideProcess`."""
@@ -102,7 +103,7 @@ class InThisProcess:
         self._name, self._setup = name, setup
 
     def __call__(self) -> tuple[float, np.ndarray | None]:
-        """Have the whole of such a process run, for one question."""
+        """Run the loop of the process for one request."""
         self._asking.send(True)
         self._asking.send(False)
         scoring.serve(self._asked, self._name, self._setup)
@@ -111,7 +112,7 @@ class InThisProcess:
         return seconds, scores
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_scoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert seconds.keys() >= {"aligngpt", "transformers", "model alone"}
 
 
-def test_sides_with_other_scores_are_refused() -> None:
+def test_different_scores_are_an_error() -> None:
     sides = {"one": lambda: (1.0, np.zeros(2)), "other": lambda: (2.0, np.array([0, 0.02]))}
     with pytest.raises(SystemExit, match="scores differ"):
         scoring.timed(sides, 1, 0)
@@ -147,8 +148,8 @@ def test_scoring_gpu(tmp_path: Path) -> None:
 # Scaling --------------------------------------------------------------------------------------------------------------
 
 
-def test_scaling_finds_exponent_start_and_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A command of 5 s and a tenth for each pair, slower in the first round, whose processor time grows faster."""
+def test_scaling_fits_exponent_start_and_growth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Simulate a command of 5 s plus 0.1 s per pair, slower in the first round, with superlinear CPU time."""
 
     def score(pairs: Path, images: Path, clip: Path, output: Path) -> dict[str, float]:
         count = int(pairs.stem)
@@ -175,8 +176,8 @@ def test_scaling_finds_exponent_start_and_growth(monkeypatch: pytest.MonkeyPatch
 def test_scaling_runs_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path) -> None:
     monkeypatch.setattr(scaling, "DISTINCT", 2)
     pairs, images = scaling.make_input(tmp_path, 3)
-    found = scaling.score(pairs, images, tiny, tmp_path / "scores")
-    assert found["peak"] > 1e8 and found["cpu_seconds"] > 0 and found["seconds"] > 0
+    result = scaling.score(pairs, images, tiny, tmp_path / "scores")
+    assert result["peak"] > 1e8 and result["cpu_seconds"] > 0 and result["seconds"] > 0
     assert (tmp_path / "scores" / "part-00000.parquet").is_file()
 
 
@@ -192,6 +193,6 @@ def test_unit_costs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert len(seconds) == 5 and all(0 < value < 1 for value in seconds)
 
 
-def test_cost_of_the_page(tmp_path: Path) -> None:
-    found = scaling.page_cost(50, tmp_path)
-    assert found["file_kb"] > 10 and found["cpu_seconds"] > 0
+def test_cost_of_the_report(tmp_path: Path) -> None:
+    cost = scaling.page_cost(50, tmp_path)
+    assert cost["file_kb"] > 10 and cost["cpu_seconds"] > 0
