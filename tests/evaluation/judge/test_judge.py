@@ -11,7 +11,7 @@ import pytest
 
 from aligngpt.evaluation.artifacts import JudgeResult, PredictionCounts, UnreadableReply
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.benchmarks.mmvet import read_grade
+from aligngpt.evaluation.benchmarks.mmvet import parse_score
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.judge.judge import judge_predictions
 from aligngpt.evaluation.readers import load_json
@@ -94,7 +94,7 @@ def test_the_table_the_judge_completes(mmvet: Path) -> None:
     head, *examples = server.requests[0]["messages"][0]["content"].split("Question | ")[1].splitlines()[:-1]
     assert head == "Ground truth | Prediction | Correctness"
     for example in examples[1:]:
-        assert read_grade(example.split(" | ")[3]) is not None
+        assert parse_score(example.split(" | ")[3]) is not None
 
 
 def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
         *((text, None) for text in (" 0.5", "1.1", "-0.1", "nan", "", "half", "0.5|")),
     ],
 )
-def test_read_grade(reply: str, grade: float | None) -> None:
-    assert read_grade(reply) == grade
+def test_parse_score(reply: str, grade: float | None) -> None:
+    assert parse_score(reply) == grade
 
 
 @pytest.mark.parametrize("usage", [None, "x", [1], {"prompt_tokens": "10", "completion_tokens": True}])

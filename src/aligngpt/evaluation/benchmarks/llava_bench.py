@@ -90,7 +90,7 @@ def read_reviews(path: Path) -> Predictions:
 
 def _is_pair(scores: Any) -> bool:
     is_list = isinstance(scores, list | tuple) and len(scores) == 2
-    return is_list and all(isinstance(one, int | float) and not isinstance(one, bool) for one in scores)
+    return is_list and all(isinstance(value, int | float) and not isinstance(value, bool) for value in scores)
 
 
 def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:

@@ -66,7 +66,7 @@ def _target(name: str, record: dict[str, Any]) -> Target:
     return Target(name, groups={"capability": capabilities, "capabilities": "+".join(sorted(set(capabilities)))})
 
 
-def read_grades(path: Path) -> Predictions:
+def read_reviews(path: Path) -> Predictions:
     """Read a judge's scores: an object of question id to `score`, one number per run, `null` where it is unreadable.
 
     Raises:
@@ -79,7 +79,11 @@ def read_grades(path: Path) -> Predictions:
         if isinstance(record, str):
             raise ValueError(f"{path}: holds predictions, not a judge's scores; run `aligngpt eval judge` first")
         scores = record.get("score") if isinstance(record, dict) else None
-        if not isinstance(scores, list) or not scores or not all(isinstance(one, int | float | None) for one in scores):
+        if (
+            not isinstance(scores, list)
+            or not scores
+            or not all(isinstance(value, int | float | None) for value in scores)
+        ):
             raise ValueError(f"{path}: {name}: score is missing; expected a list of one number per run")
         if rows and len(scores) != len(rows[0].extra["scores"]):
             raise ValueError(
@@ -87,7 +91,9 @@ def read_grades(path: Path) -> Predictions:
                 "question needs one per run"
             )
         text = "; ".join(map(str, record.get("content", ())))
-        rows.append(Prediction(name, text, extra={"scores": [None if one is None else float(one) for one in scores]}))
+        rows.append(
+            Prediction(name, text, extra={"scores": [None if value is None else float(value) for value in scores]})
+        )
     return Predictions(str(path), rows)
 
 
@@ -105,8 +111,8 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     for target in targets:
         row = matches.get(str(target.id))
         given = [0.0] * num_runs if row is None else row.extra["scores"]
-        own = [0.0 if one is None and protocol == "official" else one for one in given]
-        readable = [one for one in own if one is not None]
+        own = [0.0 if value is None and protocol == "official" else value for value in given]
+        readable = [value for value in own if value is not None]
         if readable:
             text = None if row is None else row.text
             mean = sum(readable) / len(readable)
@@ -140,7 +146,7 @@ def _summarize(samples: Sequence[SampleScore], scores: Sequence[Scores]) -> tupl
 
 def _percent(scores: Sequence[Scores]) -> np.ndarray:
     """Return the mean of the scores of some questions in percent for each run that has any; unreadable ones skip."""
-    runs = [[one for one in run if one is not None] for run in zip(*scores, strict=True)]
+    runs = [[value for value in run if value is not None] for run in zip(*scores, strict=True)]
     return np.array([sum(run) / len(run) * 100 for run in runs if run])
 
 
@@ -207,7 +213,7 @@ def _question(name: str, record: dict[str, Any]) -> tuple[str, tuple[str, str]]:
     return name, (str(record["question"]), truth)
 
 
-def read_grade(reply: str) -> float | None:
+def parse_score(reply: str) -> float | None:
     """Return the number before the first space of a reply; None unless it is from 0 to 1."""
     try:
         value = float(reply.split(" ")[0].strip())
@@ -216,7 +222,7 @@ def read_grade(reply: str) -> float | None:
     return value if 0 <= value <= 1 else None
 
 
-def write_grades(path: Path, judged: Sequence[JudgedPrediction]) -> None:
+def write_reviews(path: Path, judged: Sequence[JudgedPrediction]) -> None:
     """Write the official evaluator's file: `model`, `score` and `content` by id, one score per run."""
     write_json(
         path,
@@ -244,15 +250,15 @@ MMVET = Benchmark(
     max_new_tokens=1024,
     read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_grades,
+    read_answers=read_reviews,
     score=score,
     write_submission=write_submission,
     official_caveat="the official evaluator counts an unreadable score as 0, the strict protocol skips it",
     judge=Judge(
         read_predictions=read_results,
         build_requests=build_requests,
-        parse_reply=read_grade,
-        write_reviews=write_grades,
+        parse_reply=parse_score,
+        write_reviews=write_reviews,
         suffix=".json",
         temperature=0.0,
         max_tokens=16,  # the official 3 truncates the number where a judge's tokens are smaller

@@ -78,8 +78,8 @@ def _label(path: Path, subset: str, line: int, record: dict[str, Any]) -> Target
 
 def _read_questions(path: Path) -> list[Target]:
     return [
-        Target(one.id, groups={"subset": one.kind}, data=(one.image, one.prompt.split("\n")[0]))
-        for one in readers.read_questions(path)
+        Target(question.id, groups={"subset": question.kind}, data=(question.image, question.prompt.split("\n")[0]))
+        for question in readers.read_questions(path)
     ]
 
 
