@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aligngpt.data.images import load_image
-from aligngpt.modeling.conversion.official_config import official_name
+from aligngpt.modeling.conversion.official_config import to_official_name
 from aligngpt.training.sampler import ModalityGroupedSampler
 from tests.parity.conversations import tokenization
 from tests.parity.deviations import Cases, Pairs
@@ -173,11 +173,11 @@ def all_gradients(converted: Converted) -> Pairs:
         batch = collated(data, loaded, max_length)
         uncut = collated(data, loaded) if cut else None
         found = gradients(loaded.model, batch, "pretrain" if data == "pretrain" else "finetune", uncut)
-        ours = {official_name(name): gradient for name, gradient in found.of.items()}
+        ours = {to_official_name(name): gradient for name, gradient in found.of.items()}
         norms = {name: norm for name, norm in recorded["grad_norm"].items() if norm}
         full = {name.split("/")[1]: arrays[name] for name in arrays if name.startswith(f"{data}/")}
         pairs |= {
-            f"{data}: trainable": _one(sorted(map(official_name, found.trainable)), sorted(recorded["trainable"])),
+            f"{data}: trainable": _one(sorted(map(to_official_name, found.trainable)), sorted(recorded["trainable"])),
             f"{data}: loss": _one(found.loss, recorded["loss"]),
             f"{data}: grad_norm": ({name: ours[name].norm() for name in norms}, norms),
         }

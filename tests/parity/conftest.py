@@ -19,7 +19,7 @@ from tests.parity.recorded import BASE_LLM, CHECKPOINT, STAGE1, VISION_TOWER
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """The official checkpoints, converted and loaded; leave them as they were."""
     folder = tmp_path_factory.mktemp("converted")
-    convert_official(STAGE1, folder / "stage1", vision_tower=VISION_TOWER, base_llm=BASE_LLM)
+    convert_official(STAGE1, folder / "stage1", vision_tower=VISION_TOWER, language_model=BASE_LLM)
     convert_official(CHECKPOINT, folder / "complete", vision_tower=VISION_TOWER)
     complete = Loaded(folder / "complete", *load_model(folder / "complete", device="cpu"))
     image_processor = complete.processor.image_processor

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aligngpt.data.schema import Turn
-from aligngpt.modeling.conversion.official_config import official_name
+from aligngpt.modeling.conversion.official_config import to_official_name
 from aligngpt.training.datasets import IGNORED
 from tests.parity.comparisons import BATCHES
 from tests.parity.conversations import CUT_BEFORE_THE_ANSWER, CUT_IN_THE_IMAGE, DIFFERENT, recorded_of, sample_of
@@ -102,7 +102,7 @@ def test_without_a_image_gate_and_projector_have_no_gradient_and_the_officials_a
     zero = {name for name, norm in recorded.items() if norm == 0}
     found = gradients(converted.complete.model, collated("finetune_text_only", converted.complete), "finetune")
     assert {name.split(".")[0] for name in zero} == {"mm_projector", "gated_weight_layer"} and len(zero) == 8
-    assert {official_name(name) for name in found.trainable if name not in found.of} == zero
+    assert {to_official_name(name) for name in found.trainable if name not in found.of} == zero
     arrays = Arrays("gradients")
     assert not any(arrays[name].any() for name in arrays if name.startswith("finetune_text_only/"))
 

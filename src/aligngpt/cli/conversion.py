@@ -8,55 +8,55 @@ import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, print_table, print_warnings, quiet_loading
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
+from aligngpt.cli.params import MODEL, NEW_FOLDER, json_option
+from aligngpt.utils.progress import status
 
 CONVERT_EXAMPLE = """
-aligngpt convert AlignGPT-7B model --vision-tower clip-vit-large-patch14-336
-aligngpt convert mm_projector_align.bin model --vision-tower clip-vit-large-patch14-336 --base-llm vicuna-7b-v1.5
-aligngpt convert model AlignGPT-7B-again --to official
+aligngpt convert AlignGPT-7B --output model --vision-tower openai/clip-vit-large-patch14-336
+aligngpt convert mm_projector_align.bin --output model --vision-tower openai/clip-vit-large-patch14-336 \\
+    --language-model lmsys/vicuna-7b-v1.5
+aligngpt convert model --output AlignGPT-7B-again --to official
 """
 
 
 @click.command(cls=Command, example=CONVERT_EXAMPLE)
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.argument("output", type=NEW_FOLDER)
-@click.option(
-    "--vision-tower",
-    type=click.Path(path_type=Path),
-    help="Folder of the vision tower. [default: the one config.json names]",
-)
-@click.option("--base-llm", type=FOLDER, help="Folder of the language model below a stage-1 file. [default: none]")
-@click.option("--template", help="Chat template, a shipped name or a Jinja file. [default: by the language model]")
-@click.option("--to", "target", type=click.Choice(["aligngpt", "official"]), default="aligngpt", help="What to write.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder of the converted checkpoint.")
+@click.option("--to", "target", type=click.Choice(["aligngpt", "official"]), default="aligngpt", help="Target format.")
+@click.option("--vision-tower", help="Vision tower: a folder or a hub name. [default: the path in config.json]")
+@click.option("--language-model", type=MODEL, help="Language model of a stage-1 file. [default: none]")
+@click.option("--template", help="Chat template: a built-in name or a Jinja file. [default: by the language model]")
 @json_option
 def convert(
     source: Path,
     output: Path,
-    vision_tower: Path | None,
-    base_llm: Path | None,
-    template: str | None,
     target: str,
+    vision_tower: str | None,
+    language_model: str | Path | None,
+    template: str | None,
     as_json: bool,
 ) -> None:
-    """Convert a checkpoint of the official AlignGPT code.
+    """Convert a checkpoint of the official AlignGPT code, or back with --to official.
 
-    SOURCE is a complete official checkpoint, or the mm_projector_align.bin of its stage 1 with --base-llm; OUTPUT
-    becomes a model folder. With --to official it goes the other way. Nothing is written unless every tensor fits.
+    SOURCE is a complete official checkpoint or the mm_projector_align.bin of stage 1. Nothing is written unless every
+    tensor has the expected name and shape.
     """
     if target == "official" and template is not None:
         raise click.BadParameter("the official code has its own templates.", param_hint="'--template'")
-    with quiet_loading():
+    with quiet_loading(), status(f"converting {source}"):
         if target == "official":
             from aligngpt.modeling.conversion.to_official import export_official
 
-            report = export_official(source, output, vision_tower=vision_tower, base_llm=base_llm)
+            report = export_official(source, output, vision_tower=vision_tower, language_model=language_model)
         else:
             from aligngpt.modeling.conversion.from_official import convert_official
 
-            report = convert_official(source, output, vision_tower=vision_tower, base_llm=base_llm, template=template)
-    print_warnings(report["warnings"])
+            report = convert_official(
+                source, output, vision_tower=vision_tower, language_model=language_model, template=template
+            )
+    print_warnings(report.warnings)
     if as_json:
-        print_json(report)
+        print_json(report.model_dump(mode="json"))
         return
-    shown = {name: value for name, value in report.items() if name not in ("inputs", "warnings", "versions")}
-    print_table(f"Converted to {output}", ("", ""), list(shown.items()))
+    shown = report.model_dump(exclude={"schema_version", "inputs", "warnings", "versions"})
+    print_table(f"Converted to {output}", ("Property", "Value"), list(shown.items()))

@@ -1,6 +1,6 @@
-"""What the official AlignGPT code writes: its names and settings, in both directions.
+"""Names and settings of the official AlignGPT code, in both directions.
 
-Facts about the repositories AlignGPT and AlignGPT_family; see docs/differences.md for what is done otherwise here.
+Facts about the repositories AlignGPT and AlignGPT_family; docs/about/differences.md lists what differs here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 from transformers.models.auto import CONFIG_MAPPING
 
 from aligngpt.utils.io import read_json
+from aligngpt.utils.text import one_line
 
 STAGE1_FILE = "mm_projector_align.bin"
 
-# The language model inside each of the family's model types, and the template that its models are asked in.
+# The language model of each model type of the family, and the chat template of its models.
 LANGUAGE_MODELS = {
     "aligngpt": "llama",
     "aligngpt_phi": "phi",
@@ -25,6 +26,7 @@ LANGUAGE_MODELS = {
     "aligngpt_qwen2": "qwen2",
 }
 TEMPLATES = {"llama": "vicuna_v1", "phi": "phi", "gemma": "gemma", "mistral": "mistral", "qwen2": "qwen"}
+_CLASSES = {"llama": "", "phi": "Phi", "gemma": "Gemma", "mistral": "Mistral", "qwen2": "Qwen2"}
 
 # Fields of the official config.json that do not describe the language model.
 _OWN_FIELDS = re.compile(
@@ -32,8 +34,8 @@ _OWN_FIELDS = re.compile(
     r"_name_or_path|architectures|model_type|transformers_version|torch_dtype|dtype|auto_map"
 )
 
-# Official name, with its dots, and ours; the first that matches the beginning of a name counts.
-_NAMES = (
+# Official prefix of a tensor name and ours; the first match counts.
+_PREFIXES = (
     ("mm_projector.0.", "multi_modal_projector.linear_1."),
     ("mm_projector.2.", "multi_modal_projector.linear_2."),
     ("align_indicators.indicator_embs", "alignment_embeddings.weight"),
@@ -46,23 +48,23 @@ _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|position_i
 TOWER_COPY = "vision_tower."
 
 
-def our_name(official: str) -> str | None:
-    """Our name of an official tensor; `None` for what is not loaded: derived data and the copy of the vision tower.
+def to_our_name(official: str) -> str | None:
+    """Return our name of an official tensor; `None` for derived data and the copy of the vision tower.
 
     Raises:
-        KeyError: The name is not one of the official code's.
+        KeyError: The official code has no such tensor.
     """
     if official.startswith(TOWER_COPY) or _DERIVED.search(official):
         return None
-    for theirs, ours in _NAMES:
+    for theirs, ours in _PREFIXES:
         if official.startswith(theirs):
             return ours + official[len(theirs) :]
     raise KeyError(official)
 
 
-def official_name(ours: str) -> str:
-    """The official name of one of our tensors; the tower's stand as they are saved beside the model."""
-    for theirs, our in _NAMES:
+def to_official_name(ours: str) -> str:
+    """Return the official name of one of our tensors; those of the vision tower as in its copy in the checkpoint."""
+    for theirs, our in _PREFIXES:
         if ours.startswith(our):
             return theirs + ours[len(our) :]
     return f"{TOWER_COPY}vision_tower.vision_model.{ours.removeprefix('vision_tower.').removeprefix('vision_model.')}"
@@ -70,16 +72,16 @@ def official_name(ours: str) -> str:
 
 @dataclass(frozen=True)
 class OfficialConfig:
-    """What an official config.json says, checked.
+    """The checked content of an official config.json.
 
     Attributes:
-        language_model: The type of the language model, such as `llama`.
-        text_config: Its configuration.
-        vision_tower: Where the vision tower was when the model was trained; empty if the file does not say it.
+        language_model: Type of the language model, such as `llama`.
+        text_config: Configuration of the language model.
+        vision_tower: Path of the vision tower during training; empty if the file does not have it.
         vision_feature_layer: The hidden state of the tower that is used.
         image_aspect_ratio: `pad` or `square`.
-        model_max_length: Longest sequence in tokens, or `None`.
-        vocabulary: Rows of the language model's embedding.
+        model_max_length: Maximum sequence length in tokens, or `None`.
+        vocab_size: Rows of the language model's embedding.
     """
 
     language_model: str
@@ -88,36 +90,35 @@ class OfficialConfig:
     vision_feature_layer: int
     image_aspect_ratio: str
     model_max_length: int | None
-    vocabulary: int
+    vocab_size: int
 
     @classmethod
     def read(cls, folder: Path) -> OfficialConfig:
         """Read the config.json of an official checkpoint.
 
         Raises:
-            FileNotFoundError: There is none.
-            ValueError: It is of another kind of model, or of a variant that this package has not.
+            FileNotFoundError: The file does not exist.
+            ValueError: It describes another kind of model, or an unsupported variant.
         """
         path = folder / "config.json"
         fields = read_json(path)
         if not isinstance(fields, dict):
-            raise ValueError(f"{path} holds no settings: expected the config.json of an official AlignGPT")
+            raise ValueError(f"{path} is not a JSON object; expected the config.json of an official AlignGPT")
         kind = fields.get("model_type")
         if kind not in LANGUAGE_MODELS:
             raise ValueError(
-                f"{path} is of a {kind} model: expected an official AlignGPT ({', '.join(LANGUAGE_MODELS)}); a plain "
-                "language model is given as --base-llm, beside the file of stage 1"
+                f"{path} describes a {kind} model; expected an official AlignGPT ({', '.join(LANGUAGE_MODELS)}). Pass "
+                "a plain language model as --language-model, with the stage-1 file as source"
             )
         if "text_config" in fields:
-            raise ValueError(f"{path} is of a model folder of this package already: nothing is to be converted")
+            raise ValueError(f"{path} belongs to a model folder of this package; there is nothing to convert")
         _check_variant(path, fields)
         language_model = LANGUAGE_MODELS[kind]
-        own = {name: value for name, value in fields.items() if not _OWN_FIELDS.fullmatch(name)}
+        text_fields = {name: value for name, value in fields.items() if not _OWN_FIELDS.fullmatch(name)}
         try:
-            text_config = CONFIG_MAPPING[language_model](**own)
-        except Exception as error:  # whatever transformers says of impossible settings
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} describes no possible {language_model} model: {reason}") from error
+            text_config = CONFIG_MAPPING[language_model](**text_fields)
+        except Exception as error:  # transformers raises many types for invalid settings
+            raise ValueError(f"{path} is not a valid {language_model} configuration: {one_line(error)}") from error
         return cls(
             language_model,
             text_config,
@@ -130,38 +131,42 @@ class OfficialConfig:
 
 
 def _check_variant(path: Path, fields: dict[str, Any]) -> None:
-    """Refuse what would load and then compute something else."""
-    only = {
+    """Refuse settings that would load but compute something else."""
+    supported = {
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_feature": "patch",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "use_s2": False,
     }
-    for name, supported in only.items():
-        if fields.get(name, supported) != supported:
-            raise ValueError(f"{path}: {name} is {fields[name]!r}; only {supported!r} is supported here")
+    for name, value in supported.items():
+        if fields.get(name, value) != value:
+            raise ValueError(f"{path}: {name} is {fields[name]!r}; only {value!r} is supported")
 
 
-def old_rope(rope: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings as the older transformers under the official code writes them, each on its own."""
+def convert_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """Return rotary settings as the older transformers of the official code writes them, as separate fields.
+
+    Raises:
+        ValueError: The official code does not support the type.
+    """
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "dynamic"):
-        raise ValueError(f"the official code cannot hold rotary embeddings of the type {kind}")
-    old = {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": None}
+        raise ValueError(f"the official code does not support rotary embeddings of type {kind}")
+    fields = {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": None}
     if kind != "default":
-        old["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
-    return old | {key: rope[key] for key in ("partial_rotary_factor",) if key in rope}
+        fields["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
+    return fields | {key: rope[key] for key in ("partial_rotary_factor",) if key in rope}
 
 
-def official_fields(
+def build_official_fields(
     config: Any, *, vision_tower: str, model_max_length: int, image_aspect_ratio: str
 ) -> dict[str, Any]:
-    """The official config.json of one of our models.
+    """Return the official config.json of one of our models.
 
     Args:
-        config: `AlignGPTConfig`, the vocabulary already without the placeholders.
-        vision_tower: What the official code is to load as its tower.
+        config: `AlignGPTConfig`, with the vocabulary size without placeholders.
+        vision_tower: The tower that the official code loads.
         model_max_length: Of the tokenizer.
         image_aspect_ratio: `pad` or `square`.
 
@@ -171,15 +176,16 @@ def official_fields(
     kinds = {language_model: kind for kind, language_model in LANGUAGE_MODELS.items()}
     text = config.text_config
     if text.model_type not in kinds:
-        raise ValueError(f"the official code has no variant for a {text.model_type} language model: {', '.join(kinds)}")
-    classes = {"llama": "", "phi": "Phi", "gemma": "Gemma", "mistral": "Mistral", "qwen2": "Qwen2"}
+        raise ValueError(
+            f"the official code has no variant for a {text.model_type} language model, only for {', '.join(kinds)}"
+        )
     fields = {name: value for name, value in text.to_dict().items() if not _OWN_FIELDS.fullmatch(name)}
-    rope = old_rope(fields.pop("rope_parameters", None) or {})
+    rope = convert_rope(fields.pop("rope_parameters", None) or {})
     return {
         **fields,
         **rope,
         "model_type": kinds[text.model_type],
-        "architectures": [f"AlignGPT{classes[text.model_type]}ForCausalLM"],
+        "architectures": [f"AlignGPT{_CLASSES[text.model_type]}ForCausalLM"],
         "torch_dtype": str(config.dtype).removeprefix("torch."),
         "n_indicators": config.num_alignment_levels,
         "mm_vision_tower": vision_tower,

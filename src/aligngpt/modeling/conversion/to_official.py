@@ -1,8 +1,7 @@
-"""Model folders of this package to checkpoints that the official code reads."""
+"""Export model folders of this package as checkpoints that the official code reads."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,28 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from aligngpt.modeling.artifacts import ConversionReport
 from aligngpt.modeling.backbones import read_vision_config
-from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, read_stage1
+from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, fingerprint_checkpoint, read_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.conversion.from_official import MANIFEST, ORIGINALS, SMALL_FILES, TOKENIZER_FILES, VOCABULARY
-from aligngpt.modeling.conversion.official_config import STAGE1_FILE, TOWER_COPY, official_fields, official_name
-from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights
-from aligngpt.modeling.processing import AlignGPTProcessor
-from aligngpt.utils.io import atomic_path, read_json, versions, write_json
+from aligngpt.modeling.conversion.from_official import (
+    ORIGINALS,
+    SMALL_FILES,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    VOCABULARY,
+)
+from aligngpt.modeling.conversion.official_config import (
+    STAGE1_FILE,
+    TOWER_COPY,
+    build_official_fields,
+    to_official_name,
+)
+from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights, write_index
+from aligngpt.modeling.hub import resolve_model
+from aligngpt.modeling.processing import AlignGPTProcessor, name_template
+from aligngpt.utils.io import atomic_path, fingerprint_file, read_json, versions, write_json
+from aligngpt.utils.output_dir import OutputDir
 
 TOWER_FOLDER = "vision_tower"
 _OFFICIAL_IMAGE_TOKENS = 576  # a constant of the official code
@@ -29,161 +42,155 @@ def export_official(
     output: str | Path,
     *,
     vision_tower: str | Path | None = None,
-    base_llm: str | Path | None = None,
-) -> dict[str, Any]:
-    """Write what the official loader reads: `pytorch_model.bin`, config.json, tokenizer, and the tower beside them.
+    language_model: str | Path | None = None,
+) -> ConversionReport:
+    """Write a checkpoint for the official loader: `pytorch_model.bin`, config.json, tokenizer and vision tower.
 
     A folder that came from an official checkpoint gets that checkpoint's own small files back. A stage-1 checkpoint
-    becomes `mm_projector_align.bin` and its config.json, which names the tower of its base.
+    becomes `mm_projector_align.bin` with its config.json. The chat template is kept in `aligngpt_template.jinja`.
 
     Args:
-        source: A model folder of this package.
-        output: The folder to write.
-        vision_tower: What config.json is to name as the tower; by default the full path of `output/vision_tower`, which
-            is written.
-        base_llm: Where the tokenizer files come from, for a model that was trained here.
-
-    Returns:
-        The content of `conversion.json`.
+        source: A model folder or stage-1 checkpoint of this package.
+        output: The folder to write; with the same source it is not written again.
+        vision_tower: The tower that config.json names; by default the absolute path of `output/vision_tower`, which is
+            written.
+        language_model: Origin of the tokenizer files for a model that was trained here.
 
     Raises:
-        FileNotFoundError: `source` is no folder with weights, or no tokenizer files are known.
-        ValueError: The official code cannot hold the model, or `output` holds something.
+        FileNotFoundError: `source` has no weights, or there are no tokenizer files.
+        ValueError: The official code does not support the model, or `output` has other content.
     """
     source, output = Path(source), Path(output)
     is_stage1 = (source / INFO_FILE).is_file()
-    config, processor = _load_stage1(source) if is_stage1 else _load(source)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} holds something, which would be replaced: choose a new folder or remove this one")
-    if is_stage1:
-        return _export_stage1(source, output, config, processor, vision_tower)
-    small = _small_files(source, base_llm)
-    warnings = _warnings(config)
-    config.text_config.vocab_size = _official_vocabulary(config, small)
+    config, processor = _load_stage1(source) if is_stage1 else _load_model(source)
+    files = {WEIGHTS_FILE: fingerprint_file(source / WEIGHTS_FILE)} if is_stage1 else fingerprint_checkpoint(source)
+    inputs = {"weights": files, "vision_tower": str(vision_tower or "")}
+    run = OutputDir(output, {"inputs": inputs}, run_file=ConversionReport.FILE, result_file=ConversionReport.FILE)
+    if run.done:
+        return ConversionReport.read(output)
+    small_files = {} if is_stage1 else _find_small_files(source, language_model)
+    report = ConversionReport(
+        target="official",
+        kind="stage 1" if is_stage1 else "complete",
+        inputs=inputs,
+        language_model=config.text_config.model_type,
+        template=name_template(processor.chat_template) or "custom",
+        num_alignment_levels=config.num_alignment_levels,
+        image_seq_length=config.image_seq_length,
+        dtype=str(config.dtype or config.text_config.dtype).removeprefix("torch."),
+        warnings=[] if is_stage1 else _list_warnings(config),
+        versions=versions(),
+    )
     with atomic_path(output) as folder:
         folder.mkdir()
-        _write_weights(source, folder, config.text_config.vocab_size)
-        _write_tower(source, config, processor, folder / TOWER_FOLDER)
-        tower = str(vision_tower or output.resolve() / TOWER_FOLDER)
-        _write_settings(config, processor, small, tower, folder)
-        report = {"source": str(source), "to": "official", "warnings": warnings, "versions": versions()}
-        write_json(folder / MANIFEST, report)
+        if is_stage1:
+            tower = str(vision_tower or read_stage1(source).backbones.vision_tower)
+            with open_weights(source / WEIGHTS_FILE) as tensors:
+                state = {to_official_name(name): _own_storage(tensors[name]) for name in tensors}
+            config.dtype = state["mm_projector.0.weight"].dtype
+            torch.save(state, folder / STAGE1_FILE)
+        else:
+            tower = str(vision_tower or output.resolve() / TOWER_FOLDER)
+            config.text_config.vocab_size = _count_official_rows(config, small_files)
+            _write_weights(source, folder, config.text_config.vocab_size)
+            _write_tower(source, config, processor, folder / TOWER_FOLDER)
+        _write_settings(config, processor, small_files, tower, folder)
+        (folder / TEMPLATE_FILE).write_text(processor.chat_template, encoding="utf-8")
+        report.write(folder)
     return report
 
 
-def _load(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
+def _load_model(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
     if not (source / "config.json").is_file():
-        raise FileNotFoundError(f"{source} has no config.json: give a model folder that finetune or convert wrote")
+        raise FileNotFoundError(f"{source} has no config.json; pass a folder that `finetune` or `convert` wrote")
     config = AutoConfig.from_pretrained(source)
     if not isinstance(config, AlignGPTConfig):
-        raise ValueError(f"{source} is a {config.model_type} model: give a model folder of this package")
+        raise ValueError(f"{source} is a {config.model_type} model; pass a model folder of this package")
     processor = AlignGPTProcessor.from_pretrained(source)
     if not processor.use_alignment or not config.multimodal_projector_bias:
-        what = "a projector without biases" if processor.use_alignment else "a model without alignment"
-        raise ValueError(f"{source}: the official code cannot hold {what}")
-    official_fields(
-        config, vision_tower="", model_max_length=0, image_aspect_ratio="pad"
-    )  # its language model is known
+        reason = "a projector without biases" if processor.use_alignment else "a model without alignment"
+        raise ValueError(f"{source}: the official code does not support {reason}")
+    build_official_fields(config, vision_tower="", model_max_length=0, image_aspect_ratio="pad")  # check its support
     return config, processor
 
 
 def _load_stage1(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
-    """Configuration and processor of a stage-1 checkpoint, of its base and what it says of itself."""
+    """Build configuration and processor of a stage-1 checkpoint from its backbones and settings."""
     stage1 = read_stage1(source)
-    base, settings = stage1.backbones, dict(stage1.settings)
-    if settings["alignment"] == "none":
-        raise ValueError(f"{source}: the official code cannot hold a model without alignment")
-    text, vision = AutoConfig.from_pretrained(base.language_model), read_vision_config(base.vision_tower)
+    if stage1.settings.alignment == "none":
+        raise ValueError(f"{source}: the official code does not support a model without alignment")
+    llm, tower = resolve_model(stage1.backbones.language_model), resolve_model(stage1.backbones.vision_tower)
     processor = AlignGPTProcessor.from_backbones(
-        base.language_model, base.vision_tower, image_aspect_ratio=settings["image_aspect_ratio"]
+        llm, tower, template=stage1.settings.template, image_aspect_ratio=stage1.settings.image_aspect_ratio
     )
-    levels = settings["num_alignment_levels"]
+    levels = stage1.settings.num_alignment_levels
+    text, vision = AutoConfig.from_pretrained(llm), read_vision_config(tower)
     return AlignGPTConfig(text_config=text, vision_config=vision, num_alignment_levels=levels), processor
 
 
-def _export_stage1(
-    source: Path, output: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, vision_tower: str | Path | None
-) -> dict[str, Any]:
-    tower = str(vision_tower or read_stage1(source).backbones.vision_tower)
-    with atomic_path(output) as folder:
-        folder.mkdir()
-        with open_weights(source / WEIGHTS_FILE) as tensors:
-            state = {official_name(ours): _alone(tensors[ours]) for ours in tensors}
-        config.dtype = state["mm_projector.0.weight"].dtype
-        torch.save(state, folder / STAGE1_FILE)
-        _write_settings(config, processor, {}, tower, folder)
-        report = {"source": str(source), "to": "official", "warnings": [], "versions": versions()}
-        write_json(folder / MANIFEST, report)
-    return report
-
-
-def _official_vocabulary(config: AlignGPTConfig, small: dict[str, Path]) -> int:
-    """Rows without those that were added for the placeholders: as the original says, else by where these stand."""
-    if "config.json" in small:
-        return read_json(small["config.json"])["vocab_size"]
+def _count_official_rows(config: AlignGPTConfig, small_files: dict[str, Path]) -> int:
+    """Return the vocabulary size without the rows of the placeholders."""
+    if "config.json" in small_files:
+        return read_json(small_files["config.json"])["vocab_size"]
     size, placeholders = config.text_config.vocab_size, sorted((config.image_token_id, config.align_token_id))
     return placeholders[0] if placeholders == [size - 2, size - 1] else size
 
 
-def _small_files(source: Path, base_llm: str | Path | None) -> dict[str, Path]:
-    """The official checkpoint's own small files where they are kept, else the tokenizer files of the base."""
-    kept = source / ORIGINALS
-    if kept.is_dir():
-        return {path.name: path for path in sorted(kept.iterdir())}
-    if base_llm is None:
+def _find_small_files(source: Path, language_model: str | Path | None) -> dict[str, Path]:
+    """Return the small files of the original official checkpoint, or the tokenizer files of the language model."""
+    originals = source / ORIGINALS
+    if originals.is_dir():
+        return {path.name: path for path in sorted(originals.iterdir())}
+    if language_model is None:
         raise FileNotFoundError(
-            f"{source} does not keep the tokenizer files that the official code reads: give the folder of its language "
-            "model with --base-llm"
+            f"{source} has no copy of the tokenizer files for the official code; pass its language model as "
+            "--language-model"
         )
-    names = (*TOKENIZER_FILES, *SMALL_FILES)
-    found = {name: Path(base_llm) / name for name in names if (Path(base_llm) / name).is_file()}
-    found.pop("config.json", None)
-    if not any(name in found for name in TOKENIZER_FILES):
-        raise FileNotFoundError(f"{base_llm} has no tokenizer files: give the folder of the language model")
-    return found
+    folder = resolve_model(language_model)
+    names = {*TOKENIZER_FILES, *SMALL_FILES} - {"config.json"}
+    files = {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    if not any(name in files for name in TOKENIZER_FILES):
+        raise FileNotFoundError(f"{folder} has no tokenizer files; pass the folder of the language model")
+    return files
 
 
-def _warnings(config: AlignGPTConfig) -> list[str]:
+def _list_warnings(config: AlignGPTConfig) -> list[str]:
     warnings = []
     if config.gate_text != "all":
-        warnings.append("the official gate reads all text, this model's reads the instruction: answers will differ")
+        warnings.append("the official gate reads all text, this model's only the instruction; answers will differ")
     if config.alignment != "adaptive":
-        warnings.append(f"the official code always mixes by the gate, this model is set to {config.alignment!r}")
+        warnings.append(f"the official code always uses the gate; the setting of this model is {config.alignment!r}")
     if config.image_seq_length != _OFFICIAL_IMAGE_TOKENS:
         warnings.append(
-            f"the official code has {_OFFICIAL_IMAGE_TOKENS} image tokens built in, this model has "
-            f"{config.image_seq_length}: change N_IMAGE_TOKEN there"
+            f"the official code has a constant of {_OFFICIAL_IMAGE_TOKENS} image tokens, this model has "
+            f"{config.image_seq_length}; change N_IMAGE_TOKEN there"
         )
     return warnings
 
 
-def _write_weights(source: Path, folder: Path, words: int) -> None:
-    """One `.bin` for each file of ours, so that no more than that is held in memory."""
+def _write_weights(source: Path, folder: Path, vocab_size: int) -> None:
+    """Write one `.bin` file for each file of the source, which is what is held in memory."""
     files = list_weight_files(source)
-    names = [
-        "pytorch_model.bin" if len(files) == 1 else f"pytorch_model-{place:05d}-of-{len(files):05d}.bin"
-        for place in range(1, len(files) + 1)
-    ]
     weight_map: dict[str, str] = {}
-    size = 0
-    for path, name in zip(files, names, strict=True):
+    total = 0
+    for number, path in enumerate(files, start=1):
+        file = "pytorch_model.bin" if len(files) == 1 else f"pytorch_model-{number:05d}-of-{len(files):05d}.bin"
         with open_weights(path) as tensors:
             state: dict[str, Tensor] = {}
-            for ours in tensors:
-                tensor = tensors[ours][:words] if ours in VOCABULARY else tensors[ours]
-                state[official_name(ours)] = _alone(tensor)
-        torch.save(state, folder / name)
-        weight_map |= dict.fromkeys(state, name)
-        size += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+            for name in tensors:
+                tensor = tensors[name][:vocab_size] if name in VOCABULARY else tensors[name]
+                state[to_official_name(name)] = _own_storage(tensor)
+        torch.save(state, folder / file)
+        weight_map |= dict.fromkeys(state, file)
+        total += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if len(files) > 1:
-        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_index(folder / "pytorch_model.bin.index.json", weight_map, total)
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """A tensor that shares its storage with nothing else, since the whole storage is what torch.save writes."""
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole else tensor.clone()
+def _own_storage(tensor: Tensor) -> Tensor:
+    """Return a tensor with its own storage, since `torch.save` writes the complete storage."""
+    is_complete = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if is_complete else tensor.clone()
 
 
 def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
@@ -191,24 +198,25 @@ def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProces
     state: dict[str, Tensor] = {}
     for path in list_weight_files(source):
         with open_weights(path) as tensors:
-            for ours in tensors:
-                if ours.startswith("vision_tower."):
-                    name = official_name(ours).removeprefix(f"{TOWER_COPY}vision_tower.")
-                    state[name] = _alone(tensors[ours])
+            for name in tensors:
+                if name.startswith("vision_tower."):
+                    official = to_official_name(name).removeprefix(f"{TOWER_COPY}vision_tower.")
+                    state[official] = _own_storage(tensors[name])
     torch.save(state, folder / "pytorch_model.bin")
     config.vision_config.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
 
 
 def _write_settings(
-    config: AlignGPTConfig, processor: AlignGPTProcessor, small: dict[str, Path], tower: str, folder: Path
+    config: AlignGPTConfig, processor: AlignGPTProcessor, small_files: dict[str, Path], tower: str, folder: Path
 ) -> None:
-    for name, path in small.items():
+    for name, path in small_files.items():
         shutil.copyfile(path, folder / name)
-    if "config.json" in small and read_json(small["config.json"]).get("model_type", "").startswith("aligngpt"):
-        fields = {**read_json(small["config.json"]), "mm_vision_tower": tower}
+    original: dict[str, Any] = read_json(small_files["config.json"]) if "config.json" in small_files else {}
+    if original.get("model_type", "").startswith("aligngpt"):
+        fields = {**original, "mm_vision_tower": tower}
     else:
-        fields = official_fields(
+        fields = build_official_fields(
             config,
             vision_tower=tower,
             model_max_length=min(processor.tokenizer.model_max_length, config.text_config.max_position_embeddings),

@@ -1,4 +1,4 @@
-"""Checkpoint files on disk: found, checked and read tensor by tensor, and never executed."""
+"""Weight files of checkpoints: list, check, read tensor by tensor, and write; pickles are never executed."""
 
 from __future__ import annotations
 
@@ -18,52 +18,53 @@ from torch import Tensor
 
 from aligngpt.utils.io import read_json
 
-FILE_BYTES = 1 << 29  # of one written file: what is held of it in memory stays small
-_LITTLE = 1 << 26
+FILE_BYTES = 1 << 29  # maximum size of a written file, which is held in memory
+_COPY_BYTES = 1 << 26
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """The files with the weights of a checkpoint folder, safetensors before pickles.
+    """Return the weight files of a checkpoint folder, safetensors rather than pickles.
 
     Raises:
-        FileNotFoundError: There are none, or one that the index names is missing.
+        FileNotFoundError: There are none, or a file that the index lists is missing.
     """
     for single in _SINGLE_FILES:
         index = folder / f"{single}.index.json"
         if index.is_file():
             content = read_json(index)
             if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
-                raise ValueError(f"{index} has no weight_map: fetch the checkpoint again, whole")
+                raise ValueError(f"{index} has no weight_map; fetch the complete checkpoint again")
             names = sorted(set(content["weight_map"].values()))
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise FileNotFoundError(
-                    f"{folder / missing[0]}: no such file, but {index.name} names it ({len(missing)} of {len(names)} "
-                    "files are missing): fetch the checkpoint again, whole"
+                    f"{folder / missing[0]}: no such file, but {index.name} lists it ({len(missing)} of {len(names)} "
+                    "files are missing); fetch the complete checkpoint again"
                 )
             return [folder / name for name in names]
         if (folder / single).is_file():
             return [folder / single]
-    raise FileNotFoundError(
-        f"{folder} has no weights: expected {' or '.join(_SINGLE_FILES)}, whole or in several files with their index"
-    )
+    raise FileNotFoundError(f"{folder} has no weights; expected {' or '.join(_SINGLE_FILES)}, or shards with an index")
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint's weights, in one file or with an index."""
+    """Whether a folder has the weights of a checkpoint, in one file or with an index."""
     return any((folder / f"{name}{suffix}").is_file() for name in _SINGLE_FILES for suffix in ("", ".index.json"))
 
 
-class _Lazy(Mapping[str, Tensor]):
-    """The tensors of an open safetensors file, read when they are asked for."""
+class _LazyTensors(Mapping[str, Tensor]):
+    """The tensors of an open safetensors file, read at access."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._names = file, list(file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
+
+    def read_shape(self, name: str) -> torch.Size:
+        return torch.Size(self._file.get_slice(name).get_shape())
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -77,23 +78,23 @@ class _Lazy(Mapping[str, Tensor]):
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Mapping[str, Tensor]]:
-    """The tensors of one file by name, mapped from the disk and not read until they are used.
+    """Open a weight file: its tensors by name, mapped from disk and read at access.
 
     Raises:
-        ValueError: The file is damaged, or a pickle of anything but tensors, which is not executed.
+        ValueError: The file is damaged, or a pickle that contains more than tensors, which is not executed.
     """
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                yield _Lazy(file)
+                yield _LazyTensors(file)
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+            raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
         return
     yield _load_pickle(path)
 
 
 def is_mapped(path: Path) -> bool:
-    """Whether a file's tensors come into memory only as they are used; not in pickles of the form before torch 1.6."""
+    """Whether tensors are read at access; pickles from before torch 1.6 are read completely."""
     return path.suffix == ".safetensors" or zipfile.is_zipfile(path)
 
 
@@ -101,45 +102,36 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped(path))
     except pickle.UnpicklingError as error:
-        found = _GLOBAL.search(str(error))
+        name = _GLOBAL.search(str(error))
         raise ValueError(
-            f"{path} is refused: it asks for {found[1] if found else 'more than tensors'}, and a pickle can run any "
-            "code when it is read; get the weights as safetensors, or as a plain dictionary of tensors"
+            f"{path} is refused: it contains {name[1] if name else 'more than tensors'}, and a pickle can run any code "
+            "when it is read; get the weights as safetensors, or as a dictionary of tensors"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({_first_line(error)}): fetch it again") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} is damaged ({reason}); fetch it again") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, no dictionary of tensors: give the weights alone")
+        raise ValueError(f"{path} contains a {type(loaded).__name__}; expected a dictionary of tensors")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise ValueError(f"{path} is no plain dictionary of dense tensors ({name}): give the weights alone")
+            raise ValueError(f"{path}: {name} is not a dense tensor; expected a dictionary of dense tensors")
     return loaded
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
-    """Shape of every tensor in the files, without reading their content.
+    """Return the shape of every tensor in the files, without reading their content.
 
     Raises:
-        ValueError: A file cannot be read, or a tensor stands in two of them.
+        ValueError: A file cannot be read, or two files have the same tensor.
     """
     shapes: dict[str, torch.Size] = {}
     for path in files:
         with open_weights(path) as tensors:
             for name in tensors:
                 if name in shapes:
-                    raise ValueError(f"{path}: {name} stands in another file of the checkpoint as well")
-                shapes[name] = _shape(tensors, name)
+                    raise ValueError(f"{path}: {name} is also in another file of the checkpoint")
+                shapes[name] = tensors.read_shape(name) if isinstance(tensors, _LazyTensors) else tensors[name].shape
     return shapes
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> torch.Size:
-    if isinstance(tensors, _Lazy):
-        return torch.Size(tensors._file.get_slice(name).get_shape())
-    return tensors[name].shape
 
 
 class WeightWriter:
@@ -151,44 +143,55 @@ class WeightWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._waiting: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] = {}
         self._files: list[list[str]] = []
         self._bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor; written together with its neighbours when there are enough of them."""
-        if self._waiting and _size(*self._waiting.values(), tensor) > FILE_BYTES:
+        """Add a tensor; it is written with its neighbors once they fill a file."""
+        if self._pending and _count_bytes(*self._pending.values(), tensor) > FILE_BYTES:
             self._flush()
-        self._waiting[name] = tensor.contiguous()
-        self._bytes += _size(tensor)
+        self._pending[name] = tensor.contiguous()
+        self._bytes += _count_bytes(tensor)
 
     def release_mapped(self) -> None:
-        """Keep no tensor that is mapped from a file: what waits is written, or copied where it is little."""
-        if _size(*self._waiting.values()) > _LITTLE:
+        """Write pending tensors, or copy them if they are few, so that none is mapped from a source file."""
+        if _count_bytes(*self._pending.values()) > _COPY_BYTES:
             self._flush()
-        self._waiting = {name: tensor.clone() for name, tensor in self._waiting.items()}
+        self._pending = {name: tensor.clone() for name, tensor in self._pending.items()}
 
     def _flush(self) -> None:
-        if self._waiting:
-            save_file(self._waiting, self._folder / f"{len(self._files)}.part", metadata={"format": "pt"})
-            self._files.append(list(self._waiting))
-            self._waiting = {}
+        if self._pending:
+            save_file(self._pending, self._folder / f"{len(self._files)}.part", metadata={"format": "pt"})
+            self._files.append(list(self._pending))
+            self._pending = {}
 
     def close(self) -> None:
-        """Give the files their names, and write the index if there are several."""
+        """Rename the files, and write the index if there are several."""
         self._flush()
-        number = len(self._files)
-        if number == 1:
+        count = len(self._files)
+        if count == 1:
             (self._folder / "0.part").rename(self._folder / "model.safetensors")
             return
         weight_map: dict[str, str] = {}
-        for place, names in enumerate(self._files):
-            file = f"model-{place + 1:05d}-of-{number:05d}.safetensors"
-            (self._folder / f"{place}.part").rename(self._folder / file)
+        for index, names in enumerate(self._files):
+            file = f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+            (self._folder / f"{index}.part").rename(self._folder / file)
             weight_map |= dict.fromkeys(names, file)
-        index = {"metadata": {"total_size": self._bytes}, "weight_map": dict(sorted(weight_map.items()))}
-        (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_index(self._folder / "model.safetensors.index.json", weight_map, self._bytes)
 
 
-def _size(*tensors: Tensor) -> int:
+def write_index(path: Path, weight_map: Mapping[str, str], total_size: int) -> None:
+    """Write the index of a sharded checkpoint.
+
+    Args:
+        path: The index file.
+        weight_map: The file of each tensor.
+        total_size: Bytes of all tensors.
+    """
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    path.write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _count_bytes(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
