@@ -1,6 +1,6 @@
-"""MMBench-CN: MMBench's rules on Chinese text, and its own way of asking."""
+"""MMBench-CN: MMBench's rules on Chinese text, and its own answer instruction."""
 
-# ruff: noqa: RUF001 - full-width marks are what these cases are about
+# ruff: noqa: RUF001 - these cases test full-width punctuation
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def labels(path: Path) -> Path:
         ("答案是B", None),
         ("Ｂ", None),
         ("故宫。", "B"),
-        ("B、天坛", "A"),  # by its text
+        ("B、天坛", "A"),  # matches the text
         ("天坛和故宫", None),
         ("我认为这是北京的故宫", None),  # longer than twice four characters
     ],
@@ -48,7 +48,7 @@ def test_letters_and_texts(text: str, letter: str | None, tmp_path: Path) -> Non
     assert result["score"] == 100 * (letter == "B")
 
 
-def test_the_prompt(tmp_path: Path) -> None:
+def test_prompt(tmp_path: Path) -> None:
     (one,) = BENCHMARKS["mmbench_cn"].read_questions(labels(tmp_path / "labels.tsv"))
     assert one.prompt == "看图\n这是什么？\nA. 天坛\nB. 故宫\n请直接回答选项字母。"
     assert BENCHMARKS["mmbench_cn"].files.questions == "mmbench_cn/mmbench_dev_cn_20231003.tsv"

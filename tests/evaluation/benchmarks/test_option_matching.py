@@ -1,4 +1,4 @@
-"""Letters out of answers in free form, by hand-written cases for each rule."""
+"""Option letters in free-form answers: hand-written cases of each rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TWO = {"A": "yes", "B": "no"}
         ("{B}", "B"),
         ("Answer: B", "B"),
         ("B: a cat", "B"),
-        ("B. a cat", "B"),  # the letter, whatever the text after it
+        ("B. a cat", "B"),  # the letter, regardless of the text after it
         ("It is B, B and B", "B"),
         ("b", None),
         ("/B", None),
@@ -41,14 +41,14 @@ TWO = {"A": "yes", "B": "no"}
         ("\u7b54\u6848\u662fB", None),
         ("B\u3002", None),
         ("E", None),
-        # Among the last four words, where it first stands.
+        # First occurrence among the last four words.
         ("B one two three", "B"),
         ("B one two three four", None),
         ("B one two three B", None),
         # Several letters.
         ("A or B", None),
         ("A, B", None),
-        # Z where no option is named.
+        # Z without an option letter.
         ("Z", "Z"),
         ("Z or B", "B"),
         ("it says Z somewhere in the middle of this", "Z"),
@@ -56,7 +56,7 @@ TWO = {"A": "yes", "B": "no"}
         ("The correct answer is **C**. It stands in the field all day", "C"),
         ("answer is  d because of A, B and everything else", "D"),
         ("The answer is B because A is not", "B"),
-        ("The answer is a matter of taste, and A or B", "A"),  # no end of word is asked for
+        ("The answer is a matter of taste, and A or B", "A"),  # the letter may start a word
         ("The answer isC, or A or D", None),
         ("The answer is E, not A or B", None),
         # The text of one option.
@@ -74,7 +74,7 @@ def test_infer_option(text: str, letter: str | None) -> None:
     assert infer_option(text, FOUR) == letter
 
 
-def test_absent_options_are_no_letters() -> None:
+def test_missing_options_are_ignored() -> None:
     assert infer_option("C", TWO) is None
     assert infer_option("B or C", TWO) == "B"
     assert infer_option("The answer is C, or A or B", TWO) is None
@@ -82,14 +82,14 @@ def test_absent_options_are_no_letters() -> None:
     assert infer_option("I do not know", TWO) is None  # 13 letters
 
 
-def test_an_option_of_numbers_and_one_within_another() -> None:
+def test_numbers_and_options_within_options() -> None:
     assert infer_option("12", {"A": "1", "B": "2"}) is None
     assert infer_option("3", {"A": "1", "B": "3"}) == "B"
     assert infer_option("red apple", {"A": "red", "B": "red apple"}) is None
     assert infer_option("nan", {"A": "an", "B": "x"}) == "A"
 
 
-def test_the_length_is_that_of_the_lower_case_text() -> None:
+def test_length_is_that_of_the_lower_case_text() -> None:
     assert len("\u0130".lower()) == 2
     assert infer_option("\u0130a", {"A": "a"}) is None  # three letters in lower case, against twice one
     assert infer_option("xa", {"A": "a"}) == "A"

@@ -1,4 +1,4 @@
-"""A chat endpoint on this machine for tests of the judge: a real server with replies from a function."""
+"""A local chat endpoint for tests of the judge: a real server whose replies a function returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Reply = tuple[int, str]
 
 
 def completion(text: str | None, **more: Any) -> Reply:
-    """A finished chat completion."""
+    """Return a chat completion."""
     body = {
         "id": "x",
         "object": "chat.completion",
@@ -26,7 +26,7 @@ def completion(text: str | None, **more: Any) -> Reply:
 
 
 def failure(status: int) -> Reply:
-    """An error as such endpoints word it."""
+    """Return an error of an endpoint."""
     return status, json.dumps({"error": {"message": "not now", "type": "server_error"}})
 
 
@@ -34,7 +34,7 @@ class JudgeServer:
     """A server on a free port of 127.0.0.1; a context manager.
 
     Args:
-        reply: Of the request and how many came before to status and body; at status 0 it hangs up.
+        reply: Request and number of earlier requests to status and body; status 0 closes the connection.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
@@ -48,17 +48,17 @@ class JudgeServer:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
-                    place = len(outer.requests)
+                    index = len(outer.requests)
                     outer.requests.append(request)
                     outer.keys.append(self.headers["Authorization"])
-                status, body = outer.reply(request, place)
+                status, body = outer.reply(request, index)
                 if not status:
                     self.close_connection = True
                     return
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body.encode())))
-                self.send_header("retry-after-ms", "1")  # so that tests need not wait
+                self.send_header("retry-after-ms", "1")  # keeps tests fast
                 self.end_headers()
                 self.wfile.write(body.encode())
 
@@ -80,5 +80,5 @@ class JudgeServer:
 
 
 def last_row(request: dict[str, Any]) -> list[str]:
-    """Question, ground truth and prediction that MM-Vet's judge is to grade."""
+    """Return question, ground truth and prediction that MM-Vet's judge is asked to score."""
     return request["messages"][-1]["content"].split("\n")[-1].split(" | ")[:3]
