@@ -271,7 +271,7 @@ def test_wrong_usage(folder: Path, name: str, more: tuple[object, ...], message:
         assert done.exit_code == 2 and text in done.output
 
 
-# Interruption ------------------------------------------------------------------------------------------------------------
+# Interruption -------------------------------------------------------------------------------------------------------
 
 
 def test_killed_run_resumes(folder: Path) -> None:
