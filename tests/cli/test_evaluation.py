@@ -149,7 +149,7 @@ def test_report_eval(outputs: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["report", "eval", "out"], 1, "out/results.json: no such file"),
+        (["report", "eval", "out"], 2, "out/results.json: no such file"),
         (["report", "eval", "nowhere"], 2, "'nowhere' does not exist"),
         (["report", "eval", "out/first", "--compare", "out"], 1, "no benchmark has a score.json in both"),
         (["report", "eval", "out/first", "--data", "."], 2, "which needs --compare as well"),

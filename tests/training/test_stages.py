@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from aligngpt.training.freezing import TRAINABLE_MODULES, apply_stage
 from aligngpt.training.sampler import ModalityGroupedSampler
 from aligngpt.training.stages import finetune, identify_checkpoint, identify_data, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
-from aligngpt.utils.config import load_config
+from aligngpt.utils.config import load_config, write_yaml
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_config, stage2_config
 
@@ -223,7 +224,7 @@ def test_a_finished_run_answers_without_torch_and_without_reading_its_data(world
 import sys
 from aligngpt.training.stages import pretrain
 from aligngpt.training.configs import PretrainConfig
-from aligngpt.utils.config import load_config
+from aligngpt.utils.config import load_config, write_yaml
 config = load_config({{"paper": PretrainConfig}}, file={str(stage1)!r})
 folder = {str(world.folder)!r}
 result = pretrain(config, data=folder + "/pairs.json", images="gone", language_model=folder + "/llm",
@@ -238,9 +239,38 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 def test_truncated_samples_are_counted(world: World, tmp_path: Path) -> None:
     # The head has 11 tokens; of the captions "noise " to "noise xxxxxxx" with their newlines, p5 to p7 are cut.
-    config = stage1_config(max_length=11 + 11, max_steps=2)
-    result = pretrain(config, **world.stage1_inputs, output=tmp_path / "out")
-    assert result.num_truncated == 3
+    for steps in (2, 5):  # one pass, two and a half passes
+        config = stage1_config(max_length=11 + 11, max_steps=steps)
+        assert pretrain(config, **world.stage1_inputs, output=tmp_path / str(steps)).num_truncated == 3
+
+
+def test_few_steps_are_a_warning_that_names_the_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = stage1_config(max_steps=-1)
+    with caplog.at_level(logging.INFO, "aligngpt.training.trainer"):
+        training_arguments(config, tmp_path, num_samples=76)
+        training_arguments(config, tmp_path, num_samples=80)
+        training_arguments(stage1_config(max_steps=3), tmp_path, num_samples=8)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "only 19 optimizer steps (76 samples, global batch size 4" in warnings[0]
+    for option in ("gradient-accumulation-steps", "per-device-train-batch-size", "num-train-epochs", "max-steps"):
+        assert f"--{option}" in warnings[0]
+    assert "80 samples, global batch size 4, 20 optimizer steps" in caplog.text
+
+
+def test_progress_has_steps_loss_and_time_left_and_nothing_else(world: World, tmp_path: Path) -> None:
+    write_yaml(tmp_path / "run.yaml", stage1_config(max_steps=3, dataloader_num_workers=3))
+    inputs = [f"--{name.replace('_', '-')}={path}" for name, path in world.stage1_inputs.items()]
+    command = ["pretrain", *inputs, "--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "out")]
+    program = (
+        "import aligngpt.utils.progress as p; p.FIRST_LINE = p.INTERVAL = 0.0; from aligngpt.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("aligngpt: ") for line in lines), done.stderr
+    assert any(
+        re.fullmatch(r"aligngpt: pretrain steps \(loss \d\.\d{3}\): 3 of 3, about 0 s left", line) for line in lines
+    )
+    assert "{" not in done.stdout + done.stderr and "optimizer steps" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------ the same numbers

@@ -78,7 +78,7 @@ def run(output: Path | None, config: DemoConfig, as_json: bool) -> None:
 
 @click.group("synthetic", cls=Group)
 def synthetic() -> None:
-    """Generate the synthetic dataset, mock benchmark files and backbones."""
+    """Generate the synthetic dataset, benchmarks and backbones."""
 
 
 @synthetic.command("generate", example=GENERATE_EXAMPLE)
