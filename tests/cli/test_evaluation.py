@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from tests.evaluation.benchmark_files import answer_lines, write_json, write_lines
+from tests.evaluation.benchmark_files import answer_lines, counts, write_json, write_lines
 
 
 def invoke(*arguments: object) -> Result:
@@ -55,7 +55,7 @@ def test_json_alone_and_a_file(folder: Path) -> None:
     result = json.loads(done.stdout)
     assert result == json.loads((folder / "new" / "second.json").read_text())
     assert result["score"] == pytest.approx(100 * 29 / 30)
-    assert result["answers"] == {"given": 30, "missing": 1, "extra": 1, "duplicate": 0}
+    assert result["counts"] == counts(30, 1, 1, 0)
     assert sorted(path.name for path in (folder / "new").iterdir()) == ["second.json"]
 
 
@@ -76,7 +76,7 @@ def test_half_a_character_can_be_printed_and_stored(tmp_path: Path) -> None:
 def test_strict_and_ignored(folder: Path) -> None:
     done = score(folder, "second.jsonl", "--protocol", "strict", "--ignore", "99", "--json")
     result = json.loads(done.stdout)
-    assert (result["protocol"], result["answers"]["extra"], result["notes"]) == ("strict", 0, [])
+    assert (result["protocol"], result["counts"]["n_extra"], result["notes"]) == ("strict", 0, [])
 
 
 def compare(*arguments: object) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def test_submission(tmp_path: Path) -> None:
             1,
             "cut.jsonl:2: broken JSON: Unterminated string",
         ),
-        (["score", "gqa", "--labels", ".", "--answers", "other.jsonl"], 1, "none of its 1 answers is to a question"),
+        (["score", "gqa", "--labels", ".", "--answers", "other.jsonl"], 1, "none of its 1 answers is for a question"),
         (["score", "vqav2", "--labels", "questions.json", "--answers", "first.jsonl"], 1, "no VQAv2 annotations"),
         (
             ["score", "mmbench", "--labels", "b.tsv", "--answers", "first.jsonl"],

@@ -33,7 +33,18 @@ def answer_lines(path: Path, texts: Any, prompt: str = "What?\nBriefly.") -> Pat
 def scored(
     name: str, labels: Path | Sequence[Path], answers: Path, protocol: Protocol = "official", **options: Any
 ) -> dict[str, Any]:
-    return score_files(BENCHMARKS[name], [labels] if isinstance(labels, Path) else labels, answers, protocol, **options)
+    """The score as its file has it."""
+    paths = [labels] if isinstance(labels, Path) else labels
+    return score_files(BENCHMARKS[name], paths, answers, protocol, **options).model_dump(mode="json")
+
+
+def counts(n_predictions: int, n_missing: int, n_extra: int, n_duplicates: int) -> dict[str, int]:
+    return {
+        "n_predictions": n_predictions,
+        "n_missing": n_missing,
+        "n_extra": n_extra,
+        "n_duplicates": n_duplicates,
+    }
 
 
 def verdicts(result: dict[str, Any]) -> dict[Any, float]:

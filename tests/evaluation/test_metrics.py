@@ -8,7 +8,15 @@ import math
 import numpy as np
 import pytest
 
-from aligngpt.evaluation.metrics import RESAMPLES, bootstrap_interval, entropy, matches, mean, resampled_ratios, total
+from aligngpt.evaluation.metrics import (
+    RESAMPLES,
+    bootstrap_interval,
+    count_matches,
+    entropy,
+    mean,
+    resample_ratios,
+    total,
+)
 
 
 def test_an_interval_lies_around_the_mean_and_shrinks_with_the_number() -> None:
@@ -38,13 +46,13 @@ def test_an_interval_of_a_ratio_resamples_pairs() -> None:
     assert np.quantile(ratios, 0.015) - 1e-4 <= low <= np.quantile(ratios, 0.035) + 1e-4
     assert np.quantile(ratios, 0.965) - 1e-4 <= high <= np.quantile(ratios, 0.985) + 1e-4
     assert low < 6 / 10 < high
-    assert bootstrap_interval([2, 4, 6], [4, 8, 12]) == [0.5, 0.5]  # the same ratio whatever is drawn
-    assert bootstrap_interval([0, 0], [0, 0]) == [0.0, 0.0]
+    assert bootstrap_interval([2, 4, 6], [4, 8, 12]) == (0.5, 0.5)  # the same ratio whatever is drawn
+    assert bootstrap_interval([0, 0], [0, 0]) == (0.0, 0.0)
 
 
 def test_draws_are_those_of_single_items() -> None:
     values = [0.0, 1.0, 1.0, 0.5, 0.0, 1.0]
-    (ratios,) = resampled_ratios([(values, None)], np.random.default_rng(0))
+    (ratios,) = resample_ratios([(values, None)], np.random.default_rng(0))
     every = [np.mean(sample) for sample in itertools.product(values, repeat=6)]
     assert np.mean(ratios) == pytest.approx(np.mean(every), abs=0.02)
     assert np.std(ratios) == pytest.approx(np.std(every), rel=0.05)
@@ -57,7 +65,7 @@ def test_the_seed_fixes_the_interval() -> None:
 
 
 def test_one_value_and_none() -> None:
-    assert bootstrap_interval([0.25]) == [0.25, 0.25]
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
     assert all(math.isnan(bound) for bound in bootstrap_interval([]))
 
 
@@ -74,7 +82,7 @@ def test_one_value_and_none() -> None:
     ],
 )
 def test_matches_count_each_as_often_as_it_is_wanted(found: str, wanted: str, number: int) -> None:
-    assert matches(found, wanted) == number
+    assert count_matches(found, wanted) == number
 
 
 def test_entropy() -> None:
@@ -85,7 +93,7 @@ def test_entropy() -> None:
 
 def test_series_are_resampled_by_the_same_draws() -> None:
     series = [([1.0, 0.0, 1.0, 1.0], None), ([2.0, 0.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]), ([0.0] * 4, [0.0] * 4)]
-    one, same, nothing = resampled_ratios(series, np.random.default_rng(5))
+    one, same, nothing = resample_ratios(series, np.random.default_rng(5))
     assert (one == same).all() and len(one) == RESAMPLES and not nothing.any()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import score_files
-from tests.evaluation.benchmark_files import answer_lines, write_json
+from tests.evaluation.benchmark_files import answer_lines, counts, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
@@ -34,18 +34,20 @@ def test_a_thirteenth_benchmark(probes: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "probes.json", records)
     (question, *_) = probes.read_questions(tmp_path / "probes.json")
     assert question.prompt == "Is there a boat?\nAnswer the question using a single word or phrase."
-    result = score_files(probes, [tmp_path], answer_lines(tmp_path / "a.jsonl", {0: "Yes", 1: "Yes", 5: "No"}))
+    result = score_files(
+        probes, [tmp_path], answer_lines(tmp_path / "a.jsonl", {0: "Yes", 1: "Yes", 5: "No"})
+    ).model_dump()
     assert result["score"] == pytest.approx(100 / 3)
     assert result["groups"]["category"]["random"]["score"] == 50
-    assert result["answers"] == {"given": 3, "missing": 1, "extra": 1, "duplicate": 0}
+    assert result["counts"] == counts(3, 1, 1, 0)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/photos beside the repository")
 def test_on_the_probes_of_the_photographs(probes: Any, tmp_path: Path) -> None:
     labels = json.loads((PHOTOS / "probes.json").read_text(encoding="utf-8"))
     right = answer_lines(tmp_path / "a.jsonl", {one["question_id"]: one["label"].title() for one in labels})
-    result = score_files(probes, [PHOTOS], right)
-    assert (result["score"], result["count"]) == (100, len(labels))
+    result = score_files(probes, [PHOTOS], right).model_dump()
+    assert (result["score"], result["n_samples"]) == (100, len(labels))
     assert set(result["groups"]["category"]) == {one["category"] for one in labels}
     assert all((PHOTOS / "images" / one.image).is_file() for one in probes.read_questions(PHOTOS / "probes.json"))
 

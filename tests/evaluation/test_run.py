@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation import parallel as workers
+from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.prediction_files import PartFile, Record, at_work_in, read_parts
+from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter, read_predictions
 from aligngpt.evaluation.scoring import score_files
-from aligngpt.evaluation.tasks import MissingData, RunSettings, open_task
+from aligngpt.evaluation.tasks import EvalSettings, MissingData, open_task
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
+from aligngpt.utils.io import write_json
+from aligngpt.utils.output_dir import exclusive_lock, shared_lock
 from tests.evaluation.judge.judge_server import JudgeServer, Reply, completion
-from tests.evaluation.mock_runs import content, lines, run, save_model
+from tests.evaluation.mock_runs import MOCKED, content, lines, run, save_model
 
 SERVED = ("vqav2", "vizwiz")
 JUDGED = ("llava_bench", "mmvet")
@@ -34,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     save_model(folder)
     write_mock_benchmarks(folder / "data", questions=12)
-    run(folder / "model", folder / "data", folder / "whole", skip_missing=True)
+    write_json(folder / "data" / "dataset_info.json", {"note": "mock files"})
+    run(folder / "model", folder / "data", folder / "whole")
     return folder
 
 
@@ -52,7 +56,7 @@ def row_of(results: dict[str, Any], name: str) -> dict[str, Any]:
 # What is written -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", MOCKED)
 def test_answers_are_llavas_lines(name: str, folder: Path) -> None:
     benchmark = BENCHMARKS[name]
     asked = benchmark.read_questions(folder / "data" / benchmark.files.questions)
@@ -69,9 +73,9 @@ def test_answers_are_llavas_lines(name: str, folder: Path) -> None:
 
 
 def test_what_is_asked_is_the_question_in_the_template(folder: Path) -> None:
-    task = open_task(BENCHMARKS["scienceqa"], RunSettings(folder / "model", folder / "data", folder / "x"))
+    task = open_task(BENCHMARKS["scienceqa"], EvalSettings(folder / "model", folder / "data", folder / "x"))
     processor = workers.load_model(folder / "model", device="cpu")[1]
-    imaged, told = (workers._prompt(task, place, processor) for place in (0, 2))
+    imaged, told = (workers.build_question_prompt(task, place, processor) for place in (0, 2))
     question = task.questions[0].prompt
     assert question.endswith("\nAnswer with the option's letter from the given choices directly.")
     assert (
@@ -82,20 +86,20 @@ def test_what_is_asked_is_the_question_in_the_template(folder: Path) -> None:
     assert told.images == () and "<image>" not in told.text and "Context: " in told.text
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", MOCKED)
 def test_scores_and_submissions(name: str, folder: Path, tmp_path: Path) -> None:
     benchmark, own = BENCHMARKS[name], folder / "whole" / name
     row = row_of(json.loads((folder / "whole" / "results.json").read_text()), name)
-    assert row["questions"] == len(lines(own / "answers.jsonl")) and row["unreadable_images"] == 0
+    assert row["n_questions"] == len(lines(own / "answers.jsonl")) and row["n_unreadable_images"] == 0
     if name in SERVED or name in JUDGED:
         assert row["score"] is None and not (own / "score.json").exists()
         assert row["reasons"] == ["scored by a server" if name in SERVED else row["reasons"][0]]
     else:
         labels = [folder / "data" / label for label in benchmark.files.labels]
         result = score_files(benchmark, labels, own / "answers.jsonl")
-        assert json.loads((own / "score.json").read_text()) == json.loads(json.dumps(result))
-        assert (row["score"], row["formatted"], row["count"]) == (result["score"], result["formatted"], result["count"])
-        assert (row["missing"], row["reasons"]) == (0, [])
+        assert BenchmarkScore.read(own) == result
+        assert (row["score"], row["formatted"], row["n_samples"]) == (result.score, result.formatted, result.n_samples)
+        assert (row["n_missing"], row["reasons"]) == (0, [])
     submitted = list(own.glob("submission.*"))
     assert [path.name for path in submitted] == [row["submission"]] if benchmark.write_submission else not submitted
 
@@ -106,33 +110,33 @@ def test_the_submission_of_vqav2_is_of_the_whole_test(folder: Path) -> None:
 
 
 def test_gates_by_kind_of_question(folder: Path) -> None:
-    gates = json.loads((folder / "whole/pope/gates.json").read_text())
+    gates = json.loads((folder / "whole/pope/gate_stats.json").read_text())
     kinds = [one.kind for one in BENCHMARKS["pope"].read_questions(folder / "data/pope/llava_pope_test.jsonl")]
     given = [line["metadata"]["gate_weights"] for line in lines(folder / "whole/pope/answers.jsonl")]
-    assert gates["count"] == 12 and {kind: one["count"] for kind, one in gates["by_kind"].items()} == dict.fromkeys(
-        ("adversarial", "popular", "random"), 4
-    )
+    assert gates["overall"]["n_samples"] == 12 and {
+        kind: one["n_samples"] for kind, one in gates["by_kind"].items()
+    } == dict.fromkeys(("adversarial", "popular", "random"), 4)
     own = [weights for kind, weights in zip(kinds, given, strict=True) if kind == "random"]
     means = [sum(column) / 4 for column in zip(*own, strict=True)]
     assert gates["by_kind"]["random"]["weights"] == pytest.approx(means, abs=1e-5)
     assert gates["by_kind"]["random"]["entropy"] == pytest.approx(sum(map(entropy, own)) / 4, abs=1e-3)
-    science = json.loads((folder / "whole/scienceqa/gates.json").read_text())
-    assert science["count"] == 8 and list(science["by_kind"]) == ["with image"]  # no image, no gate
+    science = json.loads((folder / "whole/scienceqa/gate_stats.json").read_text())
+    assert science["overall"]["n_samples"] == 8 and list(science["by_kind"]) == ["with image"]  # no image, no gate
 
 
 def test_gates_of_tasks_that_are_scored_by_pairs(folder: Path) -> None:
-    gates = json.loads((folder / "whole/mme/gates.json").read_text())
-    assert sum(one["count"] for one in gates["by_group"]["task"].values()) == gates["count"] == 28
+    gates = json.loads((folder / "whole/mme/gate_stats.json").read_text())
+    assert sum(one["n_samples"] for one in gates["by_group"]["task"].values()) == gates["overall"]["n_samples"] == 28
     assert gates["by_group"]["task"] == {task: gates["by_kind"][task] for task in sorted(gates["by_kind"])}
 
 
 @pytest.mark.parametrize("name", ["gqa", "mmbench", "scienceqa", "seed"])
 def test_gates_by_sub_score(name: str, folder: Path) -> None:
     own = folder / "whole" / name
-    gates, score = (json.loads((own / file).read_text()) for file in ("gates.json", "score.json"))
+    gates, score = (json.loads((own / file).read_text()) for file in ("gate_stats.json", "score.json"))
     answers = lines(own / "answers.jsonl")
-    low, high = gates["entropy_interval"]
-    assert low <= gates["entropy"] <= high
+    low, high = gates["overall"]["entropy_ci95"]
+    assert low <= gates["overall"]["entropy"] <= high
     assert list(gates["by_group"]) == list(score["groups"])
     for division, parts in gates["by_group"].items():
         for part, one in parts.items():
@@ -140,30 +144,26 @@ def test_gates_by_sub_score(name: str, folder: Path) -> None:
             ids = {str(answer["id"]) for sample in counted for answer in sample.get("parts", [sample])}
             given = [line["metadata"] for line in answers if str(line["question_id"]) in ids]
             entropies = [metadata["gate_entropy"] for metadata in given if metadata]
-            assert one["count"] == len(entropies)
+            assert one["n_samples"] == len(entropies)
             assert one["entropy"] == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
-            assert (one["entropy_interval"] is None) == (one["count"] == 1)
+            assert (one["entropy_ci95"] is None) == (one["n_samples"] == 1)
 
 
 @pytest.mark.parametrize("alignment", ["global", 2, "none"])
 def test_no_gates_where_none_is_read(alignment: Any, folder: Path, tmp_path: Path) -> None:
     run(folder / "model", folder / "data", tmp_path, "pope", alignment=alignment)
-    assert not (tmp_path / "pope" / "gates.json").exists()
+    assert not (tmp_path / "pope" / "gate_stats.json").exists()
     assert lines(tmp_path / "pope" / "answers.jsonl")[0]["metadata"] == {}
-    assert json.loads((tmp_path / "pope" / "run.json").read_text())["alignment"] == alignment
+    assert json.loads((tmp_path / "pope" / "run_config.json").read_text())["alignment"] == alignment
 
 
 def test_the_record_of_a_run(folder: Path) -> None:
-    record = json.loads((folder / "whole/pope/run.json").read_text())
-    assert record["decoding"] == {"do_sample": False, "num_beams": 1, "max_new_tokens": 128}
+    record = json.loads((folder / "whole/pope/run_config.json").read_text())
+    assert record["generation"] == {"do_sample": False, "num_beams": 1, "max_new_tokens": 128}
     assert (record["template"], record["alignment"], record["dtype"]) == ("bare", "adaptive", "float32")
-    assert record["complete"] is True and record["seconds"] > 0 and record["limit"] is None
-    assert record["counts"] == {
-        "questions": 12,
-        "with_image": 12,
-        "unreadable_images": 0,
-        "empty_answers": sum(not line["text"] for line in lines(folder / "whole/pope/answers.jsonl")),
-    }
+    assert record["limit"] is None and len(record["image_sizes"]) == 12
+    assert record["data_note"] == "mock files"
+    assert row_of(json.loads((folder / "whole/results.json").read_text()), "pope")["seconds"] > 0
     assert {"python", "aligngpt", "torch", "transformers"} == record["versions"].keys()
 
 
@@ -178,7 +178,7 @@ def test_a_judge_marks(folder: Path, tmp_path: Path) -> None:
         again = run(folder / "model", folder / "data", tmp_path, *JUDGED, judge=judge)
         assert len(server.requests) == asked > 12
     assert [row_of(results, name)["score"] for name in JUDGED] == [50, 50]
-    assert again == {**results, "finished_before": list(JUDGED)}
+    assert again == results
     assert (tmp_path / "llava_bench" / "reviews.jsonl").is_file() and (tmp_path / "mmvet" / "reviews.json").is_file()
     without = run(folder / "model", folder / "data", tmp_path, *JUDGED)
     assert [row_of(without, name)["reasons"] for name in JUDGED] == [[], []]
@@ -201,14 +201,17 @@ def test_a_judge_that_fails_costs_no_answers(folder: Path, tmp_path: Path) -> No
 # Going on ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(workers, "load_model", never)
     before = content(folder / "whole")
-    results = run(folder / "model", folder / "data", folder / "whole")
-    assert results["finished_before"] == list(BENCHMARKS)
+    with caplog.at_level("INFO", logger="aligngpt"):
+        run(folder / "model", folder / "data", folder / "whole")
+    assert [message.split(":")[0] for message in caplog.messages] == MOCKED
     assert content(folder / "whole") == before
 
 
@@ -216,7 +219,7 @@ def test_a_score_is_made_when_the_labels_come(folder: Path, data: Path, tmp_path
     labels = data / "gqa/data/testdev_balanced_questions.json"
     labels.rename(data / "labels.json")
     first = run(folder / "model", data, tmp_path / "out", "gqa")
-    assert row_of(first, "gqa")["reasons"] == [f"not scored: no gqa/data/testdev_balanced_questions.json in {data}"]
+    assert row_of(first, "gqa")["reasons"] == [f"not scored: {data} has no gqa/data/testdev_balanced_questions.json"]
     (data / "labels.json").rename(labels)
     assert row_of(run(folder / "model", data, tmp_path / "out", "gqa"), "gqa")["score"] is not None
 
@@ -224,9 +227,9 @@ def test_a_score_is_made_when_the_labels_come(folder: Path, data: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alignment": 3}, "alignment is 'adaptive' there and 3 here: give another --output"),
-        ({"limit": 5}, "limit is None there and 5 here: give another --output"),
-        ({"dtype": "bfloat16"}, "dtype is 'float32' there and 'bfloat16' here"),
+        ({"alignment": 3}, 'its alignment is "adaptive", not 3; choose another --output'),
+        ({"limit": 5}, "its limit is null, not 5; choose another --output"),
+        ({"dtype": "bfloat16"}, 'its dtype is "float32", not "bfloat16"'),
     ],
 )
 def test_another_setting_is_refused(changes: dict[str, Any], message: str, folder: Path) -> None:
@@ -241,19 +244,19 @@ def test_other_data_another_template_and_another_model_are_refused(folder: Path,
     run(folder / "model", data, tmp_path / "out", "pope", limit=2)
     questions = data / "pope/llava_pope_test.jsonl"
     questions.write_text(questions.read_text().replace("Is there", "Do you see", 1))
-    with pytest.raises(ValueError, match=r"another data \(hash \w{12} there, \w{12} here\)"):
+    with pytest.raises(ValueError, match=r'its data_hash is "\w{64}", not "\w{64}"'):
         run(folder / "model", data, tmp_path / "out", "pope", limit=2)
     other = Path(shutil.copytree(folder / "model", tmp_path / "other"))
     template = other / "chat_template.jinja"
     template.write_text(template.read_text().replace("USER", "Q"))
     (tmp_path / "out" / "results.json").unlink()
-    with pytest.raises(ValueError, match=r"another model \(hash .*another template \(hash"):
+    with pytest.raises(ValueError, match=r"its model_hash is .* its template_hash is"):
         run(other, data, tmp_path / "out", "pope", limit=2)
     with pytest.raises(ValueError, match=r"holds results of another model \(model\)"):
         run(other, folder / "data", folder / "whole", "pope")
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5}, {"processes": 2, "batch_size": 4}])
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5}, {"num_workers": 2, "batch_size": 4}])
 def test_batches_and_processes_change_no_answer(options: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     run(folder / "model", folder / "data", tmp_path, "scienceqa", "mme", **options)
     for name in ("scienceqa", "mme"):
@@ -267,9 +270,7 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
     assert row_of(results, "pope")["reasons"] == ["8 of 12 questions are answered"]
     assert not (tmp_path / "pope" / "answers.jsonl").exists()
     results = run(folder / "model", folder / "data", tmp_path, "pope", batch_size=2, shard=(2, 3))
-    assert (
-        "12 of 12 questions are answered: run the same command without --shard" in row_of(results, "pope")["reasons"][0]
-    )
+    assert "12 of 12 questions are answered; run the command without --shard" in row_of(results, "pope")["reasons"][0]
     assert sorted(path.name for path in (tmp_path / "pope/parts").iterdir()) == [f"{n}-of-3.0.jsonl" for n in (1, 2, 3)]
     results = run(folder / "model", folder / "data", tmp_path, "pope", batch_size=2)
     assert row_of(results, "pope")["score"] is not None
@@ -277,14 +278,12 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
-    with (
-        at_work_in(tmp_path / "pope"),
-        pytest.raises(ValueError, match=r"another run is at work in .*pope: wait for it"),
-    ):
+    locked = pytest.raises(ValueError, match=r"pope is locked by another process; wait for it")
+    with exclusive_lock(tmp_path / "pope"), locked:
         run(folder / "model", folder / "data", tmp_path, "pope")
-    with at_work_in(tmp_path / "pope", shared=True):
+    with shared_lock(tmp_path / "pope", "2-of-2"):
         run(folder / "model", folder / "data", tmp_path, "pope", shard=(1, 2), batch_size=2)
-        with pytest.raises(ValueError, match="another run is at work"):
+        with locked:
             run(folder / "model", folder / "data", tmp_path, "pope", batch_size=2)
 
 
@@ -334,35 +333,35 @@ def test_what_was_cut_off_is_asked_again_and_nothing_else(
     assert len(kept) == 6
     part.write_bytes(b"".join(kept[:4]) + kept[4][:50])
     asked: list[int] = []
-    answered = workers._answered
+    answered = workers._predict
 
     def watched(task: Any, batches: Any, *rest: Any) -> Any:
         asked.extend(place for batch in batches for place in batch)
         return answered(task, batches, *rest)
 
-    monkeypatch.setattr(workers, "_answered", watched)
+    monkeypatch.setattr(workers, "_predict", watched)
     run(folder / "model", folder / "data", tmp_path, "pope", batch_size=3)
-    assert sorted(asked) == sorted(set(range(12)) - {json.loads(line)["place"] for line in kept[:4]})
+    assert sorted(asked) == sorted(set(range(12)) - {json.loads(line)["index"] for line in kept[:4]})
     assert (tmp_path / "pope/answers.jsonl").read_bytes() == (folder / "whole/pope/answers.jsonl").read_bytes()
 
 
 def test_part_files(tmp_path: Path) -> None:
     path = tmp_path / "parts" / "1.jsonl"
-    one, two = Record(0, {"text": "a\nb"}, 0.5), Record(2, {"text": "ü"}, 0.5)
-    with PartFile(path) as part:
-        part.add([one, two])
-    assert read_parts(path.parent, 3) == {0: one, 2: two}
-    assert read_parts(tmp_path / "none", 3) == {}
+    one, two = PredictionRecord(0, {"text": "a\nb"}, 0.5), PredictionRecord(2, {"text": "ü"}, 0.5)
+    with PredictionWriter(path) as part:
+        part.write([one, two])
+    assert read_predictions(path.parent, 3) == {0: one, 2: two}
+    assert read_predictions(tmp_path / "none", 3) == {}
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])  # complete but for its end of line: not known to be whole
-    assert read_parts(path.parent, 3) == {0: one}
-    with PartFile(path) as part:
-        part.add([two])
+    assert read_predictions(path.parent, 3) == {0: one}
+    with PredictionWriter(path) as part:
+        part.write([two])
     assert path.read_bytes() == whole
-    for broken in (b'{"place": 1\n', b'{"place": 7, "line": {}, "seconds": 1}\n', b"\x00\x00\n"):
+    for broken in (b'{"index": 1\n', b'{"index": 7, "line": {}, "seconds": 1}\n', b"\x00\x00\n"):
         path.write_bytes(broken + whole)
-        with pytest.raises(ValueError, match=r"1.jsonl:1: no answer of this run: delete the file"):
-            read_parts(path.parent, 3)
+        with pytest.raises(ValueError, match=r"1.jsonl:1: not a prediction of this run; delete the file"):
+            read_predictions(path.parent, 3)
 
 
 # Bad data ------------------------------------------------------------------------------------------------------------
@@ -382,8 +381,8 @@ def test_images_that_cannot_be_read_are_counted_and_named(folder: Path, data: Pa
     assert [place for place, line in enumerate(given) if "unreadable_image" in line["metadata"]] == [1, 4, 6, 9]
     for place, (line, other) in enumerate(zip(given, whole, strict=True)):
         assert line["text"] == ("" if place in (1, 4, 6, 9) else other["text"])
-    record = json.loads((tmp_path / "out/pope/run.json").read_text())
-    assert record["counts"]["unreadable_images"] == row_of(results, "pope")["unreadable_images"] == 4
+    record = row_of(results, "pope")
+    assert record["n_unreadable_images"] == 4
     assert [one["image"] for one in record["unreadable_images"]] == [*names, "../../secret.jpg"]
     reasons = ["no such file", "truncated", "not an image", "leaves the image folder"]
     assert all(part in one["reason"].lower() for one, part in zip(record["unreadable_images"], reasons, strict=True))
@@ -401,8 +400,7 @@ def test_broken_base64(folder: Path, data: Path, tmp_path: Path) -> None:
     rows[4] = "\t".join(cut)
     table.write_text("\n".join(rows))
     results = run(folder / "model", data, tmp_path / "out", "mmbench")
-    record = json.loads((tmp_path / "out/mmbench/run.json").read_text())
-    first, second = record["unreadable_images"]
+    first, second = row_of(results, "mmbench")["unreadable_images"]
     assert (first["question_id"], second["question_id"]) == (int(cells[0]), int(cut[0]))
     assert "broken base64" in first["reason"] and "truncated" in second["reason"].lower()
     assert [line["text"] for line in lines(tmp_path / "out/mmbench/answers.jsonl")][1] == ""
@@ -413,8 +411,12 @@ def test_broken_base64(folder: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "lost", "message"),
     [
-        ("pope", "pope/val2014", "val2014: no such folder; to get POPE: images: http://images.coco"),
-        ("seed", "seed_bench/SEED-Bench-image", "not one of the 12 images of llava-seed-bench.jsonl is there"),
+        (
+            "pope",
+            "pope/val2014",
+            "val2014: none of the 12 images .* exists, such as .*; to get POPE: images: http://images.coco",
+        ),
+        ("seed", "seed_bench/SEED-Bench-image", "none of the 12 images of llava-seed-bench.jsonl exists"),
         (
             "gqa",
             "gqa/llava_gqa_testdev_balanced.jsonl",
@@ -447,17 +449,17 @@ def test_all_runs_what_is_there_and_names_the_rest(folder: Path, data: Path, tmp
             shutil.rmtree(one) if one.is_dir() else one.unlink()
     shutil.rmtree(data / "vizwiz/test")
     (data / "textvqa/llava_textvqa_val_v051_ocr.jsonl").write_text('{"question_id": 1, "ima')
-    results = run(folder / "model", data, tmp_path / "out", skip_missing=True)
+    results = run(folder / "model", data, tmp_path / "out")
     assert [row["benchmark"] for row in results["benchmarks"]] == list(BENCHMARKS)
     assert row_of(results, "gqa")["score"] is not None
-    assert "vizwiz/test: no such folder" in row_of(results, "vizwiz")["reasons"][0]
+    assert "vizwiz/test: none of the 12 images" in row_of(results, "vizwiz")["reasons"][0]
     assert "llava_textvqa_val_v051_ocr.jsonl:1: broken JSON" in row_of(results, "textvqa")["reasons"][0]
     assert all("to get " in row_of(results, name)["reasons"][0] for name in ("pope", "mme", "mmvet"))
     shutil.rmtree(data / "gqa")
     with pytest.raises(
         MissingData, match="no benchmark to run; expected LLaVA's playground/data/eval with vqav2/llava"
     ):
-        run(folder / "model", data, tmp_path / "none", skip_missing=True)
+        run(folder / "model", data, tmp_path / "none")
 
 
 def test_labels_may_lie_in_the_release_of_mme(folder: Path, data: Path, tmp_path: Path) -> None:
@@ -483,8 +485,8 @@ def test_labels_may_lie_in_the_release_of_mme(folder: Path, data: Path, tmp_path
 def test_a_model_without_alignment(folder: Path, tmp_path: Path) -> None:
     model = save_model(tmp_path, "plain", alignment="none")
     run(model, folder / "data", tmp_path / "out", "pope", limit=2)
-    assert json.loads((tmp_path / "out/pope/run.json").read_text())["alignment"] == "none"
-    with pytest.raises(ValueError, match="was trained without alignment: leave out the setting 'adaptive'"):
+    assert json.loads((tmp_path / "out/pope/run_config.json").read_text())["alignment"] == "none"
+    with pytest.raises(ValueError, match="was trained without alignment; omit --alignment adaptive"):
         run(model, folder / "data", tmp_path / "other", "pope", alignment="adaptive")
     with pytest.raises(ValueError, match="a level from 1 to 4"):
         run(folder / "model", folder / "data", tmp_path / "other", "pope", alignment=9)
@@ -492,14 +494,18 @@ def test_a_model_without_alignment(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_kind_of_model(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a clip_vision_model model, not an AlignGPT"):
+    with pytest.raises(ValueError, match="is a clip_vision_model model; pass a folder that aligngpt finetune"):
         run(folder / "backbones" / "clip", folder / "data", tmp_path, "pope")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch_size": 0}, "at least 1"), ({"shard": (3, 2)}, "shard 3/2: expected i/n"), ({"dtype": "int8"}, "float16")],
+    [
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"shard": (3, 2)}, "shard 3/2: expected i/n"),
+        ({"dtype": "int8"}, "float16"),
+    ],
 )
 def test_impossible_settings(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RunSettings(Path("m"), Path("d"), Path("o"), **options)
+        EvalSettings(Path("m"), Path("d"), Path("o"), **options)

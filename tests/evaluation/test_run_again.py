@@ -37,13 +37,13 @@ def data(folder: Path, tmp_path: Path) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The places of the questions that are asked."""
     places: list[int] = []
-    answered = workers._answered
+    answered = workers._predict
 
     def watched(task: Any, batches: Any, *rest: Any) -> Any:
         places.extend(place for batch in batches for place in batch)
         return answered(task, batches, *rest)
 
-    monkeypatch.setattr(workers, "_answered", watched)
+    monkeypatch.setattr(workers, "_predict", watched)
     return places
 
 
@@ -88,8 +88,8 @@ def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path
             judge=JudgeConfig(judge_model="first", judge_url=server.url),
         )
     row = only_row(results)
-    assert row["score"] == 50 and row["judge"]["model"] == "first" and row["judge"]["unreadable"] == 0
-    assert row["judge"].keys() == {"model", "answered_by", "cost", "unreadable"}
+    assert row["score"] == 50 and row["judge"]["model"] == "first" and row["judge"]["n_unreadable"] == 0
+    assert row["judge"].keys() == {"model", "answered_by", "cost", "n_unreadable"}
     with JudgeServer(lambda request, place: (401, "{}")) as server:
         results = run(
             folder / "model",
@@ -100,7 +100,7 @@ def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path
         )
     row = only_row(results)
     assert (row["score"], row["judge"], row["failed"]) == (None, None, True)
-    assert "replies are left to be had" in row["reasons"][0]
+    assert "6 of 6 replies are missing" in row["reasons"][0]
     assert not (tmp_path / "mmvet/score.json").exists()
     assert only_row(run(folder / "model", folder / "data", tmp_path, "mmvet"))["judge"]["model"] == "first"
 
@@ -114,13 +114,13 @@ def test_a_mended_image_is_asked_about_again_and_no_other(
     damaged.write_bytes(b"\xff\xd8 no image")
     shard = None if finished else (1, 1)
     first = only_row(run(folder / "model", data, tmp_path / "out", "pope", shard=shard))
-    assert finished == ("unreadable_images" in first)
+    assert finished == (first["n_questions"] is not None)
     for path in (absent, damaged):
         shutil.copyfile(folder / "data/pope/val2014" / path.name, path)
     asked.clear()
     second = only_row(run(folder / "model", data, tmp_path / "out", "pope"))
     assert sorted(asked) == [1, 4]
-    assert second["unreadable_images"] == 0 and second["score"] is not None
+    assert second["n_unreadable_images"] == 0 and second["score"] is not None
     run(folder / "model", folder / "data", tmp_path / "whole", "pope")
     texts = [[line["text"] for line in lines(tmp_path / name / "pope/answers.jsonl")] for name in ("out", "whole")]
     assert texts[0] == texts[1]
@@ -132,13 +132,13 @@ def test_another_image_is_refused(folder: Path, data: Path, tmp_path: Path) -> N
     shutil.copyfile(
         data / "gqa/data" / "testdev_balanced_questions.json", data / "pope/val2014/COCO_val2014_000000000001.jpg"
     )
-    with pytest.raises(ValueError, match=r"other images \(files of other sizes\): give another --output"):
+    with pytest.raises(ValueError, match=r"a run with other images: .* choose another --output"):
         run(folder / "model", data, tmp_path / "out", "pope")
 
 
 def test_another_limit_is_named_before_the_answers_are_read(folder: Path, tmp_path: Path) -> None:
     run(folder / "model", folder / "data", tmp_path, "pope", shard=(1, 1))
-    with pytest.raises(ValueError, match="limit is None there and 2 here"):
+    with pytest.raises(ValueError, match="its limit is null, not 2"):
         run(folder / "model", folder / "data", tmp_path, "pope", limit=2)
 
 
@@ -146,7 +146,7 @@ def test_what_a_kill_leaves_at_the_very_end_is_removed(folder: Path, tmp_path: P
     run(folder / "model", folder / "data", tmp_path, "pope")
     parts = tmp_path / "pope/parts"
     parts.mkdir()
-    (parts / "1-of-1.0.jsonl").write_text('{"place": 0, "line": {}, "seconds": 0}\n')
+    (parts / "1-of-1.0.jsonl").write_text('{"index": 0, "line": {}, "seconds": 0}\n')
     run(folder / "model", folder / "data", tmp_path, "pope")
     assert not parts.exists()
 
@@ -158,10 +158,10 @@ def test_a_run_without_an_answer_may_be_begun_otherwise(
         raise ValueError("not enough memory")
 
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="not enough memory"):
-        patch.setattr(run_module, "answer_tasks", failing)
+        patch.setattr(run_module, "generate_predictions", failing)
         run(folder / "model", folder / "data", tmp_path, "pope")
     run(folder / "model", folder / "data", tmp_path, "pope", dtype="bfloat16")
-    assert json.loads((tmp_path / "pope/run.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "pope/run_config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_two_models_at_once_do_not_share_a_folder(
@@ -169,30 +169,30 @@ def test_two_models_at_once_do_not_share_a_folder(
 ) -> None:
     other = Path(shutil.copytree(folder / "model", tmp_path / "other"))
     (other / "generation_config.json").write_text("{}")
-    answer = run_module.answer_tasks
+    answer = run_module.generate_predictions
 
     def meanwhile(*arguments: Any) -> None:
         with pytest.raises(ValueError, match=r"holds results of another model \(model\)"):
             run(other, folder / "data", tmp_path / "out", "gqa")
         answer(*arguments)
 
-    monkeypatch.setattr(run_module, "answer_tasks", meanwhile)
+    monkeypatch.setattr(run_module, "generate_predictions", meanwhile)
     results = run(folder / "model", folder / "data", tmp_path / "out", "pope", limit=1)
     assert [row["benchmark"] for row in results["benchmarks"]] == ["pope"]
 
 
 def test_results_of_another_command(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"accuracy": 1}')
-    with pytest.raises(ValueError, match=r"results\.json: not written by eval run: give another --output"):
+    with pytest.raises(ValueError, match=r"results\.json: no schema_version.* not a file of eval run"):
         run(folder / "model", folder / "data", tmp_path, "pope")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Is <align> there?", "question 2 holds <align>, which is reserved"),
-        ("Is \ufdd0 there?", r"question 2 holds U\+FDD0, which is reserved"),
-        ("Is \ud800 there?", "question 2 holds half of a surrogate pair"),
+        ("Is <align> there?", "question 2 contains <align>, which is reserved"),
+        ("Is \ufdd0 there?", r"question 2 contains U\+FDD0, which is reserved"),
+        ("Is \ud800 there?", "question 2 contains an unpaired surrogate"),
     ],
 )
 def test_a_question_that_cannot_be_asked(text: str, message: str, folder: Path, data: Path, tmp_path: Path) -> None:
@@ -211,20 +211,20 @@ def test_a_image_whose_name_is_too_long(folder: Path, data: Path, tmp_path: Path
     questions[0]["image"] = "a" * 300 + ".jpg"
     path.write_text("".join(json.dumps(one) + "\n" for one in questions))
     results = run(folder / "model", data, tmp_path / "out", "pope")
-    assert only_row(results)["unreadable_images"] == 1
+    assert only_row(results)["n_unreadable_images"] == 1
 
 
 def test_the_local_alignment_reads_the_gate(folder: Path, tmp_path: Path) -> None:
     run(folder / "model", folder / "data", tmp_path, "pope", alignment="local", limit=2)
-    assert json.loads((tmp_path / "pope/gates.json").read_text())["count"] == 2
+    assert json.loads((tmp_path / "pope/gate_stats.json").read_text())["overall"]["n_samples"] == 2
 
 
 def test_an_error_in_a_process_says_where_it_was() -> None:
     messages: queue.Queue[Any] = queue.Queue()
-    messages.put(workers.Failure("no such file", "Traceback: line 7"))
+    messages.put(workers.WorkerError("no such file", "Traceback: line 7"))
     with pytest.raises(ValueError, match="no such file") as error:
-        workers._listen([None], messages, lambda name, count: None)
-    assert isinstance(error.value.__cause__, workers.InWorker) and "line 7" in str(error.value.__cause__)
+        workers._receive([None], messages, lambda name, count: None)
+    assert isinstance(error.value.__cause__, workers.WorkerTraceback) and "line 7" in str(error.value.__cause__)
 
 
 def test_limited_questions_have_no_score(folder: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_limited_questions_have_no_score(folder: Path, tmp_path: Path) -> None:
     for name in ("gqa", "pope", "vizwiz"):
         (row,) = (one for one in results["benchmarks"] if one["benchmark"] == name)
         assert (row["score"], row["submission"], row["limit"], row["failed"]) == (None, None, 3, False)
-        assert row["reasons"][0] == "not scored: --limit 3 asks the first questions alone"
+        assert row["reasons"][0] == "not scored: --limit 3 asks the first questions only"
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
-            ".lock", "answers.jsonl", "gates.json", "run.json"
+            "answers.jsonl", "gate_stats.json", "run_config.json"
         ]  # fmt: skip

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.cli.output import plain
+from aligngpt.evaluation.artifacts import BenchmarkScore, PredictionCounts
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.scoring import headline, interval, resampled, sample_of, sample_record
+from aligngpt.evaluation.scoring import compute_metric, metric_interval, resample_metric, score_files
 from aligngpt.evaluation.types import Benchmark, Prediction, Predictions, SampleScore, match_predictions
-from aligngpt.utils.io import write_json as write_whole
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json
 
 MEAN: Benchmark = BENCHMARKS["gqa"]
@@ -29,7 +28,7 @@ def samples(scores: list[float], aggregation_group: str | None = "all", first: i
 def test_every_benchmark_is_whole() -> None:
     assert list(BENCHMARKS) == [
         "vqav2", "gqa", "vizwiz", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mmbench_cn", "seed", "llava_bench",
-        "mmvet",
+        "mmvet", "synthetic",
     ]  # fmt: skip
     for name, benchmark in BENCHMARKS.items():
         assert benchmark.name == name
@@ -44,27 +43,27 @@ def test_every_benchmark_is_whole() -> None:
 
 def test_headlines_of_strata() -> None:
     both = samples([1, 0, 1, 1], "a") + samples([0, 1], "b", 4) + samples([1] * 9, None, 6)
-    assert headline(both, MEAN) == 100 * (0.75 + 0.5) / 2
-    assert headline(both, SUM) == 200 * (0.75 + 0.5)
-    assert math.isnan(headline([], MEAN))
+    assert compute_metric(both, MEAN) == 100 * (0.75 + 0.5) / 2
+    assert compute_metric(both, SUM) == 200 * (0.75 + 0.5)
+    assert math.isnan(compute_metric([], MEAN))
     ratio = [
         SampleScore(1, 1, value=3, weight=4),
         SampleScore(2, 0, value=0, weight=0),
         SampleScore(3, 0, value=1, weight=4),
     ]
-    assert headline(ratio, MEAN) == 50
-    assert headline(ratio[1:2], MEAN) == 0
+    assert compute_metric(ratio, MEAN) == 50
+    assert compute_metric(ratio[1:2], MEAN) == 0
 
 
 def test_an_interval_is_that_of_the_headline() -> None:
     many = samples([1.0, 0.0] * 200)
-    low, high = interval(many, MEAN)
+    low, high = metric_interval(many, MEAN) or (0, 0)
     assert high - low == pytest.approx(100 * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
     assert low < 50 < high
-    assert all(map(math.isnan, interval([], MEAN)))
-    assert interval(samples([1.0, 1.0]), MEAN) == [100, 100]
+    assert metric_interval([], MEAN) is None
+    assert metric_interval(samples([1.0, 1.0]), MEAN) is None  # no width
     # The sum of two strata varies as their variances add up.
-    low, high = interval(samples([1.0, 0.0] * 200, "a") + samples([1.0, 0.0] * 200, "b", 400), SUM)
+    low, high = metric_interval(samples([1.0, 0.0] * 200, "a") + samples([1.0, 0.0] * 200, "b", 400), SUM) or (0, 0)
     assert high - low == pytest.approx(200 * math.sqrt(2) * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
 
 
@@ -72,7 +71,7 @@ def test_models_are_resampled_together() -> None:
     rng = np.random.default_rng(1)
     ones = samples((rng.random(100) < 0.5).astype(float).tolist())
     others = [replace(sample, score=min(1.0, sample.score + (i == 0))) for i, sample in enumerate(ones)]
-    first, second = resampled([ones, others], MEAN)
+    first, second = resample_metric([ones, others], MEAN)
     assert set(np.round(second - first, 6)) <= {float(i) for i in range(10)}
     assert first.std() > 3
 
@@ -87,14 +86,14 @@ def test_the_result_of_a_small_file(tmp_path: Path) -> None:
     given = answer_lines(tmp_path / "a.jsonl", texts)
     result = scored("gqa", write_json(tmp_path / "q.json", labels), given)
     assert list(result) == [
-        "benchmark", "metric", "protocol", "score", "formatted", "interval", "count", "answers", "protocols", "groups",
-        "details", "notes", "samples",
+        "schema_version", "benchmark", "metric", "higher_is_better", "protocol", "score", "formatted", "ci95",
+        "n_samples", "counts", "protocols", "groups", "details", "notes", "samples",
     ]  # fmt: skip
-    assert (result["benchmark"], result["protocol"], result["count"]) == ("gqa", "official", 12)
+    assert (result["benchmark"], result["protocol"], result["n_samples"]) == ("gqa", "official", 12)
     assert result["score"] == pytest.approx(100 * 7 / 12)
-    assert result["interval"][0] < result["score"] < result["interval"][1]
+    assert result["ci95"][0] < result["score"] < result["ci95"][1]
     form = result["groups"]["form"]
-    assert form["binary"]["count"] == form["open"]["count"] == 6
+    assert form["binary"]["n_samples"] == form["open"]["n_samples"] == 6
     assert form["binary"]["score"] == pytest.approx(100 * 3 / 6)
     assert result["samples"][1] == {
         "id": "1",
@@ -104,8 +103,9 @@ def test_the_result_of_a_small_file(tmp_path: Path) -> None:
         "label": "yes",
         "groups": {"form": "binary", "structural_type": "verify", "semantic_type": "attr", "steps": "0", "words": "2"},
     }
-    write_whole(tmp_path / "result.json", plain(result))
-    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+    score_files(MEAN, [tmp_path / "q.json"], given).write(tmp_path)
+    assert json.loads((tmp_path / "score.json").read_text()) == json.loads(json.dumps(result))
+    assert BenchmarkScore.read(tmp_path).samples[1].groups["words"] == "2"
 
 
 def test_numbered_parts_stand_in_their_order(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_match_counts() -> None:
     found, count = match_predictions([1, 2, "x"], Predictions("file", rows))
     assert {name: row.text for name, row in found.items()} == {"1": "b", "x": "c"}
     assert (count.missing, count.extra, count.duplicate) == (1, 1, 1)
-    with pytest.raises(ValueError, match=r"file: none of its 4 answers .* begin with 1, those of the labels with '7'"):
+    with pytest.raises(ValueError, match=r"file: none of its 4 answers .* begin with 1, those .* with '7'"):
         match_predictions([7], Predictions("file", rows))
 
 
@@ -146,19 +146,21 @@ def test_match_counts() -> None:
         SampleScore(1, 0.0, "", None, None, {}, "part", 0.0, 0.0),
     ],
 )
-def test_items_go_to_json_and_back(sample: SampleScore) -> None:
-    back = sample_of(json.loads(json.dumps(sample_record(sample))))
-    assert (back.id, back.score, back.text, back.prediction, back.label) == (
-        sample.id,
-        sample.score,
-        sample.text,
-        sample.prediction,
-        sample.label,
-    )
-    assert (back.aggregation_group, back.terms) == (sample.aggregation_group, sample.terms)
+def test_samples_are_read_as_they_were_written(sample: SampleScore, tmp_path: Path) -> None:
+    whole = BenchmarkScore(
+        benchmark="gqa", metric="accuracy", protocol="official", score=None, formatted="nan", ci95=None, n_samples=1,
+        counts=PredictionCounts(n_predictions=1, n_missing=0, n_extra=0, n_duplicates=0), protocols={}, groups={},
+        details={"accuracy": math.nan}, notes=[], samples=[replace(sample, parts=(sample,))],
+    )  # fmt: skip
+    (back,) = BenchmarkScore.read(whole.write(tmp_path)).samples
+    assert back == replace(sample, parts=(sample,)) and back.terms == sample.terms
+    assert json.loads((tmp_path / "score.json").read_text())["details"] == {"accuracy": None}
 
 
-def test_what_is_no_item() -> None:
-    for record in ({"id": 1}, {"score": 1}, {"id": 1, "score": "x"}):
-        with pytest.raises(ValueError, match="an item without id or score"):
-            sample_of(record)
+@pytest.mark.parametrize("sample", [{"id": 1}, {"score": 1}, {"id": 1, "score": "x"}])
+def test_what_is_no_sample(sample: dict[str, Any], tmp_path: Path) -> None:
+    labels = {"1": {"question": "Q", "answer": "x", "isBalanced": True, "types": {"structural": "a", "semantic": "b"}}}
+    given = answer_lines(tmp_path / "a.jsonl", {"1": "x"})
+    result = scored("gqa", write_json(tmp_path / "q.json", labels), given)
+    with pytest.raises(ValueError, match=r"score\.json: samples\.0\."):
+        BenchmarkScore.read(write_json(tmp_path / "score.json", result | {"samples": [sample]}))

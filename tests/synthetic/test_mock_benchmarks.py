@@ -13,7 +13,7 @@ from PIL import Image
 from aligngpt.data.images import load_image
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import score_files
-from aligngpt.evaluation.tasks import RunSettings, Task, open_task
+from aligngpt.evaluation.tasks import EvalSettings, Task, open_task
 from aligngpt.synthetic import mock_benchmarks
 from aligngpt.synthetic.artifacts import MockBenchmarksInfo
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task_of(name: str, folder: Path) -> Task:
-    return open_task(BENCHMARKS[name], RunSettings(Path("model"), folder, Path("out")))
+    return open_task(BENCHMARKS[name], EvalSettings(Path("model"), folder, Path("out")))
 
 
 def names() -> list[str]:
@@ -51,7 +51,7 @@ def test_the_official_layout(name: str, folder: Path) -> None:
     assert [path for path in paths if path is not None and not (folder / path).exists()] == []
     task = task_of(name, folder)
     assert len(task.questions) >= 6
-    images = [image for image in map(task.image_of, task.questions) if image is not None]
+    images = [image for image in map(task.find_image, task.questions) if image is not None]
     assert images and all(isinstance(load_image(image), Image.Image) for image in images)  # type: ignore[arg-type]
     if name != "scienceqa":
         assert len(images) == len(task.questions)
@@ -115,8 +115,8 @@ def test_true_answers_get_the_full_score(name: str, folder: Path, tmp_path: Path
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     labels = benchmark.files.labels or (SERVER_LABELS[name],)
     result = score_files(benchmark, [folder / label for label in labels], path)
-    assert result["score"] == (2000 if name == "mme" else 100)
-    assert result["answers"] == {"given": len(lines), "missing": 0, "extra": 0, "duplicate": 0}
+    assert result.score == (2000 if name == "mme" else 100)
+    assert (result.counts.n_missing, result.counts.n_extra, result.counts.n_duplicates) == (0, 0, 0)
     if name in LETTERS_ONLY:
         assert set(texts) <= set("ABCD")
 
@@ -139,7 +139,7 @@ def test_true_answers_get_the_full_score_of_a_fair_judge(name: str, folder: Path
         reviews = [{"question_id": key, "category": kind, "tuple": [10, 10]} for key, kind in kinds.items()]
         path.write_text("".join(json.dumps(review) + "\n" for review in reviews))
     labels = [folder / label for label in benchmark.files.labels]
-    assert score_files(benchmark, labels, path)["score"] == 100
+    assert score_files(benchmark, labels, path).score == 100
 
 
 def test_options_of_multiple_choice_are_distinct(folder: Path) -> None:

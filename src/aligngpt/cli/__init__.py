@@ -14,10 +14,8 @@ from aligngpt.cli.base import Program
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.curation import level, score
 from aligngpt.cli.evaluation import evaluate
-from aligngpt.cli.evaluation_run import run as run_benchmarks
 from aligngpt.cli.filtering import select
 from aligngpt.cli.inference import chat, generate
-from aligngpt.cli.judge import judge
 from aligngpt.cli.report import report
 from aligngpt.cli.synthetic import run, synthetic
 from aligngpt.cli.training import finetune, pretrain
@@ -48,8 +46,6 @@ def cli() -> None:
 
 for _command in (run, score, level, select, pretrain, finetune, convert, generate, chat, evaluate, report, synthetic):
     cli.add_command(_command)
-evaluate.add_command(run_benchmarks)
-evaluate.add_command(judge)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

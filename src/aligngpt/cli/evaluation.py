@@ -1,8 +1,7 @@
-"""`eval`: the test of the drawn world, and the twelve benchmarks: score answers, compare them, write submissions."""
+"""`eval`: run benchmarks with a model, score predictions, compare two models, write submissions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,64 +9,54 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.base import Group
-from aligngpt.cli.output import plain, print_json, print_table, results_alone, with_interval
-from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, NEW_FOLDER, TRAINED, alignment_option, json_option
+from aligngpt.cli.config_options import ConfigCommand
+from aligngpt.cli.judge import judge, judge_spec
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
+from aligngpt.cli.params import (
+    BENCHMARK,
+    FILE,
+    FOLDER,
+    NEW_FILE,
+    NEW_FOLDER,
+    SHARD,
+    TRAINED,
+    alignment_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
+    from aligngpt.evaluation.artifacts import BenchmarkResult, BenchmarkScore, Comparison, EvalResults
+    from aligngpt.evaluation.judge.config import JudgeConfig
     from aligngpt.evaluation.types import Benchmark, Protocol
 
-SCENES_EXAMPLE = """
-aligngpt eval scenes --model runs/synthetic/finetune-adaptive --data runs/synthetic/data --output runs/eval --limit 200
+RUN_EXAMPLE = """
+aligngpt eval run --tasks pope,mme --model runs/model --data playground/data/eval --output runs/eval
+aligngpt eval run --tasks all --model runs/model --data playground/data/eval --output runs/eval --batch-size 32
+aligngpt eval run --tasks synthetic --model runs/synthetic/finetune-adaptive --data runs/synthetic/data \\
+    --output runs/level-3 --alignment 3
 """
 SCORE_EXAMPLE = """
 aligngpt eval score gqa --labels gqa/data/testdev_balanced_questions.json --answers gqa/answers/model.jsonl
 aligngpt eval score pope --labels pope --answers pope/answers/model.jsonl --protocol strict --output pope.json
 """
 COMPARE_EXAMPLE = """
-aligngpt eval compare first/pope.json second/pope.json
-aligngpt eval compare first.jsonl second.jsonl --benchmark pope --labels pope --page difference.html --data eval
+aligngpt eval compare adaptive/pope.json none/pope.json
+aligngpt eval compare adaptive.jsonl none.jsonl --benchmark pope --labels pope --page difference.html --data eval
 """
 SUBMISSION_EXAMPLE = """
 aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vizwiz/answers/model.jsonl \\
     --output vizwiz/answers_upload/model.json
 """
 
-_LONGEST_TABLE = 30  # parts of a division; more are in the JSON alone
-_SHOWN = 48  # questions on a page of two models
+_DTYPES = ("float32", "float16", "bfloat16")
+_MAX_ROWS = 30  # values of a category in a table; JSON has them all
+_MAX_EXAMPLES = 48  # questions on the page of a comparison
+_MAX_NAMED = 5  # unreadable images in a warning; results.json has them all
 
 EXISTING = click.Path(exists=True, path_type=Path)
 
-
-class BenchmarkName(click.ParamType):
-    """The name of a benchmark; they are imported when one is named, not before."""
-
-    name = "NAME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Benchmark:
-        """Return the benchmark.
-
-        Raises:
-            click.BadParameter: If there is none of that name.
-        """
-        from aligngpt.evaluation.benchmarks import BENCHMARKS
-
-        if not isinstance(value, str):
-            return value
-        if value not in BENCHMARKS:
-            self.fail(f"there is no benchmark {value!r}; there are {', '.join(BENCHMARKS)}.", param, ctx)
-        return BENCHMARKS[value]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-BENCHMARK = BenchmarkName()
-
 labels_option = click.option(
-    "--labels",
-    type=EXISTING,
-    multiple=True,
-    help="Label file, or the folder it lies in; give it again for more files.",
+    "--labels", type=EXISTING, multiple=True, help="Label file or its folder; repeat it for more files."
 )
 protocol_option = click.option(
     "--protocol",
@@ -79,42 +68,101 @@ protocol_option = click.option(
 
 @click.group("eval", cls=Group)
 def evaluate() -> None:
-    """Measure a trained model."""
+    """Evaluate a model on benchmarks."""
 
 
-@evaluate.command("scenes", example=SCENES_EXAMPLE)
-@click.option("--model", type=TRAINED, required=True, help="Folder of a trained model or of a stage-1 checkpoint.")
-@click.option("--data", type=FOLDER, required=True, help="Folder written by aligngpt synthetic generate.")
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for answers.jsonl and results.json.")
+# run -----------------------------------------------------------------------------------------------------------------
+
+
+@evaluate.command("run", cls=ConfigCommand, spec=judge_spec, example=RUN_EXAMPLE)
+@click.option("--tasks", metavar="NAME,...|all", required=True, help="Benchmarks; all runs those whose files exist.")
+@click.option("--model", type=TRAINED, required=True, help="Trained model or stage-1 checkpoint.")
+@click.option("--data", type=FOLDER, required=True, help="LLaVA's playground/data/eval, or a synthetic dataset.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Output folder; completed benchmarks are not run again.")
 @alignment_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Prompts answered at once.")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask the first so many questions. [default: all]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, help="Questions per batch.")
+@click.option("--num-workers", type=click.IntRange(min=1), help="Processes with a model each. [default: one per GPU]")
+@click.option("--shard", type=SHARD, help="Run shard i of n; run without --shard to merge. [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), help="Run the first N questions, without a score. [default: all]")
+@click.option("--dtype", type=click.Choice(_DTYPES), help="Type of the weights. [default: the model's own]")
 @json_option
-def eval_scenes(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
-    """Ask the test questions of the embedded world."""
-    from aligngpt.evaluation.benchmarks import synthetic as benchmark
+@click.pass_context
+def run(ctx: click.Context, tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options: Any) -> None:
+    """Run benchmarks with a model and score its predictions.
 
-    with results_alone():
-        result = benchmark.evaluate(model, data, output, **options)
+    Interrupted runs resume. The output folder gets results.json, a page, and the predictions of each benchmark.
+    """
+    with logs_to_stderr():
+        from aligngpt.evaluation.run import run_benchmarks, select_benchmarks
+        from aligngpt.evaluation.tasks import EvalSettings
+
+        try:
+            benchmarks = select_benchmarks(tasks)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.", ctx, param_hint="'--tasks'") from None
+        results = run_benchmarks(
+            benchmarks, EvalSettings(output=output, judge=config if config.judge_model else None, **options)
+        )
+        page = _write_page(output)
+    names = {benchmark.name for benchmark in benchmarks}
+    rows = [row for row in results.benchmarks if row.benchmark in names]
+    print_warnings(_warn_about_images(rows))
     if as_json:
-        print_json(result)
-        return
-    rows = [["all", result["count"], with_interval(result["accuracy"], result["interval"])]]
-    for kind, part in result["by_kind"].items():
-        rows.append([kind, part["count"], with_interval(part["accuracy"], part["interval"])])
-    print_table(f"Answers in {output}", ("question", "count", "accuracy"), rows)
-    described = result["description"]
-    for name in ("precision", "recall") if described else ():
-        click.echo(f"objects described, {name}: {with_interval(described[name], described[f'{name}_interval'])}")
+        print_json(results.model_dump(mode="json") | {"page": page})
+    else:
+        _print_results(results, output, page)
+    failures = [f"{row.benchmark}: {'; '.join(row.reasons)}; the predictions are kept" for row in rows if row.failed]
+    if failures and len(benchmarks) == 1:
+        raise click.ClickException(failures[0])
+    print_warnings(failures)
+
+
+def _write_page(output: Path) -> Path | None:
+    """Write the page of the results, unless its dependencies are missing."""
+    try:
+        from aligngpt.reporting.benchmarks.page import write_page
+    except ImportError as error:
+        print_warnings([f"no page: {error}; then run `aligngpt report eval {output}`"])
+        return None
+    return write_page(output)
+
+
+def _print_results(results: EvalResults, output: Path, page: Path | None) -> None:
+    columns = ("benchmark", "metric", "score", "95% CI", "samples", "missing")
+    complete = [row for row in results.benchmarks if row.n_questions is not None]
+    rows = [
+        [row.title, row.metric, row.formatted, _interval(row.ci95), row.n_samples, row.n_missing] for row in complete
+    ]
+    print_table(f"Benchmarks in {output}", columns, rows)
+    for row in results.benchmarks:
+        _print_notes(f"{row.benchmark}: {reason}" for reason in row.reasons)
+    if page is not None:
+        click.echo(f"Page: {page}")
+
+
+def _warn_about_images(rows: Iterable[BenchmarkResult]) -> list[str]:
+    warnings = []
+    for row in rows:
+        images = [f"{one.image or one.question_id} ({one.reason})" for one in row.unreadable_images]
+        if images:
+            more = f", and {len(images) - _MAX_NAMED} more in results.json" if len(images) > _MAX_NAMED else ""
+            names = ", ".join(images[:_MAX_NAMED])
+            warnings.append(
+                f"{row.benchmark}: {len(images)} images cannot be read, their predictions are empty: {names}{more}"
+            )
+    return warnings
+
+
+# score ---------------------------------------------------------------------------------------------------------------
 
 
 @evaluate.command("score", example=SCORE_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
 @labels_option
-@click.option("--answers", type=EXISTING, required=True, help="Answers; a judge's reviews for llava_bench and mmvet.")
+@click.option("--answers", type=EXISTING, required=True, help="Predictions, or a judge's reviews of them.")
 @protocol_option
-@click.option("--ignore", metavar="ID", multiple=True, help="Leave out the answer of this id; give it again for more.")
-@click.option("--output", type=NEW_FILE, help="Also write the results to this file, for eval compare.")
+@click.option("--ignore", metavar="ID", multiple=True, help="Question id whose prediction is skipped; repeatable.")
+@click.option("--output", type=NEW_FILE, help="Also write the score to this file, for eval compare.")
 @json_option
 def score(
     benchmark: Benchmark,
@@ -125,53 +173,52 @@ def score(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Score an answers file as the official scorer does.
+    """Score predictions as the official scorer does.
 
-    NAME is a benchmark, such as pope; an unknown one is answered with the list of all. Answers are LLaVA's lines or,
-    where a server scores, a submission file; both may be packed with gzip.
+    NAME is a benchmark, such as pope; any other name lists them all. Predictions are LLaVA's lines or, where a server
+    scores, a submission file; both may be compressed with gzip.
     """
     from aligngpt.evaluation.scoring import score_files
-    from aligngpt.utils.io import write_json
 
     result = score_files(benchmark, labels, answers, protocol, ignore)
     if output:
-        write_json(output, plain(result))
+        result.write(output)
     if as_json:
-        print_json(result)
+        print_json(result.model_dump(mode="json"))
     else:
         _print_score(benchmark, result)
 
 
-def _print_score(benchmark: Benchmark, result: dict[str, Any]) -> None:
-    other = "strict" if result["protocol"] == "official" else "official"
-    rows = [
-        [benchmark.metric, result["formatted"]],
-        ["95 % interval", _interval(result["interval"])],
-        ["questions", result["count"]],
-        [f"{other} protocol", _digits(result["protocols"][other])],
-        *([f"{name} answers", number] for name, number in result["answers"].items()),
+def _print_score(benchmark: Benchmark, result: BenchmarkScore) -> None:
+    other = "strict" if result.protocol == "official" else "official"
+    rows: list[list[Any]] = [
+        [benchmark.metric, result.formatted],
+        ["95% CI", _interval(result.ci95)],
+        ["samples", result.n_samples],
+        [f"{other} protocol", _digits(result.protocols[other])],
+        ["predictions", result.counts.n_predictions],
+        ["missing", result.counts.n_missing],
+        ["extra", result.counts.n_extra],
+        ["duplicates", result.counts.n_duplicates],
     ]
-    print_table(f"{benchmark.title}, {result['protocol']} protocol", ("", ""), rows)
-    figures = [[name, value] for name, value in result["details"].items() if isinstance(value, int | float)]
-    print_table("Official figures", ("", ""), figures)
-    for name, parts in result["groups"].items():
-        if 1 < len(parts) <= _LONGEST_TABLE:
-            cells = [
-                [part, one["count"], _digits(one["score"]), _interval(one["interval"])] for part, one in parts.items()
-            ]
-            print_table(
-                f"By {name.replace('_', ' ')}", (name.replace("_", " "), "questions", "score", "interval"), cells
-            )
-    _print_notes(result["notes"])
+    print_table(f"{benchmark.title}, {result.protocol} protocol", ("quantity", "value"), rows)
+    details = [[name, value] for name, value in result.details.items() if isinstance(value, int | float)]
+    if details:
+        print_table("Official metrics", ("metric", "value"), details)
+    for category, groups in result.groups.items():
+        if 1 < len(groups) <= _MAX_ROWS:
+            title = category.replace("_", " ")
+            cells = [[name, one.n_samples, _digits(one.score), _interval(one.ci95)] for name, one in groups.items()]
+            print_table(f"By {title}", (title, "samples", "score", "95% CI"), cells)
+    _print_notes(result.notes)
 
 
 def _digits(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
-def _interval(bounds: Sequence[float]) -> str:
-    """A dash where there is none, or one without width, which too few questions have."""
-    return "-" if bounds[0] == bounds[1] or math.isnan(bounds[0]) else " to ".join(map(_digits, bounds))
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "-" if bounds is None or bounds[0] == bounds[1] else " to ".join(map(_digits, bounds))
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -179,20 +226,23 @@ def _print_notes(notes: Iterable[str]) -> None:
         click.echo(f"note: {note}")
 
 
+# compare -------------------------------------------------------------------------------------------------------------
+
+
 @evaluate.command("compare", example=COMPARE_EXAMPLE)
-@click.argument("first", metavar="A", type=EXISTING)
-@click.argument("second", metavar="B", type=EXISTING)
-@click.option("--benchmark", type=BENCHMARK, help="What A and B answer. [default: what they are results of]")
+@click.argument("model", type=EXISTING)
+@click.argument("baseline", type=EXISTING)
+@click.option("--benchmark", type=BENCHMARK, help="Benchmark of two predictions files. [default: that of the scores]")
 @labels_option
 @protocol_option
-@click.option("--page", type=NEW_FILE, help="Also write a page with the questions on which they differ.")
-@click.option("--data", type=FOLDER, help="The benchmarks' files, for that page's questions and images.")
+@click.option("--page", type=NEW_FILE, help="Also write a page with questions on which the models differ.")
+@click.option("--data", type=FOLDER, help="Folder of the benchmark files, for questions and images of the page.")
 @json_option
 @click.pass_context
 def compare(
     ctx: click.Context,
-    first: Path,
-    second: Path,
+    model: Path,
+    baseline: Path,
     benchmark: Benchmark | None,
     labels: tuple[Path, ...],
     protocol: Protocol,
@@ -202,73 +252,70 @@ def compare(
 ) -> None:
     """Test whether two models differ.
 
-    A and B are answers files, with --benchmark and --labels, or results of eval score --output. The difference is B
-    minus A, with a paired bootstrap interval, and McNemar's or the sign test over the questions.
+    MODEL and BASELINE are files of eval score --output, or predictions with --benchmark and --labels. The difference is
+    MODEL minus BASELINE, with a paired bootstrap interval and an exact paired test.
     """
-    from aligngpt.evaluation import compare as comparison
+    from aligngpt.evaluation.compare import (
+        add_examples,
+        compare_models,
+        distinguish_names,
+        read_scored_model,
+        score_model,
+    )
 
-    given = ctx.get_parameter_source("protocol") is click.core.ParameterSource.COMMANDLINE
-    if benchmark is None and (labels or given):
-        raise click.UsageError("--labels and --protocol are for answers files, which need --benchmark as well", ctx)
+    explicit = ctx.get_parameter_source("protocol") is click.core.ParameterSource.COMMANDLINE
+    if benchmark is None and (labels or explicit):
+        raise click.UsageError("--labels and --protocol are for predictions files, which need --benchmark as well", ctx)
     if data and not page:
         raise click.UsageError("--data is for the page, which needs --page as well", ctx)
     sides = [
-        comparison.read_side(path) if benchmark is None else comparison.score_side(benchmark, labels, path, protocol)
-        for path in (first, second)
+        read_scored_model(path, name) if benchmark is None else score_model(benchmark, labels, path, protocol, name)
+        for path, name in zip((model, baseline), distinguish_names(model, baseline), strict=True)
     ]
-    result = comparison.compare(*sides)
+    result = compare_models(*sides)
     if page:
-        _write_comparison(page, result, data, (first, second))
+        from aligngpt.reporting.benchmarks.comparison import write_comparison
+
+        with logs_to_stderr():
+            write_comparison(page, [add_examples(result, data, num_examples=_MAX_EXAMPLES)])
     if as_json:
-        print_json(result)
+        print_json(result.model_dump(mode="json"))
         return
-    _print_comparison(sides[0].benchmark, result)
+    _print_comparison(result)
     if page:
         click.echo(f"Page: {page}")
 
 
-def _write_comparison(page: Path, result: dict[str, Any], data: Path | None, sources: tuple[Path, Path]) -> None:
-    from aligngpt.evaluation.differing import differing_questions
-    from aligngpt.reporting.benchmarks.comparison import write_comparison
-
-    with results_alone():
-        chosen = differing_questions(result, data, at_most=_SHOWN)
-        write_comparison(page, [result | chosen], apart(sources))
-
-
-def apart(sources: tuple[Path, Path]) -> tuple[str, str]:
-    """Names of two files or folders: their own, or those of the folders around them where they are called the same."""
-    first, second = (path.resolve() for path in sources)
-    while first.name == second.name and first != second:
-        first, second = first.parent, second.parent
-    names = [path.stem if path.is_file() else path.name for path in (first, second)]
-    return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")
-
-
-def _print_comparison(benchmark: Benchmark, result: dict[str, Any]) -> None:
-    rows = [
-        ["A", _digits(result["scores"][0])],
-        ["B", _digits(result["scores"][1])],
-        ["B minus A", f"{result['difference']:+.2f}"],
-        ["95 % interval", _interval(result["interval"])],
-        [f"p, {result['test']}", f"{result['p_value']:.3g}"],
-        ["questions", result["count"]],
-        ["A better, B better", f"{result['first_better']:,}, {result['second_better']:,}"],
+def _print_comparison(result: Comparison) -> None:
+    model, baseline = result.model, result.baseline
+    rows: list[list[Any]] = [
+        [model.name, _digits(model.score)],
+        [baseline.name, _digits(baseline.score)],
+        ["difference", f"{result.difference:+.2f}"],
+        ["95% CI", _interval(result.ci95)],
+        [f"p, exact {result.test} test", f"{result.p_value:.3g}"],
+        ["samples", result.n_samples],
+        [f"{model.name} better", model.n_better],
+        [f"{baseline.name} better", baseline.n_better],
     ]
-    print_table(f"{benchmark.title}, {benchmark.metric}, {result['protocol']} protocol", ("", ""), rows)
-    _print_notes(result["notes"])
-    if result["left_out"]:
-        click.echo(f"note: questions that count for one of the two alone, left out: {result['left_out']}")
+    title = f"{result.title}, {result.metric}, {result.protocol} protocol: {model.name} against {baseline.name}"
+    print_table(title, ("quantity", "value"), rows)
+    _print_notes(result.notes)
+    if result.n_unpaired:
+        click.echo(f"note: samples of only one of the two, skipped: {result.n_unpaired}")
+
+
+# submission ----------------------------------------------------------------------------------------------------------
 
 
 @evaluate.command("submission", example=SUBMISSION_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
-@click.option("--questions", type=FILE, required=True, help="The question file; the whole test's for vqav2.")
-@click.option("--answers", type=FILE, required=True, help="A model's answers.")
-@click.option("--output", type=NEW_FILE, required=True, help="The file to be uploaded.")
+@click.option("--questions", type=FILE, required=True, help="Question file; for vqav2 that of the whole test.")
+@click.option("--answers", type=FILE, required=True, help="Predictions of a model.")
+@click.option("--output", type=NEW_FILE, required=True, help="File for the server.")
 @click.pass_context
 def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answers: Path, output: Path) -> None:
-    """Write the file a benchmark's server takes.
+    """Write the file that a benchmark's server scores.
 
     NAME is a benchmark with a server, such as vqav2. The question file of mmbench is its table, that of seed its label
     file.
@@ -278,8 +325,9 @@ def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answer
 
     if benchmark.write_submission is None:
         served = ", ".join(name for name, one in BENCHMARKS.items() if one.write_submission)
-        raise click.UsageError(
-            f"{benchmark.name} is scored here, not by a server: use aligngpt eval score; {served} have one", ctx
-        )
+        raise click.UsageError(f"{benchmark.name} has no server, use aligngpt eval score; {served} have one", ctx)
     benchmark.write_submission(questions, read_answers(answers, null_text=""), output)
     click.echo(f"Submission: {output}")
+
+
+evaluate.add_command(judge)

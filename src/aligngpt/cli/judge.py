@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
-from aligngpt.cli.evaluation import BENCHMARK
 from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
-from aligngpt.cli.params import FILE, FOLDER, NEW_FILE, json_option
+from aligngpt.cli.params import BENCHMARK, FILE, FOLDER, NEW_FILE, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.artifacts import JudgeResult

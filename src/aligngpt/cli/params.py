@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aligngpt.utils.models import find_model
+
+if TYPE_CHECKING:
+    from aligngpt.evaluation.types import Benchmark
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -112,6 +115,30 @@ class Shard(click.ParamType):
         return self.name
 
 
+class BenchmarkName(click.ParamType):
+    """The name of a benchmark; the benchmarks are imported when a name is given, not before."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Benchmark:
+        """Return the benchmark.
+
+        Raises:
+            click.BadParameter: There is none of this name.
+        """
+        from aligngpt.evaluation.benchmarks import BENCHMARKS
+
+        if not isinstance(value, str):
+            return value
+        if value not in BENCHMARKS:
+            self.fail(f"{value!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}.", param, ctx)
+        return BENCHMARKS[value]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
+BENCHMARK = BenchmarkName()
 MODEL = ModelName("config.json")
 TRAINED = ModelName("config.json", "stage1.json")
 ALIGNMENT = AlignmentSetting()

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from aligngpt.cli.base import Command, Group
-from aligngpt.cli.evaluation import apart
 from aligngpt.cli.output import print_json, results_alone
 from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 
@@ -95,15 +94,14 @@ def report_eval(
     OUTPUT is the folder of `aligngpt eval run`, which writes this page itself at its end. The results stand beside the
     paper's; with --compare, differences are OUTPUT minus the other.
     """
-    from aligngpt.evaluation.differing import compare_outputs
+    from aligngpt.evaluation.compare import compare
     from aligngpt.reporting.benchmarks.page import write_page
 
     if other is None and data is not None:
         raise click.UsageError("--data is for the questions on which two models differ, which needs --compare as well")
     with results_alone():
-        comparisons = [] if other is None else compare_outputs(other, output_folder, data, examples)
-        names = apart((other or output_folder, output_folder))
-        written = write_page(output_folder, page, comparisons, names)
+        comparisons = [] if other is None else compare(output_folder, other, data=data, num_examples=examples)
+        written = write_page(output_folder, page, comparisons)
     if as_json:
         print_json({"page": written})
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer
+from pydantic.dataclasses import dataclass
 
 from aligngpt.utils.artifacts import Artifact, Record
 
@@ -117,7 +119,8 @@ class GateStats(Artifact):
 # eval score: the score -----------------------------------------------------------------------------------------------
 
 
-class SampleRecord(Record):
+@dataclass(frozen=True)
+class SampleScore:
     """The score of one sample: a question, or several that are scored together."""
 
     id: Id = Field(description="Id in the label file.")
@@ -125,13 +128,22 @@ class SampleRecord(Record):
     text: str | None = Field(default=None, description="The predicted text; null without a prediction.")
     prediction: Any = Field(default=None, description="What the scorer extracted from it.")
     label: Any = Field(default=None, description="The correct answer.")
-    groups: dict[str, Any] = Field(default={}, description="Value (or list of values) of the sample in each category.")
+    groups: Mapping[str, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="The sample's value, or values, in each category."
+    )
     aggregation_group: str | None = Field(
         default="all", description="Part of the primary metric that it counts in; null if it does not count."
     )
     value: float | None = Field(default=None, description="Its term of the numerator; null for `score`.")
     weight: float = Field(default=1.0, description="Its term of the denominator.")
-    parts: list[SampleRecord] = Field(default=[], description="The single questions, where several are one sample.")
+    parts: tuple[SampleScore, ...] = Field(
+        default=(), description="The single questions, where several are one sample."
+    )
+
+    @property
+    def terms(self) -> tuple[float, float]:
+        """Numerator and denominator: a metric is the sum of the numerators over the sum of the denominators."""
+        return self.score if self.value is None else self.value, self.weight
 
 
 class GroupScore(Record):
@@ -170,7 +182,22 @@ class BenchmarkScore(Artifact):
     groups: dict[str, dict[str, GroupScore]] = Field(description="Sub-scores by category, then by its values.")
     details: dict[str, Any] = Field(description="What the official scorer reports, under its own names.")
     notes: list[str] = Field(description="How the protocols differ, and what does not fit.")
-    samples: list[SampleRecord] = Field(description="Every sample.")
+    samples: list[SampleScore] = Field(description="Every sample.")
+
+    @field_serializer("samples")
+    def _omit_defaults(self, samples: list[SampleScore]) -> list[dict[str, Any]]:
+        return [_trim(sample) for sample in samples]
+
+
+def _trim(sample: SampleScore) -> dict[str, Any]:
+    """Return the fields of a sample that differ from their default: label files have up to 200,000 samples."""
+    trimmed = {name: value for name, value in vars(sample).items() if value != _SAMPLE_DEFAULTS.get(name, ...)}
+    if "parts" in trimmed:
+        trimmed["parts"] = [_trim(part) for part in sample.parts]
+    return trimmed
+
+
+_SAMPLE_DEFAULTS = {name: value for name, value in vars(SampleScore(0, 0.0)).items() if name not in ("id", "score")}
 
 
 # eval judge ----------------------------------------------------------------------------------------------------------

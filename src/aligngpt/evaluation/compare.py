@@ -1,24 +1,52 @@
-"""Two models on the same questions: the difference of their scores with its interval, and a paired test."""
+"""Compare two models on the same questions: the difference with its interval, a paired test, and example questions."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligngpt.data.schema import RecordError, check_image_path
+from aligngpt.evaluation.artifacts import (
+    BenchmarkScore,
+    ComparedModel,
+    Comparison,
+    DifferingSample,
+    JudgeResult,
+    SampleScore,
+    SkippedComparison,
+)
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.metrics import quantiles, two_sided_binomial
-from aligngpt.evaluation.readers import load_object
-from aligngpt.evaluation.scoring import headline, resampled, sample_of, score_answers
-from aligngpt.evaluation.types import Benchmark, Protocol, SampleScore
+from aligngpt.evaluation.metrics import paired_test, percentile_interval
+from aligngpt.evaluation.readers import find, read_answers
+from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_predictions
+from aligngpt.evaluation.types import Benchmark, Protocol, Question
+
+_NO_DATA = "pass --data with the folder of the benchmark files"
+_COMMON_LINES = (  # lines of prompts that are the same for every question
+    "Answer ",
+    "Reference OCR token:",
+    "When the provided information is insufficient",
+)
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two models: where its answers come from, what was made of each of those that count, and who judged."""
+class ScoredModel:
+    """The samples of one of two models.
 
+    Args:
+        name: Name of the model.
+        source: File the samples come from.
+        benchmark: What was scored.
+        protocol: How it was scored.
+        samples: Samples that count in the primary metric.
+        judge: Who rated the predictions, if a judge did.
+    """
+
+    name: str
     source: str
     benchmark: Benchmark
     protocol: str
@@ -26,138 +54,155 @@ class Side:
     judge: str | None = None
 
 
-def read_side(path: Path) -> Side:
-    """Read a results file, as `aligngpt eval score --output` writes it.
-
-    Raises:
-        ValueError: If it is another file.
-    """
-    try:
-        results = load_object(path, "results of aligngpt eval score")
-        samples = [sample_of(record) for record in results["samples"]]
-        benchmark = BENCHMARKS[results["benchmark"]]
-        counted = [sample for sample in samples if sample.aggregation_group]
-        return Side(str(path), benchmark, results["protocol"], counted, _judge_beside(path))
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{path}: no results of aligngpt eval score --output; answers files need --benchmark and --labels"
-        ) from None
-
-
-def _judge_beside(results: Path) -> str | None:
-    """Who judged the answers, where `aligngpt eval run` kept that beside their score."""
-    path = results.with_name("reviews-judge.json")
-    if results.name != "score.json" or not path.is_file():
-        return None
-    known = load_object(path, "what aligngpt eval judge writes")
-    names = [name for name in known["answered_by"] if name != "not named"]
-    return ", ".join(names) or str(known["judge"]["model"])
-
-
-def compare_folders(first: Path, second: Path) -> list[dict[str, Any]]:
-    """Compare two models on every benchmark that both folders of `aligngpt eval run` have a score of.
-
-    Returns:
-        What `compare` returns, in the order of `BENCHMARKS`; where two scores cannot be compared, `benchmark` and the
-        `reason`.
-
-    Raises:
-        ValueError: If there is no such benchmark.
-    """
-    names = [name for name in BENCHMARKS if all((folder / name / "score.json").is_file() for folder in (first, second))]
-    if not names:
-        raise ValueError(
-            f"{first} and {second}: no benchmark has a score.json in both; give two outputs of aligngpt eval run"
-        )
-    return [_compared(first / name / "score.json", second / name / "score.json", name) for name in names]
-
-
-def _compared(first: Path, second: Path, name: str) -> dict[str, Any]:
-    sides = [read_side(path) for path in (first, second)]
-    try:
-        return compare(*sides)
-    except ValueError as error:
-        return {"benchmark": name, "title": BENCHMARKS[name].title, "reason": str(error)}
-
-
-def score_side(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Side:
-    """Score an answers file; errors as `scoring.score_files`."""
-    samples = score_answers(benchmark, labels, answers, protocol).score.samples
-    return Side(str(answers), benchmark, protocol, [sample for sample in samples if sample.aggregation_group])
-
-
-def compare(first: Side, second: Side) -> dict[str, Any]:
-    """Compare two models on the questions that both were scored on.
-
-    The interval of the difference is a paired bootstrap: each resample draws the same questions for both. The test is
-    the exact one of McNemar where every question is right or wrong, else the sign test; both ask how likely a fair
-    coin falls as unevenly as the questions on which one model beats the other.
+def read_scored_model(path: Path, name: str = "") -> ScoredModel:
+    """Read a score file of `eval score --output` or `eval run`.
 
     Args:
-        first, second: The models.
-
-    Returns:
-        `scores` of both, `difference` (second minus first), `interval`, `test`, `p_value`, the numbers of questions on
-        which the first is better, the second is better and neither, `judges` where they are known, `notes`, and
-        `differing`: the questions on which they differ.
+        path: The file.
+        name: Name of the model; the file's name by default.
 
     Raises:
-        ValueError: If the results are of different benchmarks or protocols, or have no question in common.
+        ValueError: It is another file.
     """
-    _check(first, second)
-    benchmark = first.benchmark
-    pairs = _paired(first.samples, second.samples)
+    try:
+        score = BenchmarkScore.read(path)
+        benchmark = BENCHMARKS[score.benchmark]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a score file of `aligngpt eval score --output` ({error}); for predictions pass --benchmark "
+            "and --labels"
+        ) from None
+    samples = [sample for sample in score.samples if sample.aggregation_group]
+    return ScoredModel(name or path.stem, str(path), benchmark, score.protocol, samples, _read_judge(path))
+
+
+def _read_judge(score: Path) -> str | None:
+    """Return who rated the predictions, where `eval run` recorded it next to the score."""
+    path = score.with_name(JudgeResult.FILE)
+    if score.name != BenchmarkScore.FILE or not path.is_file():
+        return None
+    result = JudgeResult.read(path)
+    names = [name for name in result.answered_by if name != "not named"]
+    return ", ".join(names) or str(result.config["judge_model"])
+
+
+def score_model(
+    benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol, name: str = ""
+) -> ScoredModel:
+    """Score a predictions file for a comparison; errors as `scoring.score_files`."""
+    samples = score_predictions(benchmark, labels, answers, protocol).samples
+    counted = [sample for sample in samples if sample.aggregation_group]
+    return ScoredModel(name or answers.stem, str(answers), benchmark, protocol, counted)
+
+
+def distinguish_names(left: Path, right: Path) -> tuple[str, str]:
+    """Return names of two files or folders: their own or, where these are equal, those of their parents."""
+    one, other = left.resolve(), right.resolve()
+    while one.name == other.name and one != other:
+        one, other = one.parent, other.parent
+    names = [path.stem if path.is_file() else path.name for path in (one, other)]
+    return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (1)", f"{names[1]} (2)")
+
+
+def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
+    """Compare two models on the samples of both.
+
+    The interval of the difference is a paired bootstrap: each resample has the same samples for both models.
+
+    Args:
+        model: The model.
+        baseline: The model it is compared with; differences are model minus baseline.
+
+    Raises:
+        ValueError: The scores are of different benchmarks or protocols, or have no sample in common.
+    """
+    kinds = [f"{one.benchmark.name} by the {one.protocol} protocol" for one in (model, baseline)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{model.source} is scored as {kinds[0]}, {baseline.source} as {kinds[1]}; score both alike")
+    pairs = _pair_samples(model.samples, baseline.samples)
     if not pairs:
-        raise ValueError(f"{first.source} and {second.source} have no question in common")
-    ones, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    scores = [headline(ones, benchmark), headline(others, benchmark)]
-    draws = resampled([ones, others], benchmark)
-    better = [
-        sum(one.score > other.score for one, other in pairs),
-        sum(one.score < other.score for one, other in pairs),
-    ]
-    binary = all(sample.score in (0, 1) for sample in (*ones, *others))
-    return {
-        "benchmark": benchmark.name,
-        "title": benchmark.title,
-        "metric": benchmark.metric,
-        "protocol": first.protocol,
-        "answers": [first.source, second.source],
-        "count": len(pairs),
-        "left_out": len(first.samples) + len(second.samples) - 2 * len(pairs),
-        "scores": scores,
-        "difference": scores[1] - scores[0],
-        "interval": quantiles(draws[1] - draws[0]),
-        "test": "McNemar's exact test" if binary else "sign test",
-        "p_value": two_sided_binomial(*better),
-        "first_better": better[0],
-        "second_better": better[1],
-        "same": len(pairs) - sum(better),
-        "judges": [first.judge, second.judge],
-        "notes": _notes(first, second),
-        "differing": [_differing(one, other) for one, other in pairs if one.score != other.score],
-    }
+        raise ValueError(f"{model.source} and {baseline.source} have no question in common; compare the same split")
+    benchmark, sides = model.benchmark, [[pair[index] for pair in pairs] for index in (0, 1)]
+    scores = [compute_metric(samples, benchmark) for samples in sides]
+    resampled = resample_metric(sides, benchmark)
+    test = paired_test(*([sample.score for sample in samples] for samples in sides))
+    differing = [_describe(*pair) for pair in pairs if pair[0].score != pair[1].score]
+    return Comparison(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        metric=benchmark.metric,
+        protocol=model.protocol,
+        model=_compared(model, scores[0], test.n_left_better),
+        baseline=_compared(baseline, scores[1], test.n_right_better),
+        n_samples=len(pairs),
+        n_unpaired=len(model.samples) + len(baseline.samples) - 2 * len(pairs),
+        n_equal=len(pairs) - len(differing),
+        difference=scores[0] - scores[1],
+        ci95=percentile_interval(resampled[0] - resampled[1]),
+        test=test.test,
+        p_value=test.p_value,
+        notes=_note_judges(model.judge, baseline.judge),
+        differing=differing,
+    )
 
 
-def _check(first: Side, second: Side) -> None:
-    ones, others = (f"{side.benchmark.name}, {side.protocol} protocol" for side in (first, second))
-    if ones != others:
-        raise ValueError(f"{first.source} is scored as {ones}, {second.source} as {others}: score both alike")
+def compare(
+    model: str | Path, baseline: str | Path, *, data: str | Path | None = None, num_examples: int = 12
+) -> list[Comparison | SkippedComparison]:
+    """Compare two output folders of `evaluate` on every benchmark that both have a score of.
+
+    Args:
+        model: Output folder of the model.
+        baseline: Output folder of the model it is compared with; differences are model minus baseline.
+        data: Folder of the benchmark files, for questions and images of the examples.
+        num_examples: Maximum number of examples per benchmark.
+
+    Returns:
+        One entry per benchmark, in the order of `BENCHMARKS`.
+
+    Raises:
+        ValueError: No benchmark has a score in both, or a question file is broken.
+    """
+    folders = (Path(model), Path(baseline))
+    names = [name for name in BENCHMARKS if all((folder / name / BenchmarkScore.FILE).is_file() for folder in folders)]
+    if not names:
+        raise ValueError(
+            f"{model} and {baseline}: no benchmark has a score.json in both; pass two outputs of aligngpt eval run"
+        )
+    models = distinguish_names(*folders)
+    results: list[Comparison | SkippedComparison] = []
+    for name in names:
+        scored = [
+            read_scored_model(folder / name / BenchmarkScore.FILE, own)
+            for folder, own in zip(folders, models, strict=True)
+        ]
+        try:
+            comparison = compare_models(*scored)
+        except ValueError as error:
+            results.append(SkippedComparison(benchmark=name, title=BENCHMARKS[name].title, reason=str(error)))
+            continue
+        answers = [folder / name / "answers.jsonl" for folder in folders]
+        results.append(add_examples(comparison, None if data is None else Path(data), answers, num_examples))
+    return results
 
 
-def _notes(first: Side, second: Side) -> list[str]:
-    if first.judge is None or second.judge is None or first.judge == second.judge:
+def _compared(model: ScoredModel, score: float, n_better: int) -> ComparedModel:
+    return ComparedModel(name=model.name, source=model.source, score=score, n_better=n_better, judge=model.judge)
+
+
+def _note_judges(judge: str | None, other: str | None) -> list[str]:
+    if judge is None or other is None or judge == other:
         return []
-    return [f"marked by different judges, {first.judge} and {second.judge}: part of the difference may be theirs"]
+    return [f"rated by different judges, {judge} and {other}: part of the difference may be theirs"]
 
 
-def _paired(first: Sequence[SampleScore], second: Sequence[SampleScore]) -> list[tuple[SampleScore, SampleScore]]:
-    """Pair items by id, the k-th of an id with the k-th; an item without a partner is left out."""
-    partners = dict(zip(_keys(second), second, strict=True))
-    return [(sample, partners[key]) for key, sample in zip(_keys(first), first, strict=True) if key in partners]
+def _pair_samples(left: Sequence[SampleScore], right: Sequence[SampleScore]) -> list[tuple[SampleScore, SampleScore]]:
+    """Pair samples by id, the k-th occurrence of an id with the k-th; samples without a partner are skipped."""
+    partners = dict(zip(_number_ids(right), right, strict=True))
+    return [(sample, partners[key]) for key, sample in zip(_number_ids(left), left, strict=True) if key in partners]
 
 
-def _keys(samples: Sequence[SampleScore]) -> list[tuple[str, int]]:
+def _number_ids(samples: Sequence[SampleScore]) -> list[tuple[str, int]]:
     seen: Counter[str] = Counter()
     keys = []
     for sample in samples:
@@ -166,7 +211,80 @@ def _keys(samples: Sequence[SampleScore]) -> list[tuple[str, int]]:
     return keys
 
 
-def _differing(one: SampleScore, other: SampleScore) -> dict[str, Any]:
-    texts = [sample.text if not sample.parts else [part.text for part in sample.parts] for sample in (one, other)]
-    label = [part.label for part in one.parts] if one.parts else one.label
-    return {"id": one.id, "label": label, "scores": [one.score, other.score], "texts": texts}
+def _describe(left: SampleScore, right: SampleScore) -> DifferingSample:
+    texts = [[part.text for part in sample.parts] if sample.parts else sample.text for sample in (left, right)]
+    label = [part.label for part in left.parts] if left.parts else left.label
+    return DifferingSample(id=left.id, label=label, scores=(left.score, right.score), texts=(texts[0], texts[1]))
+
+
+# Example questions ---------------------------------------------------------------------------------------------------
+
+
+def add_examples(
+    comparison: Comparison, data: Path | None, answers: Sequence[Path] = (), num_examples: int = 12
+) -> Comparison:
+    """Return the comparison with example questions: as many that either model answers better, by a fixed seed.
+
+    Args:
+        comparison: The comparison.
+        data: Folder of the benchmark files; without it the examples have no question and no image.
+        answers: Predictions files of both models, for benchmarks that a judge rates.
+        num_examples: Maximum number of examples.
+
+    Raises:
+        ValueError: The question file is broken or of another benchmark.
+    """
+    benchmark = BENCHMARKS[comparison.benchmark]
+    path = data and find(data, benchmark.files.questions)
+    questions = _read_by_sample(benchmark, path, data) if path and data else {}
+    note = None if path else f"{data} has no {benchmark.files.questions}" if data else _NO_DATA
+    predicted = [_read_texts(benchmark, file, questions) for file in answers] or [{}, {}]
+    examples = []
+    for sample in _choose(comparison.differing, num_examples):
+        own = questions.get(str(sample.id), [])
+        left, right = (texts.get(str(sample.id), text) for texts, text in zip(predicted, sample.texts, strict=True))
+        changes = {
+            "texts": (left, right),
+            "question": "\n".join(map(_shorten_prompt, own)) or None,
+            "image": _find_image(own[0], benchmark, data) if own and data else None,
+        }
+        examples.append(sample.model_copy(update=changes))
+    return comparison.model_copy(update={"examples": examples, "examples_note": note})
+
+
+def _choose(differing: Sequence[DifferingSample], number: int) -> list[DifferingSample]:
+    """Choose as many samples that favor either model as there are, the widest differences first."""
+    shuffled = random.Random(0).sample(list(differing), len(differing))
+    sides: list[list[DifferingSample]] = [[], []]
+    for sample in sorted(shuffled, key=lambda sample: -abs(sample.scores[0] - sample.scores[1])):
+        sides[sample.scores[1] > sample.scores[0]].append(sample)
+    first = sides[0][: max(number // 2, number - len(sides[1]))]
+    return first + sides[1][: number - len(first)]
+
+
+def _read_by_sample(benchmark: Benchmark, path: Path, data: Path) -> dict[str, list[Question]]:
+    labels = [file for name in benchmark.files.labels if (file := find(data, name))] if benchmark.sample_ids else []
+    return benchmark.group_by_sample(benchmark.read_questions(path), benchmark.read_labels(labels) if labels else None)
+
+
+def _read_texts(benchmark: Benchmark, path: Path, questions: Mapping[str, Sequence[Question]]) -> dict[str, str]:
+    """Return the predictions that a judge rated, by sample; the scores of other benchmarks have them already."""
+    if benchmark.judge is None or not path.is_file():
+        return {}
+    texts = {str(row.id): row.text for row in read_answers(path).rows}
+    return {sample: texts[str(own[0].id)] for sample, own in questions.items() if str(own[0].id) in texts}
+
+
+def _shorten_prompt(question: Question) -> str:
+    """Return a prompt without the lines after the first that are the same for every question."""
+    first, *others = (question.stored_prompt or question.prompt).split("\n")
+    return "\n".join([first, *(line for line in others if not line.startswith(_COMMON_LINES))])
+
+
+def _find_image(question: Question, benchmark: Benchmark, data: Path) -> Any:
+    if not isinstance(question.image, str):
+        return question.image if isinstance(question.image, bytes) else None
+    try:
+        return data / (benchmark.files.images or "") / check_image_path(question.image)
+    except RecordError:
+        return None

@@ -1,4 +1,4 @@
-"""Measures that benchmarks share, with bootstrap intervals."""
+"""Statistics of all benchmarks, over arrays: means, bootstrap intervals, the paired test, entropy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from functools import reduce
 from operator import add
+from typing import Literal, NamedTuple
 
 import numpy as np
-
-from aligngpt.evaluation.types import SampleScore, group_samples
 
 RESAMPLES = 1000
 
@@ -18,91 +17,96 @@ Terms = tuple[Sequence[float], Sequence[float] | None]  # numerators and denomin
 
 
 def total(values: Iterable[float]) -> float:
-    """Sum from left to right, as the official scorers add; sum() of newer Pythons rounds otherwise."""
+    """Return the sum from left to right, as the official scorers add; Python's `sum` rounds otherwise from 3.12 on."""
     return reduce(add, values, 0.0)
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean, 0 of nothing."""
+    """Return the mean; 0 of no values."""
     listed = list(values)
     return total(listed) / len(listed) if listed else 0.0
 
 
-def means_by_part(samples: Iterable[SampleScore], division: str) -> dict[str, float]:
-    """Mean score of each part of a division, in percent with two digits, by the part's name."""
-    parts = group_samples(samples, division)
-    return {part: round(100 * mean(sample.score for sample in parts[part]), 2) for part in sorted(parts)}
+def resample_ratios(series: Sequence[Terms], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return bootstrap resamples of ratios of sums, with the same resampled samples for every series.
 
-
-def resampled_ratios(series: Sequence[Terms], rng: np.random.Generator) -> list[np.ndarray]:
-    """Ratios of sums over resampled items, the same draws for every series.
-
-    Items with the same terms are drawn as one kind, by how often the kind comes up: the draws are those of single
-    items, and their number does not matter where there are few kinds.
+    Samples with equal terms are drawn together, as counts of a multinomial distribution: this is the bootstrap over
+    single samples, and takes no time per sample where scores have few distinct values.
 
     Args:
-        series: For each, numerators and denominators of the same n items; no denominators stand for ones.
-        rng: Draws `RESAMPLES` times n items.
+        series: Numerators and denominators of the same n samples, per model; denominators None are ones.
+        rng: Random generator.
 
     Returns:
-        For each series an array of `RESAMPLES` ratios; 0 where the denominators sum to 0.
+        `RESAMPLES` ratios per series; 0 where the denominators sum to 0.
     """
     pairs = [(values, np.ones(len(values)) if weights is None else weights) for values, weights in series]
     terms = np.column_stack([np.asarray(column, dtype=float) for pair in pairs for column in pair])
     kinds, counts = np.unique(terms, axis=0, return_counts=True)
     sums = rng.multinomial(len(terms), counts / len(terms), size=RESAMPLES) @ kinds
-    return [sums[:, place] / np.maximum(sums[:, place + 1], 1e-12) for place in range(0, 2 * len(series), 2)]
+    return [sums[:, index] / np.maximum(sums[:, index + 1], 1e-12) for index in range(0, 2 * len(series), 2)]
 
 
-def quantiles(values: np.ndarray, confidence: float = 0.95) -> list[float]:
-    """The central interval of resampled values, `[low, high]`, rounded to four digits."""
+def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the central interval of resampled values, rounded to four digits."""
     tail = (1 - confidence) / 2
-    return [round(float(bound), 4) for bound in np.quantile(values, [tail, 1 - tail])]
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return round(float(low), 4), round(float(high), 4)
 
 
 def bootstrap_interval(
     values: Sequence[float], weights: Sequence[float] | None = None, confidence: float = 0.95, seed: int = 0
-) -> list[float]:
-    """Percentile bootstrap interval of a mean, or of a ratio of sums.
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean, or of a ratio of sums.
 
     Args:
-        values: One number an item; with `weights`, the numerators.
+        values: One number per sample; with `weights`, the numerators.
         weights: Denominators; the statistic is then sum(values) / sum(weights), such as recall over all objects.
-        confidence: Between 0 and 1.
-        seed: Fixes the resampling.
+        confidence: 0 to 1.
+        seed: Random seed.
 
     Returns:
-        `[low, high]`, rounded to four digits; `[nan, nan]` of nothing.
+        Both bounds, rounded to four digits; NaN without values.
     """
     if not len(values):
-        return [float("nan")] * 2
-    return quantiles(resampled_ratios([(values, weights)], np.random.default_rng(seed))[0], confidence)
+        return math.nan, math.nan
+    return percentile_interval(resample_ratios([(values, weights)], np.random.default_rng(seed))[0], confidence)
 
 
-def two_sided_binomial(fewer: int, more: int) -> float:
-    """Probability that a fair coin falls at least as unevenly: the exact test of McNemar, and the sign test.
+class PairedTest(NamedTuple):
+    """The outcome of an exact paired test."""
+
+    test: Literal["McNemar", "sign"]
+    p_value: float
+    n_left_better: int
+    n_right_better: int
+
+
+def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
+    """Test whether two models score alike on the same samples.
+
+    Both tests are two-sided and exact: the probability that a fair coin falls at least as unevenly as the samples on
+    which one model scores higher. It is called McNemar's where every sample is right or wrong, else the sign test.
 
     Args:
-        fewer, more: How often each side came up, in any order.
-
-    Returns:
-        0 to 1; 1 if both are the same.
+        left, right: Scores of the same samples, 0 to 1.
     """
-    tosses, fewer = fewer + more, min(fewer, more)
-    scale = math.lgamma(tosses + 1) - tosses * math.log(2)
-    tail = math.fsum(
-        math.exp(scale - math.lgamma(heads + 1) - math.lgamma(tosses - heads + 1)) for heads in range(fewer + 1)
-    )
-    return min(1.0, 2 * tail)
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    ones, others = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+    n_left, n_right = int((ones > others).sum()), int((ones < others).sum())
+    binary = bool(np.isin(ones, (0, 1)).all() and np.isin(others, (0, 1)).all())
+    p_value = float(binomtest(n_left, n_left + n_right).pvalue) if n_left + n_right else 1.0
+    return PairedTest("McNemar" if binary else "sign", p_value, n_left, n_right)
 
 
-def matches(found: Iterable[Hashable], wanted: Iterable[Hashable]) -> int:
-    """How many of the wanted items were found; an item wanted twice must be found twice."""
-    return (Counter(found) & Counter(wanted)).total()
+def count_matches(left: Iterable[Hashable], right: Iterable[Hashable]) -> int:
+    """Return the size of the multiset intersection: an element that occurs twice has to be matched twice."""
+    return (Counter(left) & Counter(right)).total()
 
 
 def entropy(weights: Sequence[float]) -> float:
-    """Entropy of a distribution in nats: 0 for one certain choice, log(n) for n equal ones."""
+    """Return the entropy of a distribution (nats): 0 for one certain choice, log(n) for n equal ones."""
     shares = np.asarray(weights, dtype=float)
     shares = shares[shares > 0]
     return float(-(shares * np.log(shares)).sum())

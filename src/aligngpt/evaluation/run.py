@@ -1,153 +1,169 @@
-"""Running benchmarks with a model, from their questions to results; what is done is kept, what was cut off goes on.
+"""Run benchmarks with a model: generate predictions, score them, and collect the results.
 
-A run's folder has a folder for each benchmark: `answers.jsonl`, `run.json`, `gates.json`, `score.json`,
-`submission.*`, `reviews.*`, and while it is under way `parts/`. `results.json` has a row for each benchmark.
+The output folder has `results.json` and a folder per benchmark: `run_config.json` (what makes the predictions what they
+are; never rewritten), `answers.jsonl` (the predictions), and files derived from them on every call: `score.json`,
+`gate_stats.json`, `submission.*`. A judge's reviews are kept in `reviews.*`. Interrupted runs resume.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.parallel import Advance, Worker, answer_tasks, left_of, share_of
-from aligngpt.evaluation.postprocess import evaluate_answers, finish, reopen, unfinished_row
-from aligngpt.evaluation.prediction_files import at_work_in, read_parts
+from aligngpt.evaluation.parallel import Advance, generate_predictions, plan_work
+from aligngpt.evaluation.results import finish_task
 from aligngpt.evaluation.tasks import (
+    EvalSettings,
     MissingData,
-    ModelRecord,
-    RunSettings,
+    ModelInfo,
     Task,
-    claim,
-    describe_run,
+    TaskState,
+    describe_task,
     open_task,
-    read_model,
+    read_model_info,
+    start_task,
 )
 from aligngpt.evaluation.types import Benchmark
-from aligngpt.utils.io import read_json, versions, write_json
+from aligngpt.utils.io import versions
+from aligngpt.utils.output_dir import exclusive_lock
 from aligngpt.utils.progress import progress
 
-RESULTS = "results.json"
-_PATIENCE = 60.0  # seconds in which another call has written its own rows
+_WAIT_SECONDS = 60.0  # for another call to write its rows
+_logger = logging.getLogger(__name__)
 
 
-def run_benchmarks(
-    benchmarks: Sequence[Benchmark], settings: RunSettings, skip_missing: bool = False
-) -> dict[str, Any]:
-    """Answer, score and submit benchmarks; what is finished is not done again.
+def evaluate(
+    model: str | Path, *, tasks: str | Sequence[str] = "all", data: str | Path, output: str | Path, **options: Any
+) -> EvalResults:
+    """Run benchmarks with a model; completed ones are not run again.
 
     Args:
-        benchmarks: Which ones.
-        skip_missing: Leave out, with a row that says why, those whose questions or images are missing or broken.
-
-    Returns:
-        What `results.json` holds, and `finished_before`: the benchmarks for which there was nothing to do.
+        model: Model folder or stage-1 checkpoint.
+        tasks: Names of benchmarks, as a list or separated by commas; `"all"` runs those whose files are in `data`.
+        data: Folder of the benchmark files, LLaVA's `playground/data/eval`, or a synthetic dataset.
+        output: Output folder.
+        options: Further fields of `EvalSettings`, such as `batch_size` or `alignment`.
 
     Raises:
-        MissingData: If a benchmark's data are missing; with `skip_missing` if all are.
-        ValueError: If a file is broken, or a folder holds another run.
+        MissingData: Files of a benchmark are missing; of several benchmarks, all of them.
+        ValueError: A name is unknown, a file is broken, or a folder belongs to another run.
     """
-    tasks, left_out = _open_tasks(benchmarks, settings, skip_missing)
-    model = read_model(settings)
-    _known_rows(settings.output, model)
-    with ExitStack() as held:
-        for task in tasks:
-            held.enter_context(at_work_in(task.folder, shared=settings.shard is not None))
-        runs = {task.benchmark.name: describe_run(task, settings, model) for task in tasks}
-        with at_work_in(settings.output, patience=_PATIENCE):
-            _known_rows(settings.output, model)
-            before = [task.benchmark.name for task in tasks if _claim(task, runs[task.benchmark.name], settings)]
-            if not (settings.output / RESULTS).is_file():  # another model is to be refused from now on
-                _write_results(settings.output, model, {})
-        pending = [task for task in tasks if task.benchmark.name not in before]
-        with _progress(pending, settings) as advance:
-            answer_tasks([task for task in pending if left_of(task, settings)], settings, model, advance)
-        rows = {one.name: unfinished_row(one, left_out[one.name]) for one in benchmarks if one.name in left_out}
-        for task in tasks:
-            rows[task.benchmark.name] = _close(task, settings, runs, before)
-    with at_work_in(settings.output, patience=_PATIENCE):
-        results = _write_results(settings.output, model, rows)
-    return {**results, "finished_before": before}
+    settings = EvalSettings(Path(model), Path(data), Path(output), **options)
+    return run_benchmarks(select_benchmarks(tasks), settings)
+
+
+def select_benchmarks(tasks: str | Sequence[str]) -> list[Benchmark]:
+    """Return the benchmarks of these names, in the given order; `"all"` stands for every one.
+
+    Raises:
+        ValueError: A name is unknown; the message lists all names.
+    """
+    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    if names == ["all"]:
+        return list(BENCHMARKS.values())
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}, or all")
+    return [BENCHMARKS[name] for name in dict.fromkeys(names)]
+
+
+def run_benchmarks(benchmarks: Sequence[Benchmark], settings: EvalSettings) -> EvalResults:
+    """Run benchmarks; of several, those whose files are missing or broken are skipped with the reason.
+
+    Raises:
+        MissingData: No benchmark can be run.
+        ValueError: A file is broken, or a folder belongs to another run.
+    """
+    tasks, skipped = _open_tasks(benchmarks, settings)
+    model = read_model_info(settings)
+    _read_rows(settings.output, model)
+    states = [describe_task(task, settings, model) for task in tasks]
+    with ExitStack() as locks:
+        for state in states:
+            locks.enter_context(state.output.lock(settings.shard))
+        with exclusive_lock(settings.output, timeout=_WAIT_SECONDS):
+            rows = _read_rows(settings.output, model)
+            for state in states:
+                start_task(state, exclusive=settings.shard is None)
+            if not rows:  # from now on the folder is this model's
+                _write_rows(settings.output, model, {})
+        pending = [state for state in states if plan_work([state], settings)]
+        for state in states:
+            if state.was_complete and state not in pending:
+                _logger.info("%s: predictions are complete, only scored again", state.task.benchmark.name)
+        with _show_progress(pending, settings) as advance:
+            generate_predictions(pending, settings, model, advance)
+        for state in pending:
+            state.read()
+        for state in states:
+            name = state.task.benchmark.name
+            rows[name] = finish_task(state, settings, rows.get(name))
+    with exclusive_lock(settings.output, timeout=_WAIT_SECONDS):
+        finished = {state.task.benchmark.name: rows[state.task.benchmark.name] for state in states}
+        return _write_rows(settings.output, model, skipped | finished)
 
 
 def _open_tasks(
-    benchmarks: Sequence[Benchmark], settings: RunSettings, skip_missing: bool
-) -> tuple[list[Task], dict[str, str]]:
-    tasks, left_out = [], {}
+    benchmarks: Sequence[Benchmark], settings: EvalSettings
+) -> tuple[list[Task], dict[str, BenchmarkResult]]:
+    tasks, skipped = [], {}
     for benchmark in benchmarks:
         try:
             tasks.append(open_task(benchmark, settings))
         except (OSError, ValueError) as error:
-            if not skip_missing:
+            if len(benchmarks) == 1:
                 raise
-            left_out[benchmark.name] = str(error)
+            skipped[benchmark.name] = BenchmarkResult(
+                benchmark=benchmark.name, title=benchmark.title, metric=benchmark.metric, reasons=[str(error)]
+            )
     if not tasks:
         names = ", ".join(benchmark.files.questions for benchmark in benchmarks)
         raise MissingData(f"{settings.data}: no benchmark to run; expected LLaVA's playground/data/eval with {names}")
-    return tasks, left_out
+    return tasks, skipped
 
 
-def _known_rows(output: Path, model: ModelRecord) -> dict[str, Any]:
-    """The rows of earlier calls, by benchmark.
+def _read_rows(output: Path, model: ModelInfo) -> dict[str, BenchmarkResult]:
+    """Return the rows of earlier calls, by benchmark.
 
     Raises:
-        ValueError: If they are another model's, or the file is another command's.
+        ValueError: They are of another model, or the file is not one of `eval run`.
     """
-    path = output / RESULTS
+    path = output / EvalResults.FILE
     if not path.is_file():
         return {}
-    known = read_json(path)
-    if not (isinstance(known, dict) and "model_hash" in known and isinstance(known.get("benchmarks"), list)):
-        raise ValueError(f"{path}: not written by eval run: give another --output, or delete it")
-    if known["model_hash"] != model.hash:
+    try:
+        results = EvalResults.read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is not a file of eval run: choose another --output or delete it") from None
+    if results.model_hash != model.hash:
         raise ValueError(
-            f"{output} holds results of another model ({known.get('model')}): give another --output, or delete it"
+            f"{output} holds results of another model ({results.model}); choose another --output or delete this folder"
         )
-    return {row["benchmark"]: row for row in known["benchmarks"]}
+    return {row.benchmark: row for row in results.benchmarks}
 
 
-def _claim(task: Task, run: dict[str, Any], settings: RunSettings) -> bool:
-    """Claim a benchmark's folder; whether nothing is left to be asked there."""
-    alone = settings.shard is None
-    return claim(task, run, alone) and not (alone and reopen(task))
-
-
-def _close(
-    task: Task, settings: RunSettings, runs: Mapping[str, dict[str, Any]], before: Sequence[str]
-) -> dict[str, Any]:
-    """Finish a benchmark if all of its answers are there, and make its row."""
-    name = task.benchmark.name
-    if name in before or (settings.shard is None and finish(task, runs[name])):
-        return evaluate_answers(task, settings)
-    given = len(read_parts(task.parts, len(task.questions)))
-    reason = f"{given} of {len(task.questions)} questions are answered"
-    if given == len(task.questions):
-        reason += ": run the same command without --shard to put them together"
-    return unfinished_row(task.benchmark, reason)
-
-
-def _write_results(output: Path, model: ModelRecord, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Write `results.json`; rows of earlier calls stay."""
-    known = {**_known_rows(output, model), **rows}
-    order = [*BENCHMARKS, *(name for name in known if name not in BENCHMARKS)]
-    results = {
-        "model": model.name,
-        "model_hash": model.hash,
-        "versions": versions(),
-        "benchmarks": [known[name] for name in order if name in known],
-    }
-    write_json(output / RESULTS, results)
+def _write_rows(output: Path, model: ModelInfo, rows: Mapping[str, BenchmarkResult]) -> EvalResults:
+    """Write `results.json`; other benchmarks keep their rows."""
+    merged = {**_read_rows(output, model), **rows}
+    order = [*BENCHMARKS, *(name for name in merged if name not in BENCHMARKS)]
+    benchmarks = [merged[name] for name in order if name in merged]
+    results = EvalResults(model=model.name, model_hash=model.hash, versions=versions(), benchmarks=benchmarks)
+    results.write(output)
     return results
 
 
 @contextmanager
-def _progress(tasks: Sequence[Task], settings: RunSettings) -> Iterator[Advance]:
-    """A function to be told how many questions of a benchmark are answered; the time left is that of all of them."""
-    titles = {task.benchmark.name: task.benchmark.title for task in tasks}
-    shares = [share_of(task.batches(settings.batch_size), settings, Worker()) for task in tasks]
-    total = sum(len(batch) for share in shares for batch in share)
-    left = sum(len(batch) for task in tasks for batch in left_of(task, settings))
+def _show_progress(states: Sequence[TaskState], settings: EvalSettings) -> Iterator[Advance]:
+    """Show the progress and the time left over all benchmarks."""
+    titles = {state.task.benchmark.name: state.task.benchmark.title for state in states}
+    shard, num_shards = settings.shard or (1, 1)
+    batches = [state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards] for state in states]
+    total = sum(len(batch) for own in batches for batch in own)
+    left = sum(len(batch) for work in plan_work(states, settings) for batch in work.batches)
     with progress("loading the model", total, settings.progress, total - left) as advance:
         yield lambda name, count: advance(count, titles[name])

@@ -1,107 +1,94 @@
-"""What a run on a benchmark is: its settings, its questions and images, and what tells it from another run."""
+"""Settings of a run, its model, and the state of each benchmark: questions, identity, predictions so far."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from aligngpt.data.images import BadImage, UnreadableImage, load_image
-from aligngpt.evaluation.prediction_files import Record, read_parts
+from aligngpt.evaluation.artifacts import EvalRunConfig
+from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_predictions
 from aligngpt.evaluation.readers import find
 from aligngpt.evaluation.types import Benchmark, Question
-from aligngpt.modeling import AlignGPTConfig, load_template, parse_alignment
-from aligngpt.modeling.checkpoints import INFO_FILE
+from aligngpt.modeling import AlignGPTConfig, load_template
+from aligngpt.modeling.artifacts import Stage1Checkpoint
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.processing import TEMPLATES
+from aligngpt.modeling.settings import parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
-from aligngpt.utils.io import file_size, hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json, versions
+from aligngpt.utils.output_dir import OutputDir
 
-if TYPE_CHECKING:
-    from aligngpt.evaluation.judge.config import JudgeConfig
-
-DTYPES = ("float32", "float16", "bfloat16")
+Dtype = Literal["float32", "float16", "bfloat16"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 _MODEL_FILES = (
     "*.safetensors", "*.bin", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "processor_config.json", "preprocessor_config.json", "chat_template.jinja", INFO_FILE,
+    "processor_config.json", "preprocessor_config.json", "chat_template.jinja", Stage1Checkpoint.FILE,
 )  # fmt: skip
 _SAMPLED_IMAGES = 100
-# What two calls must share to go on in one folder. Batch size and processes change nothing about the answers.
-_IDENTITY = (
-    "benchmark", "model_hash", "template_hash", "alignment", "dtype", "decoding", "limit", "data_hash",
-)  # fmt: skip
 
 
 class MissingData(FileNotFoundError):
-    """Questions or images of a benchmark that are not there; the message says where they can be had."""
+    """Questions or images of a benchmark are missing; the message names the source."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """How benchmarks are run.
+@config_dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class EvalSettings:
+    """How benchmarks are run."""
 
-    Args:
-        model: Model folder or stage-1 checkpoint.
-        data: The folder of all benchmarks, LLaVA's `playground/data/eval`.
-        output: Folder for the results, with a folder for each benchmark in it.
-        alignment: Overrides the model's setting.
-        batch_size: Questions answered at once.
-        processes: Processes that answer, each with a model of its own; one for each GPU by default.
-        shard: Which share this call answers, from 1, and of how many; None for all of it.
-        limit: Only the first so many questions.
-        dtype: One of `DTYPES`; the model's own by default.
-        judge: Who marks the answers to LLaVA-Bench and MM-Vet.
-        progress: Whether to show how far it is.
-    """
-
-    model: Path
-    data: Path
-    output: Path
-    alignment: Any = None
-    batch_size: int = 16
-    processes: int | None = None
-    shard: tuple[int, int] | None = None
-    limit: int | None = None
-    dtype: str | None = None
-    judge: JudgeConfig | None = None
-    progress: bool = True
+    model: str | Path = Field(description="Model folder, stage-1 checkpoint or hub name.")
+    data: Path = Field(description="Folder of the benchmark files, LLaVA's `playground/data/eval`.")
+    output: Path = Field(description="Output folder, with a folder per benchmark.")
+    alignment: Any = Field(default=None, description="Alignment setting; the model's own by default.")
+    batch_size: int = Field(default=16, ge=1, description="Questions per batch.")
+    num_workers: int | None = Field(default=None, ge=1, description="Processes with a model each; one per GPU.")
+    shard: tuple[int, int] | None = Field(default=None, description="Shard (i, n) of this call, from 1; None for all.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first N questions, without a score.")
+    dtype: Dtype | None = Field(default=None, description="Type of the weights; the model's own by default.")
+    judge: JudgeConfig | None = Field(default=None, description="Judge of LLaVA-Bench and MM-Vet.")
+    progress: bool = Field(default=True, description="Show progress.")
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.processes or 1, self.limit or 1) < 1:
-            raise ValueError("batch_size, processes and limit must be at least 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ValueError(f"shard {self.shard[0]}/{self.shard[1]}: expected i/n with i from 1 to n")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+
+
+# The benchmark -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark to be run: its questions, where its images lie, and the folder it writes."""
+    """One benchmark of a run: its questions, the folder of its images, and the folder it writes."""
 
     benchmark: Benchmark
     question_file: Path
     image_folder: Path | None
-    questions: tuple[Question, ...]
+    questions: Sequence[Question]
     folder: Path
 
     @property
     def parts(self) -> Path:
-        """Folder of the answers on their way."""
+        """Folder of the workers' predictions."""
         return self.folder / "parts"
 
     @property
     def answers(self) -> Path:
-        """The answers file."""
+        """File of the complete predictions."""
         return self.folder / "answers.jsonl"
 
-    def image_of(self, question: Question) -> Path | bytes | UnreadableImage | None:
-        """The question's image: its file, its content, why there is none, or None where it speaks of none."""
+    def find_image(self, question: Question) -> Path | bytes | UnreadableImage | None:
+        """Return the image of a question: its file, its content, why it cannot be read, or None without an image."""
         if not isinstance(question.image, str):
             return question.image
         assert self.image_folder is not None
@@ -109,82 +96,72 @@ class Task:
         inside = path.is_relative_to(os.path.normpath(self.image_folder))
         return path if inside else UnreadableImage("leaves the image folder")
 
-    def batches(self, size: int) -> list[list[int]]:
-        """The places of the questions in batches, the longest questions first, those without an image apart.
+    def plan_batches(self, size: int) -> list[list[int]]:
+        """Return the indices of the questions in batches, with and without images apart, the longest questions first.
 
-        They depend on nothing but the questions and the size. The longest come first: what does not fit into memory
-        shows at once.
+        The plan depends on questions and size alone, so that every process computes the same one. A batch that does
+        not fit into memory fails at the start.
         """
         batches = []
-        for imaged in (True, False):
-            places = [place for place, one in enumerate(self.questions) if (one.image is not None) == imaged]
-            places.sort(key=lambda place: -len(self.questions[place].prompt))
-            batches += [places[start : start + size] for start in range(0, len(places), size)]
+        for with_image in (True, False):
+            indices = [index for index, one in enumerate(self.questions) if (one.image is not None) == with_image]
+            indices.sort(key=lambda index: -len(self.questions[index].prompt))
+            batches += [indices[start : start + size] for start in range(0, len(indices), size)]
         return batches
 
-    def answered(self) -> set[int]:
-        """The places that need not be asked again: those with an answer, or with an image that stays unreadable."""
-        records = read_parts(self.parts, len(self.questions))
-        return {place for place, record in records.items() if not self.readable_now(record)}
 
-    def readable_now(self, record: Record) -> bool:
-        """Whether an answer is empty for want of an image that can be read by now."""
-        image = self.image_of(self.questions[record.place])
-        if not (record.unreadable and isinstance(image, Path)):
-            return False
-        try:
-            load_image(image)
-        except BadImage:
-            return False
-        return True
-
-
-def open_task(benchmark: Benchmark, settings: RunSettings) -> Task:
-    """Read a benchmark's questions and see that its images are there.
+def open_task(benchmark: Benchmark, settings: EvalSettings) -> Task:
+    """Read the questions of a benchmark.
 
     Raises:
-        MissingData: If the question file is missing, or all images are.
-        ValueError: If the question file is broken, or a question cannot be asked.
+        MissingData: The question file is missing, or all images of a benchmark that is not complete.
+        ValueError: The question file is broken, or a question contains reserved text.
     """
-    layout, remedy = benchmark.files, f"to get {benchmark.title}: {benchmark.files.source}"
-    path = find(settings.data, layout.questions)
+    files, remedy = benchmark.files, f"to get {benchmark.title}: {benchmark.files.source}"
+    path = find(settings.data, files.questions)
     if path is None:
-        raise MissingData(f"{settings.data / layout.questions}: no such file; {remedy}")
+        raise MissingData(f"{settings.data / files.questions}: no such file; {remedy}")
     questions = tuple(benchmark.read_questions(path)[: settings.limit])
     for question in questions:
-        _require_words(question, path)
-    images = None if layout.images is None else settings.data / layout.images
-    task = Task(benchmark, path, images, questions, settings.output / benchmark.name)
+        _check_text(question, path)
+    images = None if files.images is None else settings.data / files.images
     if images is None and all(question.image is None for question in questions):
         raise MissingData(f"{path}: a table without images; {remedy}")
-    files = [file for file in map(task.image_of, questions) if isinstance(file, Path)]
-    if images is not None and files and not images.is_dir():
-        raise MissingData(f"{images}: no such folder; {remedy}")
-    if files and all(file_size(file) < 0 for file in files):
-        raise MissingData(
-            f"{images}: not one of the {len(files)} images of {path.name} is there, such as {files[0].name}; {remedy}"
-        )
+    task = Task(benchmark, path, images, questions, settings.output / benchmark.name)
+    if not task.answers.is_file():
+        _check_images(task, remedy)
     return task
 
 
-def _require_words(question: Question, source: Path) -> None:
-    """What no template takes is said before the model is loaded, not in the middle of the run."""
+def _check_images(task: Task, remedy: str) -> None:
+    """Check that some of the images exist; single missing ones are reported by the run."""
+    files = [file for file in map(task.find_image, task.questions) if isinstance(file, Path)]
+    if not files or any(file_size(file) >= 0 for file in files):
+        return
+    raise MissingData(
+        f"{task.image_folder}: none of the {len(files)} images of {task.question_file.name} exists, such as "
+        f"{files[0].name}; {remedy}"
+    )
+
+
+def _check_text(question: Question, source: Path) -> None:
+    """Refuse before the model is loaded what no template accepts."""
     try:
         question.prompt.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{source}: question {question.id} holds half of a surrogate pair: mend its text") from None
-    found = ALIGN_TOKEN if ALIGN_TOKEN in question.prompt else MARK.search(question.prompt)
-    if found:
-        what = found if isinstance(found, str) else f"U+{ord(found[0]):04X}"
-        raise ValueError(f"{source}: question {question.id} holds {what}, which is reserved: take it out")
+        raise ValueError(f"{source}: question {question.id} contains an unpaired surrogate; fix its text") from None
+    reserved = MARK.search(question.prompt)
+    if reserved or ALIGN_TOKEN in question.prompt:
+        name = f"U+{ord(reserved[0]):04X}" if reserved else ALIGN_TOKEN
+        raise ValueError(f"{source}: question {question.id} contains {name}, which is reserved; remove it")
 
 
-# Two runs ------------------------------------------------------------------------------------------------------------
+# The model -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ModelRecord:
-    """What makes a model answer as it does, read from its folder without loading it."""
+class ModelInfo:
+    """What identifies a model, read from its folder without loading it."""
 
     name: str
     hash: str
@@ -193,139 +170,177 @@ class ModelRecord:
     alignment: Any
     dtype: str
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """As `run.json` has them."""
-        return {
-            "model": self.name,
-            "model_hash": self.hash,
-            "template": self.template,
-            "template_hash": self.template_hash,
-            "alignment": self.alignment,
-            "dtype": self.dtype,
-        }
 
-
-def read_model(settings: RunSettings) -> ModelRecord:
-    """Read what a run records about its model.
+def read_model_info(settings: EvalSettings) -> ModelInfo:
+    """Read what identifies a model.
 
     Raises:
-        FileNotFoundError: If the folder holds no model.
-        ValueError: If the alignment setting does not fit the model.
+        FileNotFoundError: The folder holds no model.
+        ValueError: The alignment setting does not fit the model.
     """
-    folder = settings.model
-    if (folder / INFO_FILE).is_file():
-        known = read_json(folder / INFO_FILE)["settings"]
-        own, levels, dtype = known["alignment"], known["num_alignment_levels"], "float32"
-        text, aligned = load_template(known["template"]), own != "none"
+    folder = resolve_model(settings.model)
+    if (folder / Stage1Checkpoint.FILE).is_file():
+        trained = Stage1Checkpoint.read(folder).settings
+        own, levels, dtype = trained.alignment, trained.num_alignment_levels, "float32"
+        template, aligned = load_template(trained.template), own != "none"
     else:
         kind = read_json(folder / "config.json").get("model_type")
         if kind != AlignGPTConfig.model_type:
-            raise ValueError(f"{folder} is a {kind} model, not an AlignGPT: give a folder that finetune wrote")
+            raise ValueError(f"{folder} is a {kind} model; pass a folder that aligngpt finetune or convert wrote")
         config = AlignGPTConfig.from_pretrained(folder)
         own, levels, dtype = config.alignment, config.num_alignment_levels, config.dtype or "float32"
-        processor = read_json(folder / "processor_config.json")
-        text, aligned = _template(folder), processor.get("use_alignment", True)
-    alignment = parse_alignment(own if settings.alignment is None else settings.alignment, levels)
+        aligned = read_json(folder / "processor_config.json").get("use_alignment", True)
+        template = _read_template(folder)
+    alignment = parse_setting(own if settings.alignment is None else settings.alignment, levels)
     if not aligned and alignment != "none":
-        raise ValueError(f"{folder} was trained without alignment: leave out the setting {settings.alignment!r}")
-    return ModelRecord(
-        name=folder.resolve().name,
-        hash=hash_folder(folder, _MODEL_FILES),
-        template=_name_of(text),
-        template_hash=hashlib.sha256(text.encode()).hexdigest(),
+        raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
+    is_folder = Path(settings.model).is_dir()
+    return ModelInfo(
+        name=folder.resolve().name if is_folder else str(settings.model).split("/")[-1],
+        hash=_fingerprint(folder),
+        template=_name_template(template),
+        template_hash=hashlib.sha256(template.encode()).hexdigest(),
         alignment=list(alignment) if isinstance(alignment, tuple) else alignment,
         dtype=settings.dtype or str(dtype).removeprefix("torch."),
     )
 
 
-def _template(folder: Path) -> str:
+def _fingerprint(folder: Path) -> str:
+    """Return a hash of the names and fingerprints of a model's files."""
+    paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    lines = [f"{path.name} {fingerprint_file(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _read_template(folder: Path) -> str:
     path = folder / "chat_template.jinja"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no conversation template; is this a folder that finetune or convert wrote?")
+        raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
     return path.read_text(encoding="utf-8")
 
 
-def _name_of(template: str) -> str:
-    """The name of a shipped template with this text."""
-    shipped = {path.read_text(encoding="utf-8").strip(): path.stem for path in sorted(TEMPLATES.glob("*.jinja"))}
-    return shipped.get(template.strip(), "its own")
+def _name_template(template: str) -> str:
+    """Return the name of the package's template with this text, or `custom`."""
+    names = {path.read_text(encoding="utf-8").strip(): path.stem for path in sorted(TEMPLATES.glob("*.jinja"))}
+    return names.get(template.strip(), "custom")
 
 
-def read_data_note(data: Path) -> str | None:
-    """Return the `note` of a data folder's `dataset_info.json`, None if there is none."""
-    path = data / DATASET_INFO
-    info = read_json(path) if path.is_file() else None
-    return info.get("note") if isinstance(info, dict) else None
+# The run of one benchmark --------------------------------------------------------------------------------------------
 
 
-def describe_run(task: Task, settings: RunSettings, model: ModelRecord) -> dict[str, Any]:
-    """What `run.json` says when a run begins."""
-    sizes = [file_size(file) for file in map(task.image_of, _sample(task)) if isinstance(file, Path)]
-    return {
-        "benchmark": task.benchmark.name,
-        **model.fields,
-        "decoding": {"do_sample": False, "num_beams": 1, "max_new_tokens": task.benchmark.max_new_tokens},
-        "limit": settings.limit,
-        "data_note": read_data_note(settings.data),
-        "data_hash": hash_file(task.question_file),
-        "image_sizes": " ".join(map(str, sizes)),
-        "batch_size": settings.batch_size,
-        "versions": versions(),
-    }
+@dataclass
+class TaskState:
+    """A task with its run: identity, and the predictions so far, which are read once.
+
+    Attributes:
+        task: The benchmark.
+        config: Content of `run_config.json`.
+        output: Its output folder.
+        records: Predictions by the index of the question.
+        pending: Indices of the questions to generate: without a prediction, or with an image that was unreadable and
+            is readable now.
+    """
+
+    task: Task
+    config: EvalRunConfig
+    output: OutputDir
+    records: dict[int, PredictionRecord] = field(default_factory=dict)
+    pending: frozenset[int] = frozenset()
+
+    @property
+    def was_complete(self) -> bool:
+        """Whether an earlier call had completed the predictions."""
+        return self.task.answers.is_file()
+
+    def find_pending(self) -> None:
+        """Set `pending`."""
+        self.pending = frozenset(filter(self._is_pending, range(len(self.task.questions))))
+
+    def _is_pending(self, index: int) -> bool:
+        record = self.records.get(index)
+        if record is None or not record.unreadable:
+            return record is None
+        image = self.task.find_image(self.task.questions[index])
+        if not isinstance(image, Path):
+            return False
+        try:
+            load_image(image)
+        except BadImage:
+            return False
+        return True
+
+    def read(self) -> None:
+        """Read the predictions so far: the complete ones, replaced by later ones where an image was unreadable."""
+        records = read_predictions(self.task.parts, len(self.task.questions))
+        if self.was_complete:
+            for index, line in enumerate(read_answers_file(self.task.answers)):
+                complete = PredictionRecord(index, line, 0.0)
+                if index not in records or not complete.unreadable:
+                    records[index] = complete
+        self.records = records
 
 
-def _sample(task: Task) -> list[Question]:
-    """Some questions with an image of its own file, all over the benchmark."""
-    imaged = [question for question in task.questions if isinstance(task.image_of(question), Path)]
-    return imaged[:: -(-len(imaged) // _SAMPLED_IMAGES) or 1]
+def describe_task(task: Task, settings: EvalSettings, model: ModelInfo) -> TaskState:
+    """Return the state of a task whose predictions are not read yet."""
+    sizes = [file_size(file) for file in map(task.find_image, _sample_questions(task)) if isinstance(file, Path)]
+    info = settings.data / DATASET_INFO
+    config = EvalRunConfig(
+        benchmark=task.benchmark.name,
+        model=model.name,
+        model_hash=model.hash,
+        template=model.template,
+        template_hash=model.template_hash,
+        alignment=model.alignment,
+        dtype=model.dtype,
+        generation={"do_sample": False, "num_beams": 1, "max_new_tokens": task.benchmark.max_new_tokens},
+        limit=settings.limit,
+        data_hash=hash_file(task.question_file),
+        data_note=read_json(info).get("note") if info.is_file() else None,
+        image_sizes=sizes,
+        versions=versions(),
+    )
+    identity = config.model_dump(mode="json", exclude={"image_sizes", "data_note", "versions", "template", "model"})
+    return TaskState(task, config, OutputDir(task.folder, identity, result_file=task.answers.name))
 
 
-def claim(task: Task, run: dict[str, Any], alone: bool = True) -> bool:
-    """Begin a run in its folder or go on with it; whether it had been finished.
+def start_task(state: TaskState, exclusive: bool) -> None:
+    """Start the run of a task, or resume it, and read its predictions.
 
     Args:
-        alone: Nobody else is at work in the folder: a run that was begun there without an answer may be replaced.
+        state: Its folder is locked.
+        exclusive: Whether no other shard may run: then a run without any prediction may be replaced by another one.
 
     Raises:
-        ValueError: If the folder holds another run; the message says what differs.
+        ValueError: The folder belongs to another run, or its images have changed.
     """
-    path = task.folder / "run.json"
-    begun = task.answers.is_file() or any(part.stat().st_size for part in task.parts.glob("*.jsonl"))
-    if begun and not path.is_file():
-        raise ValueError(f"{task.folder} holds answers but no run.json: give another --output, or delete this one")
-    if path.is_file() and not (alone and not begun):
-        known = read_json(path)
-        differing = [
-            _difference(name, known.get(name), run[name]) for name in _IDENTITY if known.get(name) != run[name]
-        ]
-        if not differing and _other_images(task, known, run):
-            differing = ["other images (files of other sizes)"]
-        if differing:
+    task, run_file = state.task, state.output.run_file
+    has_predictions = state.was_complete or any(path.stat().st_size for path in task.parts.glob("*.jsonl"))
+    if exclusive and not has_predictions:
+        run_file.unlink(missing_ok=True)
+        shutil.rmtree(task.parts, ignore_errors=True)
+    state.output.check()
+    state.read()
+    state.find_pending()
+    if run_file.is_file():
+        _check_sizes(state, EvalRunConfig.read(run_file))
+    else:
+        state.config.write(run_file)
+
+
+def _check_sizes(state: TaskState, existing: EvalRunConfig) -> None:
+    """Refuse images that have changed; one that was missing or unreadable may have been replaced."""
+    unreadable = {index for index, record in state.records.items() if record.unreadable}
+    replaced = {state.task.questions[index].image for index in unreadable}
+    sampled = zip(_sample_questions(state.task), existing.image_sizes, state.config.image_sizes, strict=False)
+    for question, before, now in sampled:
+        if before != now and -1 not in (before, now) and question.image not in replaced:
             raise ValueError(
-                f"{task.folder} holds another run: {'; '.join(differing)}: give another --output, or delete this one"
+                f"{state.task.folder} belongs to a run with other images: {question.image!r} had {before} bytes and "
+                f"has {now} now; choose another --output or delete this folder"
             )
-        finished = bool(known.get("complete")) and task.answers.is_file()
-        if finished and alone:
-            shutil.rmtree(task.parts, ignore_errors=True)  # there if the run was killed at its very end
-        return finished
-    write_json(path, run | {"complete": False})
-    return False
 
 
-def _other_images(task: Task, known: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
-    """Whether an image has become another; one that was absent or could not be read may have been mended."""
-    records = read_parts(task.parts, len(task.questions))
-    mended = {one["image"] for one in known.get("unreadable_images", ())}
-    mended |= {task.questions[place].image for place, record in records.items() if record.unreadable}
-    sizes = zip(_sample(task), str(known.get("image_sizes")).split(), run["image_sizes"].split(), strict=False)
-    return any(
-        there != here and "-1" not in (there, here) and question.image not in mended for question, there, here in sizes
-    )
-
-
-def _difference(name: str, known: Any, given: Any) -> str:
-    what = name.removesuffix("_hash")
-    if name.endswith("_hash"):
-        return f"another {what} (hash {str(known)[:12]} there, {str(given)[:12]} here)"
-    return f"{what} is {known!r} there and {given!r} here"
+def _sample_questions(task: Task) -> list[Question]:
+    """Return up to 100 questions with an image file, evenly spaced."""
+    imaged = [question for question in task.questions if isinstance(task.find_image(question), Path)]
+    return imaged[:: -(-len(imaged) // _SAMPLED_IMAGES) or 1]

@@ -1,4 +1,4 @@
-"""What a benchmark is: where its files lie, what it asks, how it scores; and what a score says of each question."""
+"""Records of evaluation: questions, predictions, scores, and what a benchmark is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aligngpt.evaluation.artifacts import Id, SampleScore
+
 if TYPE_CHECKING:
     from aligngpt.data.images import UnreadableImage
     from aligngpt.evaluation.judge.judge import Judge
 
 Protocol = Literal["official", "strict"]
-Id = int | str
 Labels = Any  # each benchmark has its own
 
 LLAVA_FILES = "eval.zip, of docs/Evaluation.md in https://github.com/haotian-liu/LLaVA"
@@ -21,18 +22,18 @@ LLAVA_FILES = "eval.zip, of docs/Evaluation.md in https://github.com/haotian-liu
 
 @dataclass(frozen=True)
 class BenchmarkFiles:
-    """Where a benchmark's files lie below `playground/data/eval`, as LLaVA publishes them.
+    """Paths of a benchmark's files below the data folder, LLaVA's `playground/data/eval`.
 
     Args:
-        questions: The question file.
-        images: The folder its image paths start from; None where the question file holds the images.
-        labels: The label files; none where only a server has them.
-        answers: The answers file; `{model}` stands for the model's name.
-        source: Where questions, labels and images can be had.
-        submission: What a server scores, if one does.
-        submission_questions: The file that says what a submission has to hold, where it is not `questions`.
-        other_labels: Labels that do as well where `labels` are not there.
-        reviews: Where a judge's reviews of the answers go, if it is a judge that marks them.
+        questions: Question file.
+        images: Folder that image paths are relative to; None where the question file holds the images.
+        labels: Label files; empty where only a server has them.
+        answers: Predictions file; `{model}` is the name of the model.
+        source: Where questions, labels and images can be downloaded.
+        submission: File that a server scores, if there is one.
+        submission_questions: File that lists the questions of a submission, where it is not `questions`.
+        other_labels: Label files to use where `labels` are missing.
+        reviews: A judge's reviews of the predictions, if a judge rates them.
     """
 
     questions: str
@@ -51,13 +52,12 @@ class Question:
     """One question.
 
     Args:
-        id: As the answers file names it.
-        prompt: What the model is asked, without the image's placeholder.
-        image: Path below the image folder, the image's bytes, or why these cannot be read; None for a question
-            without an image.
-        kind: What sort of question it is.
-        stored_prompt: What the answers file keeps as its prompt, where that is not `prompt`.
-        extra: Further fields of its line in the answers file.
+        id: Id in the predictions file.
+        prompt: Text for the model, without the image placeholder.
+        image: Path below the image folder, content of the image, or why it cannot be read; None without an image.
+        kind: Kind of question, for statistics of the gate.
+        stored_prompt: Prompt in the predictions file, where it differs from `prompt`.
+        extra: Further fields of its line in the predictions file.
     """
 
     id: Id
@@ -70,7 +70,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer, with the line it stands in (0 where a file has no lines) and what else a scorer reads of it."""
+    """One answer of a model.
+
+    Args:
+        id: Id of the question.
+        text: The answer.
+        prompt: Stored prompt, empty if there is none.
+        line: Line of the predictions file; 0 where a file has no lines.
+        extra: Further values that the scorer reads, such as a judge's rating.
+    """
 
     id: Id
     text: str
@@ -81,7 +89,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """An answers file; `submission` says that it has the form a server takes, and is scored as it stands."""
+    """The predictions of one file.
+
+    Args:
+        source: Name for error messages.
+        rows: Predictions in the order of the file.
+        submission: Whether the file has a server's format, whose texts are scored as they are.
+    """
 
     source: str
     rows: Sequence[Prediction]
@@ -89,42 +103,8 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class SampleScore:
-    """What a scorer made of one question.
-
-    Args:
-        id: The question's.
-        score: 0 to 1, for tests between two models.
-        text: The answer as it was given; None if there is none.
-        prediction: What was read out of it.
-        label: What is right.
-        groups: The sub-scores it counts in: name of the division, then the part or parts.
-        stratum: The part of the headline it counts in; None if it does not count there.
-        value: Its share of the numerator; None for `score`.
-        weight: Its share of the denominator.
-        parts: The single answers, where one item stands for several.
-    """
-
-    id: Id
-    score: float
-    text: str | None = None
-    prediction: Any = None
-    label: Any = None
-    groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    aggregation_group: str | None = "all"
-    value: float | None = None
-    weight: float = 1.0
-    parts: tuple[SampleScore, ...] = ()
-
-    @property
-    def terms(self) -> tuple[float, float]:
-        """Numerator and denominator: a score is the sum of the ones over the sum of the others."""
-        return self.score if self.value is None else self.value, self.weight
-
-
-@dataclass(frozen=True)
 class MatchCounts:
-    """How answers and labels fit: questions without an answer, answers to no question, and repeated answers."""
+    """Numbers of questions without a prediction, of predictions for no question, and of repeated predictions."""
 
     missing: int = 0
     extra: int = 0
@@ -133,15 +113,15 @@ class MatchCounts:
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome.
+    """The score of a predictions file by one protocol.
 
     Args:
-        value: The headline in the unit of the paper's tables, not rounded.
-        printed: The headline as the official scorer prints it.
-        items: One for each question.
-        count: How answers and labels fit.
+        value: Primary metric in the unit of the paper's tables, not rounded.
+        formatted: Primary metric as the official scorer prints it.
+        samples: One per sample.
+        count: How predictions and labels fit.
         details: What the official scorer reports, under its own names.
-        notes: What a reader should know, such as where the official scorer would have stopped.
+        notes: Remarks for the reader, such as where the official scorer would have stopped.
     """
 
     value: float
@@ -154,26 +134,26 @@ class Score:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark.
+    """A benchmark: its files, its questions and its scorer.
 
     Args:
-        name: On the command line.
-        title: In tables.
-        metric: What the headline is.
-        layout: Where its files lie.
-        max_new_tokens: Longest answer, in tokens.
-        read_questions: Question file to questions.
-        read_labels: The given label files and folders to labels.
-        read_answers: An answers file, or reviews of one, to answers.
-        score: Labels and answers to a score, by either protocol.
-        differs: How the official scorer differs from the strict protocol.
-        scale: The headline of a perfect model, for each stratum.
-        combine: How the headline is made of its strata.
-        write_submission: Question file, answers and where to write what a server scores.
-        judge: How another model marks the answers, where only that can.
-        read_labels_alone: As `read_labels`, for a run that has named broken images in the label file already.
-        items_of: Questions, and the labels where there are any, to the id of the item each is scored in; None where
-            that is the question's own.
+        name: Name on the command line.
+        title: Title in tables.
+        metric: Name of the primary metric.
+        files: Paths of its files.
+        max_new_tokens: Maximum length of an answer.
+        read_questions: Reads the question file.
+        read_labels: Reads label files or their folders.
+        read_answers: Reads a predictions file, or a judge's reviews of one.
+        score: Scores predictions by a protocol.
+        official_caveat: How the official scorer differs from the strict protocol.
+        scale: Primary metric of a perfect model, per aggregation group.
+        combine: How the primary metric combines its aggregation groups.
+        write_submission: Writes the file that a server scores, from question file and predictions.
+        judge: How a language model rates the predictions, where the benchmark needs one.
+        read_labels_for_run: As `read_labels`, without the check of images, which a run has done already.
+        sample_ids: Returns the id of the sample that each question belongs to, from the questions and, where there
+            are any, the labels; None where it is the question's id.
     """
 
     name: str
@@ -193,52 +173,59 @@ class Benchmark:
     read_labels_for_run: Callable[[Sequence[Path]], Labels] | None = None
     sample_ids: Callable[[Sequence[Question], Labels | None], list[Id]] | None = None
 
+    def group_by_sample(self, questions: Sequence[Question], labels: Labels | None = None) -> dict[str, list[Question]]:
+        """Return the questions of each sample, by the sample's id as text."""
+        ids = [question.id for question in questions] if self.sample_ids is None else self.sample_ids(questions, labels)
+        samples: dict[str, list[Question]] = {}
+        for sample_id, question in zip(ids, questions, strict=True):
+            samples.setdefault(str(sample_id), []).append(question)
+        return samples
 
-def match_predictions(ids: Iterable[Id], answers: Predictions) -> tuple[dict[str, Prediction], MatchCounts]:
-    """Find the answer to each question; of several the last counts.
+
+def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict[str, Prediction], MatchCounts]:
+    """Return the last prediction for each question, by the question's id as text, and how both fit.
 
     Args:
-        ids: The questions'; compared with those of the answers as text.
-
-    Returns:
-        The answers by the text of their id, those to no question left out, and how they fit.
+        ids: Ids of the questions; ids are compared as text.
+        predictions: Predictions, perhaps for other questions as well.
 
     Raises:
-        ValueError: If not one of the answers is to one of the questions.
+        ValueError: No prediction belongs to any of the questions.
     """
-    wanted = dict.fromkeys(str(one) for one in ids)
-    known = [row for row in answers.rows if str(row.id) in wanted]
-    if not known and wanted:
+    expected = dict.fromkeys(map(str, ids))
+    known = [row for row in predictions.rows if str(row.id) in expected]
+    if not known and expected:
         raise ValueError(
-            f"{answers.source}: none of its {len(answers.rows)} answers is to a question of the labels (its ids begin "
-            f"with {_first(row.id for row in answers.rows)}, those of the labels with {_first(wanted)}): is it for "
-            "another split or another benchmark?"
+            f"{predictions.source}: none of its {len(predictions.rows)} answers is for a question of the labels (its "
+            f"ids begin with {_first(row.id for row in predictions.rows)}, those of the labels with "
+            f"{_first(expected)}); check the split and the benchmark"
         )
-    found = {str(row.id): row for row in known}
-    return found, MatchCounts(len(wanted) - len(found), len(answers.rows) - len(known), len(known) - len(found))
+    matches = {str(row.id): row for row in known}
+    extra = len(predictions.rows) - len(known)
+    return matches, MatchCounts(len(expected) - len(matches), extra, len(known) - len(matches))
 
 
 def _first(ids: Iterable[Id]) -> str:
     return repr(next(iter(ids), None))
 
 
-def group_samples(samples: Iterable[SampleScore], name: str) -> dict[str, list[SampleScore]]:
-    """Sort items by the parts of a division; an item may be in several, or in none."""
-    parts: dict[str, list[SampleScore]] = {}
+def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, list[SampleScore]]:
+    """Return the samples of each value of a category; a sample may have several values, or none."""
+    groups: dict[str, list[SampleScore]] = {}
     for sample in samples:
-        own = sample.groups.get(name, ())
-        for part in (own,) if isinstance(own, str) else own:
-            parts.setdefault(part, []).append(sample)
-    return parts
+        values = sample.groups.get(category, ())
+        for value in (values,) if isinstance(values, str) else values:
+            groups.setdefault(value, []).append(sample)
+    return groups
 
 
-def missing_note(count: MatchCounts, what_official_does: str) -> tuple[str, ...]:
-    """Say that answers are missing and what the official scorer would have done."""
+def missing_note(count: MatchCounts, official_behavior: str) -> tuple[str, ...]:
+    """Return a note about missing predictions and what the official scorer does with them; nothing if none is."""
     if not count.missing:
         return ()
-    return (f"questions without an answer, counted as wrong: {count.missing}; {what_official_does}",)
+    return (f"questions without an answer, counted as wrong: {count.missing}; {official_behavior}",)
 
 
 def count_duplicates(ids: Iterable[Id]) -> int:
-    """How many ids stand there once more than needed."""
-    return sum(times - 1 for times in Counter(map(str, ids)).values())
+    """Return how many ids occur again after their first occurrence."""
+    return sum(count - 1 for count in Counter(map(str, ids)).values())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aligngpt.utils.artifacts import Artifact, Record
 
@@ -60,6 +60,33 @@ class LevelCaptions(Artifact):
     num_levels: int = Field(description="N, the number of levels.")
     by_level: list[CaptionLevel] = Field(description="Metrics of each level.")
     examples: list[CaptionExample] = Field(description="Captions of a few images.")
+
+
+class GateExample(Record):
+    """What the gate computes for one question (Eq. 2)."""
+
+    image: str = Field(description="File name in the image folder.")
+    question: str = Field(description="The question.")
+    answer: str = Field(description="The correct answer.")
+    prediction: str = Field(description="The predicted answer.")
+    grid: tuple[int, int] = Field(description="Rows and columns of image tokens.")
+    dots: list[float] = Field(description="Image-text dot product of each image token, row by row.")
+    gate_weights: list[float] = Field(description="Weights (N - 1) of the levels below N.")
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Self:
+        if len(self.dots) != self.grid[0] * self.grid[1]:
+            raise ValueError(f"{len(self.dots)} dots for a grid of {self.grid[0]} x {self.grid[1]}")
+        return self
+
+
+class GateExamples(Artifact):
+    """What the gate computes for a few test questions."""
+
+    FILE: ClassVar[str] = "gate_examples.json"
+    WRITTEN_BY: ClassVar[str] = RUN_COMMAND
+
+    examples: list[GateExample] = Field(description="Questions of each kind.")
 
 
 class VariantMetrics(Record):

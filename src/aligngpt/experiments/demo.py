@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from aligngpt.experiments.artifacts import LevelCaptions, StepCosts, Summary
+from aligngpt.evaluation.artifacts import BenchmarkScore
+from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, StepCosts, Summary
 from aligngpt.experiments.configs import DemoConfig
 from aligngpt.experiments.runner import Step, read_costs, run_steps
 from aligngpt.synthetic.artifacts import DatasetInfo
@@ -36,6 +37,7 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         ValueError: The folder belongs to a run with another config, or another process holds it.
         StepFailed: A step failed; the message has its error and names its log.
     """
+    from aligngpt.experiments.gate_examples import collect_gate_examples
     from aligngpt.experiments.summary import summarize
     from aligngpt.reporting import report
 
@@ -51,6 +53,8 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         costs = run_steps(plan_steps(config, folder), folder, threads=config.threads)
         summary = summarize(folder, costs, directory.identity["config"])
         summary.write(folder)
+        if not (folder / GateExamples.FILE).is_file():
+            collect_gate_examples(folder / "finetune-adaptive", folder / "data").write(folder)
         report(folder, folder / "report.html")
     return summary
 
@@ -120,8 +124,8 @@ def _plan_variant(config: DemoConfig, folder: Path, variant: Literal["none", "ad
         ),
         Step(
             results.name,
-            _build_command("eval scenes", model=stage2, data=data, output=results),
-            results / "results.json",
+            _build_command("eval run", tasks="synthetic", model=stage2, data=data, output=results, batch_size=100),
+            results / "synthetic" / BenchmarkScore.FILE,
             after=(stage2.name,),
             expected_seconds=_expect("answer", config.questions),
         ),

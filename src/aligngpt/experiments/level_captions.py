@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.benchmarks.synthetic import object_precision_recall
+from aligngpt.evaluation.benchmarks.synthetic import match_objects
+from aligngpt.evaluation.metrics import bootstrap_interval
 from aligngpt.experiments.artifacts import CaptionExample, CaptionLevel, Estimate, LevelCaptions
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
@@ -63,9 +64,11 @@ def caption_by_level(
 
 def measure_level(level: int, texts: Sequence[str], truths: Sequence[Sequence[SceneObject]]) -> CaptionLevel:
     """Return precision and recall of the objects that the captions of one level describe, as color and shape."""
-    measured = object_precision_recall(texts, truths)
+    counts = [match_objects(text, objects) for text, objects in zip(texts, truths, strict=True)]
+    n_right, n_named, n_present = zip(*counts, strict=True)
     estimates = {
-        name: Estimate(value=measured[name], ci95=measured[f"{name}_interval"]) for name in ("precision", "recall")
+        name: Estimate(value=round(sum(n_right) / max(1, sum(numbers)), 4), ci95=bootstrap_interval(n_right, numbers))
+        for name, numbers in (("precision", n_named), ("recall", n_present))
     }
     return CaptionLevel(level=level, **estimates)
 

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from aligngpt.curation.levels import read_levels
 from aligngpt.curation.scoring.store import read_scores
+from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore
 from aligngpt.experiments.artifacts import Estimate, LevelCaptions, LevelStats, StepCost, Summary, VariantMetrics
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
@@ -42,13 +43,16 @@ def summarize(folder: Path, costs: Mapping[str, StepCost], config: dict[str, Any
 
 
 def _read_variant(folder: Path) -> VariantMetrics:
-    results = read_json(folder / "results.json")
-    by_kind = {kind: _read_estimate(row) for kind, row in results["by_kind"].items()}
-    return VariantMetrics(accuracy=_read_estimate(results), accuracy_by_kind=by_kind)
+    score = BenchmarkScore.read(folder / "synthetic")
+    by_kind = {kind: _read_estimate(group) for kind, group in score.groups["kind"].items()}
+    return VariantMetrics(accuracy=_read_estimate(score), accuracy_by_kind=by_kind)
 
 
-def _read_estimate(row: Mapping[str, Any]) -> Estimate:
-    return Estimate(value=row["accuracy"], ci95=row["interval"])
+def _read_estimate(score: BenchmarkScore | GroupScore) -> Estimate:
+    """Return a score in percent as a fraction; an interval without width is the score itself."""
+    value = (score.score or 0.0) / 100
+    low, high = score.ci95 or (100 * value, 100 * value)
+    return Estimate(value=round(value, 4), ci95=(round(low / 100, 4), round(high / 100, 4)))
 
 
 def _correlate_scores(folder: Path, coverage: Mapping[str, float]) -> float:

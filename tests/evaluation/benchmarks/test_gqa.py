@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json
+from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json
 
 
 def question(
@@ -80,8 +80,8 @@ def test_divisions(tmp_path: Path) -> None:
         "steps number": {"1": {"accuracy": 66.67, "n": 3}, "2": {"accuracy": 0.0, "n": 1}},
         "words number": {"4": {"accuracy": 50.0, "n": 4}},
     }
-    assert result["groups"]["form"]["binary"]["count"] == 2
-    assert result["answers"]["extra"] == 1  # the question that is not balanced
+    assert result["groups"]["form"]["binary"]["n_samples"] == 2
+    assert result["counts"]["n_extra"] == 1  # the question that is not balanced
 
 
 def test_distribution_by_hand(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_missing_and_repeated_answers(tmp_path: Path) -> None:
     answers = answer_lines(tmp_path / "a.jsonl", [(1, "x"), ("3", "c"), (1, "a")])
     result = scored("gqa", labels, answers)
     assert verdicts(result) == {"1": 1, "2": 0, "3": 1}
-    assert result["answers"] == {"given": 3, "missing": 1, "extra": 0, "duplicate": 1}
+    assert result["counts"] == counts(3, 1, 0, 1)
     assert result["notes"] == [
         "questions without an answer, counted as wrong: 1; the official scorer stops with an error"
     ]

@@ -12,7 +12,7 @@ import pytest
 from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import read_answers
-from tests.evaluation.benchmark_files import scored, verdicts, write_lines
+from tests.evaluation.benchmark_files import counts, scored, verdicts, write_lines
 from tests.evaluation.test_spreadsheet import cells
 
 COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "split"]
@@ -62,9 +62,9 @@ def test_what_was_not_answered(labels: Path, tmp_path: Path) -> None:
     # 1 lacks its rotation, 2 its first: officially 1 is right and 2 not listed.
     given = answers(tmp_path / "a.jsonl", [(1, "A"), (1_000_002, "A"), (3, "B"), (4, "A"), (3, "A")])
     official, strict = scored("mmbench", labels, given), scored("mmbench", labels, given, "strict")
-    assert (official["score"], official["count"]) == (100, 2)
-    assert (strict["score"], strict["count"]) == (pytest.approx(100 / 3), 3)
-    assert official["answers"] == strict["answers"] == {"given": 5, "missing": 2, "extra": 1, "duplicate": 1}
+    assert (official["score"], official["n_samples"]) == (100, 2)
+    assert (strict["score"], strict["n_samples"]) == (pytest.approx(100 / 3), 3)
+    assert official["counts"] == strict["counts"] == counts(5, 2, 1, 1)
     assert official["notes"][1].startswith(
         "rotations without a prediction, not checked: 2; questions without a prediction for"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks.mme import TASKS, read_yes_no
-from tests.evaluation.benchmark_files import scored, write_lines
+from tests.evaluation.benchmark_files import counts, scored, write_lines
 
 S = "Answer the question using a single word or phrase."
 Y = "Please answer yes or no."
@@ -96,7 +96,7 @@ def test_accuracy_and_accuracy_plus(labels: Path, tmp_path: Path) -> None:
         "cognition": 50.0,
         "tasks": {"count": 125.0, "code_reasoning": 50.0},
     }
-    assert (result["score"], result["formatted"], result["count"]) == (125, "125.00", 2)
+    assert (result["score"], result["formatted"], result["n_samples"]) == (125, "125.00", 2)
     assert result["groups"]["task"]["count"]["score"] == 125
     assert result["groups"]["task"]["code_reasoning"]["score"] == 50
     assert [item["score"] for item in result["samples"]] == [1, 0.25, 0.25]
@@ -139,7 +139,7 @@ def test_prompts_of_every_form(labels: Path, tmp_path: Path) -> None:
     ]
     result = scored("mme", labels, write_lines(tmp_path / "a.jsonl", rows))
     assert result["details"]["tasks"] == {"count": 200}
-    assert result["answers"] == {"given": 5, "missing": 2, "extra": 1, "duplicate": 0}
+    assert result["counts"] == counts(5, 2, 1, 0)
 
 
 def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
@@ -164,13 +164,13 @@ def test_a_missing_line(labels: Path, tmp_path: Path) -> None:
         scored("mme", labels, given)
     strict = scored("mme", labels, given, "strict")
     assert strict["details"]["tasks"] == {"count": 50 + 50, "code_reasoning": 50}
-    assert strict["answers"]["missing"] == 2
+    assert strict["counts"]["n_missing"] == 2
     assert strict["protocols"]["official"] is None
-    count_duplicates = scored(
+    repeated = scored(
         "mme", labels, answers(tmp_path / "b.jsonl", [*ALL, ALL[2], ("count/1.jpg", "One?", "no")]), "strict"
     )
-    assert count_duplicates["details"]["tasks"]["count"] == 50
-    assert count_duplicates["answers"]["duplicate"] == 2
+    assert repeated["details"]["tasks"]["count"] == 50
+    assert repeated["counts"]["n_duplicates"] == 2
 
 
 def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import load_json, read_answers
-from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
 def labels(path: Path, capabilities: dict[str, list[str]]) -> Path:
@@ -37,8 +37,8 @@ def test_capabilities_and_combinations_over_runs(tmp_path: Path) -> None:
     }
     assert result["formatted"] == "36.7" and result["score"] == pytest.approx(100 * 2.2 / 6)
     assert verdicts(result) == {"v1_0": 0.75, "v1_1": 0.1, "v1_2": 0.25}
-    assert result["groups"]["capability"]["rec"] == {"score": 50, "interval": [25, 75], "count": 2}
-    assert result["groups"]["capabilities"]["ocr"]["count"] == 1
+    assert result["groups"]["capability"]["rec"] == {"score": 50, "ci95": [25, 75], "n_samples": 2}
+    assert result["groups"]["capabilities"]["ocr"]["n_samples"] == 1
 
 
 def test_rounding_is_that_of_numpy(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_question_without_a_grade_counts_as_zero(tmp_path: Path) -> None:
     given = grades(tmp_path / "g.json", {"v1_1": [1.0], "v1_9": [1.0]})
     for result in (scored("mmvet", known, given), scored("mmvet", known, given, "strict")):
         assert result["details"]["cap-score"]["total"] == 33.3
-        assert result["answers"] == {"given": 2, "missing": 2, "extra": 1, "duplicate": 0}
+        assert result["counts"] == counts(2, 2, 1, 0)
 
 
 def test_grades_that_could_not_be_read(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_grades_that_could_not_be_read(tmp_path: Path) -> None:
     given = write_json(tmp_path / "g.json", {name: {"score": own} for name, own in runs.items()})
     official, strict = scored("mmvet", known, given), scored("mmvet", known, given, "strict")
     # Officially 0 each: 1.5 / 3 and 0.25 / 3. Strictly without them: 1.5 / 2 and 0.25 / 1; v1_2 has none at all.
-    assert official["details"]["cap-score"]["runs"] == [50.0, 8.3] and official["count"] == 3
-    assert strict["details"]["cap-score"]["runs"] == [75.0, 25.0] and strict["count"] == 2
+    assert official["details"]["cap-score"]["runs"] == [50.0, 8.3] and official["n_samples"] == 3
+    assert strict["details"]["cap-score"]["runs"] == [75.0, 25.0] and strict["n_samples"] == 2
     assert strict["details"]["cap-int-score"]["ocr+rec"] == 100.0
     assert (verdicts(official), verdicts(strict)) == (
         {"v1_0": 0.5, "v1_1": 0.375, "v1_2": 0},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks.pope import read_yes_no
-from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_lines
+from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_lines
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_missing_answer_shifts_all_that_follow_officially(folder: Path, tmp_pa
     assert (strict["details"]["popular"]["TP"], strict["details"]["popular"]["FN"]) == (1, 1)
     assert strict["details"]["popular"]["TN"] == 2
     assert verdicts(strict) == {1: 0, 2: 1, 3: 1, 4: 1, 11: 1, 12: 1}
-    assert strict["answers"] == official["answers"] == {"given": 5, "missing": 1, "extra": 0, "duplicate": 0}
+    assert strict["counts"] == official["counts"] == counts(5, 1, 0, 0)
     assert "popular: predictions compared with the label of another question: 3" in official["notes"]
     assert "popular: 3 predictions for 4 labels, paired by position" in official["notes"]
 
@@ -130,7 +130,7 @@ def test_more_answers_than_labels(folder: Path, tmp_path: Path) -> None:
     texts = [(1, "Yes"), (2, "Yes"), (3, "No"), (4, "No"), (4, "Yes"), (11, "Yes"), (12, "No"), (99, "No")]
     given = answer_lines(tmp_path / "a.jsonl", texts)
     official = scored("pope", folder, given)
-    assert official["answers"] == {"given": 8, "missing": 0, "extra": 1, "duplicate": 1}
+    assert official["counts"] == counts(8, 0, 1, 1)
     assert (official["score"], official["details"]["popular"]["n"]) == (100, 5)
     assert official["details"]["popular"]["yes_ratio"] == 3 / 5  # of all answers, those without a label too
     assert scored("pope", folder, given, "strict")["details"]["popular"]["FP"] == 1  # the last of two counts

@@ -10,7 +10,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks.scienceqa import read_option
-from tests.evaluation.benchmark_files import scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import counts, scored, verdicts, write_json, write_lines
 
 L = "Answer with the option's letter from the given choices directly."
 
@@ -95,13 +95,13 @@ def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
         "img_correct": 2,
         "img_accuracy": 100.0,
     }
-    assert (official["score"], official["formatted"], official["count"]) == (100, "100.00", 2)
-    assert official["answers"] == {"given": 4, "missing": 1, "extra": 0, "duplicate": 1}
+    assert (official["score"], official["formatted"], official["n_samples"]) == (100, "100.00", 2)
+    assert official["counts"] == counts(4, 1, 0, 1)
     assert official["notes"][0].startswith("official 100.00, strict 66.67: the official scorer identifies")
     strict = scored("scienceqa", folder, given, "strict")
-    assert (strict["score"], strict["count"]) == (pytest.approx(200 / 3), 3)
+    assert (strict["score"], strict["n_samples"]) == (pytest.approx(200 / 3), 3)
     assert strict["protocols"] == official["protocols"]
-    assert official["groups"]["image"]["with"]["count"] == 3
+    assert official["groups"]["image"]["with"]["n_samples"] == 3
 
 
 def test_subjects_and_grades_where_the_labels_have_them(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_answers_without_imaged_prompts(tmp_path: Path) -> None:
         scored("scienceqa", folder, given)
     strict = scored("scienceqa", folder, given, "strict")
     assert strict["protocols"] == {"official": None, "strict": 100}
-    assert strict["notes"][0].startswith("no score by the other protocol")
+    assert strict["notes"][0].startswith("no score by the official protocol")
 
 
 def test_other_files(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import read_answers
-from tests.evaluation.benchmark_files import scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import counts, scored, verdicts, write_json, write_lines
 
 
 def labels(path: Path, records: list[tuple[Any, str, str, int]]) -> Path:
@@ -47,8 +47,8 @@ def test_dimensions_and_data_types(tmp_path: Path) -> None:
         "total": 3,
         "image_accuracy": pytest.approx(100 / 3),
     }
-    assert (result["score"], result["count"]) == (pytest.approx(100 / 3), 3)
-    assert result["groups"]["dimension"]["Action"] == {"score": 100, "interval": [100, 100], "count": 1}
+    assert (result["score"], result["n_samples"]) == (pytest.approx(100 / 3), 3)
+    assert result["groups"]["dimension"]["Action"] == {"score": 100, "ci95": None, "n_samples": 1}
 
 
 def test_ids_are_looked_up_as_numbers_where_they_can_be(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_ids_are_looked_up_as_numbers_where_they_can_be(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [("1", "A"), (2, "A"), ("v3", "A")])
     official, strict = scored("seed", known, given), scored("seed", known, given, "strict")
     assert verdicts(official) == {"1": 0, "2": 1, "v3": 1}
-    assert official["answers"]["missing"] == 1 and strict["answers"]["missing"] == 0
+    assert official["counts"]["n_missing"] == 1 and strict["counts"]["n_missing"] == 0
     assert verdicts(strict) == {"1": 1, "2": 1, "v3": 1}
     assert official["notes"][0] == "predictions whose id is text, where the official scorer looks up a number: 1"
     assert official["protocols"] == {"official": 50, "strict": 100}
@@ -76,7 +76,7 @@ def test_missing_extra_and_repeated(tmp_path: Path) -> None:
     )
     result = scored("seed", known, answers(tmp_path / "a.jsonl", [(5, "A"), (5, "B"), (9, "A")]))
     assert [item["score"] for item in result["samples"]] == [0, 0, 1]
-    assert result["answers"] == {"given": 3, "missing": 1, "extra": 1, "duplicate": 1}
+    assert result["counts"] == counts(3, 1, 1, 1)
     assert "dimension" not in result["groups"]
 
 

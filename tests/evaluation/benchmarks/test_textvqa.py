@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation.benchmarks.textvqa import question_in
-from tests.evaluation.benchmark_files import scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import counts, scored, verdicts, write_json, write_lines
 
 S = "Answer the question using a single word or phrase."
 
@@ -69,7 +69,7 @@ def test_the_mean_goes_over_lines_or_strictly_over_questions(tmp_path: Path) -> 
     rows = [("i", f"One?\n{S}", "x"), ("i", f"One?\n{S}", "a1"), ("j", f"One?\n{S}", "a3"), ("k", f"One?\n{S}", "a1")]
     given = answers(tmp_path / "a.jsonl", rows)
     official, strict = scored("textvqa", known, given), scored("textvqa", known, given, "strict")
-    assert official["answers"] == strict["answers"] == {"given": 4, "missing": 1, "extra": 1, "duplicate": 1}
+    assert official["counts"] == strict["counts"] == counts(4, 1, 1, 1)
     assert official["score"] == pytest.approx(100 * 2 / 3) and official["details"]["samples"] == 3
     assert verdicts(strict) == {1: 1, 2: 0, 3: 1}
     assert official["protocols"] == strict["protocols"]

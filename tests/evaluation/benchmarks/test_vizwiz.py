@@ -8,7 +8,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import load_json, read_answers
-from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
 def label_file(path: Path, people: dict[str, list[str]], kind: str = "other") -> Path:
@@ -79,7 +79,7 @@ def test_means_and_missing_answers(tmp_path: Path) -> None:
     result = scored("vizwiz", labels, submission(tmp_path / "s.json", {"a.jpg": "x", "c.jpg": "z", "d.jpg": "q"}))
     assert result["details"]["overall"] == 43.33
     assert result["details"]["per_answer_type"] == {"other": 43.33}
-    assert result["answers"] == {"given": 3, "missing": 1, "extra": 1, "duplicate": 0}
+    assert result["counts"] == counts(3, 1, 1, 0)
     assert any("requires every prediction" in note for note in result["notes"])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.readers import load_json, read_answers
-from tests.evaluation.benchmark_files import answer_lines, scored, verdicts, write_json, write_lines
+from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
 def label_file(path: Path, people: dict[int, list[str]], kinds: dict[int, str] | None = None) -> Path:
@@ -82,7 +82,7 @@ def test_means_by_type_with_two_digits(tmp_path: Path) -> None:
         "per_question_type": {"what is": 43.33},
     }
     assert result["groups"]["answer_type"]["yes/no"]["score"] == 50
-    assert result["groups"]["answer_type"]["number"]["count"] == 1
+    assert result["groups"]["answer_type"]["number"]["n_samples"] == 1
 
 
 def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
     answers = answer_lines(tmp_path / "a.jsonl", [(1, "no"), (9, "yes"), (1, "yes")])
     result = scored("vqav2", labels, answers)
     assert verdicts(result) == {1: 1, 2: 0, 3: 1}  # the last line counts; no answer is the empty answer
-    assert result["answers"] == {"given": 3, "missing": 2, "extra": 1, "duplicate": 1}
+    assert result["counts"] == counts(3, 2, 1, 1)
     assert result["samples"][1].get("text") is None
     refused = scored("vqav2", labels, submission(tmp_path / "s.json", {1: "yes", 9: "no"}))
     assert sum("rejects" in note for note in refused["notes"]) == 2

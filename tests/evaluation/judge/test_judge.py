@@ -115,7 +115,12 @@ def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Pa
     texts = [one["messages"][-1]["content"] for one in last]
     assert texts[1] == texts[4] != texts[0] and texts[1].endswith(texts[0])
     official, strict = score(mmvet), score(mmvet, "strict")
-    assert (official["formatted"], strict["formatted"], official["count"], strict["count"]) == ("66.7", "100.0", 3, 2)
+    assert (official["formatted"], strict["formatted"], official["n_samples"], strict["n_samples"]) == (
+        "66.7",
+        "100.0",
+        3,
+        2,
+    )
     assert official["notes"][0].startswith("questions with an unreadable score, counted as 0")
     assert official["notes"][0].endswith(": v1_2") and "official 66.67, strict 100.00" in official["notes"][1]
 
@@ -142,7 +147,7 @@ def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
             BENCHMARKS["mmvet"], mmvet / "eval", mmvet / "a.json", mmvet / "out" / "grades.json", config(server)
         )
     assert len(server.requests) == 2 and result.unanswered == ["v1_1"]
-    assert score(mmvet)["answers"]["missing"] == 1
+    assert score(mmvet)["counts"]["n_missing"] == 1
 
 
 @pytest.mark.parametrize(
@@ -308,7 +313,7 @@ def test_files_that_lack_something(llava_bench: Path) -> None:
         answer_lines(llava_bench / "a.jsonl", {99: "x"})
         answer_lines(folder / "answers_gpt4.jsonl", {i: "x" for i in range(3)})
         write_lines(folder / "context.jsonl", [{"image": f"00{i}.jpg", "caption": "x"} for i in range(3)])
-        with pytest.raises(ValueError, match="none of its 1 answers is to a question of the labels"):
+        with pytest.raises(ValueError, match="none of its 1 answers is for a question of the labels"):
             mark(llava_bench, server)
         write_lines(llava_bench / "a.jsonl", [answer(i, f"What is {i}?", "x") for i in range(3)])
         with pytest.raises(ValueError, match="3 of 3 predictions are for other questions, such as 0: 'What is 0"):

@@ -1,4 +1,4 @@
-"""The benchmarks by name, in the order of the paper's tables. A further one is a file here and a line below."""
+"""The benchmarks by name, in the order of the paper's tables; a new one is a file here and a line below."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aligngpt.evaluation.benchmarks.mmvet import MMVET
 from aligngpt.evaluation.benchmarks.pope import POPE
 from aligngpt.evaluation.benchmarks.scienceqa import SCIENCEQA
 from aligngpt.evaluation.benchmarks.seed import SEED
+from aligngpt.evaluation.benchmarks.synthetic import SYNTHETIC
 from aligngpt.evaluation.benchmarks.textvqa import TEXTVQA
 from aligngpt.evaluation.benchmarks.vizwiz import VIZWIZ
 from aligngpt.evaluation.benchmarks.vqav2 import VQAV2
@@ -28,4 +29,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "seed": SEED,
     "llava_bench": LLAVA_BENCH,
     "mmvet": MMVET,
+    "synthetic": SYNTHETIC,
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligngpt.evaluation import artifacts
 from aligngpt.reporting import formatting as text
 from aligngpt.reporting.benchmarks import charts as figures
 from aligngpt.reporting.benchmarks.paper_results import title_of
@@ -50,7 +51,36 @@ class _Strip:
     cards: tuple[_Card, ...]
 
 
-def write_comparison(page: Path, comparisons: Sequence[Comparison], names: tuple[str, str]) -> Path:
+def to_mappings(comparisons: Sequence[Any], names: tuple[str, str]) -> tuple[list[Comparison], tuple[str, str]]:
+    """Return the comparisons in the form of this page, baseline first, and the names of both models."""
+    rows: list[Comparison] = []
+    for one in comparisons:
+        if isinstance(one, Mapping):
+            rows.append(one)
+            continue
+        if isinstance(one, artifacts.SkippedComparison):
+            rows.append(one.model_dump())
+            continue
+        model, baseline = one.model, one.baseline
+        names = (baseline.name, model.name)
+        shown = [
+            {"id": x.id, "label": x.label, "question": x.question, "image": x.image, "scores": x.scores[::-1],
+             "texts": x.texts[::-1]}
+            for x in one.examples
+        ]  # fmt: skip
+        rows.append(
+            {
+                "benchmark": one.benchmark, "title": one.title, "metric": one.metric, "count": one.n_samples,
+                "scores": [baseline.score, model.score], "difference": one.difference, "interval": one.ci95,
+                "test": {"McNemar": "McNemar's exact test", "sign": "sign test"}[one.test], "p_value": one.p_value,
+                "first_better": baseline.n_better, "second_better": model.n_better, "left_out": one.n_unpaired,
+                "notes": one.notes, "differing": one.differing, "shown": shown, "missing": one.examples_note,
+            }
+        )  # fmt: skip
+    return rows, names
+
+
+def write_comparison(page: Path, results: Sequence[Any], names: tuple[str, str] = ("", "")) -> Path:
     """Write the page of two models.
 
     Args:
@@ -62,6 +92,7 @@ def write_comparison(page: Path, comparisons: Sequence[Comparison], names: tuple
     Returns:
         `page`, one HTML file without any request to elsewhere.
     """
+    comparisons, names = to_mappings(results, names)
     html = fill(
         "benchmarks/comparison.html.jinja",
         name=f"{names[1]} against {names[0]}",

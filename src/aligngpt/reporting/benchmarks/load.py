@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from aligngpt.evaluation.artifacts import (
+    BenchmarkResult,
+    BenchmarkScore,
+    EvalResults,
+    EvalRunConfig,
+    GateMeans,
+    GateStats,
+)
 from aligngpt.reporting.benchmarks.paper_results import PAPER_JUDGE, TITLES, title_of
-from aligngpt.utils.io import read_json
+from aligngpt.utils.artifacts import Artifact
+
+_A = TypeVar("_A", bound=Artifact)
 
 COUNTS = ("given", "missing", "extra", "duplicate")  # of a score's answers
 
@@ -132,69 +142,69 @@ def load_folder(folder: Path) -> BenchmarkFolder:
         FileNotFoundError: If there is no `results.json`.
         ValueError: If a file is not what `aligngpt eval run` writes.
     """
-    path = folder / "results.json"
-    content = read_json(path)
-    try:
-        rows = {row["benchmark"]: row for row in content["benchmarks"]}
-        model = str(content["model"])
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: expected the results of aligngpt eval run; give the folder it wrote") from None
+    results = EvalResults.read(folder / EvalResults.FILE)
+    rows = {row.benchmark: row for row in results.benchmarks}
     names = sorted(rows, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
-    return BenchmarkFolder(folder, model, tuple(_result(folder / name, rows[name]) for name in names))
+    return BenchmarkFolder(folder, results.model, tuple(_result(folder / name, rows[name]) for name in names))
 
 
-def _result(folder: Path, row: Mapping[str, Any]) -> Result:
-    score, run, gates = (_read(folder / f"{name}.json") for name in ("score", "run", "gates"))
-    try:
-        return Result(
-            name=folder.name,
-            title=title_of(folder.name, row.get("title")),
-            score=_score(score) if score else None,
-            reasons=tuple(row.get("reasons") or ()),
-            run=run or {},
-            gate=_gate(gates) if gates else None,
-            kinds=_gates(gates["by_kind"]) if gates else {},
-            groups={name: _gates(parts) for name, parts in gates.get("by_group", {}).items()} if gates else {},
-            judges=_judges(row.get("judge")),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder}: a file of another form ({error}); run aligngpt eval run again") from None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A file's object; `None` if there is no such file."""
-    if not path.exists():
-        return None
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object; run aligngpt eval run again")
-    return content
-
-
-def _score(content: Mapping[str, Any]) -> Score | None:
-    if content["score"] is None:
-        return None
-    low, high = (math.nan if bound is None else bound for bound in content["interval"])
-    return Score(
-        value=float(content["score"]),
-        metric=content["metric"],
-        interval=(low, high),
-        count=content["count"],
-        protocol=content["protocol"],
-        protocols=content["protocols"],
-        answers={name: content["answers"][name] for name in COUNTS},
-        groups=content["groups"],
-        notes=tuple(content["notes"]),
+def _result(folder: Path, row: BenchmarkResult) -> Result:
+    score, config, gates = _read(BenchmarkScore, folder), _read(EvalRunConfig, folder), _read(GateStats, folder)
+    return Result(
+        name=folder.name,
+        title=title_of(folder.name, row.title),
+        score=_score(score) if score else None,
+        reasons=tuple(row.reasons),
+        run=(config.model_dump() if config else {}) | _run(row),
+        gate=_gate(gates.overall) if gates else None,
+        kinds=_gates(gates.by_kind) if gates else {},
+        groups={name: _gates(parts) for name, parts in gates.by_group.items()} if gates else {},
+        judges=_judges(row.judge.model_dump() if row.judge else None),
     )
 
 
-def _gates(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Gate]:
+def _run(row: BenchmarkResult) -> dict[str, Any]:
+    if row.n_questions is None:
+        return {}
+    counts = {"questions": row.n_questions, "unreadable_images": row.n_unreadable_images}
+    images = [one.model_dump() for one in row.unreadable_images]
+    return {"complete": True, "seconds": row.seconds, "counts": counts, "unreadable_images": images}
+
+
+def _read(kind: type[_A], folder: Path) -> _A | None:
+    return kind.read(folder / kind.FILE) if (folder / kind.FILE).is_file() else None
+
+
+def _score(content: BenchmarkScore) -> Score | None:
+    if content.score is None:
+        return None
+    counts = content.counts
+    numbers = (counts.n_predictions, counts.n_missing, counts.n_extra, counts.n_duplicates)
+    return Score(
+        value=content.score,
+        metric=content.metric,
+        interval=content.ci95 or (math.nan, math.nan),
+        count=content.n_samples,
+        protocol=content.protocol,
+        protocols=content.protocols,
+        answers=dict(zip(COUNTS, numbers, strict=True)),
+        groups={
+            name: {
+                part: {"score": one.score, "interval": one.ci95 or [math.nan] * 2, "count": one.n_samples}
+                for part, one in parts.items()
+            }
+            for name, parts in content.groups.items()
+        },
+        notes=tuple(content.notes),
+    )
+
+
+def _gates(parts: Mapping[str, GateMeans]) -> dict[str, Gate]:
     return {name: _gate(part) for name, part in parts.items()}
 
 
-def _gate(part: Mapping[str, Any]) -> Gate:
-    low, high = (math.nan if bound is None else bound for bound in part.get("entropy_interval") or (None, None))
-    return Gate(tuple(part["weights"]), part["entropy"], part["count"], (low, high))
+def _gate(part: GateMeans) -> Gate:
+    return Gate(tuple(part.weights), part.entropy, part.n_samples, part.entropy_ci95 or (math.nan, math.nan))
 
 
 def _judges(judge: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from aligngpt.reporting import formatting as text
 from aligngpt.reporting.benchmarks import charts as figures
 from aligngpt.reporting.benchmarks import insights as findings
-from aligngpt.reporting.benchmarks.comparison import Comparison, comparison_sections
+from aligngpt.reporting.benchmarks.comparison import Comparison, comparison_sections, to_mappings
 from aligngpt.reporting.benchmarks.load import COUNTS, BenchmarkFolder, Gate, Result, load_folder
 from aligngpt.reporting.benchmarks.paper_results import (
     ALIGNGPT_7B,
@@ -60,7 +60,7 @@ class _Row:
 def write_page(
     output: Path,
     page: Path | None = None,
-    comparisons: Sequence[Comparison] = (),
+    comparisons: Sequence[Any] = (),
     names: tuple[str, str] = ("the other", "this model"),
 ) -> Path:
     """Write the page of a folder of benchmark results.
@@ -69,7 +69,6 @@ def write_page(
         output: A folder of `aligngpt eval run`.
         page: Where to write it; `index.html` in that folder by default.
         comparisons: What sets the model against another one, as `comparison_page.write_comparison` takes it.
-        names: What the other one and this model are called.
 
     Returns:
         The path of the page, one HTML file without any request to elsewhere.
@@ -79,7 +78,7 @@ def write_page(
         ValueError: If one of its files is broken.
     """
     target = page or output / PAGE
-    html = _render(load_folder(output), comparisons, names)
+    html = _render(load_folder(output), *to_mappings(comparisons, names))
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return target

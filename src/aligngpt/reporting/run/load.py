@@ -5,7 +5,6 @@ Nothing here computes or draws: `findings` turns the numbers into sentences, `fi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aligngpt.evaluation.artifacts import BenchmarkScore, GateStats, GroupScore
 from aligngpt.utils.io import read_json
 
 ALIGNMENTS = ("adaptive", "none")
@@ -196,7 +196,7 @@ def load_run(folder: str | Path) -> Run:
         trainings=_trainings(folder),
         captions=_captions(folder / "captions" / "captions.json"),
         results=_results(folder),
-        gates=_gates(folder / "eval-adaptive" / "gates.json"),
+        gates=_gates(folder),
         recipes=_recipes(folder),
     )
 
@@ -339,51 +339,31 @@ def _captions(path: Path) -> Captions | None:
 def _results(folder: Path) -> dict[str, Result]:
     found = {}
     for alignment in ALIGNMENTS:
-        path = folder / f"eval-{alignment}" / "results.json"
-        content = _optional_json(path, dict)
-        if content is None:
+        path = folder / f"eval-{alignment}" / "synthetic" / BenchmarkScore.FILE
+        if not path.is_file():
             continue
-        with _reading(path):
-            by_kind = {kind: _accuracy(row) for kind, row in content["by_kind"].items()}
-            overall = _accuracy(content)
-        found[alignment] = Result(alignment, overall, by_kind, _answer_scores(path.with_name("answers.jsonl")))
+        score = BenchmarkScore.read(path)
+        by_kind = {kind: _accuracy(group) for kind, group in score.groups["kind"].items()}
+        scores = {str(sample.id): sample.score for sample in score.samples if sample.aggregation_group is not None}
+        found[alignment] = Result(alignment, _accuracy(score), by_kind, scores)
     return found
 
 
-def _accuracy(row: dict[str, Any]) -> Accuracy:
-    return Accuracy(_number(row["accuracy"]), _interval(row.get("interval")), row["count"])
+def _accuracy(score: BenchmarkScore | GroupScore) -> Accuracy:
+    low, high = score.ci95 or (score.score, score.score)
+    return Accuracy(_number(score.score) / 100, (_number(low) / 100, _number(high) / 100), score.n_samples)
 
 
-def _answer_scores(path: Path) -> dict[str, float]:
+def _gates(folder: Path) -> Gates | None:
+    path = folder / "eval-adaptive" / "synthetic" / GateStats.FILE
     if not path.is_file():
-        return {}
-    scores = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                answer = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); {_AGAIN}") from error
-            with _reading(path):
-                scores[str(answer["question_id"])] = float(answer["score"])
-    return scores
-
-
-def _gates(path: Path) -> Gates | None:
-    content = _optional_json(path, dict)
-    if content is None:
         return None
-    with _reading(path):
-        by_kind = {
-            kind: GateKind(_numbers(row["weights"]), _number(row["entropy"]))
-            for kind, row in content["by_kind"].items()
-        }
-        examples = tuple(_gate_example(path, example) for example in content["examples"])
-    lengths = sorted({len(row.weights) for row in by_kind.values()})
-    if len(lengths) > 1:
-        raise ValueError(f"{path}: every kind wants as many weights, found {lengths}; {_AGAIN}")
+    stats = GateStats.read(path)
+    by_kind = {kind: GateKind(tuple(row.weights), row.entropy) for kind, row in stats.by_kind.items()}
+    source = folder / "gate_examples.json"
+    with _reading(source):
+        content = _optional_json(source, dict) or {"examples": ()}
+        examples = tuple(_gate_example(source, example) for example in content["examples"])
     return Gates(by_kind, examples)
 
 

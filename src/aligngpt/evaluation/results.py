@@ -1,0 +1,262 @@
+"""Derive reviews, score, gate statistics, submission and a row of the results from complete predictions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aligngpt.evaluation.artifacts import (
+    BenchmarkResult,
+    BenchmarkScore,
+    GateMeans,
+    GateStats,
+    JudgeResult,
+    JudgeSummary,
+    SampleScore,
+    UnreadableImageRecord,
+)
+from aligngpt.evaluation.metrics import bootstrap_interval
+from aligngpt.evaluation.prediction_files import write_answers_file
+from aligngpt.evaluation.readers import find, read_answers
+from aligngpt.evaluation.scoring import score_files
+from aligngpt.evaluation.tasks import EvalSettings, Task, TaskState
+from aligngpt.evaluation.types import Benchmark, Question
+from aligngpt.utils.text import one_line
+
+_DERIVED_FILES = (BenchmarkScore.FILE, GateStats.FILE, "submission.*", "reviews.*")
+_MAX_VALUES = 30  # categories with more values are omitted from the gate statistics
+
+Line = Mapping[str, Any]
+
+
+def finish_task(state: TaskState, settings: EvalSettings, previous: BenchmarkResult | None) -> BenchmarkResult:
+    """Complete the predictions of a benchmark if all are there, derive its files, and return its row.
+
+    Args:
+        state: The run, with the predictions so far.
+        settings: Settings of the run; a call for one shard derives nothing.
+        previous: The row of an earlier call.
+    """
+    task = state.task
+    if settings.shard is not None or len(state.records) < len(task.questions):
+        reason = f"{len(state.records)} of {len(task.questions)} questions are answered"
+        if len(state.records) == len(task.questions):
+            reason += "; run the command without --shard to merge the shards"
+        return _build_row(state, reasons=[reason])
+    was_complete = state.was_complete
+    seconds = round(sum(record.seconds for record in state.records.values()), 2)
+    lines = [state.records[index].line for index in range(len(task.questions))]
+    _write_answers(task, lines)
+    fields = _derive(state, settings, lines)
+    return _build_row(state, **fields, seconds=previous.seconds if was_complete and previous else seconds)
+
+
+def _build_row(state: TaskState, **fields: Any) -> BenchmarkResult:
+    benchmark, config = state.task.benchmark, state.config
+    return BenchmarkResult(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        metric=benchmark.metric,
+        alignment=config.alignment,
+        limit=config.limit,
+        data_note=config.data_note,
+        **fields,
+    )
+
+
+def _write_answers(task: Task, lines: Sequence[Line]) -> None:
+    """Write `answers.jsonl`; files derived from other predictions are removed."""
+    if not task.answers.is_file() or task.parts.is_dir():
+        for path in (path for pattern in _DERIVED_FILES for path in task.folder.glob(pattern)):
+            path.unlink()
+        write_answers_file(task.answers, lines)
+        shutil.rmtree(task.parts, ignore_errors=True)
+
+
+def _derive(state: TaskState, settings: EvalSettings, lines: Sequence[Line]) -> dict[str, Any]:
+    """Judge, score and submit the predictions, each where possible, and return the fields of the row."""
+    task, path = state.task, state.task.folder / BenchmarkScore.FILE
+    reasons, failed = [], False
+    for step in (_judge, _score, _write_gate_stats, _submit):
+        if step is _score and failed:
+            path.unlink(missing_ok=True)  # existing reviews are not those of the requested judge
+            continue
+        try:
+            reason = step(task, settings, lines)
+        except (OSError, ValueError, ImportError) as error:  # the predictions are complete all the same
+            reason, failed = one_line(error), True
+        if reason is not None:
+            reasons.append(reason)
+    score = BenchmarkScore.read(path) if path.is_file() else None
+    unreadable = [
+        UnreadableImageRecord(
+            question_id=question.id,
+            image=question.image if isinstance(question.image, str) else None,
+            reason=line["metadata"]["unreadable_image"],
+        )
+        for question, line in zip(task.questions, lines, strict=True)
+        if "unreadable_image" in line["metadata"]
+    ]
+    fields: dict[str, Any] = (
+        {}
+        if score is None
+        else {
+            "score": score.score,
+            "formatted": score.formatted,
+            "ci95": score.ci95,
+            "n_samples": score.n_samples,
+            "n_missing": score.counts.n_missing,
+            "judge": _summarize_judge(task),
+        }
+    )
+    return fields | {
+        "n_questions": len(lines),
+        "n_unreadable_images": len(unreadable),
+        "unreadable_images": unreadable,
+        "submission": next((path.name for path in task.folder.glob("submission.*")), None),
+        "reasons": reasons,
+        "failed": failed,
+    }
+
+
+# Steps: each returns why it was skipped, or None ---------------------------------------------------------------------
+
+
+def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
+    if task.benchmark.judge is None:
+        return None
+    path = find_reviews_path(task)
+    if settings.judge is None:
+        return None if path.is_file() else "not judged; pass --judge-url and --judge-model"
+    from aligngpt.evaluation.judge.judge import judge_predictions
+
+    judge_predictions(task.benchmark, settings.data, task.answers, path, settings.judge, settings.progress)
+    return None
+
+
+def find_reviews_path(task: Task) -> Path:
+    """Return the path of a judge's reviews of the predictions."""
+    return task.folder / f"reviews{Path(task.benchmark.files.reviews or 'reviews.jsonl').suffix}"
+
+
+def _summarize_judge(task: Task) -> JudgeSummary | None:
+    if not (task.folder / JudgeResult.FILE).is_file():
+        return None
+    result = JudgeResult.read(task.folder)
+    return JudgeSummary(
+        model=result.config["judge_model"],
+        answered_by=result.answered_by,
+        cost=result.usage.cost,
+        n_unreadable=len(result.unreadable),
+    )
+
+
+def _score(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
+    benchmark, path = task.benchmark, task.folder / BenchmarkScore.FILE
+    if settings.limit is not None:
+        return f"not scored: --limit {settings.limit} asks the first questions only"
+    answers = task.answers if benchmark.judge is None else find_reviews_path(task)
+    if not answers.is_file():
+        path.unlink(missing_ok=True)
+        return None
+    if not benchmark.files.labels:
+        return "scored by a server"
+    labels = _find_labels(benchmark, settings.data)
+    if labels:
+        path.unlink(missing_ok=True)  # if it cannot be written again, the existing one is outdated
+        for_run = replace(benchmark, read_labels=benchmark.read_labels_for_run or benchmark.read_labels)
+        score_files(for_run, labels, answers).write(path)
+        return None
+    if path.is_file():
+        return None
+    missing = [name for name in benchmark.files.labels if find(settings.data, name) is None]
+    return f"not scored: {settings.data} has no {', '.join(missing)}"
+
+
+def _find_labels(benchmark: Benchmark, data: Path) -> list[Path]:
+    """Return the label files, or their substitutes; nothing if some of either are missing."""
+    for names in (benchmark.files.labels, benchmark.files.other_labels):
+        paths = [path for name in names if (path := find(data, name)) is not None]
+        if len(paths) == len(names):
+            return paths
+    return []
+
+
+def _submit(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
+    benchmark = task.benchmark
+    if benchmark.write_submission is None or benchmark.files.submission is None:
+        return None
+    if settings.limit is not None:
+        return f"no submission: --limit {settings.limit} asks the first questions only"
+    path = task.folder / f"submission{Path(benchmark.files.submission).suffix}"
+    name = benchmark.files.submission_questions
+    questions = task.question_file if name is None else find(settings.data, name)
+    if questions is None:
+        return None if path.is_file() else f"no submission: {settings.data} has no {name}"
+    benchmark.write_submission(questions, read_answers(task.answers, null_text=""), path)
+    return None
+
+
+# Gate statistics -----------------------------------------------------------------------------------------------------
+
+
+def _write_gate_stats(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
+    path = task.folder / BenchmarkScore.FILE
+    samples = BenchmarkScore.read(path).samples if path.is_file() else ()
+    stats = compute_gate_stats(task.benchmark, task.questions, lines, samples)
+    if stats is not None:
+        stats.write(task.folder / GateStats.FILE)
+    return None
+
+
+def compute_gate_stats(
+    benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[Line], samples: Sequence[SampleScore] = ()
+) -> GateStats | None:
+    """Return means of gate weights and entropy; None if no prediction has any.
+
+    Args:
+        benchmark: The benchmark.
+        questions: Its questions.
+        lines: Their predictions; `metadata` has `gate_weights` (N - 1) and `gate_entropy` where there is an image.
+        samples: Samples of the score, whose categories are averaged as well.
+    """
+    sample_ids = {id(one): name for name, own in benchmark.group_by_sample(questions).items() for one in own}
+    groups_of = {str(one.id): sample.groups for sample in samples for one in (sample, *sample.parts)}
+    recorded: list[Line] = []
+    by_kind: dict[str, list[Line]] = {}
+    by_group: dict[str, dict[str, list[Line]]] = {}
+    for question, line in zip(questions, lines, strict=True):
+        metadata = line["metadata"]
+        if "gate_weights" not in metadata:
+            continue
+        recorded.append(metadata)
+        by_kind.setdefault(question.kind, []).append(metadata)
+        for category, values in groups_of.get(sample_ids[id(question)], {}).items():
+            for value in (values,) if isinstance(values, str) else values:
+                by_group.setdefault(category, {}).setdefault(value, []).append(metadata)
+    if not recorded:
+        return None
+    return GateStats(
+        overall=_average_gates(recorded),
+        by_kind={kind: _average_gates(own) for kind, own in by_kind.items()},
+        by_group={
+            category: {value: _average_gates(values[value]) for value in sorted(values)}
+            for category, values in by_group.items()
+            if len(values) <= _MAX_VALUES
+        },
+    )
+
+
+def _average_gates(recorded: Sequence[Line]) -> GateMeans:
+    entropies = [metadata["gate_entropy"] for metadata in recorded]
+    return GateMeans(
+        n_samples=len(recorded),
+        weights=np.mean([metadata["gate_weights"] for metadata in recorded], axis=0).round(5).tolist(),
+        entropy=round(float(np.mean(entropies)), 4),
+        entropy_ci95=bootstrap_interval(entropies) if len(recorded) > 1 else None,
+    )
