@@ -1,73 +1,92 @@
-"""Records of a JSON array or of JSON Lines, a few megabytes of the file at a time."""
+"""Rows of a JSON array or of JSON Lines, a few megabytes of the file at a time."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from aligngpt.data.records import (
-    SHARD_SIZE,
-    Columns,
-    IdLog,
-    SourceRecord,
-    SourceShard,
-    id_of,
-    note_id,
-    open_binary,
-    row_record,
-    short_names,
-)
-from aligngpt.data.schema import RecordError, parse_line
+from aligngpt.data.duplicate_ids import DuplicateIds
+from aligngpt.data.records import SHARD_SIZE, Columns, Fields, Row, SourceShard, add_row_id, open_binary, short_names
+from aligngpt.data.schema import RecordError
 
 _BLOCK = 1 << 22
-_LONGEST_RECORD = 1 << 28
+_MAX_RECORD = 1 << 28
 _SPACE = " \t\n\r"
-_BEHIND_VALUE = tuple(_SPACE + ",]")
+_AFTER_VALUE = tuple(_SPACE + ",]")
 _DECODER = json.JSONDecoder()
 
 
+class Value(NamedTuple):
+    """A JSON value of a file, or the `RecordError` of a broken line; its first byte, size, and line in JSON Lines."""
+
+    value: Any
+    start: int
+    size: int
+    line: int | None = None
+
+
+_Values = Callable[..., Iterator[Value]]
+
+
 def array_shards(files: tuple[str, ...], columns: Columns) -> list[SourceShard]:
-    """Divide a JSON array, which is read once for it.
+    """Divide a JSON array into shards, reading it once.
 
     Raises:
-        ValueError: If the file is no JSON array; the message names line and column.
+        ValueError: The file is not a JSON array (the message names line and column), or no record has a column that
+            was asked for.
     """
-    return _shards(files[0], columns, array_values, _read_array)
+    return _shards(files[0], columns, array_values)
 
 
 def line_shards(files: tuple[str, ...], columns: Columns) -> list[SourceShard]:
-    """Divide JSON Lines, which are read once for it; a line that is no JSON is a bad record."""
-    return _shards(files[0], columns, line_values, _read_lines)
-
-
-def array_values(place: str, offset: int | None = None) -> Iterator[tuple[int, Any]]:
-    """Each value of a JSON array, with the byte where it begins.
-
-    Args:
-        place: The file.
-        offset: The byte where the first value wanted begins; the array's first unless given.
+    """Divide JSON Lines into shards, reading them once; a line that is not JSON is a bad record.
 
     Raises:
-        ValueError: If the file is no JSON array; the message names line and column.
+        ValueError: No record has a column that was asked for.
     """
-    with open_binary(place) as file:
-        text = _Text(file, place, offset)
-        if offset is None:
+    return _shards(files[0], columns, line_values)
+
+
+class JsonReader:
+    """Random access to the records of a JSON array or of JSON Lines."""
+
+    def __init__(self, location: str) -> None:
+        self._file = open_binary(location).open()
+
+    def read(self, start: int, size: int) -> Row:
+        """See `RowReader`."""
+        self._file.seek(start)
+        return Row(0, _parse_line(self._file.read(size)), start=start, size=size)
+
+
+def array_values(location: str, start: int | None = None) -> Iterator[Value]:
+    """Read the values of a JSON array.
+
+    Args:
+        location: The file.
+        start: The byte of the first value to read, the array's first by default.
+
+    Raises:
+        ValueError: The file is not a JSON array; the message names line and column.
+    """
+    with open_binary(location) as file:
+        text = _Text(file, location, start)
+        if start is None:
             if text.next() != "[":
                 text.fail("expected a JSON array of records")
             text.skip()
-        if offset is not None or text.next() != "]":
-            yield text.offset, text.value()
+        if start is not None or text.next() != "]":
+            yield text.value()
             while text.next() == ",":
                 text.skip()
                 text.next()
-                yield text.offset, text.value()
+                yield text.value()
         if text.next() != "]":
             text.fail("broken JSON: Expecting ',' delimiter")
         text.skip()
@@ -76,55 +95,56 @@ def array_values(place: str, offset: int | None = None) -> Iterator[tuple[int, A
 
 
 class _Text:
-    """A window that moves over a file's text; `offset` is the byte it stands at."""
+    """A window that moves over a file's text; `offset` is the byte at its current character."""
 
-    def __init__(self, file: IO[bytes], place: str, offset: int | None) -> None:
-        file.seek(offset or 0)
-        start = file.read(3)
-        if start == codecs.BOM_UTF8:
-            offset, start = 3, b""
-        self.offset = offset or 0
-        self._file, self._place = file, place
+    def __init__(self, file: IO[bytes], location: str, start: int | None) -> None:
+        file.seek(start or 0)
+        ahead = file.read(3)
+        if ahead == codecs.BOM_UTF8:
+            start, ahead = 3, b""
+        self.offset = start or 0
+        self._file, self._location = file, location
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
-        self._text, self._at = "", 0
-        self._ahead = start
+        self._text, self._position = "", 0
+        self._ahead = ahead
 
     def next(self) -> str:
-        """The next character that is no white space, not yet passed; "" at the end."""
+        """Skip white space and return the next character, "" at the end."""
         while True:
-            while self._at < len(self._text) and self._text[self._at] in _SPACE:
+            while self._position < len(self._text) and self._text[self._position] in _SPACE:
                 self.skip()
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
+            if self._position < len(self._text) or not self._read_more():
+                return self._text[self._position : self._position + 1]
 
     def skip(self) -> None:
-        """Pass a character of one byte."""
-        self._at += 1
+        """Skip a character of one byte."""
+        self._position += 1
         self.offset += 1
 
-    def value(self) -> Any:
-        """Pass a JSON value."""
+    def value(self) -> Value:
+        """Read a JSON value."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
-                passed = self._text[self._at : error.pos]
-                if not self._more():
-                    self.offset += len(passed.encode())
+                valid = self._text[self._position : error.pos]
+                if not self._read_more():
+                    self.offset += len(valid.encode())
                     self.fail(f"broken JSON: {error.msg}")
             except RecursionError:
-                self.fail("JSON nested too deeply to be read")
+                self.fail("JSON is nested too deeply")
             except ValueError:  # Python reads no integer of over 4,300 digits
-                self.fail("a number of too many digits to be read")
+                self.fail("a number has too many digits")
             else:
-                # A number at the end of the window may go on behind it.
-                if self._text[end : end + 1] in _BEHIND_VALUE or not self._more():
-                    self.offset += len(self._text[self._at : end].encode())
-                    self._at = end
-                    return value
+                # A number at the end of the window may continue after it.
+                if self._text[end : end + 1] in _AFTER_VALUE or not self._read_more():
+                    start, size = self.offset, len(self._text[self._position : end].encode())
+                    self.offset += size
+                    self._position = end
+                    return Value(value, start, size)
 
-    def fail(self, what: str) -> NoReturn:
-        """Raise an error that names the line and column where the window stands."""
+    def fail(self, reason: str) -> NoReturn:
+        """Raise an error that names the current line and column."""
         self._file.seek(0)
         before: list[bytes] = []
         left = self.offset
@@ -135,13 +155,13 @@ class _Text:
             lines += block.count(b"\n")
             before = [block] if b"\n" in block else [*before, block]
         column = len(b"".join(before).rpartition(b"\n")[2].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")) + 1
-        raise ValueError(f"{self._place}:{lines + 1}:{column}: {what}")
+        raise ValueError(f"{self._location}:{lines + 1}:{column}: {reason}")
 
-    def _more(self) -> bool:
-        """Read on; whether there was anything left. The window grows with a record that does not fit it."""
-        self._text, self._at = self._text[self._at :], 0
-        if len(self._text) > _LONGEST_RECORD:
-            self.fail(f"broken JSON, or a record of over {_LONGEST_RECORD >> 20} MB")
+    def _read_more(self) -> bool:
+        """Extend the window, which grows to hold a whole record; return whether the file had more."""
+        self._text, self._position = self._text[self._position :], 0
+        if len(self._text) > _MAX_RECORD:
+            self.fail(f"broken JSON, or a record of over {_MAX_RECORD >> 20} MB")
         block = self._ahead + self._file.read(max(_BLOCK, len(self._text)))
         self._ahead = b""
         try:
@@ -152,63 +172,91 @@ class _Text:
         return bool(block)
 
 
-def line_values(place: str, offset: int | None = None) -> Iterator[tuple[int, Any]]:
-    """Each line that is not blank, parsed, with the byte where it begins; a `RecordError` in place of a broken one.
+def line_values(location: str, start: int | None = None, line: int = 1) -> Iterator[Value]:
+    """Read the lines that are not blank; the value of a broken one is a `RecordError`.
 
     Args:
-        place: The file.
-        offset: The byte where the first line wanted begins; the file's first unless given.
+        location: The file.
+        start: The byte of the first line to read, the file's first by default.
+        line: The number of that line.
     """
-    with open_binary(place) as file:
-        file.seek(offset or 0)
-        at = offset or 0
-        for line in file:
-            if line.strip():
+    with open_binary(location) as file:
+        file.seek(start or 0)
+        offset = start or 0
+        for number, content in enumerate(file, line):
+            if content.strip():
                 try:
-                    yield at, parse_line(line)
+                    value = _parse_line(content)
                 except RecordError as error:
-                    yield at, error
-            at += len(line)
+                    value = error
+                yield Value(value, offset, len(content), number)
+            offset += len(content)
 
 
-def _read_array(place: str, columns: Columns, start: int, offset: int, count: int) -> Iterator[SourceRecord]:
-    return _records(islice(array_values(place, offset), count), columns, start)
+def _parse_line(line: bytes) -> Any:
+    """Parse one line of JSON Lines. Raises `RecordError` if it is not UTF-8 or not JSON."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise RecordError("not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise RecordError(f"broken JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise RecordError("JSON is nested too deeply") from None
+    except ValueError:  # Python reads no integer of over 4,300 digits
+        raise RecordError("a number has too many digits") from None
 
 
-def _read_lines(place: str, columns: Columns, start: int, offset: int, count: int) -> Iterator[SourceRecord]:
-    return _records(islice(line_values(place, offset), count), columns, start)
+def _read(values: Iterator[Value], count: int, index: int, fields: Fields) -> Iterator[Row]:
+    for number, (value, start, size, line) in enumerate(islice(values, count), index):
+        error = str(value) if isinstance(value, RecordError) else None
+        yield Row(number, value if error is None else None, None, None, error, start, size, line)
 
 
-def _records(values: Iterator[tuple[int, Any]], columns: Columns, start: int) -> Iterator[SourceRecord]:
-    for index, (_, value) in enumerate(values, start):
-        if isinstance(value, RecordError):
-            yield SourceRecord(index, f"#{index}", None, None, error=str(value))
-        else:
-            yield row_record(value, index, columns)
+def _read_array(location: str, index: int, count: int, start: int, fields: Fields) -> Iterator[Row]:
+    return _read(array_values(location, start), count, index, fields)
 
 
-def _shards(place: str, columns: Columns, values: Any, read: Any) -> list[SourceShard]:
-    """Note where every shard begins, and which ids stood before."""
-    ids, count = IdLog(), 0
-    offsets: list[int] = []
-    (name,) = short_names([place])
+def _read_lines(location: str, index: int, count: int, start: int, line: int, fields: Fields) -> Iterator[Row]:
+    return _read(line_values(location, start, line), count, index, fields)
 
-    def noted() -> Iterator[tuple[int, Any]]:
-        for offset, value in values(place):
-            if len(offsets) * SHARD_SIZE == count:
-                offsets.append(offset)
-            yield offset, value
 
-    for _, value in noted():
-        note_id(ids, id_of(value, columns), count)
+def _shards(location: str, columns: Columns, values: _Values) -> list[SourceShard]:
+    """Record where every shard begins, and which ids are duplicates."""
+    ids, count = DuplicateIds(), 0
+    starts: list[Value] = []
+    fields: set[str] = set()
+    names: list[str] = []
+    asked = {name for name in (columns.image, columns.caption, columns.id) if name is not None}
+    for value in values(location):
+        if count % SHARD_SIZE == 0:
+            starts.append(value._replace(value=None))
+        if isinstance(value.value, dict):
+            names = names or list(value.value)
+            fields |= asked.intersection(value.value) if len(fields) < len(asked) else set()
+            add_row_id(ids, value.value.get(columns.id_in(value.value)), count)
         count += 1
-    places, firsts = ids.duplicates()
+    if names and fields != asked:
+        columns.among(names)
+    return _divide(location, columns, starts, count, ids, by_line=values is line_values)
+
+
+def _divide(
+    location: str, columns: Columns, starts: list[Value], count: int, ids: DuplicateIds, by_line: bool
+) -> list[SourceShard]:
+    (name,) = short_names([location])
+    indices, firsts = ids.find()
     shards = []
-    for number, offset in enumerate(offsets):
-        start = number * SHARD_SIZE
-        size = min(SHARD_SIZE, count - start)
-        within = slice(*np.searchsorted(places, (start, start + size)))
-        duplicates = dict(zip(places[within].tolist(), firsts[within].tolist(), strict=True))
-        reading = partial(read, place, columns, start, offset, size)
-        shards.append(SourceShard(number, f"{name}[{start}:{start + size}]", reading, size, duplicates))
+    for number, first in enumerate(starts):
+        index = number * SHARD_SIZE
+        size = min(SHARD_SIZE, count - index)
+        within = slice(*np.searchsorted(indices, (index, index + size)))
+        duplicates = dict(zip(indices[within].tolist(), firsts[within].tolist(), strict=True))
+        rows: Callable[[Fields], Iterator[Row]]
+        if by_line:
+            rows = partial(_read_lines, location, index, size, first.start, first.line or 1)
+        else:
+            rows = partial(_read_array, location, index, size, first.start)
+        label = f"{name}[{index}:{index + size}]"
+        shards.append(SourceShard(number, label, rows, size, duplicates=duplicates, columns=columns))
     return shards

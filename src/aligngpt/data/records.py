@@ -1,24 +1,34 @@
-"""One record of an input, whatever its format: what it holds, and the shard of the input it stands in."""
+"""Rows of an input, whatever its format, and the records that are made of them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
-import tempfile
 import zlib
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import IO, Any
+from typing import Any, Literal, NamedTuple, Protocol
 
 import fsspec  # type: ignore[import-untyped]
-import numpy as np
 import pyarrow as pa
 
-from aligngpt.data.schema import RecordError, check_id, check_image_path, check_pair, check_text, known_names
+from aligngpt.data.duplicate_ids import DuplicateIds
+from aligngpt.data.schema import (
+    Conversation,
+    ImageTextPair,
+    RecordError,
+    check_conversation,
+    check_id,
+    check_image_path,
+    check_level,
+    check_object,
+    check_pair,
+    check_text,
+    readable_names,
+)
+from aligngpt.utils.constants import IMAGE_TOKEN
 from aligngpt.utils.text import one_line
 
 SHARD_SIZE = 10_000
@@ -26,62 +36,108 @@ SHARD_SIZE = 10_000
 IMAGE_NAMES = ("image", "image_path", "file_name")
 CAPTION_NAMES = ("conversations", "caption", "text")
 ID_NAMES = ("id", "key")
+IMAGE_LIST = "images"  # where a conversation has its images, as in TRL's datasets
 
-_BEYOND_REPAIR = (EOFError, tarfile.TarError, zlib.error, pa.ArrowException, UnicodeDecodeError)
-_IDS_IN_MEMORY = 1 << 20
-_PARTS = 64
+# Which fields of a row are read: those that scoring needs, all of them, or those that hold text, without the content
+# of images, which is b"" then.
+Fields = Literal["needed", "all", "text"]
+
+_DAMAGE = (EOFError, tarfile.TarError, zlib.error, pa.ArrowException, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which fields of a record hold its image, caption and id; `None` where the usual names are to be tried."""
+    """The fields of a record that hold its image, caption and id; `None` tries the usual names."""
 
     image: str | None = None
     caption: str | None = None
     id: str | None = None
 
     def among(self, names: Iterable[str]) -> Columns:
-        """Choose among the columns a table has.
+        """Choose among the columns of a table.
 
         Raises:
-            ValueError: If a column that was asked for is missing, or none of the usual names is there.
+            ValueError: A column that was asked for is missing, or the table has none of the usual names.
         """
-        known = list(names)
-        found = {
-            "image": _first(self.image, IMAGE_NAMES, known),
-            "caption": _first(self.caption, CAPTION_NAMES, known),
-            "id": _first(self.id, ID_NAMES, known),
+        existing = list(names)
+        chosen = {
+            "image": _first(self.image, (*IMAGE_NAMES, IMAGE_LIST), existing),
+            "caption": _first(self.caption, CAPTION_NAMES, existing),
+            "id": _first(self.id, ID_NAMES, existing),
         }
-        missing = [what for what in ("image", "caption") if found[what] is None]
-        missing += ["id"] if self.id is not None and found["id"] is None else []
+        missing = [name for name in ("image", "caption") if chosen[name] is None]
+        missing += ["id"] if self.id is not None and chosen["id"] is None else []
         if missing:
             images, captions = " or ".join(IMAGE_NAMES), " or ".join(CAPTION_NAMES)
-            wanted = {"image": self.image or images, "caption": self.caption or captions, "id": self.id}
-            asked = " and ".join(f"a column of {what}s ({wanted[what]})" for what in missing)
-            options = " and ".join(f"--{what}-column" for what in missing)
-            raise ValueError(f"expected {asked}, got the columns {', '.join(known)}: name it with {options}")
-        return Columns(**found)
+            expected = {"image": self.image or images, "caption": self.caption or captions, "id": self.id}
+            asked = " and ".join(f"a column of {name}s ({expected[name]})" for name in missing)
+            options = " and ".join(f"--{name}-column" for name in missing)
+            raise ValueError(f"expected {asked}, got the columns {', '.join(existing)}: name it with {options}")
+        return Columns(**chosen)
+
+    def image_in(self, row: dict[str, Any]) -> str:
+        """Return the field of a row that holds its image."""
+        return self.image or _first(None, IMAGE_NAMES, row) or "image"
+
+    def caption_in(self, row: dict[str, Any]) -> str:
+        """Return the field of a row that holds its caption."""
+        return self.caption or _first(None, CAPTION_NAMES, row) or "conversations"
+
+    def id_in(self, row: dict[str, Any]) -> str:
+        """Return the field of a row that holds its id."""
+        return self.id or _first(None, ID_NAMES, row) or "id"
 
 
-def _first(asked: str | None, usual: Iterable[str], known: list[str]) -> str | None:
+def _first(asked: str | None, usual: Iterable[str], existing: Iterable[str]) -> str | None:
     names = [asked] if asked is not None else usual
-    return next((name for name in names if name in known), None)
+    return next((name for name in names if name in existing), None)
+
+
+class Row(NamedTuple):
+    """One row of an input as its format stores it, before validation.
+
+    Attributes:
+        position: Index in the input, from 0; in its tar for WebDataset.
+        value: Its fields by name; any JSON value in a JSON file.
+        image_name: What names an image that is stored in the row.
+        raw: What a writer needs to write it again, if that is not `value`.
+        error: Why it cannot be read, in one line.
+        start: Where it begins: a byte of the file, or a row of a table.
+        size: Its bytes; 1 for a row of a table.
+        line: Its line, from 1; JSON Lines only.
+    """
+
+    position: int
+    value: Any
+    image_name: str | None = None
+    raw: Any = None
+    error: str | None = None
+    start: int = 0
+    size: int = 1
+    line: int | None = None
+
+
+class RowReader(Protocol):
+    """Random access to the rows of one file."""
+
+    def read(self, start: int, size: int) -> Row:
+        """Read the row at `Row.start`, of `Row.size`, whole. Raises RecordError or OSError if it is damaged."""
+        ...
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One record, good or bad; there is one for every record of the input, in its order.
+    """One record for scoring, good or bad; there is one for every row of the input, in its order.
 
     Attributes:
-        index: Its place in the input, counted from 0; in its tar for WebDataset.
-        id: Its id; `#<index>` where it has none.
-        image: What names its image: a path relative to the image folder, `shard.tar#member` or `file.parquet#row`.
+        index: Index in the input, from 0; in its tar for WebDataset.
+        id: Its id; `#<index>` if it has none.
+        image: Path relative to the image folder, `shard.tar#member` or `file.parquet#row`.
         caption: The text, `None` in a bad record.
-        data: The encoded image where it comes with the record, else `None`.
+        data: The encoded image if it is stored in the row, else `None`.
         error: Why it cannot be scored, in one line; `None` in a good record.
-        raw: The record as the file holds it: the parsed JSON, the row as a dictionary, or the members of a sample by
-            their extension, with the sample's name under `__key__`. Of a row only what scoring needs, unless the shard
-            is read `whole`.
+        raw: The record as the file holds it: parsed JSON, a table's row by column, or a sample's members by extension
+            with the sample's name as `__key__`. Rows have only the fields that were read.
     """
 
     index: int
@@ -98,143 +154,221 @@ class SourceShard:
     """A part of an input that can be read alone, in this process or another.
 
     Attributes:
-        number: Its place among the shards, counted from 0.
+        number: Its number among the shards, from 0.
         name: What is read, for messages.
-        records: Starts reading; a function of a module with its arguments bound, so that it can be pickled.
-        size: How many records it holds, `None` where only reading can tell.
-        duplicates: For the place of each record whose id stood before: the place where it stood.
-        whole: The same with every field of a row, where `records` gives fewer.
-        images: The folder that image paths start from, where it is known.
+        rows: Starts reading the given fields; picklable.
+        size: Number of rows, `None` if only reading can determine it.
+        file: Index of its file among the source's.
+        duplicates: For the index of each row whose id an earlier row has, the index of that row.
+        images: The folder that image paths are relative to, if it was given.
+        columns: Which fields of a row hold image, caption and id.
     """
 
     number: int
     name: str
-    records: Callable[[], Iterator[SourceRecord]]
+    rows: Callable[[Fields], Iterator[Row]]
     size: int | None = None
+    file: int = 0
     duplicates: dict[int, int] = field(default_factory=dict)
-    whole: Callable[[], Iterator[SourceRecord]] | None = None
     images: str | None = None
+    columns: Columns = field(default_factory=Columns)
 
     def read(self, whole: bool = False) -> Iterator[SourceRecord]:
         """Read the records in order.
 
-        Where the rest of a shard cannot be read, or the shard is missing, the last record says so in its `error`.
-
         Args:
-            whole: Whether `raw` is to hold every field of a record, for which more of a table has to be read.
+            whole: Whether `raw` has all fields of a record, for which more of a table has to be read.
 
         Raises:
-            OSError: If reading fails for a reason that may pass, such as a network's.
+            OSError: Reading failed for a reason that may be transient, such as a network's.
+        """
+        seen: dict[str, int] = {}
+        for row in self.read_rows("all" if whole else "needed"):
+            yield self._record(row, seen)
+
+    def read_rows(self, fields: Fields) -> Iterator[Row]:
+        """Read the rows in order; if the shard is missing or damaged, the last row has the `error`.
+
+        Raises:
+            OSError: As `read`.
         """
         count = 0
         try:
-            for record in self.whole() if whole and self.whole is not None else self.records():
+            for row in self.rows(fields):
                 count += 1
-                if record.error is None:
-                    yield self._checked(record)
-                else:
-                    yield record
-        except (OSError, *_BEYOND_REPAIR) as error:
-            if may_pass(error):
+                yield row
+        except (OSError, *_DAMAGE) as error:
+            if is_transient_error(error):
                 raise
             reason = "no such file" if isinstance(error, FileNotFoundError) else f"damaged: {one_line(error)}"
-            what = f"shard cannot be read: {reason}" if not count else f"the rest of the shard cannot be read: {reason}"
-            yield SourceRecord(count, f"{self.name}#{count}", self.name, None, error=what)
+            part = "the rest of the shard" if count else "shard"
+            yield Row(count, {"id": f"{self.name}#{count}"}, self.name, error=f"{part} cannot be read: {reason}")
 
-    def _checked(self, record: SourceRecord) -> SourceRecord:
-        """A good record with an error where it is a duplicate, or its path leads out of the image folder."""
-        first = self.duplicates.get(record.index)
-        if first is not None:
-            return replace(record, error=f"duplicate id, also that of record {first}")
+    def duplicate_of(self, record_id: str, index: int, seen: dict[str, int]) -> str | None:
+        """Return the reason if an earlier record has this id, else `None`.
+
+        Args:
+            record_id: The id of a record.
+            index: Its index.
+            seen: Ids of this shard so far, kept here where no pass over the ids precedes reading.
+        """
+        first = self.duplicates.get(index)
+        if first is None and self.size is None:
+            first = seen.setdefault(record_id, index)
+        return None if first is None or first == index else f"duplicate id, also that of record {first}"
+
+    def _record(self, row: Row, seen: dict[str, int]) -> SourceRecord:
+        record = row_record(row, self.columns)
+        if record.error is not None:
+            return record
+        duplicate = self.duplicate_of(record.id, row.position, seen)
+        if duplicate is not None:
+            return replace(record, error=duplicate)
         if record.data is None and record.image is not None and os.path.isabs(record.image):
-            return self._relative(record, record.image)
+            try:
+                return replace(record, image=relative_image_path(record.image, self.images))
+            except RecordError as error:
+                return replace(record, caption=None, error=str(error))
         return record
 
-    def _relative(self, record: SourceRecord, path: str) -> SourceRecord:
-        if self.images is None:
-            reason = "image path is absolute; it must be relative to the image folder"
-        elif (inside := _inside(path, self.images)) is not None:
-            return replace(record, image=inside)
-        else:
-            reason = "image path is absolute and does not lie in the image folder"
-        return replace(record, caption=None, error=reason)
 
+def relative_image_path(path: str, folder: str | None) -> str:
+    """Return an absolute path relative to the image folder, with links on the way to the folder resolved or not.
 
-def _inside(path: str, folder: str) -> str | None:
-    """An absolute path as it is relative to a folder, links on the way to the folder followed or not."""
+    Raises:
+        RecordError: It is not in the folder.
+    """
+    if folder is None:
+        raise RecordError("image path is absolute; it must be relative to the image folder")
     for start in (os.path.abspath(folder), os.path.realpath(folder)):
         if os.path.normpath(path).startswith(os.path.join(start, "")):
             return os.path.relpath(path, start)
-    return None
+    raise RecordError("image path is absolute and not in the image folder")
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether reading may succeed another time: errors of a disk or a network have a number, those of content none."""
-    passing = error.errno is not None if isinstance(error, OSError) else False
-    return (passing or isinstance(error, TimeoutError | ConnectionError)) and not isinstance(error, FileNotFoundError)
+def is_transient_error(error: Exception) -> bool:
+    """Return whether reading may succeed later: errors of a disk or a network have a number, those of content none."""
+    has_number = error.errno is not None if isinstance(error, OSError) else False
+    transient = has_number or isinstance(error, TimeoutError | ConnectionError)
+    return transient and not isinstance(error, FileNotFoundError)
 
 
-def row_record(row: Any, index: int, columns: Columns, name: str | None = None) -> SourceRecord:
-    """Make a record of one row of a table, or of one object of a JSON file.
+# From a row to a record ----------------------------------------------------------------------------------------------
+
+
+def row_record(row: Row, columns: Columns) -> SourceRecord:
+    """Make a record for scoring of a row, which is bad if the row breaks a rule of a pair."""
+    raw = row.value if row.raw is None and row.error is None else row.raw
+    if row.error is None:
+        try:
+            pair = read_pair(row, columns)
+            return SourceRecord(row.position, pair.id, pair.image, pair.caption, pair.encoded, raw=raw)
+        except RecordError as error:
+            reason = str(error)
+    record_id, image = row_names(row, columns)
+    return SourceRecord(row.position, record_id or f"#{row.position}", image, None, error=row.error or reason, raw=raw)
+
+
+def read_pair(row: Row, columns: Columns) -> ImageTextPair:
+    """Validate a row as an image-text pair; an absolute image path stays absolute.
 
     Args:
-        row: The row: its values by column. One with `conversations` is LLaVA's, unless another caption is asked for.
-        index: Its place in the input, counted from 0.
-        columns: Where image, caption and id stand; the usual names are tried where it says nothing.
-        name: What the image is called where it is stored in the row.
+        row: The row. One with `conversations` is in LLaVA's form, unless another caption is asked for.
+        columns: Which fields hold image, caption and id.
+
+    Raises:
+        RecordError: The row breaks a rule.
     """
-    data = None
-    try:
-        if not isinstance(row, dict):
-            check_pair(row, index)  # says what it is instead
-        image_key = _first(columns.image, IMAGE_NAMES, list(row)) or "image"
-        image, data = _image(row.get(image_key), name)
-        caption_key = _first(columns.caption, CAPTION_NAMES, list(row))
-        value = id_of(row, columns)
-        known = f"#{index}" if value is None else check_id(value)
-        if caption_key in (None, "conversations"):
-            pair = check_pair(row | {"image": _from_root(image), "id": known}, index)
-            return SourceRecord(index, known, image, pair.caption, data, raw=row)
-        if image is None:
-            raise RecordError(f"no {image_key}")
-        if data is None:
-            check_image_path(_from_root(image))
-        return SourceRecord(index, known, image, _caption(row[caption_key], caption_key), data, raw=row)
-    except RecordError as error:
-        return _bad(row, index, columns, name if data is not None else None, str(error))
+    value = _readable(row)
+    caption_key = columns.caption_in(value)
+    image_key = columns.image_in(value)
+    image = value.get(image_key)
+    image, encoded = _image(image[0] if isinstance(image, list) and len(image) == 1 else image, row.image_name)
+    record_id = _record_id(value, row.position, columns)
+    if caption_key == "conversations":
+        pair = check_pair({**value, "image": _from_root(image), "id": record_id}, row.position)
+        path = image if isinstance(image, str) else pair.image
+        return ImageTextPair(record_id, path, pair.caption, pair.alignment_level, encoded)
+    if image is None:
+        raise RecordError(f"{image_key} is missing")
+    if encoded is None:
+        check_image_path(_from_root(image))
+    level = check_level(value, ("alignment_level",))
+    return ImageTextPair(record_id, image, _caption(value.get(caption_key), caption_key), level, encoded)
 
 
-def id_of(row: Any, columns: Columns) -> Any:
-    """What stands where a row has its id; `None` where it has none."""
-    return row.get(_first(columns.id, ID_NAMES, list(row)) or "id") if isinstance(row, dict) else None
+def read_conversation(row: Row, columns: Columns) -> Conversation:
+    """Validate a row as a conversation; absolute image paths stay absolute.
+
+    Args:
+        row: The row; its images are in the image column, one or a list, or in `images`.
+        columns: Which fields hold images, conversation and id.
+
+    Raises:
+        RecordError: The row breaks a rule.
+    """
+    value = _readable(row)
+    turns = value.get(columns.caption or "conversations")
+    images = value.get(IMAGE_LIST) if columns.image is None else None
+    images = value.get(columns.image_in(value)) if images is None else images
+    if images == b"" and IMAGE_TOKEN not in str(turns):  # content that was not read, or there is none
+        images = None
+    listed = images if isinstance(images, list) else [] if images is None else [images]
+    prefix = row.image_name if len(listed) != 1 else None
+    found = [_image(image, f"{prefix}[{number}]" if prefix else row.image_name) for number, image in enumerate(listed)]
+    record_id = _record_id(value, row.position, columns)
+    changed = {"conversations": turns, "image": [_from_root(image) for image, _ in found], "id": record_id}
+    conversation = check_conversation({**value, **changed}, row.position)
+    names, encoded = tuple(str(image) for image, _ in found), tuple(data for _, data in found)
+    return Conversation(record_id, names, conversation.turns, conversation.alignment_level, encoded)
 
 
-def note_id(ids: IdLog, value: Any, index: int) -> None:
-    """Note what stands where a record has its id, if it is one.
+def row_names(row: Row, columns: Columns) -> tuple[str | None, str | None]:
+    """Return id and image of a row that may be bad, `None` where they cannot be read."""
+    value = row.value if isinstance(row.value, dict) else {}
+    image = value.get(columns.image_in(value))
+    record_id, path = readable_names({"id": value.get(columns.id_in(value)), "image": image})
+    has_name = row.error is not None or row.raw is not None or _image(image, None)[1] is not None
+    return record_id, path or (row.image_name if has_name else None)
 
-    The first record with an id keeps it, whatever else is wrong with that record, so that no format has to look at more
-    than ids.
+
+def add_row_id(ids: DuplicateIds, value: Any, index: int) -> None:
+    """Add the value of a row's id field to the ids, if it is a valid id.
+
+    The first row with an id keeps it, whatever else is wrong with that row, so that no format has to read more than
+    the ids.
     """
     if value is not None:
-        with suppress(RecordError):  # said of the record when it is read
+        with suppress(RecordError):  # reported when the row is read
             ids.add(check_id(value), index)
 
 
+def _readable(row: Row) -> dict[str, Any]:
+    if row.error is not None:
+        raise RecordError(row.error)
+    return check_object(row.value)
+
+
+def _record_id(value: dict[str, Any], index: int, columns: Columns) -> str:
+    record_id = value.get(columns.id_in(value))
+    return f"#{index}" if record_id is None else check_id(record_id)
+
+
 def _from_root(image: Any) -> Any:
-    """An absolute path as one relative to the root; where it leads is checked where the image folder is known."""
+    """Make an absolute path relative to the root, to check its text; its location is checked with the image folder."""
     return image.lstrip("/") if isinstance(image, str) and os.path.isabs(image) else image
 
 
 def _image(value: Any, name: str | None) -> tuple[Any, bytes | None]:
-    """What names an image, and its bytes where they are stored: bytes, a path, or a dictionary of both."""
+    """Return what names an image, and its content if the row has it: bytes, a path, or a dictionary of both."""
     if isinstance(value, dict) and "bytes" in value:
         value = value["bytes"] if value["bytes"] is not None else value.get("path")
-    return (name, value) if isinstance(value, bytes) else (value, None)
+    return (name or "image", value) if isinstance(value, bytes) else (value, None)
 
 
-def _caption(value: Any, column: str | None) -> str:
+def _caption(value: Any, column: str) -> str:
     if value is None:
-        raise RecordError(f"no {column} (null)")
+        raise RecordError(f"{column} is missing (null)")
     if not isinstance(value, str):
         raise RecordError(f"{column} must be a string, got {type(value).__name__}")
     if not value.strip():
@@ -242,88 +376,23 @@ def _caption(value: Any, column: str | None) -> str:
     return check_text(value, "the caption")
 
 
-def _bad(row: Any, index: int, columns: Columns, name: str | None, reason: str) -> SourceRecord:
-    row = row if isinstance(row, dict) else {}
-    id_key = _first(columns.id, ID_NAMES, list(row)) or "id"
-    image_key = _first(columns.image, IMAGE_NAMES, list(row)) or "image"
-    known_id, known_image = known_names({"id": row.get(id_key), "image": row.get(image_key)})
-    return SourceRecord(index, known_id or f"#{index}", name or known_image, None, error=reason, raw=row)
+# Files ---------------------------------------------------------------------------------------------------------------
 
 
-def open_binary(place: str) -> fsspec.core.OpenFile:
-    """Open anything fsspec knows for reading bytes, in a `with` block."""
-    return fsspec.open(place, "rb")
+def open_binary(location: str) -> fsspec.core.OpenFile:
+    """Open anything that fsspec can open for reading bytes, in a `with` block."""
+    return fsspec.open(location, "rb", expand=False)
 
 
-def short_names(places: Sequence[str]) -> list[str]:
-    """The places without protocol and the folder they have in common, so that they are the same wherever it lies."""
-    paths = [_path(place).split("/") for place in places]
+def short_names(locations: Sequence[str]) -> list[str]:
+    """Return the locations without protocol and common folder, so that they do not depend on where the files are."""
+    paths = [_path(location).split("/") for location in locations]
     levels = zip(*(path[:-1] for path in paths), strict=False)
     shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
     return ["/".join(path[shared:]) for path in paths]
 
 
-def _path(place: str) -> str:
-    """What stands behind the protocol; of a chain of them, `zip://a.tar::s3://b.zip`, behind the first."""
-    links = place.split("::")
+def _path(location: str) -> str:
+    """Return the path after the protocol; of a chain such as `zip://a.tar::s3://b.zip` that of its first link."""
+    links = location.split("::")
     return next((link for link in links if "://" in link), links[0]).rpartition("://")[2].replace(os.sep, "/")
-
-
-class IdLog:
-    """Finds ids that stood before, in memory that does not grow with their number.
-
-    Of each id 8 bytes of a hash are kept; beyond a million ids they go to temporary files, one for each of 64 ranges
-    of the hash, so a billion ids need 16 GB of disk and 1 GB of memory. Two different ids have one hash with a
-    probability of about n^2 / 4e19: 3 % for one such pair among a billion ids.
-    """
-
-    def __init__(self) -> None:
-        self._hashes, self._places = array("Q"), array("Q")
-        self._files: list[IO[bytes]] = []
-        self._open = ExitStack()
-
-    def add(self, name: str, place: int) -> None:
-        """Note an id and where it stands; places rise."""
-        self._hashes.append(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
-        self._places.append(place)
-        if len(self._hashes) >= _IDS_IN_MEMORY:
-            self._spill()
-
-    def duplicates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Places of ids that stood before, rising, and for each the first place where it stood; int64 (n,) both."""
-        with self._open:
-            if self._files:
-                self._spill()
-            found = [self._repeated(part) for part in self._parts()]
-        later, first = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        order = np.argsort(later)
-        return later[order], first[order]
-
-    def _rows(self) -> np.ndarray:
-        return np.stack([np.array(self._hashes, np.uint64), np.array(self._places, np.uint64)], axis=1)
-
-    def _spill(self) -> None:
-        if not self._files:
-            files = (tempfile.TemporaryFile() for _ in range(_PARTS))  # noqa: SIM115  closed together, when all are read
-            self._files = [self._open.enter_context(file) for file in files]
-        rows = self._rows()
-        part_of = rows[:, 0] % _PARTS
-        for part, file in enumerate(self._files):
-            file.write(rows[part_of == part].tobytes())
-        self._hashes, self._places = array("Q"), array("Q")
-
-    def _parts(self) -> Iterator[np.ndarray]:
-        if not self._files:
-            yield self._rows()
-        for file in self._files:
-            file.seek(0)
-            yield np.frombuffer(file.read(), np.uint64).reshape(-1, 2)
-
-    @staticmethod
-    def _repeated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(rows[:, 0], kind="stable")  # places rise within one hash
-        hashes, places = rows[order, 0], rows[order, 1].astype(np.int64)
-        again = np.zeros(len(rows), bool)
-        again[1:] = hashes[1:] == hashes[:-1]
-        begins = np.maximum.accumulate(np.where(again, 0, np.arange(len(rows))))
-        return places[again], places[begins[again]]

@@ -1,19 +1,20 @@
-"""Image-text pairs of any of five formats as one stream of records, divided into shards that can be read alone.
+"""Image-text pairs and conversations in any of five formats, opened for every consumer.
 
     llava_json    `.json`, an array of LLaVA's records, or of objects with `image` and `caption` (or `text`)
-    json_lines    `.jsonl` or `.ndjson`, the same with a record a line
+    json_lines    `.jsonl` or `.ndjson`, the same with one record per line
     parquet       a `.parquet` file, a folder of them, or a pattern such as `{a..d}.parquet`
-    datasets      a folder of `datasets`' `save_to_disk`, on this machine
+    datasets      a folder written by `save_to_disk` of `datasets`, on this machine
     webdataset    a `.tar` or `.tar.gz` file, a folder of them, or a pattern: `x/{00000..00009}.tar`, `x/*.tar`
 
-Other places may be anything fsspec opens. No input is ever held in memory as a whole.
+Locations may be anything that fsspec opens. An existing file whose name contains `{}` or `*` is that file. No input is
+ever held in memory as a whole. `Source.shards` streams an input, `indexed.open_pairs` and `open_conversations` give
+random access to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,10 +23,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
+from braceexpand import braceexpand
 
-from aligngpt.data import json_format as json_records
-from aligngpt.data import table_format as tables
-from aligngpt.data import webdataset_format as tars
+from aligngpt.data import json_format, table_format, webdataset_format
 from aligngpt.data.records import Columns, SourceRecord, SourceShard, open_binary, short_names
 from aligngpt.utils.io import read_json
 
@@ -43,8 +43,15 @@ _BY_SUFFIX: dict[str, Kind] = {
     ".tgz": "webdataset",
 }
 _FILES_AT_ONCE = 16
-_WHOLE, _PIECES, _PIECE = 1 << 20, 8, 1 << 13  # what is looked at of a file
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_WHOLE, _PIECES, _PIECE = 1 << 20, 8, 1 << 13  # bytes of a file that its fingerprint covers
+
+_DIVIDE: dict[Kind, Callable[[tuple[str, ...], Columns], list[SourceShard]]] = {
+    "llava_json": json_format.array_shards,
+    "json_lines": json_format.line_shards,
+    "parquet": table_format.parquet_shards,
+    "datasets": table_format.arrow_shards,
+    "webdataset": webdataset_format.tar_shards,
+}
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ class Source:
 
     Attributes:
         kind: Its format.
-        path: As it was given, without `file://`.
-        images: The folder its image paths start from, where it has paths.
-        files: The files it consists of, in the order they are read; a missing one of a pattern is among them.
+        path: As it was passed, without `file://`.
+        images: The folder that its image paths are relative to, if it has paths.
+        files: Its files, in the order they are read; missing files of a brace pattern are among them.
         columns: Which fields hold image, caption and id.
     """
 
@@ -66,45 +73,47 @@ class Source:
     columns: Columns
 
     def shards(self) -> list[SourceShard]:
-        """The input's division, always the same: 10,000 records of a JSON file, row groups of about 10,000 rows of a
-        Parquet file, 10,000 rows of a datasets folder, one tar each of WebDataset.
+        """Divide the input, always in the same way.
 
-        JSON is read once for it, of tables the column of ids alone, of tars nothing.
+        A shard is 10,000 records of a JSON file, row groups of about 10,000 rows of a Parquet file, 10,000 rows of a
+        `datasets` folder, or one tar. This reads JSON once, only the ids of tables, and nothing of tars.
 
         Raises:
-            ValueError: If a file as a whole is not what its format asks for, or lacks the columns.
+            ValueError: A file as a whole is not in its format, or lacks the columns.
         """
         return self._shards
 
     @cached_property
     def _shards(self) -> list[SourceShard]:
-        divide: dict[Kind, Callable[[tuple[str, ...], Columns], list[SourceShard]]] = {
-            "llava_json": json_records.array_shards,
-            "json_lines": json_records.line_shards,
-            "parquet": tables.parquet_shards,
-            "datasets": tables.arrow_shards,
-            "webdataset": tars.tar_shards,
-        }
         images = None if self.images is None else str(self.images)
-        return [replace(shard, images=images) for shard in divide[self.kind](self.files, self.columns)]
+        return [replace(shard, images=images) for shard in _DIVIDE[self.kind](self.files, self.columns)]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 that tells this input from others: of the content of a JSON file, else of every file's name, size and
+        """SHA-256 of the content of a JSON file; of other formats, of every file's name, size, and
 
-        * of Parquet the footer, in which nearly any change shows,
-        * of other files up to 1 MiB the content, of larger ones eight pieces of 8 KiB: one that is changed elsewhere,
-          and keeps its size, is not noticed. Of files on the web, http or https, the size alone.
+        * the footer of Parquet, in which nearly any change shows,
+        * the content of other files up to 1 MiB, and eight pieces of 8 KiB of larger ones: a change elsewhere that
+          keeps the size is missed. Of files at http or https only the size is used.
         """
         if self.kind in ("llava_json", "json_lines"):
             with open_binary(self.files[0]) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # which spares time where files are far away
-            looked_at = pool.map(_with_footer if self.kind == "parquet" else _with_pieces, self.files)
-            for name, (size, content) in zip(short_names(self.files), looked_at, strict=True):
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # saves time where files are remote
+            contents = pool.map(_with_footer if self.kind == "parquet" else _with_pieces, self.files)
+            for name, (size, content) in zip(short_names(self.files), contents, strict=True):
                 digest.update(f"{name}\0{size}\n".encode())
                 digest.update(content)
+        return digest.hexdigest()
+
+    @cached_property
+    def signature(self) -> str:
+        """SHA-256 of the names, sizes and modification times of the files, which reads none of them."""
+        digest = hashlib.sha256(repr((self.kind, self.columns)).encode())
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for name, facts in zip(short_names(self.files), pool.map(_size_and_time, self.files), strict=True):
+                digest.update(f"{name}\0{facts}\n".encode())
         return digest.hexdigest()
 
 
@@ -116,37 +125,39 @@ def open_source(
     caption_column: str | None = None,
     id_column: str | None = None,
 ) -> Source:
-    """Find out what an input is.
+    """Determine the format and the files of an input.
 
     Args:
-        path: A file, a folder, or a pattern; the formats are listed at the top of this module.
-        images: What image paths are relative to; not needed where the images come with the records.
-        image_column: Field of the image, `image`, `image_path` or `file_name` unless given. In WebDataset the
-            extension of the member, any image's unless given.
-        caption_column: Field of the text, `conversations`, `caption` or `text` unless given. In WebDataset the
-            extension of the member (`txt`), or a field of the sample's `json`.
-        id_column: Field of the id, `id` or `key` unless given. In WebDataset a field of the sample's `json`; the
-            sample's name where there is none.
+        path: A file, a folder, or a pattern; the module lists the formats.
+        images: The folder that image paths are relative to; not needed if the images come with the records.
+        image_column: Field of the image, by default `image`, `image_path` or `file_name`. In WebDataset the extension
+            of the member, by default any image's.
+        caption_column: Field of the text, by default `conversations`, `caption` or `text`. In WebDataset the extension
+            of the member (`txt`), or a field of the sample's `json`.
+        id_column: Field of the id, by default `id` or `key`. In WebDataset a field of the sample's `json`; the
+            sample's name if there is none.
 
     Raises:
-        FileNotFoundError: If there is nothing at `path`, or no folder `images`.
-        ValueError: If it is of no known format.
+        FileNotFoundError: There is nothing at `path`, or no folder `images`.
+        ValueError: The format is unknown.
     """
-    place = _plain(str(path))
+    location = _without_file_protocol(str(path))
     if images is not None and not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: no such image folder; images are looked up relative to it")
-    kind, files = _folder(place) if _is_folder(place) else _files(place)
+        raise FileNotFoundError(f"{images}: no such image folder; image paths are relative to it")
+    kind, files = _in_folder(location) if _is_folder(location) else _in_pattern(location)
     columns = Columns(image_column, caption_column, id_column)
-    return Source(kind, place, None if images is None else Path(images), files, columns)
+    return Source(kind, location, None if images is None else Path(images), files, columns)
 
 
 def open_as_scored(
     path: str | os.PathLike[str], manifest: Mapping[str, Any], images: str | os.PathLike[str] | None = None
 ) -> Source:
-    """Open pairs again with the fields they were scored by; arguments and errors as in `open_source`.
+    """Open an input with the fields it was scored by; errors as in `open_source`.
 
     Args:
-        manifest: Of the folder of their scores.
+        path: The input.
+        manifest: The manifest of its scores.
+        images: The folder that image paths are relative to.
     """
     fields = manifest["inputs"]["fields"]
     return open_source(
@@ -154,16 +165,19 @@ def open_as_scored(
     )
 
 
-def _plain(place: str) -> str:
-    """A place on this machine without `file://`."""
-    if "://" not in place:
-        return place
-    system, root = fsspec.core.url_to_fs(place)
-    return str(root) if _is_local(system) else place
+def _without_file_protocol(location: str) -> str:
+    if "://" not in location:
+        return location
+    system, root = fsspec.core.url_to_fs(location)
+    return str(root) if _is_local(system) else location
 
 
 def _is_local(system: Any) -> bool:
     return "file" in _protocols(system)
+
+
+def _is_web(system: Any) -> bool:
+    return not {"http", "https"}.isdisjoint(_protocols(system))
 
 
 def _protocols(system: Any) -> tuple[str, ...]:
@@ -174,119 +188,105 @@ def _kind(name: str) -> Kind | None:
     return next((kind for suffix, kind in _BY_SUFFIX.items() if name.lower().endswith(suffix)), None)
 
 
-def _files(place: str) -> tuple[Kind, tuple[str, ...]]:
-    """A file, or the files of a pattern: of braces, which may name missing ones, or of stars, which finds those there
-    are."""
-    files = tuple(file for name in _expanded(place) for file in (_found(name) if "*" in name else [name]))
+def _in_pattern(location: str) -> tuple[Kind, tuple[str, ...]]:
+    """Return a file, or the files of a pattern: of braces, which may name missing ones, or of stars, which match."""
+    if _is_pattern(location) and _size(location) is None:
+        files = tuple(file for name in braceexpand(location) for file in (_glob(name) if "*" in name else [name]))
+    else:
+        files = (location,)
     if not files:
-        raise FileNotFoundError(f"{place}: no file is called so")
+        raise FileNotFoundError(f"{location}: no file matches")
     kind = _kind(files[0])
     other = next((file for file in files if _kind(file) is None or _kind(file) != kind), None)
     if kind is None or other is not None:
-        suffixes = Path(other or place).suffixes
-        packed = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else None
+        suffixes = Path(other or location).suffixes
+        compressed = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else None
+        hint = f"{compressed}: decompress it first" if compressed else suffixes[-1] if suffixes else "no suffix"
         raise ValueError(
-            f"{place}: expected .json, .jsonl, .ndjson, .parquet or .tar, or a folder of Parquet files, of tars or of "
-            f"`datasets`, got {f'{packed}: unpack it first' if packed else suffixes[-1] if suffixes else 'no suffix'}"
+            f"{location}: expected .json, .jsonl, .ndjson, .parquet or .tar, or a folder of Parquet files, of tars or "
+            f"of `datasets`, got {hint}"
         )
     if kind in ("llava_json", "json_lines") and len(files) > 1:
-        raise ValueError(f"{place}: expected one {Path(files[0]).suffix} file, got {len(files)}: put them into one")
-    if not any(_exists(file) for file in files):
-        what = "no such file" if len(files) == 1 else f"none of its {len(files)} files exists"
-        raise FileNotFoundError(f"{place}: {what}")
+        raise ValueError(f"{location}: expected one {Path(files[0]).suffix} file, got {len(files)}; merge them")
+    if not any(_size(file) is not None for file in files):
+        reason = "no such file" if len(files) == 1 else f"none of its {len(files)} files exists"
+        raise FileNotFoundError(f"{location}: {reason}")
     return kind, files
 
 
-def _found(pattern: str) -> list[str]:
-    """The files a pattern of stars stands for, in the order of their names."""
+def _is_pattern(location: str) -> bool:
+    return "*" in location or "{" in location
+
+
+def _glob(pattern: str) -> list[str]:
+    """Return the files that match a pattern of stars, sorted by name."""
     system, root = fsspec.core.url_to_fs(pattern)
     return [_named(system, name, pattern) for name in sorted(system.glob(root)) if system.isfile(name)]
 
 
 def _named(system: Any, name: str, like: str) -> str:
-    """A file of a file system as `like` names its own, with the protocol or without."""
+    """Name a file of a file system as `like` does, with the protocol or without."""
     return str(system.unstrip_protocol(name)) if "://" in like else name
 
 
-def _expanded(place: str) -> list[str]:
-    """Every `{00000..00009}`, `{a..c}` and `{a,b}` written out; numbers keep their zeros."""
-    found = _BRACES.search(place)
-    if found is None:
-        return [place]
-    inside = found[1].split(",")
-    first, _, last = inside[0].partition("..")
-    if len(inside) == 1 and first.isdigit() and last.isdigit():
-        inside = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    elif len(inside) == 1 and len(first) == len(last) == 1:
-        inside = [chr(letter) for letter in range(ord(first), ord(last) + 1)]
-    if len(inside) == 0:
-        raise ValueError(f"{place}: {{{found[1]}}} counts downwards; write the lower end first")
-    return [file for part in inside for file in _expanded(f"{place[: found.start()]}{part}{place[found.end() :]}")]
-
-
-def _folder(place: str) -> tuple[Kind, tuple[str, ...]]:
-    """A folder of `datasets`, or of Parquet files or tars, below it too, in the order of their names."""
-    system, root = fsspec.core.url_to_fs(place)
+def _in_folder(location: str) -> tuple[Kind, tuple[str, ...]]:
+    """Return the files of a `datasets` folder, or the Parquet files or tars in a folder and below, sorted by name."""
+    system, root = fsspec.core.url_to_fs(location)
     names = sorted(system.find(root))
     for name in ("state.json", "dataset_dict.json"):
         if f"{root}/{name}" in names and not _is_local(system):
-            raise ValueError(f"{place}: a folder of `datasets` is read where it lies on this machine: copy it here")
+            raise ValueError(f"{location}: a `datasets` folder has to be on this machine; copy it here")
     if f"{root}/state.json" in names:
-        return "datasets", tuple(f"{root}/{one['filename']}" for one in read_json(f"{root}/state.json")["_data_files"])
+        files = read_json(f"{root}/state.json")["_data_files"]
+        return "datasets", tuple(f"{root}/{file['filename']}" for file in files)
     if f"{root}/dataset_dict.json" in names:
         splits = ", ".join(read_json(f"{root}/dataset_dict.json")["splits"])
-        raise ValueError(f"{place} holds several sets ({splits}): give the folder of one of them")
-    found = {kind: [name for name in names if _kind(name) == kind] for kind in ("parquet", "webdataset")}
-    if all(found.values()):
-        counts = f"{len(found['parquet'])} Parquet files and {len(found['webdataset'])} tars"
-        raise ValueError(f"{place} holds {counts}: give a pattern of one kind, such as {place}/*.tar")
+        raise ValueError(f"{location} has several splits ({splits}); pass the folder of one of them")
+    matches = {kind: [name for name in names if _kind(name) == kind] for kind in ("parquet", "webdataset")}
+    if all(matches.values()):
+        counts = f"{len(matches['parquet'])} Parquet files and {len(matches['webdataset'])} tars"
+        raise ValueError(f"{location} has {counts}; pass a pattern for one kind, such as {location}/*.tar")
     for kind in ("parquet", "webdataset"):
-        if found[kind]:
-            return kind, tuple(_named(system, name, place) for name in found[kind])
-    raise ValueError(f"{place}: expected a folder of `datasets`, of .parquet or of .tar files, found none of them")
+        if matches[kind]:
+            return kind, tuple(_named(system, name, location) for name in matches[kind])
+    raise ValueError(f"{location}: expected a folder of `datasets`, of .parquet or of .tar files, found none of them")
 
 
-def _is_folder(place: str) -> bool:
-    """Whether a place is a folder; on the web there are none, and to ask for one is to fetch the whole file."""
-    system, root = fsspec.core.url_to_fs(place)
+def _is_folder(location: str) -> bool:
+    """Return whether a location is a folder; the web has none, and asking for one would fetch the whole file."""
+    system, root = fsspec.core.url_to_fs(location)
     return not _is_web(system) and bool(system.isdir(root))
 
 
-def _exists(place: str) -> bool:
-    return _size(place) is not None
+# What identifies an input --------------------------------------------------------------------------------------------
 
 
-def _with_footer(place: str) -> tuple[int | None, bytes]:
-    """A Parquet file's size and footer."""
-    return _size(place), tables.footer(place)
+def _with_footer(location: str) -> tuple[int | None, bytes]:
+    return _size(location), table_format.footer(location)
 
 
-def _with_pieces(place: str) -> tuple[int | None, bytes]:
-    """A file's size, and its content or pieces of it evenly spaced from its first byte to its last.
+def _with_pieces(location: str) -> tuple[int | None, bytes]:
+    """Return a file's size, and its content or pieces evenly spaced from its first byte to its last.
 
-    No content of a missing file, nor on the web, where a server that knows no pieces would send all of it.
+    The content is b"" for a missing file and on the web, where a server without ranges would send all of it.
     """
-    size = _size(place)
-    if size is None or _is_web(fsspec.core.url_to_fs(place)[0]):
+    size = _size(location)
+    if size is None or _is_web(fsspec.core.url_to_fs(location)[0]):
         return size, b""
-    return size, _pieces(place, size)
-
-
-def _pieces(place: str, size: int) -> bytes:
-    with open_binary(place) as file:
+    with open_binary(location) as file:
         if size <= _WHOLE:
-            return file.read()
+            return size, file.read()
         content = b""
         for number in range(_PIECES):
             file.seek(number * (size - _PIECE) // (_PIECES - 1))
             content += file.read(_PIECE)
-        return content
+        return size, content
 
 
-def _size(place: str) -> int | None:
-    """A file's size, -1 where a server does not tell it; `None` if there is no such file."""
-    system, root = fsspec.core.url_to_fs(place)
-    if not _is_web(system) and not system.isfile(root):  # on the web that begins to fetch it
+def _size(location: str) -> int | None:
+    """Return a file's size, -1 if a server does not report it, `None` if there is no such file."""
+    system, root = fsspec.core.url_to_fs(location)
+    if not _is_web(system) and not system.isfile(root):  # on the web `isfile` would fetch it
         return None
     try:
         size = system.size(root)
@@ -295,5 +295,7 @@ def _size(place: str) -> int | None:
     return -1 if size is None else size
 
 
-def _is_web(system: Any) -> bool:
-    return not {"http", "https"}.isdisjoint(_protocols(system))
+def _size_and_time(location: str) -> tuple[int | None, int]:
+    """Return a file's size, and on this machine its modification time in nanoseconds."""
+    system, root = fsspec.core.url_to_fs(location)
+    return _size(location), os.stat(root).st_mtime_ns if _is_local(system) and os.path.exists(root) else 0

@@ -1,25 +1,29 @@
-"""Records of WebDataset: the members of a tar that share a name make one sample, `0001.jpg` and `0001.txt`."""
+"""Rows of WebDataset: the members of a tar that share a name are one sample, `0001.jpg` and `0001.txt`."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, cast
 
 from aligngpt.data.records import (
     CAPTION_NAMES,
+    IMAGE_LIST,
     Columns,
-    SourceRecord,
+    Fields,
+    Row,
     SourceShard,
     open_binary,
-    row_record,
     short_names,
 )
 from aligngpt.data.schema import RecordError
@@ -28,129 +32,189 @@ from aligngpt.utils.text import one_line
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
 CAPTION_SUFFIXES = ("txt", "text", "caption")
 KEY = "__key__"
+LEVEL_SUFFIX = "alignment_level.txt"
 
-_LARGEST_MEMBER = 1 << 28
+_MAX_MEMBER = 1 << 28
 _BLOCK = 1 << 20
-_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-
-Sample = dict[str, Any]
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_MAGIC = max(map(len, _COMPRESSED))
 
 
 def tar_shards(files: tuple[str, ...], columns: Columns) -> list[SourceShard]:
-    """One shard for each tar; nothing is read. Ids need to differ within a tar only."""
-    names = short_names(files)
+    """Return one shard for each tar without reading it. Ids have to be unique within a tar only."""
     return [
-        SourceShard(number, name, partial(_read_tar, place, name, columns))
-        for number, (place, name) in enumerate(zip(files, names, strict=True))
+        SourceShard(number, name, partial(_read_tar, location, name, columns), file=number)
+        for number, (location, name) in enumerate(zip(files, short_names(files), strict=True))
     ]
 
 
-def _read_tar(place: str, shard: str, columns: Columns) -> Iterator[SourceRecord]:
-    seen: dict[str, int] = {}
-    for index, (sample, damage) in enumerate(_samples(place)):
-        record = _sample_record(sample, damage, index, columns, shard)
-        first = seen.setdefault(record.id, index)
-        if first != index and record.error is None:
-            record = replace(record, error=f"duplicate id, also that of record {first}")
-        yield record
+def _read_tar(location: str, shard: str, columns: Columns, fields: Fields) -> Iterator[Row]:
+    with open_binary(location) as file:
+        for index, sample in enumerate(_samples(file, _image_suffixes(columns) if fields == "text" else ())):
+            yield _row(sample, index, columns, shard)
 
 
-def _sample_record(sample: Sample, damage: str | None, index: int, columns: Columns, shard: str) -> SourceRecord:
-    wanted = (columns.image.lower(),) if columns.image else IMAGE_SUFFIXES
-    ends = {name: {name, name.rpartition(".")[2]} for name in sample if name != KEY}
-    suffix = next((name for name, end in ends.items() if not end.isdisjoint(wanted)), None)
-    image = f"{shard}#{sample[KEY]}{f'.{suffix}' if suffix else ''}"
-    row: Sample = {"id": sample[KEY], "image": sample[suffix] if suffix else None}
-    try:
-        if damage is not None:
-            raise RecordError(damage)
-        row |= _id_and_caption(sample, columns)
-    except RecordError as error:
-        return SourceRecord(index, str(row["id"]), image, None, error=str(error), raw=sample)
-    record = row_record(row, index, Columns(), image)
-    return replace(record, image=image, raw=sample)
+class TarReader:
+    """Random access to the samples of a tar that is not compressed."""
+
+    def __init__(self, location: str, name: str, columns: Columns) -> None:
+        self._file = open_binary(location).open()
+        self._name, self._columns = name, columns
+
+    def read(self, start: int, size: int) -> Row:
+        """See `RowReader`."""
+        self._file.seek(start)
+        content = io.BytesIO(self._file.read(size))
+        with suppress(tarfile.ReadError):
+            for sample in _samples(content, ()):
+                return _row(sample, 0, self._columns, self._name)
+        raise RecordError("sample is missing: the tar has changed")
 
 
-def _id_and_caption(sample: Sample, columns: Columns) -> Sample:
-    """The fields of a record that its members tell, beside the image."""
-    fields: Any = {}
-    if "json" in sample:
+def is_compressed(location: str) -> bool:
+    """Return whether a tar is compressed, and so has no random access."""
+    with open_binary(location) as file:
+        return _decompressor(file.read(_MAGIC)) is not None
+
+
+def decompress(location: str, target: Path) -> None:
+    """Write a compressed tar without its compression, as far as it can be decompressed."""
+    with open_binary(location) as file, open(target, "wb") as output:
+        shutil.copyfileobj(_open_stream(file), output, _BLOCK)
+
+
+def _image_suffixes(columns: Columns) -> tuple[str, ...]:
+    return (columns.image.lower(),) if columns.image else IMAGE_SUFFIXES
+
+
+def _has_suffix(member: str, suffixes: tuple[str, ...]) -> bool:
+    return member in suffixes or member.rpartition(".")[2] in suffixes
+
+
+class _Sample:
+    """Members of a tar that share a name, by extension; where they are, and what is wrong with them."""
+
+    def __init__(self, key: str, start: int) -> None:
+        self.members: dict[str, Any] = {KEY: key}
+        self.start, self.end = start, start
+        self.damage: str | None = None
+
+
+def _row(sample: _Sample, index: int, columns: Columns, shard: str) -> Row:
+    members, key = sample.members, sample.members[KEY]
+    suffixes = _image_suffixes(columns)
+    images = [name for name in members if name != KEY and _has_suffix(name, suffixes)]
+    image = f"{shard}#{key}{f'.{images[0]}' if images else ''}"
+    value: dict[str, Any] = {"id": key, "image": members[images[0]] if images else None}
+    error = sample.damage
+    if error is None:
         try:
-            fields = json.loads(sample["json"])
+            value |= _id_and_caption(members, columns)
+        except RecordError as reason:
+            error = str(reason)
+    if len(images) > 1 and "conversations" in value:
+        value[IMAGE_LIST] = [members[name] for name in images]
+    return Row(index, value, image, members, error, sample.start, sample.end - sample.start)
+
+
+def _id_and_caption(members: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """Return the fields of a record that the members of its sample hold, without the image."""
+    fields: Any = {}
+    if "json" in members:
+        try:
+            fields = json.loads(members["json"])
         except (ValueError, RecursionError) as error:
             raise RecordError(f"broken json member: {one_line(error)}") from None
     fields = fields if isinstance(fields, dict) else {}
-    named = fields.get(columns.id or "id")
-    found = {"id": sample[KEY] if named is None else named}
+    record_id = fields.get(columns.id or "id")
+    row = {"id": members[KEY] if record_id is None else record_id, **_level(members, fields)}
     suffixes = (columns.caption,) if columns.caption else CAPTION_SUFFIXES
-    member = next((suffix for suffix in suffixes if suffix in sample), None)
+    member = next((suffix for suffix in suffixes if suffix in members), None)
     if member is not None:
         try:
-            return found | {"caption": sample[member].decode("utf-8-sig")}
+            return row | {"caption": members[member].decode("utf-8-sig")}
         except UnicodeDecodeError:
             raise RecordError(f"the {member} member is not UTF-8 text") from None
-    name = next((name for name in ((columns.caption,) if columns.caption else CAPTION_NAMES) if name in fields), None)
+    names = (columns.caption,) if columns.caption else CAPTION_NAMES
+    name = next((name for name in names if name in fields), None)
     if name is None:
-        wanted = columns.caption or " or ".join(CAPTION_NAMES)
-        raise RecordError(f"no caption: expected a {suffixes[0]} member, or {wanted} in a json member")
-    return found | {"conversations" if isinstance(fields[name], list) else "caption": fields[name]}
+        expected = columns.caption or " or ".join(CAPTION_NAMES)
+        raise RecordError(f"caption is missing: expected a {suffixes[0]} member, or {expected} in a json member")
+    return row | {"conversations" if isinstance(fields[name], list) else "caption": fields[name]}
 
 
-def _samples(place: str) -> Iterator[tuple[Sample, str | None]]:
-    """Samples in order, each with what is wrong with it; a damaged stretch of the tar is a sample of its own."""
-    sample: Sample = {}
-    damage = None
-    for key, suffix, content, wrong in _members(place):
-        if sample and key != sample[KEY]:
-            yield sample, damage
-            sample, damage = {}, None
-        sample[KEY] = key
-        damage = damage or wrong
+def _level(members: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the level of a sample as a field: its own member, or in its json."""
+    level = members.get(LEVEL_SUFFIX)
+    if level is None:
+        return {name: fields[name] for name in ("alignment_level",) if name in fields}
+    return {"alignment_level": int(level) if level.strip().isdigit() else level.decode("utf-8", "replace")}
+
+
+def _samples(file: Any, unread: tuple[str, ...]) -> Iterator[_Sample]:
+    """Read the samples in order; a damaged part of the tar is a sample of its own.
+
+    Args:
+        file: The tar.
+        unread: Suffixes of members whose content is not read; it is b"" then.
+    """
+    sample: _Sample | None = None
+    for key, suffix, content, damage, start, end in _members(file, unread):
+        if sample is None or key != sample.members[KEY]:
+            if sample is not None:
+                yield sample
+            sample = _Sample(key, start)
+        sample.end = end
+        sample.damage = sample.damage or damage
         if suffix:
-            sample[suffix] = content
-    if sample:
-        yield sample, damage
+            sample.members[suffix] = content
+    if sample is not None:
+        yield sample
 
 
-def _members(place: str) -> Iterator[tuple[str, str, bytes, str | None]]:
-    """Name, extension, content and defect of each file. Behind a damaged stretch it goes on at the next header."""
-    with open_binary(place) as file:
-        stream = _unpacked(file)
-        tar, end, content_end = _opened(stream), 0, 0
-        while (member := _next(tar, stream)) is not None:
-            if stream.header is not None and stream.header < member.offset:
-                lost = f"tar damaged from byte {end} to byte {member.offset}: what stood there is lost"
-                yield f"byte {end}", "", b"", lost
-            end, content_end = tar.offset, member.offset_data + member.size
-            tar.members = []  # type: ignore[attr-defined]  # else every header that was read stays in memory
-            folder, _, name = member.name.rpartition("/")
-            base, _, suffix = name.partition(".")
-            if member.isfile() and base and not (base.startswith("__") and base.endswith("__")):
-                key = f"{folder}/{base}".lstrip("/")
-                yield key, suffix.lower(), *_content(tar, member)
-            stream.header = None
-        if stream.header is not None or stream.broken is not None or stream.tell() < content_end:
-            why = f" ({one_line(stream.broken)})" if stream.broken is not None else ""
-            yield f"byte {end}", "", b"", f"tar cut short or damaged{why}: what stood here is lost"
+def _members(file: Any, unread: tuple[str, ...]) -> Iterator[tuple[str, str, bytes, str | None, int, int]]:
+    """Yield name, extension, content, damage, first byte and end of each member.
+
+    After a damaged part, reading resumes at the next header.
+    """
+    stream = _open_stream(file)
+    tar, end, content_end = _open_tar(stream), 0, 0
+    while (member := _next(tar, stream)) is not None:
+        if stream.header is not None and stream.header < member.offset:
+            lost = f"tar damaged from byte {end} to byte {member.offset}: its content is lost"
+            yield f"byte {end}", "", b"", lost, end, member.offset
+        end, content_end = tar.offset, member.offset_data + member.size
+        tar.members = []  # type: ignore[attr-defined]  # else every header that was read stays in memory
+        folder, _, name = member.name.rpartition("/")
+        base, _, suffix = name.partition(".")
+        if member.isfile() and base and not (base.startswith("__") and base.endswith("__")):
+            key, suffix = f"{folder}/{base}".lstrip("/"), suffix.lower()
+            content, damage = (b"", None) if unread and _has_suffix(suffix, unread) else _content(tar, member)
+            yield key, suffix, content, damage, member.offset, end
+        stream.header = None
+    if stream.header is not None or stream.broken is not None or stream.tell() < content_end:
+        reason = f" ({one_line(stream.broken)})" if stream.broken is not None else ""
+        yield f"byte {end}", "", b"", f"tar cut short or damaged{reason}: its content from here is lost", end, end
 
 
 class _Forward:
-    """A stream that is read but never turned back, whatever is packed in it and wherever it comes from.
+    """A stream that is only read forward, compressed or not, local or remote.
 
     Attributes:
-        header: Where the first block stood that was read like a header and is not empty, since this was set to `None`.
-        broken: Why the packed stream could not be unpacked further, which is where it ends.
-        ended: Whether its end has been seen.
+        header: Where the first block was that was read like a header and is not empty, since this was set to `None`.
+        broken: Why the stream could not be decompressed further, which is where it ends.
+        ended: Whether its end was reached.
     """
 
-    def __init__(self, file: Any, ahead: bytes = b"") -> None:
+    def __init__(self, file: Any, ahead: bytes = b"", size: int | None = None) -> None:
         self.header: int | None = None
         self.broken: Exception | None = None
         self.ended = False
-        self._file, self._ahead, self._at = file, ahead, 0
+        self._file, self._ahead, self._position = file, ahead, 0
+        self._size = size  # of a file in which reading can skip
 
     def read(self, size: int = _BLOCK) -> bytes:
-        """The next `size` bytes, fewer at the end alone."""
+        """Read `size` bytes, fewer only at the end."""
         parts, left = [self._ahead[:size]], size - len(self._ahead[:size])
         self._ahead = self._ahead[size:]
         while left and not self.ended:
@@ -158,8 +222,8 @@ class _Forward:
             left -= len(parts[-1])
         block = b"".join(parts)
         if size == tarfile.BLOCKSIZE and self.header is None and block.strip(b"\0"):
-            self.header = self._at
-        self._at += len(block)
+            self.header = self._position
+        self._position += len(block)
         return block
 
     def _more(self, size: int) -> bytes:
@@ -173,29 +237,41 @@ class _Forward:
         return block
 
     def tell(self) -> int:
-        """How many bytes have been passed."""
-        return self._at
+        """Return how many bytes were passed."""
+        return self._position
 
-    def seek(self, place: int) -> None:
-        """Pass on to a place."""
-        if place < self._at:
-            raise tarfile.StreamError(f"byte {place} has been passed, this is byte {self._at}")
-        while self._at < place and not self.ended:
-            self.read(min(_BLOCK, place - self._at))
-
-
-def _unpacked(file: IO[bytes]) -> _Forward:
-    head = file.read(max(map(len, _PACKED)))
-    unpack = next((unpack for magic, unpack in _PACKED.items() if head.startswith(magic)), None)
-    return _Forward(file, head) if unpack is None else _Forward(unpack(_Forward(file, head)))
+    def seek(self, position: int) -> None:
+        """Move forward to a position."""
+        if position < self._position:
+            raise tarfile.StreamError(f"byte {position} was passed, the stream is at byte {self._position}")
+        if self._size is not None and position - self._position > len(self._ahead):
+            self._ahead, self._position = b"", self._file.seek(min(position, self._size))
+        while self._position < position and not self.ended:
+            self.read(min(_BLOCK, position - self._position))
 
 
-def _opened(stream: _Forward) -> tarfile.TarFile:
+def _decompressor(head: bytes) -> Any:
+    return next((decompressor for magic, decompressor in _COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def _open_stream(file: IO[bytes]) -> _Forward:
+    head = file.read(_MAGIC)
+    decompressor = _decompressor(head)
+    if decompressor is None:
+        if not file.seekable():
+            return _Forward(file, head)
+        size = file.seek(0, 2)
+        file.seek(len(head))
+        return _Forward(file, head, size)
+    return _Forward(decompressor(_Forward(file, head)))
+
+
+def _open_tar(stream: _Forward) -> tarfile.TarFile:
     try:
         return tarfile.TarFile(fileobj=cast(IO[bytes], stream), ignore_zeros=True)
     except tarfile.ReadError:
-        why = f": {one_line(stream.broken)}" if stream.broken is not None else ""
-        raise tarfile.ReadError(f"not a readable tar file{why}") from None
+        reason = f": {one_line(stream.broken)}" if stream.broken is not None else ""
+        raise tarfile.ReadError(f"not a readable tar file{reason}") from None
 
 
 def _next(tar: tarfile.TarFile, stream: _Forward) -> tarfile.TarInfo | None:
@@ -209,8 +285,8 @@ def _next(tar: tarfile.TarFile, stream: _Forward) -> tarfile.TarInfo | None:
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[bytes, str | None]:
-    if member.size > _LARGEST_MEMBER:
-        return b"", f"member {member.name} holds {member.size:,} bytes, more than {_LARGEST_MEMBER:,}"
+    if member.size > _MAX_MEMBER:
+        return b"", f"member {member.name} holds {member.size:,} bytes, more than {_MAX_MEMBER:,}"
     reader = tar.extractfile(member)
     assert reader is not None
     try:

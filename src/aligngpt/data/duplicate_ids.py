@@ -1,0 +1,86 @@
+"""Duplicate ids, detected in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import IO
+
+import numpy as np
+
+_IDS_IN_MEMORY = 1 << 20
+_PARTITIONS = 64
+
+
+def hash_id(record_id: str) -> int:
+    """Return the 64-bit BLAKE2 hash that stands for an id in indexes.
+
+    Two of n ids share a hash with a probability of about n^2 / 4e19: 3% for one such pair among a billion ids.
+    """
+    return int.from_bytes(hashlib.blake2b(record_id.encode(), digest_size=8).digest(), "little")
+
+
+class DuplicateIds:
+    """Detector of ids that occur more than once.
+
+    It keeps a hash and an index per id (16 bytes). Beyond a million ids they go to temporary files, one for each of 64
+    partitions of the hashes: a billion ids need 16 GB of disk and 1 GB of memory.
+    """
+
+    def __init__(self) -> None:
+        self._hashes, self._indices = array("Q"), array("Q")
+        self._files: list[IO[bytes]] = []
+        self._open = ExitStack()
+
+    def add(self, record_id: str, index: int) -> None:
+        """Add the id of the record at `index`; indices must be ascending."""
+        self._hashes.append(hash_id(record_id))
+        self._indices.append(index)
+        if len(self._hashes) >= _IDS_IN_MEMORY:
+            self._spill()
+
+    def find(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of duplicates, ascending, and for each the index of the first record with its id.
+
+        Returns:
+            Two int64 arrays (number of duplicates,).
+        """
+        with self._open:
+            if self._files:
+                self._spill()
+            parts = [self._find_in(rows) for rows in self._partitions()]
+        later, first = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(later)
+        return later[order], first[order]
+
+    def _rows(self) -> np.ndarray:
+        return np.stack([np.array(self._hashes, np.uint64), np.array(self._indices, np.uint64)], axis=1)
+
+    def _spill(self) -> None:
+        if not self._files:
+            files = (tempfile.TemporaryFile() for _ in range(_PARTITIONS))  # noqa: SIM115  closed together in `find`
+            self._files = [self._open.enter_context(file) for file in files]
+        rows = self._rows()
+        partition = rows[:, 0] % _PARTITIONS
+        for number, file in enumerate(self._files):
+            file.write(rows[partition == number].tobytes())
+        self._hashes, self._indices = array("Q"), array("Q")
+
+    def _partitions(self) -> Iterator[np.ndarray]:
+        if not self._files:
+            yield self._rows()
+        for file in self._files:
+            file.seek(0)
+            yield np.frombuffer(file.read(), np.uint64).reshape(-1, 2)
+
+    @staticmethod
+    def _find_in(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(rows[:, 0], kind="stable")  # keeps indices of one hash ascending
+        hashes, indices = rows[order, 0], rows[order, 1].astype(np.int64)
+        repeated = np.zeros(len(rows), bool)
+        repeated[1:] = hashes[1:] == hashes[:-1]
+        starts = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(rows))))
+        return indices[repeated], indices[starts[repeated]]

@@ -1,0 +1,260 @@
+"""Random access to the records of a source, for training: a small index in memory, the records on disk."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from aligngpt.data.duplicate_ids import hash_id
+from aligngpt.data.json_format import JsonReader
+from aligngpt.data.records import (
+    Columns,
+    Row,
+    RowReader,
+    SourceShard,
+    read_conversation,
+    read_pair,
+    relative_image_path,
+    row_names,
+    short_names,
+)
+from aligngpt.data.schema import BadRecord, Conversation, ImageTextPair, RecordError, StrictDataError
+from aligngpt.data.sources import Source
+from aligngpt.data.table_format import ArrowReader, ParquetReader
+from aligngpt.data.webdataset_format import TarReader, decompress, is_compressed
+from aligngpt.utils.progress import progress, status
+
+_ENTRY = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("index", "<i8"),
+        ("start", "<i8"),
+        ("size", "<i8"),
+        ("id", "<u8"),
+        ("level", "u1"),
+        ("length", "<i4"),
+    ]
+)
+_PACK = struct.Struct("<IqqqQBi").pack
+_MAX_OPEN_FILES = 64
+_CACHE_BYTES = 1 << 28
+_MAX_LISTED = 5  # bad records that an error lists
+
+T = TypeVar("T", ImageTextPair, Conversation)
+
+
+def open_pairs(source: Source) -> IndexedSource[ImageTextPair]:
+    """Index image-text pairs; a record with the id of an earlier one is bad. Errors: `IndexedSource`."""
+    return IndexedSource(source, read_pair, unique_ids=True)
+
+
+def open_conversations(source: Source) -> IndexedSource[Conversation]:
+    """Index conversations, whose ids may repeat. Errors: `IndexedSource`."""
+    return IndexedSource(source, read_conversation, unique_ids=False)
+
+
+class IndexedSource(Sequence[T], Generic[T]):
+    """The valid records of a source as a sequence; a record is read from disk when it is accessed.
+
+    Indexing reads and validates all text once, and no images. The index takes 41 bytes per record. An instance can be
+    pickled to worker processes; each process opens the files itself.
+
+    Args:
+        source: The input.
+        read: Validates a row.
+        unique_ids: Whether a record with the id of an earlier one is bad.
+
+    Attributes:
+        bad: The records that are not in the sequence.
+
+    Raises:
+        ValueError: A file is not in its format, or image paths come without a folder.
+    """
+
+    def __init__(self, source: Source, read: Callable[[Row, Columns], T], *, unique_ids: bool) -> None:
+        self.source = source
+        self.bad: list[BadRecord] = []
+        self._read: Callable[[Row, Columns], T] = read
+        self._names = short_names(source.files)
+        self._readers: OrderedDict[int, RowReader] = OrderedDict()
+        self._process = os.getpid()
+        with status(f"reading {source.path}"):
+            self._locations, self._scratch = _with_random_access(source)
+            shards = source.shards()
+        self._shards = [(shard.file, shard.columns) for shard in shards]
+        entries = bytearray()
+        sizes = [shard.size for shard in shards if shard.size is not None]
+        with progress(f"indexing {source.path}", sum(sizes) if len(sizes) == len(shards) else None) as advance:
+            for shard in shards:
+                before = len(entries)
+                for row, record in self._valid(shard, unique_ids):
+                    level = record.alignment_level or 0
+                    position = (shard.number, row.position, row.start, row.size)
+                    entries += _PACK(*position, hash_id(record.id), level, _length(record))
+                advance(shard.size or (len(entries) - before) // _ENTRY.itemsize)
+        self._entries = np.frombuffer(entries, _ENTRY)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        """Read a record.
+
+        Raises:
+            RecordError: It cannot be read, or the file has changed.
+        """
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        entry = self._entries[index]
+        file, columns = self._shards[entry["shard"]]
+        row = self._reader(file).read(int(entry["start"]), int(entry["size"]))
+        return self._checked(row._replace(position=int(entry["index"])), columns)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """uint64 (records,), the hash of each id, see `hash_id`."""
+        return self._entries["id"]
+
+    @property
+    def levels(self) -> np.ndarray:
+        """uint8 (records,), the level that each record has, 0 if it has none."""
+        return self._entries["level"]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 (records,), words of each caption or of all turns, at least 1; negative for a record without images."""
+        return self._entries["length"]
+
+    def describe(self, index: int, reason: str, record: T | None = None) -> BadRecord:
+        """Describe a record of the sequence that cannot be used.
+
+        Args:
+            index: Its index in the sequence.
+            reason: What is wrong, in one line.
+            record: The record, if it could be read.
+        """
+        entry = self._entries[index]
+        images = () if record is None else _images(record)
+        name = self._names[self._shards[entry["shard"]][0]]
+        return BadRecord(
+            name, int(entry["index"]), None if record is None else record.id, ", ".join(images) or None, reason
+        )
+
+    def check(self, strict: bool = False) -> None:
+        """Check that there are records, and with `strict` that none is bad.
+
+        Raises:
+            ValueError: No record is valid, which is more often the wrong input than bad data.
+            StrictDataError: A record is bad and `strict` is set.
+        """
+        total = len(self) + len(self.bad)
+        if strict and self.bad:
+            listed = "; ".join(map(str, self.bad[:_MAX_LISTED]))
+            more = len(self.bad) - _MAX_LISTED
+            raise StrictDataError(
+                f"{len(self.bad)} of {total} records are bad: {listed}{f'; and {more} more' if more > 0 else ''}"
+            )
+        if not len(self):
+            example = f", the first is {self.bad[0]}" if self.bad else ""
+            raise ValueError(f"{self.source.path}: none of its {total} records can be used{example}; check the path")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out open files, and the folder of decompressed tars, which its creator deletes."""
+        return self.__dict__ | {"_readers": OrderedDict(), "_scratch": None}
+
+    def _valid(self, shard: SourceShard, unique_ids: bool) -> Iterator[tuple[Row, T]]:
+        """Yield the valid rows of a shard with their records, and collect the bad ones."""
+        seen: dict[str, int] = {}
+        for row in shard.read_rows("text"):
+            try:
+                record = self._checked(row, shard.columns)
+                duplicate = shard.duplicate_of(record.id, row.position, seen) if unique_ids else None
+                if duplicate is not None:
+                    raise RecordError(duplicate)
+            except RecordError as error:
+                name = self._names[shard.file] if self._names[shard.file] else shard.name
+                self.bad.append(BadRecord(name, row.position, *row_names(row, shard.columns), str(error), row.line))
+            else:
+                yield row, record
+
+    def _checked(self, row: Row, columns: Columns) -> T:
+        """Validate a row, and make its image paths relative to the image folder."""
+        record = self._read(row, columns)
+        encoded = (record.encoded,) if isinstance(record, ImageTextPair) else record.encoded
+        paths = [image for image, data in zip(_images(record), encoded, strict=True) if data is None]
+        if paths and self.source.images is None:
+            raise ValueError(f"{self.source.path} has image paths such as {paths[0]}; pass --images, their folder")
+        if not any(map(os.path.isabs, paths)):
+            return record
+        folder = str(self.source.images)
+        images = tuple(
+            relative_image_path(image, folder) if data is None and os.path.isabs(image) else image
+            for image, data in zip(_images(record), encoded, strict=True)
+        )
+        changes: dict[str, Any] = {"image": images[0]} if isinstance(record, ImageTextPair) else {"images": images}
+        return replace(record, **changes)
+
+    def _reader(self, file: int) -> RowReader:
+        if self._process != os.getpid():  # after a fork, which would share the positions of open files
+            self._readers, self._process = OrderedDict(), os.getpid()
+        if file not in self._readers:
+            self._readers[file] = self._open(file)
+            if len(self._readers) > _MAX_OPEN_FILES:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(file)
+        return self._readers[file]
+
+    def _open(self, file: int) -> RowReader:
+        location, name, columns = self._locations[file], self._names[file], self.source.columns
+        try:
+            if self.source.kind == "parquet":
+                cache = _CACHE_BYTES // min(len(self._locations), _MAX_OPEN_FILES)
+                return ParquetReader(location, name, columns, cache)
+            if self.source.kind == "datasets":
+                return ArrowReader(location, name, columns)
+            if self.source.kind == "webdataset":
+                return TarReader(location, name, columns)
+            return JsonReader(location)
+        except FileNotFoundError:
+            raise RecordError(f"{location} was removed") from None
+
+
+def _with_random_access(source: Source) -> tuple[list[str], tempfile.TemporaryDirectory[str] | None]:
+    """Return where to read each file, and a folder with compressed tars decompressed, which have no random access."""
+    locations = list(source.files)
+    if source.kind != "webdataset":
+        return locations, None
+    scratch = None
+    for number, location in enumerate(locations):
+        try:
+            if not is_compressed(location):
+                continue
+        except FileNotFoundError:  # its shard reports it
+            continue
+        scratch = scratch or tempfile.TemporaryDirectory(prefix="aligngpt-tars-")
+        locations[number] = str(Path(scratch.name) / f"{number}.tar")
+        decompress(location, Path(locations[number]))
+    return locations, scratch
+
+
+def _images(record: ImageTextPair | Conversation) -> tuple[str, ...]:
+    return (record.image,) if isinstance(record, ImageTextPair) else record.images
+
+
+def _length(record: ImageTextPair | Conversation) -> int:
+    if isinstance(record, ImageTextPair):
+        return max(1, len(record.caption.split()))
+    words = max(1, sum(len(turn.text.split()) for turn in record.turns))
+    return words if record.images else -words
