@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aligngpt.data.indexed import IndexedSource, open_conversations, open_pairs
+from aligngpt.data.schema import Conversation, ImageTextPair
 from aligngpt.data.sources import Source, SourceRecord, open_source
 
 COUNT = 25
@@ -22,6 +26,23 @@ def turns(caption: Any) -> list[dict[str, Any]]:
 
 def llava(number: int, **changes: Any) -> dict[str, Any]:
     return {"id": f"p{number}", "image": f"{number}.png", "conversations": turns(f"cäption {number}")} | changes
+
+
+def indexed(records: Sequence[ImageTextPair] | Sequence[Conversation], images: Path) -> IndexedSource[Any]:
+    """Write pairs or conversations to a file, and index it."""
+    pairs = isinstance(next(iter(records), None), ImageTextPair)
+    values = []
+    for record in records:
+        if isinstance(record, ImageTextPair):
+            value = {"id": record.id, "image": record.image, "conversations": turns(record.caption)}
+        else:
+            roles = {"user": "human", "assistant": "gpt"}
+            texts = [{"from": roles[turn.role], "value": turn.text} for turn in record.turns]
+            value = {"id": record.id, "image": list(record.images), "conversations": texts}
+        values.append(value | ({} if record.alignment_level is None else {"alignment_level": record.alignment_level}))
+    folder = Path(tempfile.mkdtemp(dir=images.parent))
+    source = open_source(write_lines(folder, values), images)
+    return open_pairs(source) if pairs else open_conversations(source)
 
 
 def read(source: Source) -> list[SourceRecord]:

@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from transformers import AutoConfig
 
 from aligngpt.cli import cli
-from aligngpt.data.schema import read_pairs
+from aligngpt.data.indexed import open_pairs
+from aligngpt.data.sources import open_source
 from aligngpt.synthetic.configs import BackboneTrainingConfig
 from aligngpt.utils.models import BUNDLED_MODELS
 from tests import official
@@ -161,8 +162,8 @@ def test_json_is_readable_data(folder: Path) -> None:
     (example,) = blocks("json")
     records = json.loads(example)
     (folder / "example.json").write_text(example, encoding="utf-8")
-    read = read_pairs(folder / "example.json", folder, check_images="none")
-    assert len(read.records) == len(records) and not read.bad
+    read = open_pairs(open_source(folder / "example.json", folder))
+    assert len(read) == len(records) and not read.bad
 
 
 # The tree ---------------------------------------------------------------------------------------------------------

@@ -390,10 +390,10 @@ def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
 def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with logs_to_stderr():
         print("{'loss': 0.5}")
-    print_json({"loss": float("nan"), "page": Path("a/b"), "bad": BadRecord("f", 1, 0, "x", None, "why"), 3: (1, 2)})
+    print_json({"loss": float("nan"), "page": Path("a/b"), "bad": BadRecord("f", 0, "x", None, "why", 1), 3: (1, 2)})
     captured = capsys.readouterr()
     assert captured.err == "{'loss': 0.5}\n"
-    bad = {"source": "f", "line": 1, "index": 0, "id": "x", "image": None, "reason": "why"}
+    bad = {"source": "f", "index": 0, "id": "x", "image": None, "reason": "why", "line": 1}
     assert json.loads(captured.out) == {"loss": None, "page": "a/b", "bad": bad, "3": [1, 2]}
 
 
@@ -433,8 +433,8 @@ def test_warnings_are_marked_in_logs(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_bad_records_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     print_bad_records([])
-    bad = [BadRecord("p.json", None, place, str(place), f"{place}.png", "no such file") for place in (1, 2)]
-    print_bad_records([*bad, BadRecord("p.json", 4, 3, None, None, "no id")])
+    bad = [BadRecord("p.json", place, str(place), f"{place}.png", "no such file") for place in (1, 2)]
+    print_bad_records([*bad, BadRecord("p.json", 3, None, None, "no id", 4)])
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()

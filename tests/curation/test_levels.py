@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from aligngpt.cli import cli
 from aligngpt.curation.levels import LevelBoundaries, read_levels, write_levels
 from aligngpt.curation.quantiles import ScoreRanking
-from aligngpt.data.schema import ImageTextPair, read_pairs, write_pairs
+from tests.source_files import llava, write_json
 
 NAN = float("nan")
 
@@ -370,19 +370,15 @@ def test_nothing_scored_is_an_error(tmp_path: Path) -> None:
 def test_pairs_are_written_with_their_levels(tmp_path: Path) -> None:
     # p2 has no score; p0 stands there again, as the error row of a record with a duplicate id
     scores = write_scores(tmp_path / "scores", [0.1, 0.2, None, None], ids=["p0", "p1", "p2", "p0"])
-    pairs = [ImageTextPair(f"p{number}", f"{number}.png", "x", 7, "<image>\nWhat?") for number in range(4)]
-    write_pairs(tmp_path / "pairs.json", pairs)
-    target = tmp_path / "leveled.jsonl"
+    write_json(tmp_path, [llava(number, alignment_level=7) for number in range(4)])
+    target = tmp_path / "leveled.json"
     summary = write_levels(scores, tmp_path / "l", num_levels=2, write_pairs=(tmp_path / "pairs.json", target))
-    leveled = read_pairs(target, tmp_path, check_images="none").records
-    assert [(pair.id, pair.alignment_level, pair.prompt) for pair in leveled] == [
-        ("p0", 1, "<image>\nWhat?"),
-        ("p1", 2, "<image>\nWhat?"),
-    ]
-    assert summary.warnings[-1] == f"2 of 4 pairs have no level and are left out of {target}"
-    write_pairs(tmp_path / "other.json", [ImageTextPair("other", "0.png", "x")])
+    leveled = json.loads(target.read_text())
+    assert leveled == [llava(0, alignment_level=1), llava(1, alignment_level=2)]
+    assert summary.warnings[-1] == f"2 of 4 pairs have no level and are not in {target}"
+    other = write_json(tmp_path, [llava(9)], "other.json")
     with pytest.raises(ValueError, match="none of its 1 pairs was scored"):
-        write_levels(scores, tmp_path / "l", num_levels=2, write_pairs=(tmp_path / "other.json", target))
+        write_levels(scores, tmp_path / "l", num_levels=2, write_pairs=(other, target))
 
 
 # ------------------------------------------------------------------------------------------------------- the command

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aligngpt.data import duplicate_ids, records
 from aligngpt.data import json_format as json_records
-from aligngpt.data import records
 from aligngpt.data import table_format as tables
-from aligngpt.data.records import IdLog
+from aligngpt.data.duplicate_ids import DuplicateIds
+from aligngpt.data.indexed import open_pairs
 from aligngpt.data.sources import open_source
 from tests.source_files import (
     COUNT,
@@ -113,10 +114,9 @@ def test_raw_is_the_record_as_the_file_holds_it(tmp_path: Path) -> None:
         ("gone.json", r"gone\.json: no such file"),
         ("pairs.csv", r"pairs\.csv: expected \.json, .* got \.csv"),
         ("none/{0..3}.tar", r"none of its 4 files exists"),
-        ("down/{3..0}.tar", r"counts downwards"),
         ("empty", r"empty: expected a folder of `datasets`, of \.parquet or of \.tar files"),
-        ("pairs.jsonl.gz", r"pairs\.jsonl\.gz: expected \.json, .* got \.jsonl\.gz: unpack it first"),
-        ("splits", r"splits holds several sets \(train, test\): give the folder of one of them"),
+        ("pairs.jsonl.gz", r"pairs\.jsonl\.gz: expected \.json, .* got \.jsonl\.gz: decompress it first"),
+        ("splits", r"splits has several splits \(train, test\); pass the folder of one of them"),
     ],
 )
 def test_what_is_no_input_is_said_in_one_line(tmp_path: Path, name: str, message: str) -> None:
@@ -174,7 +174,7 @@ def test_what_a_folder_holds_is_told_by_suffixes_in_any_case(tmp_path: Path) -> 
         "d.tar#p3.jpg",
     ]
     write_parquet(tmp_path / "t" / "a.parquet", columns)
-    with pytest.raises(ValueError, match=r"t holds 1 Parquet files and 4 tars: give a pattern of one kind"):
+    with pytest.raises(ValueError, match=r"t has 1 Parquet files and 4 tars; pass a pattern for one kind"):
         open_source(tmp_path / "t")
     assert [record.id for record in read(open_source(f"{tmp_path}/t/*.tar*"))] == ["p1", "p3"]
 
@@ -193,7 +193,7 @@ def test_patterns_of_stars_and_letters(tmp_path: Path) -> None:
             ("p2", "c.tar#p2.jpg"),
         ], place
     for pattern, message in (
-        ("*.parquet", r"\*\.parquet: no file is called so"),
+        ("*.parquet", r"\*\.parquet: no file matches"),
         ("{c..a}.tar", "counts downwards"),
         ("{a.tar,b.json}", r"expected .*, got \.json"),
     ):
@@ -229,7 +229,7 @@ def test_absolute_paths_are_accepted_inside_the_image_folder(tmp_path: Path) -> 
         llava(3, image=f"{tmp_path}/real2/d.png"),
     ]
     path = write_lines(tmp_path, values)
-    outside = "image path is absolute and does not lie in the image folder"
+    outside = "image path is absolute and not in the image folder"
     found = read(open_source(path, tmp_path / "link"))
     assert [record.image for record in found[:2]] == ["in/a.png", "b.png"]
     assert [record.error for record in found] == [None, None, outside, outside]
@@ -258,10 +258,10 @@ def test_an_array_is_streamed_as_it_is_parsed_whole(
         path = tmp_path / "a.json"
         path.write_bytes(bom + b" \n" + text.encode() + b"\n ")
         found = list(json_records.array_values(str(path)))
-        assert [value for _, value in found] == document
+        assert [value.value for value in found] == document
         for place in range(0, len(found), 7):  # reading can begin at any value
-            rest = json_records.array_values(str(path), found[place][0])
-            assert [value for _, value in rest] == document[place:]
+            rest = json_records.array_values(str(path), found[place].start)
+            assert [value.value for value in rest] == document[place:]
 
 
 @pytest.mark.parametrize("block", [5, 1 << 22])
@@ -277,8 +277,8 @@ def test_an_array_is_streamed_as_it_is_parsed_whole(
         (b'["\n\xff"]', r"a\.json:2:1: not UTF-8"),
         (b'\xef\xbb\xbf["\xc3\xa4", x]', r"a\.json:1:7: broken JSON"),
         (b'{"id": "a"}', r"a\.json:1:1: expected a JSON array of records"),
-        (b'["a",\n' + b"1" * 5000 + b"]", r"a\.json:2:1: a number of too many digits to be read"),
-        (b"[" * 100_000, r"a\.json:1:\d+: (JSON nested too deeply|broken JSON)"),
+        (b'["a",\n' + b"1" * 5000 + b"]", r"a\.json:2:1: a number has too many digits"),
+        (b"[" * 100_000, r"a\.json:1:\d+: (JSON is nested too deeply|broken JSON)"),
     ],
 )
 def test_a_broken_array_is_an_error_that_names_line_and_column(
@@ -292,7 +292,7 @@ def test_a_broken_array_is_an_error_that_names_line_and_column(
 
 def test_a_broken_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_records, "_BLOCK", 16)
-    monkeypatch.setattr(json_records, "_LONGEST_RECORD", 1000)
+    monkeypatch.setattr(json_records, "_MAX_RECORD", 1000)
     (tmp_path / "a.json").write_text('[{"a": 1}, {"b": "' + "x" * 100_000)
     with pytest.raises(ValueError, match=r"a\.json:1:12: broken JSON, or a record of over"):
         open_source(tmp_path / "a.json").shards()
@@ -311,7 +311,7 @@ def test_bad_records_of_json_stand_in_their_places(tmp_path: Path) -> None:
         found = read(open_source(path))
         assert [record.error for record in found] == [
             None,
-            "no id",
+            "id is missing",
             "expected an object, got a string",
             "image path is absolute; it must be relative to the image folder",
             "duplicate id, also that of record 0",
@@ -323,7 +323,7 @@ def test_bad_records_of_json_stand_in_their_places(tmp_path: Path) -> None:
         file.write(b'{"id": \n\n\xff\n' + json.dumps(llava(9)).encode() + b'\n{"id": ' + b"1" * 5000 + b"}")
     found = read(open_source(tmp_path / "pairs.jsonl"))
     assert [record.index for record in found[6:]] == [6, 7, 8, 9]
-    assert found[9].error == "a number of too many digits to be read"
+    assert found[9].error == "a number has too many digits"
     assert found[6].error is not None and found[6].error.startswith("broken JSON")
     assert (found[7].error, found[8].id) == ("not UTF-8 text", "p9")
 
@@ -344,12 +344,12 @@ def test_plain_fields_are_read_as_well_as_llavas(tmp_path: Path) -> None:
     found = read(open_source(write_lines(tmp_path, values)))
     assert [(one.id, one.image, one.caption) for one in found[:2]] == [("7", "a.png", "x"), ("#1", "b.png", "y")]
     assert [record.error for record in found[2:]] == [
-        "no caption (null)",
+        "caption is missing (null)",
         "empty caption",
         "caption must be a string, got int",
-        "no image",
+        "image is missing",
         "image path leaves the image folder",
-        "the caption holds half of a surrogate pair, which is no character",
+        "the caption holds an unpaired surrogate, which is not a character",
         "id must be a string or an integer, got a boolean",
         "no conversations",
     ]
@@ -366,19 +366,19 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [1 << 20, 7])
 def test_ids_that_stood_before_are_found_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
-    monkeypatch.setattr(records, "_IDS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(duplicate_ids, "_IDS_IN_MEMORY", in_memory)
     rng = random.Random(0)
     names = [str(rng.randrange(150)) for _ in range(300)]
-    ids, expected = IdLog(), []
+    ids, expected = DuplicateIds(), []
     seen: dict[str, int] = {}
     for place, name in enumerate(names):
         ids.add(name, 3 * place)
         if name in seen:
             expected.append((3 * place, seen[name]))
         seen.setdefault(name, 3 * place)
-    later, first = ids.duplicates()
+    later, first = ids.find()
     assert list(zip(later.tolist(), first.tolist(), strict=True)) == expected
-    assert [array.tolist() for array in IdLog().duplicates()] == [[], []]
+    assert [array.tolist() for array in DuplicateIds().find()] == [[], []]
 
 
 def test_duplicates_are_found_across_shards_and_files(tmp_path: Path) -> None:
@@ -413,29 +413,31 @@ def test_the_first_record_with_an_id_keeps_it_in_every_format(tmp_path: Path) ->
     json_places = (write_json(tmp_path, rows), write_lines(tmp_path, rows))
     for place in (*json_places, tmp_path / "a.parquet", datasets_folder(tmp_path / "set", table)):
         found = read(open_source(place))
-        told = ["no caption (null)", "duplicate id, also that of record 0", None, None, "no id", "no id"]
+        told = [
+            "caption is missing (null)",
+            "duplicate id, also that of record 0",
+            None,
+            None,
+            "id is missing",
+            "id is missing",
+        ]
         assert [record.error for record in found] == told, place
         assert [record.id for record in found] == ["a", "a", "#2", "#3", "#4", "#5"]
     members = {"a.jpg": b"1", "b.jpg": b"1", "b.txt": b"x", "c/a.jpg": b"1"} | {"a.txt": b"x", "a.png": b"1"}
     told = errors(open_source(write_tar(tmp_path / "a.tar", members)))
-    assert told[3] == "duplicate id, also that of record 0" and (told[0] or "").startswith("no caption")
+    assert told[3] == "duplicate id, also that of record 0" and (told[0] or "").startswith("caption is missing")
 
 
 def test_a_record_without_an_id_has_its_place_for_one_in_both_forms(tmp_path: Path) -> None:
-    from aligngpt.data.schema import read_pairs
-
     values = [llava(0, id=None), {"image": "1.png", "caption": "x"}, {"image": "2.png", "conversations": turns("y")}]
     path = write_lines(tmp_path, values)
+    assert [pair.id for pair in open_pairs(open_source(path, tmp_path))] == ["#0", "#1", "#2"]
     assert [(record.id, record.error) for record in read(open_source(path))] == [(f"#{n}", None) for n in range(3)]
-    bad = read_pairs(path, tmp_path, check_images="none").bad  # which training asks for, as levels are found by id
-    assert [record.reason for record in bad] == ["no id"] * 3
 
 
 def test_photos_are_read_as_the_pairs_they_are(photos: Path) -> None:
-    from aligngpt.data.schema import read_pairs
-
     found = read(open_source(photos / "pairs.json", photos / "images"))
-    expected = read_pairs(photos / "pairs.json", photos / "images").records
+    expected = open_pairs(open_source(photos / "pairs.json", photos / "images"))
     assert [(one.id, one.image, one.caption) for one in found] == [(one.id, one.image, one.caption) for one in expected]
 
 

@@ -45,7 +45,7 @@ def test_tables_hold_images_as_bytes_paths_or_both(tmp_path: Path) -> None:
     table = {"image": pa.array(cells, kind), "text": ["a", "b", "c"]}
     found = read(open_source(write_parquet(tmp_path / "a.parquet", table)))
     assert [(one.image, one.data) for one in found] == [("a.parquet#0", b"1"), ("x.png", None), (None, None)]
-    assert [one.id for one in found] == ["#0", "#1", "#2"] and found[2].error == "no image"
+    assert [one.id for one in found] == ["#0", "#1", "#2"] and found[2].error == "image is missing"
     binary = read(open_source(write_parquet(tmp_path / "b.parquet", {"image": [b"1"], "text": ["a"], "key": [5]})))
     assert [(one.id, one.image, one.data) for one in binary] == [("5", "b.parquet#0", b"1")]
     turned = {"id": ["a"], "image": ["x.png"], "conversations": [turns("y")]}
@@ -142,7 +142,7 @@ def test_a_datasets_folder_elsewhere_is_refused_in_one_line(tmp_path: Path) -> N
     folder = datasets_folder(tmp_path / "set", pa.table(COLUMNS), 1)
     for path in folder.iterdir():
         fsspec.filesystem("memory").pipe(f"/set/{path.name}", path.read_bytes())
-    with pytest.raises(ValueError, match=r"memory://set: a folder of `datasets` is read where it lies on this machine"):
+    with pytest.raises(ValueError, match=r"memory://set: a `datasets` folder has to be on this machine"):
         open_source("memory://set")
     assert len(read(open_source(f"file://{folder}"))) == 10
 
@@ -153,13 +153,13 @@ def test_scoring_reads_the_columns_it_needs_and_selecting_all(tmp_path: Path, fo
     place = tmp_path / "a.parquet" if format == "parquet" else tmp_path / "set"
     pq.write_table(table, place) if format == "parquet" else datasets_folder(place, table, 1)
     (shard,) = open_source(place).shards()
-    assert [list(record.raw) for record in shard.read()] == [["id", "image", "caption"]] * 10
+    assert [list(record.raw) for record in shard.read()] == [["id", "image", "caption", "alignment_level"]] * 10
     assert [record.raw for record in shard.read(whole=True)] == table.to_pylist()
     turned = pa.table({"image": ["a.png"], "similarity": [99], "n": [1], "conversations": [turns("x")]})
     pq.write_table(turned, tmp_path / "b.parquet")
     (record,) = read(open_source(tmp_path / "b.parquet"))
     assert list(record.raw) == ["image", "similarity", "conversations"]
-    assert record.error == "similarity must be within 0 to 63, got 99"
+    assert record.error == "similarity must be from 0 to 63, got 99"
 
 
 def test_a_damaged_row_group_ends_its_shard_alone(tmp_path: Path) -> None:

@@ -93,13 +93,13 @@ def test_bad_samples_are_named(tmp_path: Path) -> None:
     }
     found = read(open_source(write_tar(tmp_path / "a.tar", members)))
     reasons = [
-        "no caption: expected a txt member, or conversations or caption or text in a json member",
-        "no image",
+        "caption is missing: expected a txt member, or conversations or caption or text in a json member",
+        "image is missing",
         "the txt member is not UTF-8 text",
         "broken json member: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
-        "no caption (null)",
+        "caption is missing (null)",
         None,
-        "no image",
+        "image is missing",
         "duplicate id, also that of record 5",
     ]
     assert [record.error for record in found] == reasons
@@ -120,7 +120,7 @@ def test_a_tar_that_is_cut_short_gives_what_it_holds_and_says_so(tmp_path: Path)
         if length > 5 * 2560 or (length and (within == 0 or within >= 2060)):  # the text of 10 bytes begins at 2048
             assert told is None, length
         elif 1212 <= within <= 1536:  # between the image, which ends at 1212, and its text: no byte is missing
-            assert told is not None and "no caption" in told, length
+            assert told is not None and "caption is missing" in told, length
         else:
             assert told is not None and ("cut short" in told or "not a readable tar" in told), length
 
@@ -138,6 +138,9 @@ class OnlyForward:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.passed = 0
+
+    def seekable(self) -> bool:
+        return False
 
     def read(self, size: int) -> bytes:
         block = self._file.read(min(size, 1000))  # and it gives less than it is asked for
@@ -187,8 +190,8 @@ def test_a_damaged_header_costs_one_member(tmp_path: Path) -> None:
     assert [record.id for record in found] == ["p0", "byte 2560", "p1", "p2", "p3", "p4"]
     assert [record.error for record in found] == [
         None,
-        "tar damaged from byte 2560 to byte 4096: what stood there is lost",
-        "no image",
+        "tar damaged from byte 2560 to byte 4096: its content is lost",
+        "image is missing",
         None,
         None,
         None,
@@ -208,6 +211,6 @@ def test_a_gzip_that_is_damaged_gives_what_could_be_unpacked(tmp_path: Path) -> 
 
 
 def test_a_huge_member_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aligngpt.data.webdataset_format._LARGEST_MEMBER", 500)
+    monkeypatch.setattr("aligngpt.data.webdataset_format._MAX_MEMBER", 500)
     found = read(open_source(write_tar(tmp_path / "a.tar", samples(range(1)))))
     assert found[0].error == "member p0.jpg holds 700 bytes, more than 500"

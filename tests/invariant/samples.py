@@ -13,6 +13,7 @@ from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcesso
 from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import InstructionDataset
 from tests import tiny
+from tests.source_files import indexed
 
 Built = tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]
 Inputs = dict[str, Tensor]
@@ -73,7 +74,7 @@ def dataset_of(processor: AlignGPTProcessor, folder: Path, *names: str) -> Instr
             image.save(folder / files[-1])
         turns = tuple(Turn(one["role"], one["content"]) for one in messages_of(CONVERSATIONS[name]))
         conversations.append(Conversation(name, tuple(files), turns))
-    return InstructionDataset(conversations, folder, processor)
+    return InstructionDataset(indexed(conversations, folder), processor)
 
 
 def training_batch(dataset: InstructionDataset, *indices: int) -> Inputs:

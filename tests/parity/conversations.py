@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
+from aligngpt.data.indexed import open_conversations, open_pairs
+from aligngpt.data.sources import open_source
 from aligngpt.modeling import AlignGPTProcessor
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset, Sample
 from tests.parity.deviations import Cases, Pairs
@@ -51,11 +52,14 @@ def sample_of(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.json"
         path.write_text(json.dumps([record]), encoding="utf-8")
-        read: ReadResult[Any] = read_pairs(path, IMAGES) if template == "plain" else read_conversations(path, IMAGES)
-    read.raise_if_empty()
-    if template == "plain":
-        return PretrainDataset(read.records, IMAGES, processor, None, max_length)[0]
-    return InstructionDataset(read.records, IMAGES, processor, max_length)[0]
+        source = open_source(path, IMAGES)
+        if template == "plain":
+            pairs = open_pairs(source)
+            pairs.check()
+            return PretrainDataset(pairs, processor, None, max_length)[0]
+        conversations = open_conversations(source)
+        conversations.check()
+        return InstructionDataset(conversations, processor, max_length)[0]
 
 
 def _ours(*arguments: Any) -> tuple[Any, Any]:

@@ -12,7 +12,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from aligngpt.data.schema import read_conversations, read_pairs
+from aligngpt.data.indexed import open_conversations, open_pairs
+from aligngpt.data.sources import open_source
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
 from aligngpt.modeling.alignment import compute_image_text_similarity
 from aligngpt.training.artifacts import Stage
@@ -62,13 +63,12 @@ class Converted:
 def dataset(data: str, processor: AlignGPTProcessor, max_length: int = MAX_LENGTH) -> Any:
     """The data set of an official data file."""
     if data == "pretrain":
-        pairs = read_pairs(DATA / "pretrain.json", IMAGES)
-        pairs.raise_if_bad()
-        levels = {pair.id: pair.alignment_level for pair in pairs.records if pair.alignment_level is not None}
-        return PretrainDataset(pairs.records, IMAGES, processor, levels, max_length)
-    conversations = read_conversations(DATA / f"{data}.json", IMAGES)
-    conversations.raise_if_bad()
-    return InstructionDataset(conversations.records, IMAGES, processor, max_length)
+        pairs = open_pairs(open_source(DATA / "pretrain.json", IMAGES))
+        pairs.check(strict=True)
+        return PretrainDataset(pairs, processor, pairs.levels, max_length)
+    conversations = open_conversations(open_source(DATA / f"{data}.json", IMAGES))
+    conversations.check(strict=True)
+    return InstructionDataset(conversations, processor, max_length)
 
 
 def collated(data: str, loaded: Loaded, max_length: int = MAX_LENGTH) -> Batch:

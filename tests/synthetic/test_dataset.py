@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aligngpt.data.schema import read_conversations, read_pairs
+from aligngpt.data.indexed import open_conversations, open_pairs
+from aligngpt.data.sources import open_source
 from aligngpt.synthetic import dataset
 from aligngpt.synthetic.artifacts import DatasetInfo, Truth
 from aligngpt.synthetic.dataset import generate_dataset, read_questions
@@ -56,22 +57,22 @@ def test_the_same_seed_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
 
 
 def test_pairs_and_their_truth(data: Path) -> None:
-    read = read_pairs(data / "pretrain.json", data / "images", check_images="decode")
-    assert read.bad == [] and len(read.records) == 16
+    read = open_pairs(open_source(data / "pretrain.json", data / "images"))
+    assert read.bad == [] and len(read) == 16
     truth = Truth.read(data).pairs
-    assert list(truth) == [pair.id for pair in read.records]
-    for pair, scene in zip(read.records, train_scenes(), strict=True):
+    assert list(truth) == [pair.id for pair in read]
+    for pair, scene in zip(read, train_scenes(), strict=True):
         assert truth[pair.id].coverage == round(oracle.coverage(scene.objects, parse_objects(pair.caption)), 4)
         assert truth[pair.id].kind in ("whole", "part", "dropped", "mismatched")
         assert (truth[pair.id].coverage == 1) == (truth[pair.id].kind == "whole")
 
 
 def test_conversations_have_true_answers(data: Path) -> None:
-    read = read_conversations(data / "finetune.json", data / "images", check_images="decode")
-    assert read.bad == [] and len(read.records) == 60
+    read = open_conversations(open_source(data / "finetune.json", data / "images"))
+    assert read.bad == [] and len(read) == 60
     scenes = train_scenes()
     turns: Counter[int] = Counter()
-    for index, conversation in enumerate(read.records):
+    for index, conversation in enumerate(read):
         texts = [turn.text for turn in conversation.turns]
         if conversation.images:
             assert conversation.images == (f"{index % 16:06d}.png",)
@@ -86,7 +87,7 @@ def test_conversations_have_true_answers(data: Path) -> None:
         for question, answer in zip(questions, texts[1::2], strict=True):
             assert answer == oracle.answer(question, objects)
         turns[len(questions)] += 1
-    text_only = [conversation for conversation in read.records if not conversation.images]
+    text_only = [conversation for conversation in read if not conversation.images]
     assert 1 <= len(text_only) <= 15 and {one.id[:5] for one in text_only} == {"text_"}
     assert sorted(turns) == [1, 2, 3]
 

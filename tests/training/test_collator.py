@@ -13,6 +13,7 @@ from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import IGNORED, InstructionDataset
 from aligngpt.training.sampler import ModalityGroupedSampler
 from tests import tiny
+from tests.source_files import indexed
 
 
 def sample(input_ids: list[int], answers: int, **changes: Any) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def sample(input_ids: list[int], answers: int, **changes: Any) -> dict[str, Any]
         "pixel_values": None,
         "alignment_level": None,
         "truncated": False,
+        "skipped": None,
     } | changes
 
 
@@ -76,7 +78,7 @@ def test_the_loss_of_the_kept_positions_is_the_loss_of_all(tmp_path: Path) -> No
         Conversation("b", ("0.png",), longer),
         Conversation("c", (), (Turn("user", "Name a color."), Turn("assistant", "red"))),
     ]
-    dataset = InstructionDataset(conversations, tmp_path, processor)
+    dataset = InstructionDataset(indexed(conversations, tmp_path), processor)
     batch = Collator(0)([dataset[index] for index in range(3)])
     batch.pop("truncated")
     whole = {name: value for name, value in batch.items() if name not in ("logits_to_keep", "shift_labels")}
@@ -96,10 +98,10 @@ def test_the_loss_of_the_kept_positions_is_the_loss_of_all(tmp_path: Path) -> No
 
 def test_words_of_all_turns_are_counted_negative_without_a_image(tmp_path: Path) -> None:
     turns = (Turn("user", "<image>\nWhat is  it?"), Turn("assistant", "a red\ncat"))
-    spoken = (Turn("user", "Why?"), Turn("assistant", ""))
+    spoken = (Turn("user", "Why?"), Turn("assistant", "So."))
     _, processor = tiny.build(tmp_path)
     rows = [Conversation("a", ("0.png",), turns), Conversation("b", (), spoken)]
-    assert InstructionDataset(rows, tmp_path, processor).modality_lengths == [7, -1]
+    assert InstructionDataset(indexed(rows, tmp_path), processor).modality_lengths == [7, -2]
 
 
 LENGTHS = [5, -3, 8, 2, -9, 4, 7, -1, 6, 3, -2, 1]

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from aligngpt.data.schema import Conversation, ImageTextPair, Turn
 from aligngpt.modeling import AlignGPTProcessor
-from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample
+from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample, read_levels_of
 from tests import tiny
+from tests.source_files import indexed
 
 PATCHES = (tiny.IMAGE_SIZE // tiny.PATCH_SIZE) ** 2
 BOS, EOS = 2, 3
@@ -20,7 +24,7 @@ VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
 )
-PAIR = ImageTextPair("p", "0.png", " A dog, près.\n", prompt="<image>\nWhat is it?")
+PAIR = ImageTextPair("p", "0.png", " A dog, près.\n")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def talk(name: str, images: tuple[str, ...], *texts: str) -> Conversation:
 
 def test_a_pair_becomes_align_image_and_caption(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
-    sample = PretrainDataset([PAIR], images, words, {"p": 6})[0]
+    sample = PretrainDataset(indexed([PAIR], images), words, np.array([6]))[0]
     caption = ids(words, " A dog, près.\n\n")  # as it stands in the file, and the template's line end
     head = [BOS, words.align_token_id, *[words.image_token_id] * PATCHES]
     assert sample["input_ids"] == head + caption
@@ -72,22 +76,26 @@ def test_a_pair_becomes_align_image_and_caption(folders: tuple[Path, Path], imag
     assert sample["pixel_values"].shape == (1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
 
 
-def test_pairs_without_a_level_are_left_out_and_counted(folders: tuple[Path, Path], images: Path) -> None:
-    pairs = [replace(PAIR, id=name, image=f"{name}.png") for name in "012"]
-    dataset = PretrainDataset(pairs, images, processor(folders), {"2": 1, "0": 8, "else": 3})
+def test_pairs_without_a_level_are_not_in_the_dataset_and_counted(
+    folders: tuple[Path, Path], images: Path, tmp_path: Path
+) -> None:
+    pairs = indexed([replace(PAIR, id=name, image=f"{name}.png") for name in "012"], images)
+    columns = {"id": ["2", "1", "0", "else"], "alignment_level": pa.array([1, None, 8, 3], pa.int8())}
+    pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
+    dataset = PretrainDataset(pairs, processor(folders), read_levels_of(pairs, tmp_path))
     assert [(dataset[i]["id"], dataset[i]["alignment_level"]) for i in range(len(dataset))] == [("0", 8), ("2", 1)]
     assert dataset.num_without_level == 1
     assert dataset.modality_lengths == [3, 3]
     with pytest.raises(ValueError, match="none of the 3 pairs has a level"):
-        PretrainDataset(pairs, images, processor(folders), {"else": 3})
-    with pytest.raises(ValueError, match="no pair to learn from"):
-        PretrainDataset([], images, processor(folders), None)
+        PretrainDataset(pairs, processor(folders), np.zeros(3, np.uint8))
+    levels = indexed([PAIR, replace(PAIR, id="q", alignment_level=7)], images)
+    assert read_levels_of(levels, None).tolist() == [0, 7]
 
 
 def test_without_alignment_a_pair_has_no_level_and_no_align_token(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     words.use_alignment = False
-    dataset = PretrainDataset([PAIR], images, words, None)
+    dataset = PretrainDataset(indexed([PAIR], images), words, None)
     assert (dataset[0]["alignment_level"], dataset.num_without_level) == (None, 0)
     assert dataset[0]["input_ids"][: 1 + PATCHES] == [BOS, *[words.image_token_id] * PATCHES]
 
@@ -99,7 +107,7 @@ def test_without_alignment_a_pair_has_no_level_and_no_align_token(folders: tuple
 def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, template: str, opening: str) -> None:
     words = processor(folders, template)
     turns = ("<image>\nHow many? ASSISTANT: two", " two ", "Where is\nit?", "at the top")
-    sample = InstructionDataset([talk("c", ("0.png",), *turns)], images, words)[0]
+    sample = InstructionDataset(indexed([talk("c", ("0.png",), *turns)], images), words)[0]
     image = [words.image_token_id] * PATCHES
     pieces: list[tuple[list[int], bool, bool]] = [  # ids, learned, read by the gate
         ([BOS, words.align_token_id], False, False),
@@ -121,9 +129,8 @@ def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, tem
 
 def test_a_text_only_sample_has_no_image_and_no_align_token(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
-    dataset = InstructionDataset(
-        [talk("t", (), "What is red?", "a color"), talk("i", ("0.png",), "<image>", "x")], images, words
-    )
+    conversations = [talk("t", (), "What is red?", "a color"), talk("i", ("0.png",), "<image>", "x")]
+    dataset = InstructionDataset(indexed(conversations, images), words)
     sample = dataset[0]
     assert sample["input_ids"] == [BOS, *ids(words, "USER: What is red? ASSISTANT: a color"), EOS]
     assert learned(sample) == [*ids(words, " a color"), EOS]
@@ -134,7 +141,7 @@ def test_a_text_only_sample_has_no_image_and_no_align_token(folders: tuple[Path,
 
 def test_an_image_placeholder_without_a_image_is_words(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
-    sample = InstructionDataset([talk("t", (), "Is <image> a tag?", "<image> is.")], images, words)[0]
+    sample = InstructionDataset(indexed([talk("t", (), "Is <image> a tag?", "<image> is.")], images), words)[0]
     spelled = [words.tokenizer.convert_tokens_to_ids(byte) for byte in "<image>"]
     assert sample["input_ids"] == [
         BOS,
@@ -152,7 +159,7 @@ def test_the_only_image_of_a_turn_moves_to_its_front_and_several_stay(folders: t
     words = processor(folders)
     asked = ("  What is it? <image>\n", "<image>", "Is <image> like <image>? ")
     turns = [text for question in asked for text in (question, "x")]
-    sample = InstructionDataset([talk("m", ("0.png",) * 4, *turns)], images, words)[0]
+    sample = InstructionDataset(indexed([talk("m", ("0.png",) * 4, *turns)], images), words)[0]
     text = words.tokenizer.decode(sample["input_ids"]).replace("<image>" * PATCHES, "<image>")
     assert text == (
         "<s><align>USER: <image>\nWhat is it? ASSISTANT: x</s>USER: <image> ASSISTANT: x</s>"
@@ -163,7 +170,7 @@ def test_the_only_image_of_a_turn_moves_to_its_front_and_several_stay(folders: t
 def test_several_images_share_one_align_token(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("m", ("0.png", "1.png", "2.png"), "<image>\n<image>\nWhich?", "both", "And <image>?", "no")
-    sample = InstructionDataset([conversation], images, words)[0]
+    sample = InstructionDataset(indexed([conversation], images), words)[0]
     tokens = sample["input_ids"]
     assert tokens.index(words.align_token_id) == 1 and tokens.count(words.align_token_id) == 1
     assert tokens.count(words.image_token_id) == 3 * PATCHES
@@ -172,7 +179,7 @@ def test_several_images_share_one_align_token(folders: tuple[Path, Path], images
     assert where(sample, "instruction_mask") == read
     assert learned(sample) == [*ids(words, " both"), EOS, *ids(words, " no"), EOS]
     each = [
-        InstructionDataset([talk("s", (name,), "<image>", "x")], images, words)[0]["pixel_values"]
+        InstructionDataset(indexed([talk("s", (name,), "<image>", "x")], images), words)[0]["pixel_values"]
         for name in conversation.images
     ]
     assert torch.equal(sample["pixel_values"], torch.cat(each))
@@ -185,10 +192,10 @@ def test_several_images_share_one_align_token(folders: tuple[Path, Path], images
 def test_a_cut_sample_says_so(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("c", ("0.png",), "<image>\nWhy?", "because")
-    whole = InstructionDataset([conversation], images, words)[0]
+    whole = InstructionDataset(indexed([conversation], images), words)[0]
     length = len(whole["input_ids"])
-    fits = InstructionDataset([conversation], images, words, max_length=length)[0]
-    cut = InstructionDataset([conversation], images, words, max_length=length - 3)[0]
+    fits = InstructionDataset(indexed([conversation], images), words, max_length=length)[0]
+    cut = InstructionDataset(indexed([conversation], images), words, max_length=length - 3)[0]
     assert (whole["truncated"], fits["truncated"], cut["truncated"]) == (False, False, True)
     assert learned(cut) == ids(words, " becau")
     for name in ("input_ids", "labels", "instruction_mask"):
@@ -207,14 +214,16 @@ def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
 ) -> None:
     words = processor(folders)
     conversation = talk("deep/17", ("0.png",), "<image>\nWhy?", "because")
-    length = len(InstructionDataset([conversation], images, words)[0]["input_ids"])
+    length = len(InstructionDataset(indexed([conversation], images), words)[0]["input_ids"])
     answer = len(ids(words, " because")) + 1
-    reached = InstructionDataset([conversation], images, words, max_length=length - answer + 1)[0]
+    reached = InstructionDataset(indexed([conversation], images), words, max_length=length - answer + 1)[0]
     assert learned(reached) == ids(words, " ")
     assert not caplog.records
-    assert_nothing_learned(InstructionDataset([conversation], images, words, max_length=length - answer)[0], "deep/17")
-    assert f"sample deep/17: nothing is learned from it, its {length} tokens" in caplog.text
-    pair = PretrainDataset([PAIR], images, words, {"p": 1}, max_length=PATCHES)[0]
+    assert_nothing_learned(
+        InstructionDataset(indexed([conversation], images), words, max_length=length - answer)[0], "deep/17"
+    )
+    assert f"sample deep/17 adds no loss: its {length} tokens" in caplog.text
+    pair = PretrainDataset(indexed([PAIR], images), words, np.array([1]), max_length=PATCHES)[0]
     assert_nothing_learned(pair, "p")
     assert pair["alignment_level"] == 1
 
@@ -222,9 +231,9 @@ def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
 def test_where_a_image_is_cut_nothing_is_learned(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("late", ("0.png", "1.png"), "<image>\nWhat?", "x", "<image>\nAnd this?", "y")
-    tokens = InstructionDataset([conversation], images, words)[0]["input_ids"]
+    tokens = InstructionDataset(indexed([conversation], images), words)[0]["input_ids"]
     last = len(tokens) - tokens[::-1].index(words.image_token_id)
-    assert_nothing_learned(InstructionDataset([conversation], images, words, max_length=last - 2)[0], "late")
+    assert_nothing_learned(InstructionDataset(indexed([conversation], images), words, max_length=last - 2)[0], "late")
 
 
 @pytest.mark.parametrize(
@@ -233,12 +242,18 @@ def test_where_a_image_is_cut_nothing_is_learned(folders: tuple[Path, Path], ima
 )
 def test_a_image_that_cannot_be_read_is_named(folders: tuple[Path, Path], images: Path, name: str, reason: str) -> None:
     words = processor(folders)
-    with pytest.raises(ValueError, match=rf"sample c: {name}: .*{reason}"):
-        InstructionDataset([talk("c", (name,), "<image>", "x")], images, words)[0]
-    with pytest.raises(ValueError, match=rf"sample p: {name}: .*{reason}"):
-        PretrainDataset([replace(PAIR, image=name)], images, words, None)[0]
+    conversation = InstructionDataset(indexed([talk("c", (name,), "<image>", "x")], images), words)
+    pair = PretrainDataset(indexed([replace(PAIR, image=name)], images), words, np.array([5]))
+    for dataset, record_id in ((conversation, "c"), (pair, "p")):
+        skipped = dataset[0]["skipped"]
+        assert (skipped.source, skipped.index, skipped.id, skipped.image) == ("pairs.jsonl", 0, record_id, name)
+        assert reason in skipped.reason
+        assert (dataset[0]["labels"], dataset[0]["pixel_values"], dataset[0]["truncated"]) == ([IGNORED], None, False)
+        with pytest.raises(ValueError, match=rf"none of 1 samples can be read: pairs\.jsonl: .*{reason}.*--images"):
+            dataset.check_images()
+    assert pair[0]["alignment_level"] == 5  # else the level of the whole batch would be lost
 
 
 def test_no_conversation_is_an_error(folders: tuple[Path, Path], images: Path) -> None:
-    with pytest.raises(ValueError, match="no conversation"):
-        InstructionDataset([], images, processor(folders))
+    with pytest.raises(ValueError, match="no valid conversation"):
+        InstructionDataset(indexed([], images), processor(folders))

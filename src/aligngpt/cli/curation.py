@@ -173,7 +173,7 @@ def _tell_failures(pairs: str, output: Path, summary: ScoreSummary, strict: bool
     if not summary.failed:
         return
     rows = islice(iter_errors(output), _NAMED)
-    named = [str(BadRecord(pairs, None, None, row["id"], row["image"], row["error"])) for row in rows]
+    named = [str(BadRecord(str(pairs), None, row["id"], row["image"], row["error"])) for row in rows]
     more = summary.failed - len(named)
     what = f"{summary.failed} bad {'record' if summary.failed == 1 else 'records'}"
     click.echo(f"aligngpt: {what}, without a score:", err=True)

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from aligngpt.curation.drift import DriftReport, drift_report
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import SCORE, iter_scores, read_manifest, score_columns
-from aligngpt.data.schema import read_pairs
-from aligngpt.data.schema import write_pairs as write_pairs_file
+from aligngpt.data.sources import open_source
+from aligngpt.data.writers import check_output, open_writer
 from aligngpt.utils.constants import MAX_LEVELS
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
@@ -283,17 +283,22 @@ def write_levels(
 
 
 def read_levels(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Read the levels by pair id from a `levels.parquet`, or the folder that holds one; pairs without one are absent.
+    """Read the levels by pair id from a `levels.parquet`, or the folder that has one; pairs without a level are absent.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: There is no such file.
     """
+    return {pair: level for ids, levels in iter_levels(path) for pair, level in zip(ids, levels.tolist(), strict=True)}
+
+
+def iter_levels(path: str | os.PathLike[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Read ids and levels (n,) of the pairs with a level in batches; arguments and errors as `read_levels`."""
     path = levels_file(path, LEVELS_PARQUET)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `aligngpt level` writes it")
-    table = pq.read_table(path, columns=["id", "alignment_level"])
-    known = table.filter(table["alignment_level"].is_valid())
-    return dict(zip(known["id"].to_pylist(), known["alignment_level"].to_pylist(), strict=True))
+    for batch in pq.ParquetFile(path).iter_batches(columns=["id", "alignment_level"]):
+        leveled = batch.filter(batch["alignment_level"].is_valid())
+        yield leveled["id"].to_pylist(), leveled["alignment_level"].to_numpy()
 
 
 def _check_choice(num_levels: int, strategy: str) -> None:
@@ -462,13 +467,20 @@ def _write_leveled_pairs(
     source: str | os.PathLike[str], target: str | os.PathLike[str], levels: dict[str, int], summary: LevelSummary
 ) -> LevelSummary:
     """Write the pairs that have a level; the summary, with a warning if some have none."""
-    pairs = read_pairs(source, ".", check_images="none").records
-    if not any(pair.id in levels for pair in pairs):
-        raise ValueError(
-            f"{source}: none of its {len(pairs)} pairs was scored; give the file the scores were made from"
-        )
-    known = [replace(pair, alignment_level=levels[pair.id]) for pair in pairs if pair.id in levels]
-    write_pairs_file(target, known)
-    left_out = len(pairs) - len(known)
-    warnings = [f"{left_out} of {len(pairs)} pairs have no level and are left out of {target}"] if left_out else []
+    pairs = open_source(source)
+    check_output(pairs, target)
+    retained = skipped = 0
+    with atomic_path(target) as temporary, open_writer(pairs, target, temporary, with_levels=True) as write:
+        for shard in pairs.shards():
+            for record in shard.read(whole=True):
+                level = None if record.error is not None else levels.get(record.id)
+                if level is None:
+                    skipped += 1
+                else:
+                    write(shard, record, 1, level)
+                    retained += 1
+        if not retained:
+            raise ValueError(f"{source}: none of its {skipped} pairs was scored; pass the data that was scored")
+    total = retained + skipped
+    warnings = [f"{skipped} of {total} pairs have no level and are not in {target}"] if skipped else []
     return replace(summary, warnings=(*summary.warnings, *warnings))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -133,6 +134,23 @@ def read_encoded(path: str | os.PathLike[str]) -> bytes:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise BadImage(f"a file of over {MAX_BYTES >> 20} MB: too large for one image")
         return file.read()
+
+
+def find_image(folder: str | os.PathLike[str] | None, path: str) -> str:
+    """Return the location of an image in the image folder.
+
+    Raises:
+        BadImage: A link leads out of the folder.
+    """
+    location = os.path.join(folder or "", path)
+    if folder is not None and not os.path.realpath(location).startswith(os.path.join(_real_path(str(folder)), "")):
+        raise BadImage(f"a link leads out of the image folder, to {os.path.realpath(location)}")
+    return location
+
+
+@lru_cache(maxsize=8)
+def _real_path(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import tempfile
@@ -26,7 +27,14 @@ from aligngpt.data.records import (
     row_names,
     short_names,
 )
-from aligngpt.data.schema import BadRecord, Conversation, ImageTextPair, RecordError, StrictDataError
+from aligngpt.data.schema import (
+    BadRecord,
+    Conversation,
+    ImageTextPair,
+    RecordError,
+    StrictDataError,
+    images_of,
+)
 from aligngpt.data.sources import Source
 from aligngpt.data.table_format import ArrowReader, ParquetReader
 from aligngpt.data.webdataset_format import TarReader, decompress, is_compressed
@@ -47,6 +55,8 @@ _PACK = struct.Struct("<IqqqQBi").pack
 _MAX_OPEN_FILES = 64
 _CACHE_BYTES = 1 << 28
 _MAX_LISTED = 5  # bad records that an error lists
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", ImageTextPair, Conversation)
 
@@ -146,29 +156,27 @@ class IndexedSource(Sequence[T], Generic[T]):
             record: The record, if it could be read.
         """
         entry = self._entries[index]
-        images = () if record is None else _images(record)
-        name = self._names[self._shards[entry["shard"]][0]]
-        return BadRecord(
-            name, int(entry["index"]), None if record is None else record.id, ", ".join(images) or None, reason
-        )
+        source = self._names[self._shards[entry["shard"]][0]]
+        images = [] if record is None else [image for image, _ in images_of(record)]
+        record_id = None if record is None else record.id
+        return BadRecord(source, int(entry["index"]), record_id, ", ".join(images) or None, reason)
 
     def check(self, strict: bool = False) -> None:
-        """Check that there are records, and with `strict` that none is bad.
+        """Check that there are records; log the bad ones, or raise with `strict`.
 
         Raises:
             ValueError: No record is valid, which is more often the wrong input than bad data.
             StrictDataError: A record is bad and `strict` is set.
         """
-        total = len(self) + len(self.bad)
+        more = len(self.bad) - _MAX_LISTED
+        listed = "; ".join(map(str, self.bad[:_MAX_LISTED])) + (f"; and {more} more" if more > 0 else "")
+        summary = f"{len(self.bad)} of {len(self) + len(self.bad)} records are bad: {listed}"
         if strict and self.bad:
-            listed = "; ".join(map(str, self.bad[:_MAX_LISTED]))
-            more = len(self.bad) - _MAX_LISTED
-            raise StrictDataError(
-                f"{len(self.bad)} of {total} records are bad: {listed}{f'; and {more} more' if more > 0 else ''}"
-            )
+            raise StrictDataError(summary)
         if not len(self):
-            example = f", the first is {self.bad[0]}" if self.bad else ""
-            raise ValueError(f"{self.source.path}: none of its {total} records can be used{example}; check the path")
+            raise ValueError(f"{self.source.path}: {summary if self.bad else 'there are no records'}")
+        if self.bad:
+            logger.warning("skipped: %s", summary)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out open files, and the folder of decompressed tars, which its creator deletes."""
@@ -185,25 +193,27 @@ class IndexedSource(Sequence[T], Generic[T]):
                     raise RecordError(duplicate)
             except RecordError as error:
                 name = self._names[shard.file] if self._names[shard.file] else shard.name
-                self.bad.append(BadRecord(name, row.position, *row_names(row, shard.columns), str(error), row.line))
+                record_id, image = row_names(row, shard.columns)
+                seen.setdefault(record_id or "", row.position)
+                self.bad.append(BadRecord(name, row.position, record_id, image, str(error), row.line))
             else:
                 yield row, record
 
     def _checked(self, row: Row, columns: Columns) -> T:
         """Validate a row, and make its image paths relative to the image folder."""
         record = self._read(row, columns)
-        encoded = (record.encoded,) if isinstance(record, ImageTextPair) else record.encoded
-        paths = [image for image, data in zip(_images(record), encoded, strict=True) if data is None]
+        images = images_of(record)
+        paths = [image for image, encoded in images if encoded is None]
         if paths and self.source.images is None:
             raise ValueError(f"{self.source.path} has image paths such as {paths[0]}; pass --images, their folder")
         if not any(map(os.path.isabs, paths)):
             return record
         folder = str(self.source.images)
-        images = tuple(
-            relative_image_path(image, folder) if data is None and os.path.isabs(image) else image
-            for image, data in zip(_images(record), encoded, strict=True)
+        names = tuple(
+            relative_image_path(image, folder) if encoded is None and os.path.isabs(image) else image
+            for image, encoded in images
         )
-        changes: dict[str, Any] = {"image": images[0]} if isinstance(record, ImageTextPair) else {"images": images}
+        changes: dict[str, Any] = {"image": names[0]} if isinstance(record, ImageTextPair) else {"images": names}
         return replace(record, **changes)
 
     def _reader(self, file: int) -> RowReader:
@@ -247,10 +257,6 @@ def _with_random_access(source: Source) -> tuple[list[str], tempfile.TemporaryDi
         locations[number] = str(Path(scratch.name) / f"{number}.tar")
         decompress(location, Path(locations[number]))
     return locations, scratch
-
-
-def _images(record: ImageTextPair | Conversation) -> tuple[str, ...]:
-    return (record.image,) if isinstance(record, ImageTextPair) else record.images
 
 
 def _length(record: ImageTextPair | Conversation) -> int:

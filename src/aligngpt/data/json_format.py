@@ -196,7 +196,7 @@ def line_values(location: str, start: int | None = None, line: int = 1) -> Itera
 def _parse_line(line: bytes) -> Any:
     """Parse one line of JSON Lines. Raises `RecordError` if it is not UTF-8 or not JSON."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise RecordError("not UTF-8 text") from None
     except json.JSONDecodeError as error:

@@ -220,6 +220,7 @@ class SourceShard:
     def _record(self, row: Row, seen: dict[str, int]) -> SourceRecord:
         record = row_record(row, self.columns)
         if record.error is not None:
+            seen.setdefault(record.id, row.position)
             return record
         duplicate = self.duplicate_of(record.id, row.position, seen)
         if duplicate is not None:

@@ -77,6 +77,13 @@ class ImageTextPair:
     encoded: bytes | None = field(default=None, repr=False)
 
 
+def images_of(record: ImageTextPair | Conversation) -> list[tuple[str, bytes | None]]:
+    """Return the path or name of each image of a record, and its file content where the record holds it."""
+    if isinstance(record, ImageTextPair):
+        return [(record.image, record.encoded)]
+    return list(zip(record.images, record.encoded or (None,) * len(record.images), strict=True))
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """A record that was skipped.

@@ -31,7 +31,6 @@ from aligngpt.utils.text import one_line
 _ROWS_PER_BATCH = 64
 _IDS_PER_BATCH = 1 << 16
 _FOOTER_END = 8
-_LEVELS = ("alignment_level", "similarity")  # they decide, too, whether a record is valid
 _ERRORS = (OSError, ValueError, EOFError, pa.ArrowException)
 
 
@@ -61,7 +60,8 @@ class _Table:
     @property
     def needed(self) -> list[str]:
         """The columns that a record is made of."""
-        chosen = (self.columns.image, self.columns.caption, self.columns.id, *_LEVELS)
+        levels = ("alignment_level", "similarity") if self.columns.caption == "conversations" else ("alignment_level",)
+        chosen = (self.columns.image, self.columns.caption, self.columns.id, *levels)
         return [name for name in self.schema.names if name in chosen]
 
     def add_ids(self, ids: DuplicateIds, batch: pa.RecordBatch, row: int) -> None:

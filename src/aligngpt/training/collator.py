@@ -22,7 +22,7 @@ class Collator:
 
     A batch also has `attention_mask`, `instruction_mask`, `pixel_values` (all images in row order) where there are
     any, `alignment` (rows,) where samples have levels, `truncated`, the number of truncated samples, and `skipped`, the
-    id and the reason of each sample that cannot be read, where there are any.
+    fields of `SkippedSample` of each sample that cannot be read, where there are any.
 
     Args:
         pad_token_id: Padding id; padding is masked, so any id is possible.
@@ -47,7 +47,7 @@ class Collator:
             "shift_labels": shifted[:, columns],
             "truncated": sum(sample["truncated"] for sample in samples),
         }
-        skipped = [{"id": sample["id"], "reason": sample["skipped"]} for sample in samples if sample.get("skipped")]
+        skipped = [sample["skipped"] for sample in samples if sample.get("skipped")]
         if skipped:
             batch["skipped"] = skipped
         pixels = [sample["pixel_values"] for sample in samples if sample["pixel_values"] is not None]

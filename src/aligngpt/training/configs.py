@@ -41,9 +41,6 @@ class StageConfig:
         default="sdpa", description="Attention implementation: sdpa, eager, flex_attention or flash_attention_2."
     )
     dataloader_num_workers: int = Field(default=4, ge=0, description="Worker processes that prepare samples.")
-    check_images: Literal["none", "header", "decode"] = Field(
-        default="decode", description="How images are checked first."
-    )
     logging_steps: int = Field(default=10, ge=1, description="Steps between two entries of the loss history.")
     save_steps: int = Field(default=500, ge=1, description="Steps between two checkpoints to resume from.")
     seed: int = Field(default=0, ge=0, description="Random seed of new weights, sample order and dropout.")

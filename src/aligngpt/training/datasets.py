@@ -1,145 +1,198 @@
-"""Pairs and conversations as training samples: tokens, labels on answers only, images ready for the tower."""
+"""Pairs and conversations as training samples: tokens, labels on answers only, images ready for the vision tower."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from aligngpt.data.images import BadImage, load_image
-from aligngpt.data.schema import Conversation, ImageTextPair
+from aligngpt.curation.levels import iter_levels
+from aligngpt.data.duplicate_ids import hash_id
+from aligngpt.data.images import BadImage, find_image, load_image
+from aligngpt.data.indexed import IndexedSource
+from aligngpt.data.schema import Conversation, ImageTextPair, RecordError, images_of
 from aligngpt.inference.prompts import move_image_to_front
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.utils.constants import IMAGE_TOKEN
 
-IGNORED = -100  # the label of a token that is not to be learned
+IGNORED = -100  # the label of a token without a loss
+_PROBES = 16
 
 Sample = dict[str, Any]
+Messages = list[dict[str, Any]]
 
 logger = logging.getLogger(__name__)
 
 
-class _SampleDataset(Dataset):
-    """What both stages share: a conversation and its images become one sample.
+def read_levels_of(pairs: IndexedSource[ImageTextPair], levels: str | Path | None) -> np.ndarray:
+    """Return the level of each pair, uint8 (pairs,), 0 for a pair without one.
 
-    A sample holds `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
-    height, width) or `None`, `alignment_level` (1..N) or `None`, and `truncated`: whether the text was cut. Where no
-    answer, or not every image, is within the maximum length, nothing is learned: one token stands for the sample.
+    Args:
+        pairs: The pairs.
+        levels: `levels.parquet`, or its folder; `None` reads the levels in the pairs.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A level is below 1.
+    """
+    if levels is None:
+        return pairs.levels
+    parts = [(np.array([hash_id(pair) for pair in ids], np.uint64), values) for ids, values in iter_levels(levels)]
+    if not parts:
+        return np.zeros(len(pairs), np.uint8)
+    hashes, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if values.min(initial=1) < 1:
+        raise ValueError(f"{levels}: a pair has level {values.min()}; levels are counted from 1")
+    order = np.argsort(hashes, kind="stable")
+    hashes, values = hashes[order], values[order]
+    positions = np.minimum(np.searchsorted(hashes, pairs.ids), len(hashes) - 1)
+    return np.where(hashes[positions] == pairs.ids, values[positions], 0).astype(np.uint8)
+
+
+class _SampleDataset(Dataset):
+    """Samples of conversations and their images, for both stages.
+
+    A sample has `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
+    height, width) or `None`, `alignment_level` (1..N) or `None`, `truncated` (whether the text was cut), and `skipped`:
+    `None`, or the fields of the `BadRecord` of a record or image that cannot be read. A skipped sample, and one without room for an
+    answer or for all its images within the maximum length, is one token without a label.
     """
 
-    def __init__(self, image_folder: str | Path, processor: AlignGPTProcessor, max_length: int) -> None:
-        self.image_folder = Path(image_folder)
+    def __init__(self, records: IndexedSource[Any], processor: AlignGPTProcessor, max_length: int) -> None:
+        self.records = records
         self.processor = processor
         self.max_length = max_length
+        tokens = processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id
+        self._placeholder: int = next((token for token in tokens if token is not None), 0)
+
+    def check_images(self) -> None:
+        """Check the headers of a few images, so that a wrong image folder ends the run before it starts.
+
+        Raises:
+            ValueError: None of them can be read.
+        """
+        reasons = []
+        for index in np.linspace(0, len(self) - 1, min(_PROBES, len(self))).astype(int).tolist():
+            skipped = self[index]["skipped"]
+            if skipped is None:
+                return
+            reasons.append(f"{skipped['image'] or skipped['source']}: {skipped['reason']}")
+        raise ValueError(f"none of {len(reasons)} samples can be read, the first is {reasons[0]}; check --images")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _read(
+        self, index: int, to_messages: Callable[[Any], Messages], level: int | None = None, template: str | None = None
+    ) -> Sample:
+        """Make the sample of a record, a skipped one if the record or an image cannot be read."""
+        record: ImageTextPair | Conversation | None = None
+        try:
+            record = self.records[index]
+            return self._sample(record, to_messages(record), level, template)
+        except (RecordError, BadImage) as error:
+            skipped = self.records.describe(index, str(error), record)
+            return self._empty_sample(skipped.id or f"#{skipped.index}", [self._placeholder], level, asdict(skipped))
 
     def _sample(
-        self,
-        sample_id: str,
-        messages: list[dict[str, Any]],
-        images: Sequence[str],
-        level: int | None = None,
-        template: str | None = None,
+        self, record: ImageTextPair | Conversation, messages: Messages, level: int | None, template: str | None
     ) -> Sample:
+        images = images_of(record)
         encoding = self.processor.encode(self.processor.render(messages, template, has_images=bool(images)))
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
-        kept, needed = ids.count(self.processor.image_token_id), len(images) * self.processor.image_seq_length
-        if not any(answers) or kept != needed:
-            return self._nothing_to_learn(sample_id, encoding.input_ids, level)
+        expected = len(images) * self.processor.image_seq_length
+        if not any(answers) or ids.count(self.processor.image_token_id) != expected:
+            logger.warning(
+                "sample %s adds no loss: its %d tokens have no answer, or not all of its images, within max_length %d",
+                record.id,
+                len(encoding.input_ids),
+                self.max_length,
+            )
+            return self._empty_sample(record.id, encoding.input_ids, level)
         return {
-            "id": sample_id,
+            "id": record.id,
             "input_ids": ids,
             "labels": [token if answer else IGNORED for token, answer in zip(ids, answers, strict=True)],
             "instruction_mask": encoding.instruction_mask[: self.max_length],
-            "pixel_values": self._pixel_values(sample_id, images),
+            "pixel_values": self._pixel_values(images),
             "alignment_level": level,
             "truncated": len(ids) < len(encoding.input_ids),
+            "skipped": None,
         }
 
-    def _nothing_to_learn(self, sample_id: str, ids: list[int], level: int | None) -> Sample:
-        """One token without a label, in the place of a sample of which no answer, or not every image, fits.
-
-        Only its tokens tell, which are made when its turn comes; one such sample is no reason to end a long run.
-        """
-        logger.warning(
-            "sample %s: nothing is learned from it, its %d tokens have no answer, or not all of their image, within "
-            "the maximum length of %d",
-            sample_id,
-            len(ids),
-            self.max_length,
-        )
+    def _empty_sample(
+        self, record_id: str, ids: list[int], level: int | None, skipped: dict[str, Any] | None = None
+    ) -> Sample:
+        """Return one token without a label, so that one bad sample does not end a long run."""
         return {
-            "id": sample_id,
+            "id": record_id,
             "input_ids": ids[:1],
             "labels": [IGNORED],
             "instruction_mask": [False],
             "pixel_values": None,
             "alignment_level": level,
-            "truncated": True,
+            "truncated": skipped is None,
+            "skipped": skipped,
         }
 
-    def _pixel_values(self, sample_id: str, images: Sequence[str]) -> torch.Tensor | None:
-        if not images:
-            return None
-        try:
-            return self.processor.pixel_values([load_image(self.image_folder / image) for image in images])
-        except BadImage as error:
-            raise ValueError(f"sample {sample_id}: {', '.join(images)}: {error}") from error
+    def _pixel_values(self, images: Sequence[tuple[str, bytes | None]]) -> torch.Tensor | None:
+        folder = self.records.source.images
+        decoded = [load_image(find_image(folder, path) if data is None else data) for path, data in images]
+        return self.processor.pixel_values(decoded) if decoded else None
 
 
 class PretrainDataset(_SampleDataset):
-    """Stage 1: given the image and the level of the pair, predict the caption.
+    """Stage 1: predict the caption, conditioned on the image and the level of the pair.
 
     A pair `{"image": "dog.jpg", "caption": "a dog"}` at level 6 becomes `<s><align><image>...<image>a dog\\n` with
     labels on `a dog\\n` and `alignment_level` 6.
 
     Args:
         pairs: The pairs.
-        image_folder: Where their images lie.
-        processor: Its template is not used; stage 1 has the plain one.
-        levels: Level of each pair by its id, `None` to train without alignment. Pairs without a level are left out
-            and counted in `num_without_level`.
-        max_length: Longest sample in tokens, image tokens counted.
+        processor: Tokenizer and image processor; stage 1 uses the plain template, not the processor's.
+        levels: uint8 (pairs,), see `read_levels_of`; `None` trains without alignment. Pairs of level 0 are not in the
+            dataset and counted in `num_without_level`.
+        max_length: Longest sample in tokens, image tokens included.
 
     Raises:
-        ValueError: There is no pair, or none has a level. On access: an image that cannot be read.
+        ValueError: There is no pair, or none has a level.
     """
 
     def __init__(
         self,
-        pairs: Sequence[ImageTextPair],
-        image_folder: str | Path,
+        pairs: IndexedSource[ImageTextPair],
         processor: AlignGPTProcessor,
-        levels: Mapping[str, int] | None,
+        levels: np.ndarray | None,
         max_length: int = 2048,
     ) -> None:
-        super().__init__(image_folder, processor, max_length)
-        if not pairs:
-            raise ValueError("there is no pair to learn from")
-        self.levels = levels
-        self.pairs = [pair for pair in pairs if levels is None or pair.id in levels]
-        self.num_without_level = len(pairs) - len(self.pairs)
-        if not self.pairs:
-            raise ValueError(f"none of the {len(pairs)} pairs has a level: were the levels made from these pairs?")
+        super().__init__(pairs, processor, max_length)
+        if not len(pairs):
+            raise ValueError(f"{pairs.source.path} has no valid pair")
+        self.indices = np.arange(len(pairs)) if levels is None else np.flatnonzero(levels)
+        self.levels = None if levels is None else levels[self.indices]
+        self.num_without_level = len(pairs) - len(self.indices)
+        if not len(self.indices):
+            raise ValueError(f"none of the {len(pairs)} pairs has a level; were the levels made from these pairs?")
         self._template = load_template("plain")
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        pair = self.pairs[index]
-        messages = [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
-        level = None if self.levels is None else self.levels[pair.id]
-        return self._sample(pair.id, messages, (pair.image,), level, self._template)
+        level = None if self.levels is None else int(self.levels[index])
+        return self._read(int(self.indices[index]), _caption_messages, level, self._template)
 
     @property
     def modality_lengths(self) -> list[int]:
         """Words of each caption; every sample has an image."""
-        return [max(1, len(pair.caption.split())) for pair in self.pairs]
+        return self.records.lengths[self.indices].tolist()
 
 
 class InstructionDataset(_SampleDataset):
@@ -147,43 +200,36 @@ class InstructionDataset(_SampleDataset):
 
     Args:
         conversations: The conversations.
-        image_folder: Where their images lie.
         processor: Tokenizer, template and image processor of the model.
-        max_length: Longest sample in tokens, image tokens counted.
+        max_length: Longest sample in tokens, image tokens included.
 
     Raises:
-        ValueError: There is no conversation. On access: as for `PretrainDataset`.
+        ValueError: There is no conversation.
     """
 
     def __init__(
-        self,
-        conversations: Sequence[Conversation],
-        image_folder: str | Path,
-        processor: AlignGPTProcessor,
-        max_length: int = 2048,
+        self, conversations: IndexedSource[Conversation], processor: AlignGPTProcessor, max_length: int = 2048
     ) -> None:
-        super().__init__(image_folder, processor, max_length)
-        self.conversations = conversations
-        if not conversations:
-            raise ValueError("there is no conversation to learn from")
-
-    def __len__(self) -> int:
-        return len(self.conversations)
+        super().__init__(conversations, processor, max_length)
+        if not len(conversations):
+            raise ValueError(f"{conversations.source.path} has no valid conversation")
 
     def __getitem__(self, index: int) -> Sample:
-        conversation = self.conversations[index]
-        with_images = bool(conversation.images)
-        messages = [
-            {"role": turn.role, "content": move_image_to_front(turn.text) if with_images else turn.text}
-            for turn in conversation.turns
-        ]
-        return self._sample(conversation.id, messages, conversation.images)
+        return self._read(index, _conversation_messages)
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each conversation, negative without an image, as the sampler wants them."""
-        words = (max(1, sum(len(turn.text.split()) for turn in one.turns)) for one in self.conversations)
-        return [
-            count if conversation.images else -count
-            for count, conversation in zip(words, self.conversations, strict=True)
-        ]
+        """Words of each conversation, negative without an image, as the sampler expects them."""
+        return self.records.lengths.tolist()
+
+
+def _caption_messages(pair: ImageTextPair) -> Messages:
+    return [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
+
+
+def _conversation_messages(conversation: Conversation) -> Messages:
+    has_images = bool(conversation.images)
+    return [
+        {"role": turn.role, "content": move_image_to_front(turn.text) if has_images else turn.text}
+        for turn in conversation.turns
+    ]

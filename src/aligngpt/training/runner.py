@@ -6,24 +6,25 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file, read_levels
-from aligngpt.data.schema import ReadResult, read_conversations, read_pairs
+from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file
+from aligngpt.data.indexed import IndexedSource, open_conversations, open_pairs
+from aligngpt.data.schema import ImageTextPair
+from aligngpt.data.sources import open_source
 from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.checkpoints import describe_backbones, load_stage1, read_stage1, save_stage1
 from aligngpt.training.artifacts import LogEntry, SkippedSample, Stage, TrainResult
 from aligngpt.training.callbacks import ProgressReporter
 from aligngpt.training.collator import Collator
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfig
-from aligngpt.training.datasets import InstructionDataset, PretrainDataset
+from aligngpt.training.datasets import InstructionDataset, PretrainDataset, read_levels_of
 from aligngpt.training.freezing import apply_stage
 from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
 from aligngpt.utils.config import CONFIG_FILE, write_yaml
@@ -53,10 +54,9 @@ def run_pretrain(
     strict: bool,
 ) -> TrainResult:
     """Train projector and alignment embeddings and write a stage-1 checkpoint; arguments as `stages.pretrain`."""
-    with status(f"reading {data}"):
-        read = read_pairs(data, images, check_images="decode" if strict else config.check_images)
-        _report_bad(read, strict)
-        level_of = read_pair_levels(config, read, levels)
+    pairs = open_pairs(open_source(data, images))
+    pairs.check(strict)
+    pair_levels = read_pair_levels(config, pairs, levels)
     set_seed(config.seed)
     settings: dict[str, Any] = {
         "template": config.template,
@@ -68,18 +68,18 @@ def run_pretrain(
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
             language_model, vision_tower, attn_implementation=config.attn_implementation, **settings
         )
-    dataset = PretrainDataset(read.records, images, processor, level_of, config.max_length)
+    dataset = PretrainDataset(pairs, processor, pair_levels, config.max_length)
     outcome, skipped = train(run, "pretrain", config, model, processor, dataset, strict=strict)
     save_stage1(model, run.path, describe_backbones(language_model, vision_tower), settings)
     losses = None
-    if level_of is not None:
+    if pair_levels is not None:
         with (
             status("computing the loss of each level"),
             torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16),
         ):
             losses = loss_by_level(model, processor, dataset, config.num_alignment_levels)
     outcome |= {"alignment": config.alignment, "loss_by_level": losses, "num_without_level": dataset.num_without_level}
-    return finish(run, outcome, [*_describe_bad(read), *skipped])
+    return finish(run, outcome, [*map(dataclasses.asdict, pairs.bad), *skipped])
 
 
 def run_finetune(
@@ -96,20 +96,19 @@ def run_finetune(
     """Train language model, projector and gate and write a complete model; arguments as `stages.finetune`."""
     if stage1 is not None:
         read_stage1(stage1)  # a wrong folder is noticed before the data are read
-    with status(f"reading {data}"):
-        read = read_conversations(data, images, check_images="decode" if strict else config.check_images)
-        _report_bad(read, strict)
+    conversations = open_conversations(open_source(data, images))
+    conversations.check(strict)
     set_seed(config.seed)
     with status(f"loading {stage1 or language_model}"):
         model, processor = _load_stage2_model(config, stage1, language_model, vision_tower)
-    dataset = InstructionDataset(read.records, images, processor, config.max_length)
+    dataset = InstructionDataset(conversations, processor, config.max_length)
     outcome, skipped = train(run, "finetune", config, model, processor, dataset, strict=strict)
     with status(f"writing {run.path}"):
         model.save_pretrained(run.path)
         processor.save_pretrained(run.path)
         apply_umask(run.path)
     outcome |= {"alignment": config.alignment, "loss_by_level": None, "num_without_level": 0}
-    return finish(run, outcome, [*_describe_bad(read), *skipped])
+    return finish(run, outcome, [*map(dataclasses.asdict, conversations.bad), *skipped])
 
 
 def _load_stage2_model(
@@ -146,7 +145,7 @@ def train(
     config: StageConfig,
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
-    dataset: Dataset,
+    dataset: PretrainDataset | InstructionDataset,
     *,
     strict: bool,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -161,7 +160,8 @@ def train(
     modules = apply_stage(model, stage)
     if stage == "pretrain":  # checkpoints contain the trained parameters alone
         model._keys_to_ignore_on_save = [name for name, value in model.named_parameters() if not value.requires_grad]
-    num_samples = len(dataset)  # type: ignore[arg-type]
+    num_samples = len(dataset)
+    dataset.check_images()
     arguments = training_arguments(config, run.path, num_samples)
     trainer = AlignGPTTrainer(
         model=model,
@@ -237,10 +237,9 @@ def loss_by_level(
     At most 128 pairs of each level are used, the same for the same data. A level without pairs has `None`.
     """
     by_level: dict[int, list[int]] = {level: [] for level in range(1, num_levels + 1)}
-    for index, pair in enumerate(dataset.pairs):
-        members = by_level[dataset.levels[pair.id]]  # type: ignore[index]
-        if len(members) < _LOSS_SAMPLES_PER_LEVEL:
-            members.append(index)
+    assert dataset.levels is not None
+    for level, members in by_level.items():
+        members += np.flatnonzero(dataset.levels == level)[:_LOSS_SAMPLES_PER_LEVEL].tolist()
     collate = Collator(processor.tokenizer.pad_token_id)
     was_training = model.training
     model.eval()
@@ -259,20 +258,10 @@ def loss_by_level(
     return losses
 
 
-def _report_bad(read: ReadResult, strict: bool) -> None:
-    if strict:
-        read.raise_if_bad()
-    read.raise_if_empty()
-    for record in read.bad:
-        logger.warning("skipped: %s", record)
-
-
-def _describe_bad(read: ReadResult) -> Iterable[dict[str, Any]]:
-    return (dataclasses.asdict(record) for record in read.bad)
-
-
-def read_pair_levels(config: PretrainConfig, read: ReadResult, levels: str | Path | None) -> dict[str, int] | None:
-    """Return the level of each pair by id, from the levels file or the pairs; `None` without alignment.
+def read_pair_levels(
+    config: PretrainConfig, pairs: IndexedSource[ImageTextPair], levels: str | Path | None
+) -> np.ndarray | None:
+    """Return the level of each pair, uint8 (pairs,), 0 for a pair without one; `None` without alignment.
 
     Raises:
         ValueError: There are no levels, or a level is outside 1..N.
@@ -280,18 +269,15 @@ def read_pair_levels(config: PretrainConfig, read: ReadResult, levels: str | Pat
     if config.alignment == "none":
         return None
     if levels is not None:
-        level_of = read_levels(levels)
         _check_num_levels(config, levels)
-    else:
-        level_of = {pair.id: pair.alignment_level for pair in read.records if pair.alignment_level is not None}
-    if not level_of:
+    pair_levels = read_levels_of(pairs, levels)
+    highest = int(pair_levels.max(initial=0))
+    if not highest and levels is None:
         raise ValueError("the pairs have no levels; pass --levels (written by aligngpt level) or --alignment none")
-    lowest, highest = min(level_of.values()), max(level_of.values())
-    if lowest < 1 or highest > config.num_alignment_levels:
+    if highest > config.num_alignment_levels:
         raise ValueError(
-            f"a pair has level {lowest if lowest < 1 else highest}, but the levels of num_alignment_levels "
-            f"{config.num_alignment_levels} are 1 to {config.num_alignment_levels}; pass --num-alignment-levels as in "
-            "aligngpt level"
+            f"a pair has level {highest}, but the levels of num_alignment_levels {config.num_alignment_levels} are 1 to "
+            f"{config.num_alignment_levels}; pass --num-alignment-levels as in aligngpt level"
         )
     if highest < config.num_alignment_levels:
         logger.warning(
@@ -299,7 +285,7 @@ def read_pair_levels(config: PretrainConfig, read: ReadResult, levels: str | Pat
             "--num-alignment-levels is the number that the pairs were binned into",
             *(highest, config.num_alignment_levels),
         )
-    return level_of
+    return pair_levels
 
 
 def _check_num_levels(config: PretrainConfig, levels: str | Path) -> None:
