@@ -239,7 +239,5 @@ def test_photos_are_read(photos: Path) -> None:
 
 def test_a_file_without_a_good_record_is_an_error(tmp_path: Path) -> None:
     result = read_pairs(write(tmp_path, [record(image="../gone.png")]), tmp_path)
-    with pytest.raises(
-        ValueError, match=r"1 of 1 records are bad: .*gone\.png: image path leaves"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 1 records are bad: .*gone\.png: image path leaves"):
         result.check()

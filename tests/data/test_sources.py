@@ -194,7 +194,6 @@ def test_patterns_of_stars_and_letters(tmp_path: Path) -> None:
         ], place
     for pattern, message in (
         ("*.parquet", r"\*\.parquet: no file matches"),
-        ("{c..a}.tar", "counts downwards"),
         ("{a.tar,b.json}", r"expected .*, got \.json"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -351,7 +350,7 @@ def test_plain_fields_are_read_as_well_as_llavas(tmp_path: Path) -> None:
         "image path leaves the image folder",
         "the caption holds an unpaired surrogate, which is not a character",
         "id must be a string or an integer, got a boolean",
-        "no conversations",
+        "conversations is missing",
     ]
 
 

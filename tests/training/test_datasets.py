@@ -246,10 +246,10 @@ def test_a_image_that_cannot_be_read_is_named(folders: tuple[Path, Path], images
     pair = PretrainDataset(indexed([replace(PAIR, image=name)], images), words, np.array([5]))
     for dataset, record_id in ((conversation, "c"), (pair, "p")):
         skipped = dataset[0]["skipped"]
-        assert (skipped.source, skipped.index, skipped.id, skipped.image) == ("pairs.jsonl", 0, record_id, name)
-        assert reason in skipped.reason
+        assert [skipped[key] for key in ("source", "index", "id", "image")] == ["pairs.jsonl", 0, record_id, name]
+        assert reason in skipped["reason"]
         assert (dataset[0]["labels"], dataset[0]["pixel_values"], dataset[0]["truncated"]) == ([IGNORED], None, False)
-        with pytest.raises(ValueError, match=rf"none of 1 samples can be read: pairs\.jsonl: .*{reason}.*--images"):
+        with pytest.raises(ValueError, match=rf"none of 1 samples can be read, .*{name}: .*{reason}.*--images"):
             dataset.check_images()
     assert pair[0]["alignment_level"] == 5  # else the level of the whole batch would be lost
 

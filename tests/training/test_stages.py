@@ -437,7 +437,10 @@ def test_bad_records_are_left_out_or_fatal(world: World, tmp_path: Path, caplog:
     warnings = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert "p2" in warnings[0] and "p0" in warnings[1]
     skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
-    assert [(line["index"], line["id"], line["image"]) for line in skipped] == [(2, "p2", "2.png"), (0, "p0", "gone.png")]
+    assert [(line["index"], line["id"], line["image"]) for line in skipped] == [
+        (2, "p2", "2.png"),
+        (0, "p0", "gone.png"),
+    ]
     assert [line["reason"] for line in skipped] == ["empty caption or answer in turn 2", "no such file"]
     records = json.loads(pairs.read_text())
     pairs.write_text(json.dumps([record for record in records if record["id"] != "p2"]))

@@ -60,8 +60,8 @@ class _SampleDataset(Dataset):
 
     A sample has `id`, `input_ids`, `labels` and `instruction_mask` (lists of one length), `pixel_values` (images, 3,
     height, width) or `None`, `alignment_level` (1..N) or `None`, `truncated` (whether the text was cut), and `skipped`:
-    `None`, or the fields of the `BadRecord` of a record or image that cannot be read. A skipped sample, and one without room for an
-    answer or for all its images within the maximum length, is one token without a label.
+    `None`, or the fields of the `BadRecord` of a record or image that cannot be read. A skipped sample, and one without
+    room for an answer or for all its images within the maximum length, is one token without a label.
     """
 
     def __init__(self, records: IndexedSource[Any], processor: AlignGPTProcessor, max_length: int) -> None:

@@ -276,8 +276,8 @@ def read_pair_levels(
         raise ValueError("the pairs have no levels; pass --levels (written by aligngpt level) or --alignment none")
     if highest > config.num_alignment_levels:
         raise ValueError(
-            f"a pair has level {highest}, but the levels of num_alignment_levels {config.num_alignment_levels} are 1 to "
-            f"{config.num_alignment_levels}; pass --num-alignment-levels as in aligngpt level"
+            f"a pair has level {highest}, but the levels of num_alignment_levels {config.num_alignment_levels} are 1 "
+            f"to {config.num_alignment_levels}; pass --num-alignment-levels as in aligngpt level"
         )
     if highest < config.num_alignment_levels:
         logger.warning(

@@ -143,7 +143,7 @@ def test_bad_records_of_every_kind(images: Path, clip_folder: Path, tmp_path: Pa
         "duplicate id, also that of record 0",
         None,
         "expected an object, got null",
-        "no caption (null)",
+        "caption is missing (null)",
         None,
     ]
     assert table["text_truncated"].to_pylist() == [False, False, False, True, False, False, False]
@@ -156,7 +156,7 @@ def test_null_captions_of_a_table(clip_folder: Path, tmp_path: Path) -> None:
     data = encoded(make_image(0), "PNG")
     columns = {"image": pa.array([data] * 3), "caption": pa.array(["a", None, ""], pa.string())}
     assert score(write_parquet(tmp_path / "a.parquet", columns), clip_folder, tmp_path / "out").exit_code == 0
-    assert errors(tmp_path / "out") == {"#0": None, "#1": "no caption (null)", "#2": "empty caption"}
+    assert errors(tmp_path / "out") == {"#0": None, "#1": "caption is missing (null)", "#2": "empty caption"}
 
 
 def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tmp_path: Path) -> None:

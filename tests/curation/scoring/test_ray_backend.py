@@ -126,7 +126,7 @@ class Failing(CountingScorer):
 
 def test_an_error_of_an_actor_travels_as_it_is(tars: Path) -> None:
     (shard, *_) = open_source(tars).shards()
-    gone = replace(shard, records=partial(_no_network, "x"))
+    gone = replace(shard, rows=partial(_no_network, "x"))
     decode = _Decode(Decoder([mean_of]), None, 4)
     (row,) = decode(_packed(shard=gone))
     (passed,) = [_Embed(lambda: [CountingScorer()])(row)]
@@ -137,7 +137,7 @@ def test_an_error_of_an_actor_travels_as_it_is(tars: Path) -> None:
         assert found.schema.equals(passed.schema)
 
 
-def _no_network(place: str) -> Iterator[Any]:
+def _no_network(place: str, fields: str) -> Iterator[Any]:
     raise TimeoutError("the network is down")
 
 
