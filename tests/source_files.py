@@ -28,8 +28,10 @@ def llava(number: int, **changes: Any) -> dict[str, Any]:
     return {"id": f"p{number}", "image": f"{number}.png", "conversations": turns(f"cäption {number}")} | changes
 
 
-def indexed(records: Sequence[ImageTextPair] | Sequence[Conversation], images: Path) -> IndexedSource[Any]:
-    """Write pairs or conversations to a file, and index it."""
+def indexed(
+    records: Sequence[ImageTextPair] | Sequence[Conversation], images: Path, folder: Path | None = None
+) -> IndexedSource[Any]:
+    """Write pairs or conversations to a file, by default next to their images, and index it."""
     pairs = isinstance(next(iter(records), None), ImageTextPair)
     values = []
     for record in records:
@@ -40,8 +42,8 @@ def indexed(records: Sequence[ImageTextPair] | Sequence[Conversation], images: P
             texts = [{"from": roles[turn.role], "value": turn.text} for turn in record.turns]
             value = {"id": record.id, "image": list(record.images), "conversations": texts}
         values.append(value | ({} if record.alignment_level is None else {"alignment_level": record.alignment_level}))
-    folder = Path(tempfile.mkdtemp(dir=images.parent))
-    source = open_source(write_lines(folder, values), images)
+    path = write_lines(Path(tempfile.mkdtemp(dir=folder or images.parent)), values)
+    source = open_source(path, images)
     return open_pairs(source) if pairs else open_conversations(source)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from tests.parity.comparisons import BATCHES
 from tests.parity.conversations import CUT_BEFORE_THE_ANSWER, CUT_IN_THE_IMAGE, DIFFERENT, recorded_of, sample_of
 from tests.parity.deviations import deviation
 from tests.parity.ours import Converted, collated, dataset, forward, gradients
-from tests.parity.recorded import IMAGE, Arrays, in_our_form, labels_of, read_recording
+from tests.parity.recorded import IMAGE, IMAGES, Arrays, in_our_form, labels_of, read_recording
+from tests.source_files import indexed
 
 UNKNOWN = 0  # and padding, in the official code
 
@@ -62,12 +64,14 @@ def test_the_gradients_of_a_row_that_is_cut_follow_its_gate(converted: Converted
 
 
 def test_the_official_gate_reads_the_answer_and_the_default_one_does_not(
-    converted: Converted, monkeypatch: pytest.MonkeyPatch
+    converted: Converted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loaded, recorded = converted.complete, Arrays("finetune_mixed")["gate_weights"][0]
     samples = dataset("finetune_mixed", loaded.processor)
-    question, _ = samples.conversations[0].turns
-    samples.conversations[1] = replace(samples.conversations[0], turns=(question, Turn("assistant", "No, a kite!")))
+    conversation = samples.records[0]
+    answer = Turn("assistant", "No, a kite!")
+    changed = replace(conversation, turns=(conversation.turns[0], answer))
+    samples.records = indexed([conversation, changed], IMAGES, tmp_path)
     as_recorded, otherwise = (loaded.batch([samples[index]]) for index in (0, 1))
 
     def gate_weights(batch: dict[str, Any]) -> torch.Tensor:
