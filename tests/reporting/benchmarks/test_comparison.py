@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation.differing import compare_outputs
+from aligngpt.evaluation.compare import compare_outputs  # type: ignore[attr-defined]
 from aligngpt.reporting.benchmarks.comparison import write_comparison
 from aligngpt.reporting.benchmarks.page import write_page
 from tests.reporting.benchmark_folders import edit, make_data, make_output
