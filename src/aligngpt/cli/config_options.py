@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -42,42 +43,34 @@ class ConfigSpec:
 
 
 class FieldType(click.ParamType):
-    """The type of a configuration field: text is converted and checked as the class does it.
+    """The type of a configuration field; a tuple is written with commas, and `none` is the absence of a value."""
 
-    A tuple is written with commas, and `none` is the absence of a value.
-    """
+    name = "value"
 
     def __init__(self, info: FieldInfo) -> None:
-        from pydantic import TypeAdapter
-
-        from aligngpt.utils.config import STRICT
-
-        self._hint = info.annotation
-        hint: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-        self._adapter: TypeAdapter[Any] = TypeAdapter(hint, config=STRICT)
-        self.name = describe_type(info.annotation)
+        self._info = info
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to the value of the field.
+        """Convert and check text as the configuration class does.
 
         Raises:
             click.BadParameter: The value has another type or is out of range.
         """
-        from pydantic import ValidationError
+        from pydantic import TypeAdapter, ValidationError
 
-        from aligngpt.utils.config import describe_error
+        from aligngpt.utils.config import STRICT, describe_error
 
-        members = get_args(self._hint) if get_origin(self._hint) in (Union, types.UnionType) else (self._hint,)
+        hint: Any = self._info.annotation
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         if value == "none" and type(None) in members:
             return None
-        is_tuple = any(get_origin(member) is tuple for member in members)
+        if any(get_origin(member) is tuple for member in members):
+            value = [part.strip() for part in value.split(",")]
+        checked: Any = Annotated[hint, *self._info.metadata] if self._info.metadata else hint
         try:
-            return self._adapter.validate_python([part.strip() for part in value.split(",")] if is_tuple else value)
+            return TypeAdapter(checked, config=STRICT).validate_python(value)
         except ValidationError as error:
             self.fail(describe_error(error), param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
 
 
 def describe_type(hint: Any) -> str:
@@ -102,18 +95,17 @@ def config_options(spec: ConfigSpec) -> dict[str, click.Option]:
         if name in spec.exclude:
             continue
         flag = f"--{name.replace('_', '-')}"
-        default = defaults
-        for part in name.split("."):
-            default = getattr(default, part)
         is_flag = info.annotation is bool
         if is_flag:
-            section, _, last = flag[2:].rpartition(".")
-            flag += f"/--{section + '.' if section else ''}no-{last}"
+            section, dot, last = flag.removeprefix("--").rpartition(".")
+            flag += f"/--{section}{dot}no-{last}"
+        own_type = spec.types.get(name)
         options[name] = click.Option(
             [name.replace(".", "__"), flag],
-            type=None if is_flag else spec.types.get(name) or FieldType(info),
+            type=None if is_flag else own_type or FieldType(info),
             default=None,
-            help=f"{info.description} [default: {_format_default(default)}]",
+            metavar=None if is_flag or own_type else describe_type(info.annotation),
+            help=f"{info.description} [default: {_format_default(attrgetter(name)(defaults))}]",
         )
     return options
 
@@ -121,9 +113,7 @@ def config_options(spec: ConfigSpec) -> dict[str, click.Option]:
 def _format_default(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return "none" if value is None else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
 class ConfigCommand(Command):
