@@ -67,7 +67,6 @@ def test_the_commands() -> None:
         "convert",
         "generate",
         "chat",
-        "eval scenes",
         "select",
         "report run",
         "report data",
@@ -187,7 +186,7 @@ def test_version() -> None:
         (["score", "--strickt"], "No such option '--strickt'. Did you mean '--strict'? See aligngpt score --help"),
         (["level"], "Missing option '--scores'; see aligngpt level --help"),
         (["level", "--num-levels", "1"], "Invalid value for '--num-levels': 1 is not in the range 2<=x<=64"),
-        (["eval", "scenes", "extra"], "Missing option '--model'; see aligngpt eval scenes --help"),
+        (["generate", "extra"], "Missing option '--model'; see aligngpt generate --help"),
         (["report", "run", "gone"], "for 'RUN': Directory 'gone' does not exist; see aligngpt report run --help"),
         (
             ["generate", "--model", "gone", "--prompt", "x"],

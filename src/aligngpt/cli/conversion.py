@@ -36,7 +36,7 @@ def convert(
     template: str | None,
     as_json: bool,
 ) -> None:
-    """Convert a checkpoint of the official AlignGPT code, or back with --to official.
+    """Convert checkpoints from and to the official code.
 
     SOURCE is a complete official checkpoint or the mm_projector_align.bin of stage 1. Nothing is written unless every
     tensor has the expected name and shape.
