@@ -106,29 +106,26 @@ def load_records(path: Path) -> list[tuple[int, Record]]:
     Raises:
         ValueError: If the file is empty, or a line is not a JSON object; the message names the line.
     """
-    content = load(path).removeprefix(b"\xef\xbb\xbf")
-    if content.lstrip().startswith(b"["):
-        values = list(enumerate(parse_json(content, str(path)), start=1))
+    text = load_text(path)
+    if text.lstrip().startswith("["):
+        values = list(enumerate(parse_json(text.encode(), str(path)), start=1))
     else:
-        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         values = [(number, _parse_line(line, path, number, number == lines[-1][0])) for number, line in lines]
     if not values:
         raise ValueError(f"{path}: no records; check that this is the right file and complete")
     for number, value in values:
         if not isinstance(value, dict):
-            raise ValueError(
-                f"{path}:{number}: expected an object, got {json_type(value)}; check that this is the right file"
-            )
+            message = f"expected an object, got {json_type(value)}; check that this is the right file"
+            raise ValueError(f"{path}:{number}: {message}")
     return values
 
 
-def _parse_line(line: bytes, path: Path, number: int, is_last: bool) -> Any:
+def _parse_line(line: str, path: Path, number: int, is_last: bool) -> Any:
     try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}:{number}: not UTF-8 text; check that this is the right file") from None
+        return json.loads(line)
     except json.JSONDecodeError as error:
-        if number == 1 and line.strip() == b"{":
+        if number == 1 and line.strip() == "{":
             raise ValueError(f"{path}: expected one JSON object per line or an array of them, got one object") from None
         hint = "; the last line is truncated" if is_last else ""
         message = error.msg.removesuffix(" at")

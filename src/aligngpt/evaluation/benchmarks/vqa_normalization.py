@@ -12,12 +12,8 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _MAX_PERIODS = 32  # the official code passes a flag as this argument
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 
-_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"} | {
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGITS)}
 _ARTICLES = frozenset({"a", "an", "the"})
 
 _SPELLED = """
