@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aligngpt.evaluation.artifacts import DifferingSample, JudgeResult, JudgeUsage, PredictionCounts
+from aligngpt.evaluation.artifacts import DifferingSample, JudgeResult, JudgeUsage, PredictionCounts, SampleScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.compare import ScoredModel, compare_models, read_scored_model, score_model
 from aligngpt.evaluation.metrics import paired_test
-from aligngpt.evaluation.types import SampleScore
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json, write_lines
 
 

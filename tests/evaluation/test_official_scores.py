@@ -19,7 +19,7 @@ from aligngpt.evaluation.benchmarks import BENCHMARKS, gqa, llava_bench, pope, s
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.benchmarks.mme import read_yes_no
 from aligngpt.evaluation.benchmarks.option_matching import infer_option
-from aligngpt.evaluation.readers import load_json, load_records, read_answers
+from aligngpt.evaluation.readers import load_json, load_records, read_predictions
 from aligngpt.evaluation.scoring import score_files
 from tests.evaluation.benchmark_files import counts
 
@@ -89,7 +89,7 @@ def test_vqav2_conversion(tmp_path: Path) -> None:
         for one in expected("vqav2/questions.json.gz")["questions"]
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    answers = read_answers(SHARED / "vqav2/answers_synthetic.jsonl.gz")
+    answers = read_predictions(SHARED / "vqav2/answers_synthetic.jsonl.gz")
     write = BENCHMARKS["vqav2"].write_submission
     assert write is not None
     write(tmp_path / "questions.jsonl", answers, tmp_path / "upload.json")
@@ -136,7 +136,7 @@ def test_vizwiz(model: str, formatted: str, tmp_path: Path) -> None:
 def test_vizwiz_conversion(tmp_path: Path) -> None:
     write = BENCHMARKS["vizwiz"].write_submission
     assert write is not None
-    answers = read_answers(SHARED / "vizwiz/answers_llava-v1.5-13b_test_part.jsonl.gz")
+    answers = read_predictions(SHARED / "vizwiz/answers_llava-v1.5-13b_test_part.jsonl.gz")
     write(SHARED / "vizwiz/llava_test_part.jsonl.gz", answers, tmp_path / "upload.json")
     upload = expected("vizwiz/expected_upload_llava-v1.5-13b_test_part.json.gz")
     assert load_json(tmp_path / "upload.json") == upload
@@ -326,14 +326,14 @@ def test_seed_adversarial(tmp_path: Path) -> None:
     uploads = [value for value in wanted.values() if isinstance(value, list) and "prediction" in value[0]]
     write = BENCHMARKS["seed"].write_submission
     assert write is not None and len(uploads) == 1
-    write(SHARED / labels, read_answers(SHARED / "seed_bench/adversarial/answers.jsonl"), tmp_path / "upload.jsonl")
+    write(SHARED / labels, read_predictions(SHARED / "seed_bench/adversarial/answers.jsonl"), tmp_path / "upload.jsonl")
     assert [record for _, record in load_records(tmp_path / "upload.jsonl")] == uploads[0]
 
 
 def test_seed_upload(tmp_path: Path) -> None:
     write = BENCHMARKS["seed"].write_submission
     assert write is not None
-    answers = read_answers(SHARED / "seed_bench/answers_llava-v1.5-13b_image.jsonl.gz")
+    answers = read_predictions(SHARED / "seed_bench/answers_llava-v1.5-13b_image.jsonl.gz")
     write(SHARED / "seed_bench/labels_image.jsonl.gz", answers, tmp_path / "upload.jsonl")
     first = (tmp_path / "upload.jsonl").read_text().splitlines()[:200]
     assert first == (SHARED / "seed_bench/expected_upload_first_200.jsonl").read_text().splitlines()
@@ -377,7 +377,7 @@ def test_mmvet(tmp_path: Path) -> None:
         result = scored("mmvet", "mm_vet", f"mm_vet/grades_llava-v1.5-13b_{runs}.json")
         assert result["details"] == official
         assert result["formatted"] == str(official["cap-score"]["total"])
-    answers = read_answers(SHARED / "mm_vet/answers_llava-v1.5-13b.jsonl")
+    answers = read_predictions(SHARED / "mm_vet/answers_llava-v1.5-13b.jsonl")
     write = BENCHMARKS["mmvet"].write_submission
     assert write is not None
     write(SHARED / "mm_vet/llava-mm-vet.jsonl", answers, tmp_path / "results.json")

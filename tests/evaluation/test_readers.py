@@ -37,14 +37,14 @@ def plain(newline: str = "\n") -> bytes:
 def test_records_whatever_the_file_looks_like(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert [record for _, record in files.load_records(tmp_path / name)] == LINES
-    answers = files.read_answers(tmp_path / name)
+    answers = files.read_predictions(tmp_path / name)
     assert [(row.id, row.text) for row in answers.rows] == [(1, "a\u2028b"), (2, "caf\u00e9")]
     assert not answers.submission
 
 
 def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('\n{"question_id": 1, "text": "x"}\n\n{"question_id": "v2", "text": "y"}\n')
-    assert [row.line for row in files.read_answers(tmp_path / "a.jsonl").rows] == [2, 4]
+    assert [row.line for row in files.read_predictions(tmp_path / "a.jsonl").rows] == [2, 4]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_what_is_no_answer(record: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        files.read_answers(tmp_path / "a.jsonl")
+        files.read_predictions(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_forms_of_answers(
     record: dict[str, Any], answer: tuple[Any, str, str], submission: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "a.json").write_text(json.dumps([record]))
-    read = files.read_answers(tmp_path / "a.json")
+    read = files.read_predictions(tmp_path / "a.json")
     (row,) = read.rows
     assert ((row.id, row.text, row.prompt), read.submission) == (answer, submission)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import read_answers
+from aligngpt.evaluation.readers import read_predictions
 
 OFFICIAL = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks"
 FILES = {
@@ -24,4 +24,4 @@ FILES = {
 def test_the_prompts_of_llavas_answers(name: str) -> None:
     questions, answers = (OFFICIAL / file for file in FILES[name])
     asked = [(one.id, one.stored_prompt or one.prompt) for one in BENCHMARKS[name].read_questions(questions)]
-    assert asked == [(row.id, row.prompt) for row in read_answers(answers).rows]
+    assert asked == [(row.id, row.prompt) for row in read_predictions(answers).rows]

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.evaluation.artifacts import BenchmarkScore, PredictionCounts
+from aligngpt.evaluation.artifacts import BenchmarkScore, PredictionCounts, SampleScore
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.matching import match_predictions
 from aligngpt.evaluation.scoring import compute_metric, metric_interval, resample_metric, score_files
-from aligngpt.evaluation.types import Benchmark, Prediction, Predictions, SampleScore, match_predictions
+from aligngpt.evaluation.types import Prediction, Predictions
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json
 
 MEAN: Benchmark = BENCHMARKS["gqa"]

@@ -26,8 +26,9 @@ from aligngpt.cli.params import (
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.artifacts import BenchmarkResult, BenchmarkScore, Comparison, EvalResults
+    from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
-    from aligngpt.evaluation.types import Benchmark, Protocol
+    from aligngpt.evaluation.types import Protocol
 
 RUN_EXAMPLE = """
 aligngpt eval run --tasks pope,mme --model runs/model --data playground/data/eval --output runs/eval
@@ -321,12 +322,12 @@ def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answer
     file.
     """
     from aligngpt.evaluation.benchmarks import BENCHMARKS
-    from aligngpt.evaluation.readers import read_answers
+    from aligngpt.evaluation.readers import read_predictions
 
     if benchmark.write_submission is None:
         served = ", ".join(name for name, one in BENCHMARKS.items() if one.write_submission)
         raise click.UsageError(f"{benchmark.name} has no server, use aligngpt eval score; {served} have one", ctx)
-    benchmark.write_submission(questions, read_answers(answers, null_text=""), output)
+    benchmark.write_submission(questions, read_predictions(answers, null_text=""), output)
     click.echo(f"Submission: {output}")
 
 

@@ -13,8 +13,8 @@ from aligngpt.cli.params import BENCHMARK, FILE, FOLDER, NEW_FILE, json_option
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.artifacts import JudgeResult
+    from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
-    from aligngpt.evaluation.types import Benchmark
 
 JUDGE_EXAMPLE = """
 aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --output grades.json \\

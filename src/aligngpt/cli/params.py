@@ -10,7 +10,7 @@ import click
 from aligngpt.utils.models import find_model
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.types import Benchmark
+    from aligngpt.evaluation.benchmark import Benchmark
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -19,11 +19,12 @@ from aligngpt.evaluation.artifacts import (
     SampleScore,
     SkippedComparison,
 )
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.metrics import paired_test, percentile_interval
-from aligngpt.evaluation.readers import find, read_answers
+from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_predictions
-from aligngpt.evaluation.types import Benchmark, Protocol, Question
+from aligngpt.evaluation.types import Protocol, Question
 
 _NO_DATA = "pass --data with the folder of the benchmark files"
 _COMMON_LINES = (  # lines of prompts that are the same for every question
@@ -271,7 +272,7 @@ def _read_texts(benchmark: Benchmark, path: Path, questions: Mapping[str, Sequen
     """Return the predictions that a judge rated, by sample; the scores of other benchmarks have them already."""
     if benchmark.judge is None or not path.is_file():
         return {}
-    texts = {str(row.id): row.text for row in read_answers(path).rows}
+    texts = {str(row.id): row.text for row in read_predictions(path).rows}
     return {sample: texts[str(own[0].id)] for sample, own in questions.items() if str(own[0].id) in texts}
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter
 from aligngpt.evaluation.tasks import EvalSettings, ModelInfo, Task, TaskState, open_task
-from aligngpt.evaluation.types import Benchmark
 from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_batches
 from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling import AlignGPTProcessor

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aligngpt.evaluation.types import Id, Prediction, Predictions, Question
+from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.types import Prediction, Predictions, Question
 from aligngpt.utils.io import parse_json, read_bytes
 
 Record = dict[str, Any]
@@ -270,7 +271,7 @@ def parent_folders(paths: Sequence[Path]) -> list[Path]:
 # Predictions and questions ------------------------------------------------------------------------------------------
 
 
-def read_answers(path: Path, null_text: str | None = None) -> Predictions:
+def read_predictions(path: Path, null_text: str | None = None) -> Predictions:
     """Read predictions: LLaVA's lines with `question_id`, `prompt` and `text`, or a list in the form of a submission.
 
     Args:

@@ -20,12 +20,13 @@ from aligngpt.evaluation.artifacts import (
     SampleScore,
     UnreadableImageRecord,
 )
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import bootstrap_interval
 from aligngpt.evaluation.prediction_files import write_answers_file
-from aligngpt.evaluation.readers import find, read_answers
+from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import EvalSettings, Task, TaskState
-from aligngpt.evaluation.types import Benchmark, Question
+from aligngpt.evaluation.types import Question
 from aligngpt.utils.text import one_line
 
 _DERIVED_FILES = (BenchmarkScore.FILE, GateStats.FILE, "submission.*", "reviews.*")
@@ -198,7 +199,7 @@ def _submit(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | 
     questions = task.question_file if name is None else find(settings.data, name)
     if questions is None:
         return None if path.is_file() else f"no submission: {settings.data} has no {name}"
-    benchmark.write_submission(questions, read_answers(task.answers, null_text=""), path)
+    benchmark.write_submission(questions, read_predictions(task.answers, null_text=""), path)
     return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.parallel import Advance, generate_predictions, plan_work
 from aligngpt.evaluation.results import finish_task
@@ -28,7 +29,6 @@ from aligngpt.evaluation.tasks import (
     read_model_info,
     start_task,
 )
-from aligngpt.evaluation.types import Benchmark
 from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import exclusive_lock
 from aligngpt.utils.progress import progress

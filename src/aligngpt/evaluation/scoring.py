@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore, Interval, PredictionCounts, SampleScore
+from aligngpt.evaluation.benchmark import Benchmark
+from aligngpt.evaluation.matching import group_samples
 from aligngpt.evaluation.metrics import percentile_interval, resample_ratios
-from aligngpt.evaluation.types import Benchmark, Predictions, Protocol, Score, group_samples
+from aligngpt.evaluation.types import Predictions, Protocol, Score
 
 _PROTOCOLS: tuple[Protocol, ...] = ("official", "strict")
 
@@ -37,7 +39,7 @@ def score_files(
         ValueError: A file is broken or of another benchmark, or cannot be scored.
     """
     expected = benchmark.read_labels(labels)
-    predictions = _skip(benchmark.read_answers(answers), ignore)
+    predictions = _skip(benchmark.read_predictions(answers), ignore)
     score = benchmark.score(expected, predictions, protocol)
     values: dict[str, float | None] = {protocol: score.value}
     notes = list(score.notes)
@@ -74,7 +76,7 @@ def score_files(
 
 def score_predictions(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Score:
     """Score a predictions file by one protocol alone; arguments and errors as `score_files`."""
-    return benchmark.score(benchmark.read_labels(labels), benchmark.read_answers(answers), protocol)
+    return benchmark.score(benchmark.read_labels(labels), benchmark.read_predictions(answers), protocol)
 
 
 def _skip(predictions: Predictions, ignore: Collection[str]) -> Predictions:

@@ -15,10 +15,11 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from aligngpt.data.images import BadImage, UnreadableImage, load_image
 from aligngpt.evaluation.artifacts import EvalRunConfig
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_predictions
 from aligngpt.evaluation.readers import find
-from aligngpt.evaluation.types import Benchmark, Question
+from aligngpt.evaluation.types import Question
 from aligngpt.modeling import AlignGPTConfig, load_template
 from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.modeling.hub import resolve_model

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import base64
 import csv
+import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import read_answers
+from aligngpt.evaluation.benchmarks.mmbench import Cell, write_sheet
+from aligngpt.evaluation.readers import read_predictions
 from tests.evaluation.benchmark_files import counts, scored, verdicts, write_lines
-from tests.evaluation.test_spreadsheet import cells
+
+_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+def read_cells(path: Path) -> list[list[str | None]]:
+    """Return the rows of a workbook's first sheet as text, None for empty cells."""
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        sheet = ElementTree.fromstring(file.read("xl/worksheets/sheet1.xml"))
+    rows = []
+    for row in sheet.iter(f"{_MAIN}row"):
+        cells = {str(cell.get("r")).rstrip("0123456789"): cell for cell in row.iter(f"{_MAIN}c")}
+        texts = {name: cell.findtext(f"{_MAIN}is/{_MAIN}t", cell.findtext(f"{_MAIN}v")) for name, cell in cells.items()}
+        last = max(map(ord, texts))
+        rows.append([texts.get(chr(letter)) for letter in range(ord("A"), last + 1)])
+    return rows
+
 
 COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "split"]
 L = "Answer with the option's letter from the given choices directly."
@@ -125,8 +144,8 @@ def test_the_upload(tmp_path: Path) -> None:
     write = BENCHMARKS["mmbench"].write_submission
     assert write is not None
     given = answers(tmp_path / "a.jsonl", [(1, "x"), (1, 'A <b> & "c"\n')])
-    write(path, read_answers(given, null_text=""), tmp_path / "up" / "m.xlsx")
-    assert cells(tmp_path / "up" / "m.xlsx") == [
+    write(path, read_predictions(given, null_text=""), tmp_path / "up" / "m.xlsx")
+    assert read_cells(tmp_path / "up" / "m.xlsx") == [
         ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"],
         ["1", "Which?", "cat", "dog", None, None, 'A <b> & "c"\n', "A", "dev"],
         ["1000001", "Which?", "cat", "dog", None, None, None, "B", "dev"],
@@ -167,3 +186,22 @@ def test_other_files(tmp_path: Path) -> None:
         read([table(tmp_path / "q.tsv", [row(1, "A") | {"index": "x"}])])
     with pytest.raises(ValueError, match="columns index, question, A, B are missing"):
         read([write_lines(tmp_path / "q.tsv", [{"question_id": 1}])])
+
+
+def test_spreadsheet_has_text_numbers_and_empty_cells(tmp_path: Path) -> None:
+    text = ' <a> & "b"\n\tcaf\u00e9 \U0001f600 '
+    rows: list[list[Cell]] = [["index", "text"], [7, text], [1_000_007, None, "=1+1"], [-1, "https://a.b"]]
+    write_sheet(tmp_path / "new" / "x.xlsx", rows)
+    assert read_cells(tmp_path / "new" / "x.xlsx") == [
+        ["index", "text"],
+        ["7", text],
+        ["1000007", None, "=1+1"],
+        ["-1", "https://a.b"],
+    ]
+    write_sheet(tmp_path / "again.xlsx", rows)
+    assert (tmp_path / "new" / "x.xlsx").read_bytes() == (tmp_path / "again.xlsx").read_bytes()
+
+
+def test_characters_that_xml_forbids_are_replaced(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "x.xlsx", [["a\x00b\x1bc\ud800\uffff"]])
+    assert read_cells(tmp_path / "x.xlsx") == [["a\ufffdb\ufffdc\ufffd\ufffd"]]

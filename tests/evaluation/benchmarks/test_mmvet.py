@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import load_json, read_answers
+from aligngpt.evaluation.readers import load_json, read_predictions
 from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
@@ -77,7 +77,7 @@ def test_the_upload(tmp_path: Path) -> None:
     asked = write_lines(tmp_path / "llava-mm-vet.jsonl", lines)
     write = BENCHMARKS["mmvet"].write_submission
     assert write is not None
-    write(asked, read_answers(answer_lines(tmp_path / "a.jsonl", {1: "A caf\u00e9."})), tmp_path / "results.json")
+    write(asked, read_predictions(answer_lines(tmp_path / "a.jsonl", {1: "A caf\u00e9."})), tmp_path / "results.json")
     assert load_json(tmp_path / "results.json") == {"v1_0": "", "v1_1": "A caf\u00e9."}
 
 

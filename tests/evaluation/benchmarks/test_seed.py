@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import read_answers
+from aligngpt.evaluation.readers import read_predictions
 from tests.evaluation.benchmark_files import counts, scored, verdicts, write_json, write_lines
 
 
@@ -94,7 +94,7 @@ def test_the_leaderboard_file(tmp_path: Path) -> None:
     )
     write = BENCHMARKS["seed"].write_submission
     assert write is not None
-    write(known, read_answers(answers(tmp_path / "a.jsonl", [("v1", "B"), (2, "\u00e9")])), tmp_path / "up.jsonl")
+    write(known, read_predictions(answers(tmp_path / "a.jsonl", [("v1", "B"), (2, "\u00e9")])), tmp_path / "up.jsonl")
     assert (tmp_path / "up.jsonl").read_text() == (
         '{"question_id": "2", "prediction": "\\u00e9"}\n'
         '{"question_id": "v1", "prediction": "B"}\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import load_json, read_answers
+from aligngpt.evaluation.readers import load_json, read_predictions
 from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
@@ -88,14 +88,16 @@ def test_the_upload(tmp_path: Path) -> None:
     assert write is not None
     asked = questions(tmp_path / "q.jsonl", ["b.jpg", "a.jpg"])
     write(
-        asked, read_answers(answer_lines(tmp_path / "a.jsonl", {1: "It's red", 0: "Dont know."})), tmp_path / "u.json"
+        asked,
+        read_predictions(answer_lines(tmp_path / "a.jsonl", {1: "It's red", 0: "Dont know."})),
+        tmp_path / "u.json",
     )
     assert load_json(tmp_path / "u.json") == [
         {"image": "b.jpg", "answer": "don't know"},
         {"image": "a.jpg", "answer": "it 's red"},
     ]
     with pytest.raises(ValueError, match="predictions are missing for 1 of 2 questions"):
-        write(asked, read_answers(answer_lines(tmp_path / "a.jsonl", {1: "red"})), tmp_path / "v.json")
+        write(asked, read_predictions(answer_lines(tmp_path / "a.jsonl", {1: "red"})), tmp_path / "v.json")
     assert not (tmp_path / "v.json").exists()
 
 

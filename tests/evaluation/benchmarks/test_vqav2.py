@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.readers import load_json, read_answers
+from aligngpt.evaluation.readers import load_json, read_predictions
 from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdicts, write_json, write_lines
 
 
@@ -101,7 +101,7 @@ def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
         tmp_path / "q.jsonl",
         [{"question_id": name, "image": "x.jpg", "text": "What?", "category": "default"} for name in (5, 3, 4)],
     )
-    answers = read_answers(answer_lines(tmp_path / "a.jsonl", {3: "The Cat.", 5: "Two"}))
+    answers = read_predictions(answer_lines(tmp_path / "a.jsonl", {3: "The Cat.", 5: "Two"}))
     write = BENCHMARKS["vqav2"].write_submission
     assert write is not None
     write(questions, answers, tmp_path / "upload" / "m.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks.gqa import GQA
 from aligngpt.evaluation.benchmarks.llava_bench import LLAVA_BENCH
 from aligngpt.evaluation.benchmarks.mmbench import MMBENCH, MMBENCH_CN
@@ -14,7 +15,6 @@ from aligngpt.evaluation.benchmarks.synthetic import SYNTHETIC
 from aligngpt.evaluation.benchmarks.textvqa import TEXTVQA
 from aligngpt.evaluation.benchmarks.vizwiz import VIZWIZ
 from aligngpt.evaluation.benchmarks.vqav2 import VQAV2
-from aligngpt.evaluation.types import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     "vqav2": VQAV2,

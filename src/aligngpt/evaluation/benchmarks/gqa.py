@@ -8,18 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.targets import Target, percent, score_targets
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Predictions,
-    Protocol,
-    SampleScore,
-    Score,
-    group_samples,
-    missing_note,
-)
+from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
+from aligngpt.evaluation.matching import group_samples, missing_note, percent, score_targets
+from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 
 _QUESTIONS = ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json")
 _LOOKUPS = ("exist", "query: name", "choose name")  # operations that do not count as reasoning steps
@@ -127,9 +119,7 @@ GQA = Benchmark(
         + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer stops at a missing prediction",
 )

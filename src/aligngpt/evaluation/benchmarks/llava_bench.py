@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.judge import (
     Judge,
     JudgedPrediction,
@@ -18,20 +20,8 @@ from aligngpt.evaluation.judge.judge import (
     Message,
     match_for_judge,
 )
-from aligngpt.evaluation.targets import Target
-from aligngpt.evaluation.types import (
-    Benchmark,
-    BenchmarkFiles,
-    MatchCounts,
-    Prediction,
-    Predictions,
-    Protocol,
-    SampleScore,
-    Score,
-    count_duplicates,
-    group_samples,
-    match_predictions,
-)
+from aligngpt.evaluation.matching import count_duplicates, group_samples, match_predictions
+from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
 UNREADABLE = (-1.0, -1.0)
@@ -167,7 +157,7 @@ def build_requests(data: Path, predictions: Predictions) -> JudgeRequests:
     folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
     questions = readers.read_questions(folder / "questions.jsonl")
     contexts = dict(readers.parse_lines(folder / "context.jsonl", _context, "context"))
-    references = {str(row.id): row.text for row in readers.read_answers(folder / "answers_gpt4.jsonl").rows}
+    references = {str(row.id): row.text for row in readers.read_predictions(folder / "answers_gpt4.jsonl").rows}
     matches, counts, notes = match_for_judge({str(question.id): question.prompt for question in questions}, predictions)
     rules, rule_notes = _read_rules(folder / "rule.json")
     rows = []
@@ -248,13 +238,12 @@ LLAVA_BENCH = Benchmark(
         reviews="llava-bench-in-the-wild/reviews/{model}.jsonl",
     ),
     max_new_tokens=1024,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_reviews,
+    read_predictions=read_reviews,
     score=score,
     official_caveat="the official summary counts an unreadable review as -1 for both, the strict protocol skips it",
     judge=Judge(
-        read_predictions=readers.read_answers,
+        read_predictions=readers.read_predictions,
         build_requests=build_requests,
         parse_reply=parse_scores,
         write_reviews=write_reviews,

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aligngpt.data.images import UnreadableImage
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER, infer_option
+from aligngpt.evaluation.matching import match_predictions, percent
 from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.spreadsheet import Cell, write_sheet
-from aligngpt.evaluation.targets import percent
-from aligngpt.evaluation.types import (
-    Benchmark,
-    BenchmarkFiles,
-    Prediction,
-    Predictions,
-    Protocol,
-    Question,
-    SampleScore,
-    Score,
-    match_predictions,
-)
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score
+from aligngpt.utils.io import atomic_path
+
+if TYPE_CHECKING:
+    from aligngpt.data.images import UnreadableImage
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROTATION = 1_000_000  # an index is that of the question plus this for each rotation
@@ -38,7 +34,10 @@ _MISSING = frozenset(
 _NOT_UPLOADED = frozenset({"hint", "category", "source", "image", "comment", "l2-category"})
 _PREDICTION_COLUMN = 6  # from 0
 
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 Row = Mapping[str, str]
+Cell = str | int | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def read_labels(paths: Sequence[Path], check_images: bool = True) -> list[Rotati
         raise ValueError(f"{path}: no answers; this split is scored by the server, see `aligngpt eval submission`")
     for row in rows if check_images else ():
         image = _decode_image(row)
-        if isinstance(image, UnreadableImage) and row["image"] not in _MISSING:
+        if image is not None and not isinstance(image, bytes) and row["image"] not in _MISSING:
             raise ValueError(f"{path}: index {row['index']}: image is {image.reason}")
     return [Rotation(_index(row, path), _options(row), row["answer"], _groups(row)) for row in rows]
 
@@ -103,6 +102,8 @@ def _groups(row: Row) -> dict[str, str]:
 
 def _decode_image(row: Row) -> bytes | UnreadableImage | None:
     """Return the decoded image of a row, None if the table has no images."""
+    from aligngpt.data.images import UnreadableImage  # not at the top: scoring should not import PIL
+
     if "image" not in row:
         return None
     if row["image"] in _MISSING:
@@ -213,14 +214,34 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
     matches, _ = match_predictions((_index(row, questions) for row in rows), predictions)
     sheet: list[list[Cell]] = [[*columns[:_PREDICTION_COLUMN], "prediction", *columns[_PREDICTION_COLUMN:]]]
     for row in rows:
+        cells: list[Cell] = [None if row[name] in _MISSING else row[name] for name in columns]
         index = _index(row, questions)
-        cells: list[Cell] = [
-            index if name == "index" else None if row[name] in _MISSING else row[name] for name in columns
-        ]
+        cells[columns.index("index")] = index
         prediction = matches.get(str(index))
         cells.insert(_PREDICTION_COLUMN, None if prediction is None else prediction.text)
         sheet.append(cells)
     write_sheet(output, sheet)
+
+
+def write_sheet(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
+    """Write an .xlsx file with one sheet; equal rows make equal files.
+
+    Raises:
+        ImportError: If XlsxWriter is not installed.
+    """
+    try:
+        import xlsxwriter
+    except ImportError:
+        raise ImportError("a spreadsheet needs the package XlsxWriter: pip install 'aligngpt[submission]'") from None
+    with atomic_path(path) as temporary, xlsxwriter.Workbook(temporary, {"constant_memory": True}) as workbook:
+        workbook.set_properties({"created": datetime(2000, 1, 1)})
+        sheet = workbook.add_worksheet()
+        for row, cells in enumerate(rows):
+            for column, cell in enumerate(cells):
+                if isinstance(cell, int):
+                    sheet.write_number(row, column, cell)
+                elif cell is not None:
+                    sheet.write_string(row, column, _NOT_XML.sub("\ufffd", cell))
 
 
 def mmbench(name: str, title: str, split: str, instruction: str) -> Benchmark:
@@ -246,7 +267,9 @@ def mmbench(name: str, title: str, split: str, instruction: str) -> Benchmark:
         read_questions=partial(read_questions, instruction=instruction),
         read_labels=read_labels,
         read_labels_for_run=partial(read_labels, check_images=False),
-        read_answers=partial(readers.read_answers, null_text="nan"),  # a missing text is `nan` in the official tools
+        read_predictions=partial(
+            readers.read_predictions, null_text="nan"
+        ),  # a missing text is `nan` in the official tools
         score=score,
         write_submission=write_submission,
         official_caveat="the official toolkit skips questions without a prediction for their first rotation, and "

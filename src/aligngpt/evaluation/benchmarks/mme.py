@@ -7,21 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
+from aligngpt.evaluation.matching import count_duplicates
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    MatchCounts,
-    Prediction,
-    Predictions,
-    Protocol,
-    Question,
-    SampleScore,
-    Score,
-    count_duplicates,
-)
+from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Question, Score
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
@@ -133,7 +123,7 @@ def read_results(path: Path) -> Predictions:
     else:
         records = readers.load_records(path)
         if not {"category", "line"} <= records[0][1].keys():
-            return readers.read_answers(path)
+            return readers.read_predictions(path)
         lines = [_parse_line(str(row["category"]), str(row["line"]), path, number) for number, row in records]
     for line in lines:
         if line.answer is None:
@@ -289,9 +279,8 @@ MME = Benchmark(
         other_labels=("MME/MME_Benchmark_release_version",),
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_results,
+    read_predictions=read_results,
     score=score,
     official_caveat="the official scorer pairs predictions by position, so a missing one mispairs those after it",
     scale=200.0,

@@ -10,22 +10,11 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
-from aligngpt.evaluation.targets import Target, predicted_texts
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    Prediction,
-    Predictions,
-    Protocol,
-    Question,
-    SampleScore,
-    Score,
-    match_predictions,
-    missing_note,
-)
+from aligngpt.evaluation.matching import match_predictions, missing_note, predicted_texts
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score, Target
 from aligngpt.utils.io import write_json
 
 _FOLDER = "mm-vet"
@@ -182,7 +171,7 @@ def read_results(path: Path) -> Predictions:
                 raise ValueError(f"{path}: {name} is {readers.json_type(text)}, expected the text of a prediction")
             rows.append(Prediction(name, text))
         return Predictions(str(path), rows, submission=True)
-    predictions = readers.read_answers(path)
+    predictions = readers.read_predictions(path)
     rows = [replace(row, id=f"{_PREFIX}{str(row.id).removeprefix(_PREFIX)}") for row in predictions.rows]
     return replace(predictions, rows=rows)
 
@@ -248,9 +237,8 @@ MMVET = Benchmark(
         submission="mm-vet/results/{model}.json",
     ),
     max_new_tokens=1024,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=read_reviews,
+    read_predictions=read_reviews,
     score=score,
     write_submission=write_submission,
     official_caveat="the official evaluator counts an unreadable score as 0, the strict protocol skips it",

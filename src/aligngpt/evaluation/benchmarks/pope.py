@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
+from aligngpt.evaluation.matching import match_predictions
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.targets import Target
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    Prediction,
-    Predictions,
-    Protocol,
-    SampleScore,
-    Score,
-    match_predictions,
-)
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Score, Target
 
 _LABELS = ("coco_pope_*.json", "coco/coco_pope_*.json", "labels/coco_pope_*.json")
 _QUESTIONS = ("llava_pope_test.jsonl", "questions.jsonl")
@@ -187,9 +178,7 @@ POPE = Benchmark(
         "https://github.com/AoiDragon/POPE; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer pairs predictions and labels by position, so one missing or repeated "
     "prediction shifts all that follow",

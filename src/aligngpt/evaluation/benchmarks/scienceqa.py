@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER
-from aligngpt.evaluation.targets import Target, percent, score_targets
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Predictions,
-    Protocol,
-    Question,
-    Score,
-    match_predictions,
-)
+from aligngpt.evaluation.matching import match_predictions, percent, score_targets
+from aligngpt.evaluation.types import Predictions, Protocol, Question, Score, Target
 
 OPTIONS = "ABCDE"
 FAILED = "FAILED"
@@ -146,7 +138,6 @@ SCIENCEQA = Benchmark(
     max_new_tokens=1024,
     read_questions=read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official scorer identifies questions with an image by the stored prompts, so one without "
     "a prediction does not count",

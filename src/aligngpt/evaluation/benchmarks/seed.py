@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.targets import Target, percent, predicted_texts, score_target, score_targets
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    MatchCounts,
-    Predictions,
-    Protocol,
-    SampleScore,
-    Score,
+from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
+from aligngpt.evaluation.matching import (
     group_samples,
     match_predictions,
+    percent,
+    predicted_texts,
+    score_target,
+    score_targets,
 )
+from aligngpt.evaluation.types import MatchCounts, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
 
@@ -127,9 +124,7 @@ SEED = Benchmark(
         submission_questions="seed_bench/SEED-Bench.json",
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer looks up predictions of image questions by number: an id in quotes is missing",

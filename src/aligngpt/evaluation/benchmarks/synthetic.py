@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
+from aligngpt.evaluation.matching import match_predictions, missing_note, percent, percent_by_category
 from aligngpt.evaluation.metrics import count_matches
-from aligngpt.evaluation.readers import locate_file, read_answers
-from aligngpt.evaluation.targets import percent, percent_by_category
-from aligngpt.evaluation.types import (
-    Benchmark,
-    BenchmarkFiles,
-    Predictions,
-    Protocol,
-    Question,
-    SampleScore,
-    Score,
-    match_predictions,
-    missing_note,
-)
+from aligngpt.evaluation.readers import locate_file
+from aligngpt.evaluation.types import Predictions, Protocol, Question, Score
 from aligngpt.synthetic import dataset
 from aligngpt.synthetic.scenes import SceneObject, parse_objects
 
@@ -103,7 +95,6 @@ SYNTHETIC = Benchmark(
     max_new_tokens=80,  # the longest description has 45
     read_questions=read_questions,
     read_labels=read_labels,
-    read_answers=read_answers,
     score=score,
     official_caveat="",
 )

@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.targets import Target, percent, score_target
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    MatchCounts,
-    Prediction,
-    Predictions,
-    Protocol,
-    Question,
-    Score,
-    count_duplicates,
-    match_predictions,
-)
+from aligngpt.evaluation.matching import count_duplicates, match_predictions, percent, score_target
+from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Question, Score, Target
 
 _OLD_PROMPT = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
@@ -115,9 +104,7 @@ TEXTVQA = Benchmark(
         "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json; question file: " + LLAVA_FILES,
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     official_caveat="the official score is the mean over the predictions: a question without one is skipped, a "
     "question with two counts twice",

@@ -8,20 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.targets import Target, percent, percent_by_category, score_targets
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Id,
-    Predictions,
-    Protocol,
-    Question,
-    Score,
-    match_predictions,
-    missing_note,
-)
+from aligngpt.evaluation.matching import match_predictions, missing_note, percent, percent_by_category, score_targets
+from aligngpt.evaluation.types import Predictions, Protocol, Question, Score, Target
 from aligngpt.utils.io import write_json
 
 _ANNOTATIONS = ("val*.json", "annotations.json", "Annotations/val.json")
@@ -136,9 +127,7 @@ VIZWIZ = Benchmark(
         submission="vizwiz/answers_upload/{model}.json",
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer requires a prediction for every question",

@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.targets import Target, percent, percent_by_category, predicted_texts, score_targets
-from aligngpt.evaluation.types import (
-    LLAVA_FILES,
-    Benchmark,
-    BenchmarkFiles,
-    Predictions,
-    Protocol,
-    Score,
-    missing_note,
-)
+from aligngpt.evaluation.matching import missing_note, percent, percent_by_category, predicted_texts, score_targets
+from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_json
 
 
@@ -84,9 +77,7 @@ VQAV2 = Benchmark(
         submission_questions="vqav2/llava_vqav2_mscoco_test2015.jsonl",
     ),
     max_new_tokens=128,
-    read_questions=readers.read_questions,
     read_labels=read_labels,
-    read_answers=readers.read_answers,
     score=score,
     write_submission=write_submission,
     official_caveat="the official scorer rejects a submission whose questions differ from the annotations",

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.artifacts import JudgeResult, JudgeUsage, PredictionCounts, UnreadableReply
+from aligngpt.evaluation.artifacts import Id, JudgeResult, JudgeUsage, PredictionCounts, UnreadableReply
+from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, Message, Reply, ReplyCache
 from aligngpt.evaluation.judge.config import JudgeConfig
-from aligngpt.evaluation.types import Benchmark, Id, MatchCounts, Prediction, Predictions, match_predictions
+from aligngpt.evaluation.matching import match_predictions
+from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions
 from aligngpt.utils.output_dir import hold_lock
 from aligngpt.utils.progress import progress as show_progress
 
@@ -74,7 +76,7 @@ class Judge:
         read_predictions: Predictions file to predictions.
         build_requests: Data folder and predictions to requests.
         parse_reply: Reply to scores; None if it is unreadable.
-        write_reviews: Writes the reviews file, which the benchmark's `read_answers` reads.
+        write_reviews: Writes the reviews file, which the benchmark's `read_predictions` reads.
         suffix: Suffix of that file.
         temperature: Of the official evaluator.
         max_tokens: Maximum reply.
