@@ -121,3 +121,10 @@ def test_the_command_line_checks_folders_and_passes_hub_names_on(hub: FakeHub, t
     with pytest.raises(click.BadParameter, match=r"is not a model folder; config.json is missing"):
         MODEL.convert(str(tmp_path), None, None)
     assert hub.calls == []
+
+
+def test_the_name_of_a_model_folder(tmp_path: Path) -> None:
+    cached = tmp_path / "models--openai--clip-vit-large-patch14" / "snapshots" / "0123abc"
+    assert models.name_model(cached) == "clip-vit-large-patch14"
+    assert models.name_model(tmp_path / "snapshots" / "mine") == "mine"
+    assert models.name_model(tmp_path / "mine" / ".." / "other") == "other"

@@ -29,6 +29,7 @@ from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
 from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json, versions
+from aligngpt.utils.models import name_model
 from aligngpt.utils.output_dir import OutputDir
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -197,7 +198,7 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
         raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
     is_folder = Path(settings.model).is_dir()
     return ModelInfo(
-        name=folder.resolve().name if is_folder else str(settings.model).split("/")[-1],
+        name=name_model(folder) if is_folder else str(settings.model).split("/")[-1],
         hash=_fingerprint(folder),
         template=_name_template(template),
         template_hash=hashlib.sha256(template.encode()).hexdigest(),

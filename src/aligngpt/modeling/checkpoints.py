@@ -13,12 +13,12 @@ from transformers import AutoConfig
 
 from aligngpt.modeling.artifacts import BackboneReference, Stage1Checkpoint, Stage1Settings
 from aligngpt.modeling.configuration import AlignGPTConfig
-from aligngpt.modeling.conversion.weight_files import has_weights, list_weight_files
+from aligngpt.modeling.conversion.weight_files import list_weight_files
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.utils.io import atomic_path, fingerprint_file
-from aligngpt.utils.models import BUNDLED_MODELS
+from aligngpt.utils.models import BUNDLED_MODELS, has_weights
 
 WEIGHTS_FILE = "stage1.safetensors"
 INFO_FILE = Stage1Checkpoint.FILE

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aligngpt.modeling.conversion.weight_files import has_weights
-from aligngpt.utils.models import find_model
+from aligngpt.utils.models import find_model, has_weights
 from aligngpt.utils.progress import status
 from aligngpt.utils.text import one_line
 

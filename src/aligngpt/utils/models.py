@@ -7,6 +7,7 @@ from pathlib import Path
 
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights"
 BUNDLED_MODELS = {"synthetic-clip": BUNDLED_WEIGHTS / "clip", "synthetic-llm": BUNDLED_WEIGHTS / "llm"}
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference; or shards with `.index.json`
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -33,3 +34,15 @@ def find_model(name: str | Path) -> Path | None:
         f"{text}: no such model folder; pass a folder, a bundled model ({', '.join(BUNDLED_MODELS)}) or a hub name "
         "(org/name)"
     )
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has the weights of a checkpoint, in one file or with an index."""
+    return any((folder / f"{name}{suffix}").is_file() for name in WEIGHT_FILES for suffix in ("", ".index.json"))
+
+
+def name_model(folder: Path) -> str:
+    """Return the name of a model folder, for a folder of the hub's cache that of the model."""
+    folder = folder.resolve()
+    repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    return repository.split("--")[-1] if repository.startswith("models--") else folder.name

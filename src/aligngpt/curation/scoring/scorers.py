@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 from aligngpt.data.images import DecodedImage
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.io import hash_folder
+from aligngpt.utils.models import name_model
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +188,7 @@ class ClipScorer:
         On a CPU this process then keeps memory that is freed, up to 2 GB, where its C library is glibc.
 
         Args:
-            folder: A local folder; nothing is looked up elsewhere.
+            folder: Model folder, bundled model or hub name.
             device: Where the model runs; unless given a CUDA GPU, else Apple's, else the CPU.
             dtype: Type of the weights; unless given bfloat16 on a CUDA GPU, else float32.
             long_captions: What becomes of a caption longer than the text tower's limit. `"truncate"` reads its
@@ -198,7 +200,7 @@ class ClipScorer:
             ValueError: If the model does not embed both images and texts, or its tokenizer or image processor is
                 missing, or `long_captions` is neither of the two.
         """
-        folder = Path(folder)
+        folder = resolve_model(os.fspath(folder))
         if long_captions not in ("truncate", "chunk-mean"):
             raise ValueError(f"long_captions must be 'truncate' or 'chunk-mean', got {long_captions!r}")
         if not (folder / "config.json").is_file():
@@ -242,7 +244,7 @@ class ClipScorer:
     def describe(self) -> dict[str, str]:
         """The scorer as manifests name it: name, class, weights_hash and dtype."""
         return {
-            "name": self.folder.resolve().name,
+            "name": name_model(self.folder),
             "class": type(self._model).__name__,
             "weights_hash": self.weights_hash,
             "dtype": str(self._model.dtype).removeprefix("torch."),

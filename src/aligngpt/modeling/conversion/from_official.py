@@ -34,7 +34,6 @@ from aligngpt.modeling.conversion.official_config import (
 )
 from aligngpt.modeling.conversion.weight_files import (
     WeightWriter,
-    has_weights,
     is_mapped,
     list_weight_files,
     open_weights,
@@ -45,6 +44,7 @@ from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template, name_template
 from aligngpt.utils.io import atomic_path, fingerprint_file, read_json, versions
+from aligngpt.utils.models import has_weights
 from aligngpt.utils.output_dir import OutputDir
 
 ORIGINALS = "official"  # folder of the small files of the official checkpoint, so that the way back is exact

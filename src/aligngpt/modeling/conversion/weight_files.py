@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aligngpt.utils.io import read_json
+from aligngpt.utils.models import WEIGHT_FILES
 
 FILE_BYTES = 1 << 29  # maximum size of a written file, which is held in memory
 _COPY_BYTES = 1 << 26
-_SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
@@ -30,7 +30,7 @@ def list_weight_files(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: There are none, or a file that the index lists is missing.
     """
-    for single in _SINGLE_FILES:
+    for single in WEIGHT_FILES:
         index = folder / f"{single}.index.json"
         if index.is_file():
             content = read_json(index)
@@ -46,12 +46,7 @@ def list_weight_files(folder: Path) -> list[Path]:
             return [folder / name for name in names]
         if (folder / single).is_file():
             return [folder / single]
-    raise FileNotFoundError(f"{folder} has no weights; expected {' or '.join(_SINGLE_FILES)}, or shards with an index")
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a folder has the weights of a checkpoint, in one file or with an index."""
-    return any((folder / f"{name}{suffix}").is_file() for name in _SINGLE_FILES for suffix in ("", ".index.json"))
+    raise FileNotFoundError(f"{folder} has no weights; expected {' or '.join(WEIGHT_FILES)}, or shards with an index")
 
 
 class _LazyTensors(Mapping[str, Tensor]):
