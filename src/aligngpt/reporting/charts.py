@@ -1,8 +1,8 @@
-"""How charts are drawn, with matplotlib's object API, as inline SVG; shared by the pages.
+"""Charts as inline SVG, made with matplotlib's object API.
 
-Text stays text and takes the page's font; ink, grid and card colors become CSS variables, so a chart follows the
-reader's light or dark mode. The hues are told apart by the common kinds of color blindness, and never alone: shape,
-dash or a label says the same.
+Text stays text in the font of the page. Ink, grid and card colors become CSS variables, so a chart follows the light or
+dark mode of the page. Hues are distinguishable with the common color vision deficiencies, and a marker, dash or label
+repeats what they encode.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aligngpt.reporting.formatting import decimal, integer
+from aligngpt.reporting.formatting import decimal, integer, shorten
 
-WIDTH = 440  # of every chart's own coordinates; the page scales charts to the room there is
+WIDTH = 410  # of the coordinates of a chart; the page scales it
+FONT = 13.0  # at least 11 px where the page is 400 px wide
 INK, MUTED, LINE, CARD = "#1b2430", "#5d6875", "#d4dae1", "#fefefe"
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", CARD: "var(--card)"}
 BLUE, AMBER, TEAL, DEEP_TEAL, VIOLET = "#2a7fc4", "#de8a1c", "#17998b", "#0f7d72", "#8c62bf"
 _LEVEL_RAMP = LinearSegmentedColormap.from_list("levels", ["#cfa750", "#97bb78", "#4cad96", "#3b96bb", "#6f86c9"])
 _TWO_WAY_RAMP = LinearSegmentedColormap.from_list("deviations", ["#b5670f", "#e9bd7c", "#f1f3f6", "#8dbbe0", "#1f5f9e"])
 _HEAT_RAMP = LinearSegmentedColormap.from_list("weights", ["#e6eef6", "#8dbbe0", "#2a7fc4", "#153f73"])
+_LONGEST_NAME = 24  # characters of a row name
+_MAX_LABELED, _MAX_LABELED_COLUMNS = 12, 10  # more do not leave space for readable labels
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 11.5,
+    "axes.labelsize": FONT,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.axisbelow": True,
-    "font.size": 11.5,
+    "font.size": FONT,
     "grid.color": LINE,
     "grid.linewidth": 0.7,
-    "legend.fontsize": 11.5,
+    "legend.fontsize": FONT,
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "svg.fonttype": "none",
@@ -54,14 +57,14 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.color": LINE,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
+    "xtick.labelsize": FONT,
+    "ytick.labelsize": FONT,
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers behind a chart, as written on the page."""
+    """A table of formatted cells."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -69,7 +72,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: `svg` is safe markup, `alt` tells what it shows to those who do not see it."""
+    """A chart: `svg` is safe markup, `alt` is its text alternative, `table` holds its data."""
 
     title: str
     alt: str
@@ -81,7 +84,7 @@ _P = ParamSpec("_P")
 
 
 def styled(draw: Callable[_P, Chart]) -> Callable[_P, Chart]:
-    """Draw under this page's settings, and leave matplotlib's own as they were."""
+    """Decorate a function that draws a chart: apply the style of the reports, then restore matplotlib's settings."""
 
     @wraps(draw)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Chart:
@@ -92,17 +95,12 @@ def styled(draw: Callable[_P, Chart]) -> Callable[_P, Chart]:
 
 
 def level_color(level: int, num_levels: int) -> str:
-    """The color that stands for a level all over the page, as `#rrggbb`."""
+    """Return the color of a level, `#rrggbb`, the same in all charts."""
     return to_hex(_LEVEL_RAMP((level - 1) / max(1, num_levels - 1)))
 
 
-def level_colors(num_levels: int) -> list[str]:
-    """The colors of levels 1 to N."""
-    return [level_color(level, num_levels) for level in range(1, num_levels + 1)]
-
-
 def canvas(height: float, grid: Literal["x", "y"] | None = "y") -> tuple[Figure, Axes]:
-    """An empty chart of the page's width and the given height, with lines across one of its directions."""
+    """Return an empty chart of the standard width with grid lines for one axis."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     axes = figure.add_subplot()
     axes.tick_params(length=0, pad=5)
@@ -113,7 +111,7 @@ def canvas(height: float, grid: Literal["x", "y"] | None = "y") -> tuple[Figure,
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
-    """Name the chart's marks above it."""
+    """Add the legend above the chart."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4,
         handlelength=1.8, handletextpad=0.5,
@@ -121,14 +119,14 @@ def legend(axes: Axes, columns: int = 2) -> None:
 
 
 def level_axis(axes: Axes, num_levels: int) -> None:
-    """Levels 1 to N along the bottom."""
+    """Label the x axis with levels 1 to N."""
     axes.set_xticks(range(1, num_levels + 1, 1 + (num_levels - 1) // 20))
     axes.set_xlim(0.4, num_levels + 0.6)
     axes.set_xlabel("Alignment level")
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> Markup:
-    """The figure as markup that scales, carries `alt`, follows the page's theme and shares no id with its neighbors."""
+    """Return the figure as scalable markup with a text alternative, theme variables and ids prefixed by `name`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None})
     text = buffer.getvalue()
@@ -148,12 +146,12 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
 def stacked_histogram(
     edges: np.ndarray, counts: np.ndarray, boundaries: Sequence[float], name: str, alt: str
 ) -> Markup:
-    """A histogram of scores colored by level, with a line at each boundary.
+    """Return a histogram of scores colored by level, with a line at each boundary.
 
     Args:
-        edges: (bins + 1,) rising.
+        edges: (bins + 1,), ascending.
         counts: (levels + 1, bins); row 0 holds scores without a level.
-        boundaries: (levels - 1,), or none.
+        boundaries: (levels - 1,), or empty.
     """
     num_levels = len(counts) - 1
     figure, axes = canvas(285)
@@ -176,7 +174,7 @@ def stacked_histogram(
 
 
 def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
-    """A line at each boundary, and each level's number where its span leaves room for it."""
+    """Draw a line at each boundary, and the number of each level that is wide enough."""
     if not boundaries:
         return
     left, right = axes.get_xlim()
@@ -185,24 +183,23 @@ def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
         axes.axvline(boundary, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
     ends = [left, *np.clip(boundaries, left, right), right]
     for level, (low, high) in enumerate(pairwise(ends), start=1):
-        if high - low > 0.025 * (right - left):
-            axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold", fontsize=11)
+        if high - low > 0.03 * (right - left):
+            axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold")
 
 
-def spoken(values: Sequence[float]) -> str:
-    """`level 1 0.20, level 2 0.31.`"""
+def list_levels(values: Sequence[float]) -> str:
+    """Return `level 1 0.20, level 2 0.31.` for text alternatives."""
     return ", ".join(f"level {level} {decimal(value)}" for level, value in enumerate(values, start=1)) + "."
 
 
 def level_bars(values: Sequence[float], name: str, label: str, alt: str, top: float | None = None) -> Markup:
-    """A standing bar for each level with its value above it; NaN (an empty level) is a dash."""
+    """Return a bar for each level, labeled with its value up to 12 levels; NaN (an empty level) is a dash."""
     figure, axes = canvas(285)
     levels = range(1, len(values) + 1)
-    axes.bar(levels, np.nan_to_num(values), 0.72, color=level_colors(len(values)))
-    size = 11 if len(values) <= 8 else 9 if len(values) <= 12 else 6
-    for level, value in zip(levels, values, strict=True):
+    axes.bar(levels, np.nan_to_num(values), 0.72, color=[level_color(level, len(values)) for level in levels])
+    for level, value in zip(levels, values, strict=True) if len(values) <= _MAX_LABELED else ():
         height = 0.0 if math.isnan(value) else value
-        axes.annotate(decimal(value), (level, height), (0, 3), textcoords="offset points", ha="center", fontsize=size)
+        axes.annotate(decimal(value), (level, height), (0, 3), textcoords="offset points", ha="center")
     highest = np.nanmax(values) if not np.isnan(values).all() else 1.0
     axes.set_ylim(0, max(top or 0.0, 1.12 * highest))
     level_axis(axes, len(values))
@@ -210,57 +207,41 @@ def level_bars(values: Sequence[float], name: str, label: str, alt: str, top: fl
     return to_svg(figure, name, alt)
 
 
-def lying_bars(
-    axes: Axes, names: Sequence[str], values: Sequence[float], labels: Sequence[str], color: str, inside: bool = False
-) -> None:
-    """Lying bars from top to bottom, each with its value written behind its end, or before it inside the bar."""
+def horizontal_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str], color: str) -> Figure:
+    """Return horizontal bars from top to bottom, each with its label at its end."""
+    figure, axes = canvas(30 + 28 * len(values), grid=None)
     axes.barh(range(len(names)), values, 0.62, color=color)
     for index, (value, label) in enumerate(zip(values, labels, strict=True)):
-        axes.annotate(
-            label, (value, index), (-5 if inside else 4, 0), textcoords="offset points", va="center", fontsize=11,
-            ha="right" if inside else "left", color="#ffffff" if inside else INK,
-        )  # fmt: skip
-    axes.set_yticks(range(len(names)), names, color=INK)
+        axes.annotate(label, (value, index), (4, 0), textcoords="offset points", va="center")
+    name_rows(axes, names)
+    axes.set_xlim(0, 1.4 * max(values) or 1.0)
+    axes.set_xticks([])
+    return figure
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Label rows 0 to n - 1 of a horizontal chart from top to bottom."""
+    axes.set_yticks(range(len(names)), [shorten(name, _LONGEST_NAME) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
 
 
-def heat_cells(axes: Axes, values: np.ndarray, written: Callable[[float], str]) -> None:
-    """A table of cells, row 0 on top, each as dark as its value and with the value written in it.
+def heat_cells(axes: Axes, values: np.ndarray, label: Callable[[float], str], reach: float | None = None) -> None:
+    """Draw a matrix of colored cells, row 0 at the top, each labeled with its value up to 10 columns.
 
     Args:
-        values: (rows, columns), from 0 upwards.
-        written: How a value is written.
+        values: (rows, columns), non-negative, or between -reach and reach if `reach` is passed.
+        reach: End of a diverging color scale; charts with the same reach share the meaning of a color.
     """
-    highest = max(float(values.max()), 1e-9)
-    _cells(axes, values, written, _HEAT_RAMP, (0, highest), values > 0.55 * highest)
-
-
-def deviation_cells(axes: Axes, values: np.ndarray, reach: float, written: Callable[[float], str]) -> None:
-    """As `heat_cells`, for values on either side of 0: where `reach` is the same, so is what a color means.
-
-    Args:
-        values: (rows, columns), from -reach to reach.
-        written: How a value is written.
-    """
-    _cells(axes, values, written, _TWO_WAY_RAMP, (-reach, reach), abs(values) > 0.7 * reach)
-
-
-def _cells(
-    axes: Axes,
-    values: np.ndarray,
-    written: Callable[[float], str],
-    ramp: LinearSegmentedColormap,
-    span: tuple[float, float],
-    dark: np.ndarray,
-) -> None:
     rows, columns = values.shape
-    axes.pcolormesh(values, cmap=ramp, vmin=span[0], vmax=span[1], edgecolors=CARD, linewidth=1.6, rasterized=False)
-    size = 6 if columns > 10 else 11
-    for (row, column), value in np.ndenumerate(values):
-        shade = "#ffffff" if dark[row, column] else "#1b2431"  # the cell's color is the same in either mode
-        text = written(float(value))
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=size)
+    highest = max(float(values.max()), 1e-9) if reach is None else reach
+    low = 0.0 if reach is None else -reach
+    dark = abs(values) > (0.55 if reach is None else 0.7) * highest
+    ramp = _HEAT_RAMP if reach is None else _TWO_WAY_RAMP
+    axes.pcolormesh(values, cmap=ramp, vmin=low, vmax=highest, edgecolors=CARD, linewidth=1.6, rasterized=False)
+    for (row, column), value in np.ndenumerate(values) if columns <= _MAX_LABELED_COLUMNS else ():
+        shade = "#ffffff" if dark[row, column] else "#1b2431"  # the color of the cell is the same in both modes
+        axes.text(column + 0.5, row + 0.5, label(float(value)), ha="center", va="center", color=shade)
     axes.set_ylim(rows, 0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)

@@ -1,63 +1,66 @@
-"""How numbers and names are written on the page."""
+"""Format numbers, intervals and names for the reports."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-KIND_NAMES = {
-    "count": "How many in all",
-    "color_count": "How many of a color",
-    "existence": "Is there one",
-    "color_at": "Color at a place",
-    "shape_at": "Shape at a place",
-    "place_of": "Place of a thing",
-    "description": "Description",
-}
-ALIGNMENT_NAMES = {"adaptive": "Adaptive alignment", "none": "No alignment"}
 STAGE_NAMES = {"pretrain": "Stage 1", "finetune": "Stage 2"}
+VARIANT_NAMES = {"adaptive": "Adaptive alignment", "none": "No alignment"}
 NO_VALUE = "\N{EN DASH}"
-NO_BREAK = "\N{NO-BREAK SPACE}"
+_MINUS = "\N{MINUS SIGN}"
 
 
-def kind_name(kind: str) -> str:
-    """A question kind in words."""
-    return KIND_NAMES.get(kind, kind.replace("_", " ").capitalize())
+def decimal(value: float, digits: int = 2) -> str:
+    """Return `0.84` with a typographic minus sign, or a dash for NaN."""
+    return NO_VALUE if math.isnan(value) else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
-def decimal(value: float, places: int = 2) -> str:
-    """`0.84`, with a real minus sign; a dash for NaN."""
-    return NO_VALUE if math.isnan(value) else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign: `+0.4`; `±0.0` if it rounds to zero."""
+    formatted = decimal(abs(value), digits)
+    sign = "\N{PLUS-MINUS SIGN}" if float(formatted) == 0 else "+" if value > 0 else _MINUS
+    return f"{sign}{formatted}"
 
 
-def percent(share: float, places: int = 1) -> str:
-    """`84.2 %` for 0.842; the two parts stay on one line."""
-    return NO_VALUE if math.isnan(share) else f"{decimal(100 * share, places)}{NO_BREAK}%"
+def interval(bounds: Sequence[float | None], digits: int = 1) -> str:
+    """Return `61.2 to 63.9`, or a dash if bounds are unknown or equal (too few samples for an interval)."""
+    low, high = bounds
+    if low is None or high is None or math.isnan(low) or low == high:
+        return NO_VALUE
+    return f"{decimal(low, digits)} to {decimal(high, digits)}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return `84.2%` for 0.842, or a dash for NaN."""
+    return NO_VALUE if math.isnan(fraction) else f"{decimal(100 * fraction, digits)}%"
 
 
 def percent_of(part: float, whole: float) -> str:
-    """`84.2 %` of a whole, `under 0.1 %` where so little would be written as none, a dash where the whole is 0."""
-    share = part / whole if whole else math.nan
-    return f"under {percent(0.001)}" if 0 < share < 0.0005 else percent(share)
+    """Return `84.2%`; `under 0.1%` for a positive part that would round to zero; a dash if the whole is 0."""
+    fraction = part / whole if whole else math.nan
+    return f"under {percent(0.001)}" if 0 < fraction < 0.0005 else percent(fraction)
 
 
-def percent_range(interval: Sequence[float]) -> str:
-    """`82.9 to 85.5 %`."""
-    return f"{decimal(100 * interval[0], 1)} to {percent(interval[1])}"
-
-
-def points(share: float) -> str:
-    """A difference of shares in signed percentage points: `+0.5`."""
-    return f"{'+' if share >= 0 else ''}{decimal(100 * share, 1)}"
+def percent_range(bounds: Sequence[float]) -> str:
+    """Return `82.9% to 85.5%`."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
 def integer(value: float) -> str:
-    """`16,000`."""
+    """Return `16,000`."""
     return f"{value:,.0f}"
 
 
+def score_range(low: float | None, high: float | None) -> str:
+    """Return the scores of a level, `0.201 to 0.232`; `None` is an open end, the lower bound is inclusive."""
+    if low is None:
+        return "all scores" if high is None else f"below {decimal(high, 3)}"
+    return f"{decimal(low, 3)} and above" if high is None else f"{decimal(low, 3)} to {decimal(high, 3)}"
+
+
 def duration(seconds: float) -> str:
-    """`48 s`, `9 min 48 s` or `2 h 5 min`."""
+    """Return `4.2 s`, `48 s`, `9 min 48 s` or `2 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -69,20 +72,31 @@ def duration(seconds: float) -> str:
 
 
 def memory(megabytes: float) -> str:
-    """`640 MB` or `2.1 GB`."""
+    """Return `640 MB` or `2.1 GB`."""
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
 
+def p_value(probability: float) -> str:
+    """Return `0.031`, or `under 0.001`."""
+    return "under 0.001" if probability < 0.001 else decimal(probability, 3)
+
+
 def count_of(number: int, noun: str) -> str:
-    """`1 question`, `2 questions`."""
+    """Return `1 question` or `2 questions`."""
     return f"{integer(number)} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+def join_words(words: Sequence[str]) -> str:
+    """Return `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def shortened(words: str, length: int) -> str:
-    """`words`, or so many characters of them and an ellipsis."""
-    return words if len(words) <= length else f"{words[:length].rstrip()}…"
+def title_case(name: str) -> str:
+    """Return an identifier as a label: `color_count` becomes `Color count`."""
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the text, cut to `length` characters and an ellipsis."""
+    return text if len(text) <= length else f"{text[:length].rstrip()}…"

@@ -1,19 +1,22 @@
-"""What a page is made of, and how it becomes HTML; shared by the pages."""
+"""Pages of sections: what every report is composed of, and how it becomes one HTML file without external requests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aligngpt.reporting.charts import Chart, level_color
 from aligngpt.reporting.formatting import decimal, integer
+from aligngpt.utils.io import atomic_path
 
 
 @dataclass(frozen=True)
 class Card:
-    """A key figure on top of the page."""
+    """A key metric at the top of a page."""
 
     label: str
     value: str
@@ -22,28 +25,49 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page.
+    """One section of a page. The packages of the reports make sections; a page can combine those of several.
 
     Attributes:
-        short: Its name in the navigation.
-        see: What one sees, and what the paper claims.
-        found: What the numbers say.
-        missing: What is not there, with the remedy.
-        extra: What only this section's part of the template knows.
+        id: Anchor, unique in the page.
+        short: Name in the navigation bar.
+        description: What the section shows and what the paper says about it.
+        insights: Sentences computed from the data.
+        missing: What is not available, each with how to get it.
+        template: Template of the content after the charts, if there is any.
+        content: Variables of that template.
     """
 
     id: str
     short: str
     title: str
-    see: str
-    found: list[str] = field(default_factory=list)
+    description: str
+    insights: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+    template: str | None = None
+    content: dict[str, Any] = field(default_factory=dict)
 
 
-def fill(template: str, **content: Any) -> str:
-    """The HTML of a template of this package; all of `content` is escaped unless it is markup already."""
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        kind: Kind of report, shown above the name.
+        lead: The most important insights.
+        warnings: Notes that limit what the numbers mean.
+    """
+
+    kind: str
+    name: str
+    lead: Sequence[str]
+    cards: Sequence[Card]
+    sections: Sequence[Section]
+    warnings: Sequence[str] = ()
+
+
+def render(page: Page) -> str:
+    """Return the HTML of a page; all text is escaped unless it is markup already."""
     environment = Environment(
         loader=PackageLoader("aligngpt.reporting", "."),
         autoescape=True,
@@ -52,11 +76,12 @@ def fill(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"level_color": level_color, "decimal": decimal, "integer": integer}
-    return environment.get_template(template).render(**content)
+    return environment.get_template("templates/page.html.jinja").render(page=page)
 
 
-def score_range(low: float | None, high: float | None) -> str:
-    """The scores of a level: `0.201 to 0.232`, its lower boundary included; `None` is an open end."""
-    if low is None:
-        return "all scores" if high is None else f"below {decimal(high, 3)}"
-    return f"{decimal(low, 3)} and more" if high is None else f"{decimal(low, 3)} to {decimal(high, 3)}"
+def write_page(path: Path, page: Page) -> Path:
+    """Write a page as one self-contained HTML file, atomically, and return its path."""
+    html = render(page)
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path

@@ -1,4 +1,4 @@
-"""Images as data URIs, and dot products laid over them, so that the page needs no other file."""
+"""Embed images and heat maps into a page as data URIs."""
 
 from __future__ import annotations
 
@@ -13,40 +13,49 @@ import numpy as np
 from PIL import Image
 
 from aligngpt.data.images import decode_image, read_encoded
+from aligngpt.data.schema import RecordError, check_image_path
 
-SIDE = 224  # the longest side that is kept, in pixels
-_SMALL = 128  # images up to this side are kept losslessly
+SIDE = 224  # longest side of an embedded image, in pixels
+_LOSSLESS_SIDE = 128  # images up to this side are embedded as PNG
 _QUALITY = 85
 HEAT_MAP = "inferno"
 
 
 def thumbnail(source: Path | bytes, side: int = SIDE, quality: int | None = None) -> str | None:
-    """An image as a data URI; `None` if it cannot be read.
+    """Return an image as a data URI, or `None` if it cannot be read.
 
     Args:
-        source: Its file, or the content of one.
-        side: The longest side that is kept, in pixels.
-        quality: Of the JPEG, whatever the image's size; unless given, small images are kept as they are.
+        source: The file, or its content.
+        side: Longest side in pixels; larger images are scaled down.
+        quality: JPEG quality; by default, small images stay lossless.
     """
-    image = _image(source, side)
+    image = _read(source, side)
     if image is None:
         return None
-    return _data_uri(image, quality or (None if max(image.size) <= _SMALL else _QUALITY))
+    return _data_uri(image, quality or (None if max(image.size) <= _LOSSLESS_SIDE else _QUALITY))
 
 
-def heat_map(path: Path, grid: tuple[int, int], dots: Sequence[float]) -> str | None:
-    """The image in gray under its dot products, as a data URI; `None` if the image cannot be read.
+def image_file(folder: Path, name: str) -> Path | None:
+    """Return the file of an image by its path in a data set, or `None` if the path leads out of the folder."""
+    try:
+        return folder / check_image_path(name)
+    except RecordError:
+        return None
+
+
+def heat_map(path: Path, grid: tuple[int, int], values: Sequence[float]) -> str | None:
+    """Return the grayscale image under a heat map as a data URI, or `None` if the image cannot be read.
 
     Args:
         grid: Rows and columns of image tokens.
-        dots: (rows * columns,) in reading order, scaled from this image's least (dark) to its greatest (bright).
+        values: (rows * columns,) in row-major order, scaled from the minimum (dark) to the maximum (bright).
     """
-    image = _image(path)
+    image = _read(path)
     if image is None:
         return None
-    values = np.asarray(dots, dtype=float).reshape(grid)
-    low, high = np.nanmin(values), np.nanmax(values)
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    cells = np.asarray(values, dtype=float).reshape(grid)
+    low, high = np.nanmin(cells), np.nanmax(cells)
+    scaled = (cells - low) / (high - low) if high > low else np.zeros_like(cells)
     colors = (mpl.colormaps[HEAT_MAP](scaled)[..., :3] * 255).round().astype(np.uint8)
     factor = max(1, round(SIDE / max(image.size)))
     size = (image.width * factor, image.height * factor)
@@ -57,12 +66,11 @@ def heat_map(path: Path, grid: tuple[int, int], dots: Sequence[float]) -> str | 
 
 @cache
 def heat_scale() -> str:
-    """The heat map's colors from least to greatest, as CSS color stops."""
+    """Return the colors of the heat map from minimum to maximum, as CSS color stops."""
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))
 
 
-def _image(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
-    """The image, scaled down to at most `side` pixels a side; `None` if it cannot be read."""
+def _read(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
     try:
         decoded = decode_image(source if isinstance(source, bytes) else read_encoded(source), at_least=side)
     except (OSError, ValueError):

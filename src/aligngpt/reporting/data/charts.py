@@ -1,4 +1,4 @@
-"""The charts of the page about scored pairs."""
+"""Charts of the data report."""
 
 from __future__ import annotations
 
@@ -29,70 +29,67 @@ _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 @styled
 def score_histogram(scanned: Scan, boundaries: LevelBoundaries | None) -> Chart:
-    """Distribution of the scores, colored by level, with the boundaries (the paper's Figure 3); there must be one."""
+    """Draw the distribution of the scores by level (Figure 3 of the paper); there must be a score."""
     bins = np.flatnonzero(scanned.histogram.any(axis=0))
     width = 1 + (bins[-1] - bins[0]) // _BARS
     counts = scanned.histogram[:, bins[0] : bins[-1] + 1]
     counts = np.pad(counts, ((0, 0), (0, -counts.shape[1] % width)))
     counts = counts.reshape(len(counts), -1, width).sum(axis=2)
     edges = np.array([bin_score(bins[0] + bar * width) for bar in range(counts.shape[1] + 1)])
-    cuts = () if boundaries is None else boundaries.boundaries
-    told = ", ".join(decimal(cut, 3) for cut in cuts) or "none"
+    lines = () if boundaries is None else boundaries.boundaries
     alt = (
-        f"Histogram of {integer(scanned.scored)} CLIP scores from {decimal(scanned.minimum)} to "
-        f"{decimal(scanned.maximum)}, median {decimal(quantile(scanned, 0.5))}. Level boundaries: {told}."
+        f"Histogram of {count_of(scanned.scored, 'CLIP score')} from {decimal(scanned.minimum)} to "
+        f"{decimal(scanned.maximum)}, median {decimal(quantile(scanned, 0.5))}. Level boundaries: "
+        f"{', '.join(decimal(line, 3) for line in lines) or 'none'}."
     )
-    rows = [("lowest", decimal(scanned.minimum, 3))]
-    rows += [(percent(share, 0), decimal(quantile(scanned, share), 3)) for share in _QUANTILES]
-    rows += [("highest", decimal(scanned.maximum, 3)), ("mean", decimal(mean_score(scanned), 3))]
-    svg = stacked_histogram(edges, counts, cuts, "histogram", alt)
-    return Chart("How the scores are distributed", alt, svg, Table(("Quantile", "Score"), tuple(rows)))
+    rows = [("minimum", decimal(scanned.minimum, 3))]
+    rows += [(percent(fraction, 0), decimal(quantile(scanned, fraction), 3)) for fraction in _QUANTILES]
+    rows += [("maximum", decimal(scanned.maximum, 3)), ("mean", decimal(mean_score(scanned), 3))]
+    svg = stacked_histogram(edges, counts, lines, "histogram", alt)
+    return Chart("Distribution of the scores", alt, svg, Table(("Quantile", "Score"), tuple(rows)))
 
 
 @styled
 def lengths_by_level(scanned: Scan) -> Chart:
-    """Median, quartiles and the middle nine tenths of the captions' lengths at each level."""
-    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    """Draw median, quartiles and the 5% to 95% range of the caption length of each level."""
+    fractions = (0.05, 0.25, 0.5, 0.75, 0.95)
     num_levels = len(scanned.lengths) - 1
     figure, axes = canvas(285)
     rows = []
     for level, counts in enumerate(scanned.lengths[1:], start=1):
         if not counts.any():
             continue
-        low, first, middle, third, high = (quantile_bin(counts, share) for share in shares)
+        low, lower, median, upper, high = (quantile_bin(counts, fraction) for fraction in fractions)
         color = level_color(level, num_levels)
         axes.plot((level, level), (low, high), color=color, linewidth=1.4)
-        axes.bar(level, max(third - first, 0.3), 0.62, first, color=color)
-        axes.plot((level - 0.31, level + 0.31), (middle, middle), color=INK, linewidth=1.6, solid_capstyle="butt")
-        rows.append((str(level), *(integer(value) for value in (low, first, middle, third, high))))
+        axes.bar(level, max(upper - lower, 0.3), 0.62, lower, color=color)
+        axes.plot((level - 0.31, level + 0.31), (median, median), color=INK, linewidth=1.6, solid_capstyle="butt")
+        rows.append((str(level), *(integer(value) for value in (low, lower, median, upper, high))))
     level_axis(axes, num_levels)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Characters")
-    alt = "Caption length by level: " + ", ".join(
-        f"level {row[0]} median {row[3]} ({row[2]} to {row[4]})" for row in rows
-    )
-    head = ("Level", "5 %", "25 %", "Median", "75 %", "95 %")
-    svg = to_svg(figure, "lengths", f"{alt}.")
-    return Chart("How long the captions of each level are", f"{alt}.", svg, Table(head, tuple(rows)))
+    summary = ", ".join(f"level {row[0]} median {row[3]} ({row[2]} to {row[4]})" for row in rows)
+    alt = f"Caption length by level: {summary}."
+    head = ("Level", "5%", "25%", "Median", "75%", "95%")
+    return Chart("Caption length by level", alt, to_svg(figure, "lengths", alt), Table(head, tuple(rows)))
 
 
 @styled
-def level_agreement(first: str, other: str, found: Agreement, place: int) -> Chart:
-    """Of each level by the first scorer, the share of its pairs in each level by the other."""
-    shares = 100 * found.matrix / np.maximum(1, found.matrix.sum(axis=1, keepdims=True))
+def level_agreement(name: str, other: str, result: Agreement, index: int) -> Chart:
+    """Draw how the pairs of each level by one scorer spread over the levels by another one."""
+    percents = 100 * result.matrix / np.maximum(1, result.matrix.sum(axis=1, keepdims=True))
     figure, axes = canvas(330, grid=None)
-    heat_cells(axes, shares, lambda share: f"{share:.0f}")
+    heat_cells(axes, percents, lambda value: f"{value:.0f}")
     levels = [str(level) for level in range(1, NUM_LEVELS + 1)]
     axes.set_xticks(np.arange(NUM_LEVELS) + 0.5, levels)
     axes.set_yticks(np.arange(NUM_LEVELS) + 0.5, levels)
     axes.set_xlabel(f"Level by {other[:40]}")
-    axes.set_ylabel(f"Level by {first[:40]}")
-    rows = tuple((level, *(f"{share:.1f}" for share in row)) for level, row in zip(levels, shares, strict=True))
+    axes.set_ylabel(f"Level by {name[:40]}")
+    rows = tuple((level, *(f"{value:.1f}" for value in row)) for level, row in zip(levels, percents, strict=True))
+    diagonal = ", ".join(f"level {level} {value:.0f}" for level, value in zip(levels, percents.diagonal(), strict=True))
     alt = (
-        f"Levels by {first} against levels by {other} of {count_of(found.pairs, 'pair')}, in percent of each row: on "
-        "the diagonal "
-        + ", ".join(f"level {level} {shares[place, place]:.0f}" for place, level in enumerate(levels)) + "."
-    )  # fmt: skip
-    svg = to_svg(figure, f"agreement{place}", alt)
-    table = Table((f"{first} \\ {other}", *levels), rows)
-    return Chart("Levels by both scorers, in % of each row", alt, svg, table)
+        f"Levels by {name} and by {other} of {count_of(result.pairs, 'pair')}, in percent of each row; on the diagonal "
+        f"{diagonal}."
+    )
+    table = Table((f"{name} \\ {other}", *levels), rows)
+    return Chart("Levels by both scorers (% of each row)", alt, to_svg(figure, f"agreement{index}", alt), table)

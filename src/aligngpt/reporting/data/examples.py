@@ -1,4 +1,4 @@
-"""The pairs to be shown, with their captions and images: a few hundred rows out of any number."""
+"""Example pairs of a report with their captions and images."""
 
 from __future__ import annotations
 
@@ -14,39 +14,50 @@ import pyarrow.parquet as pq
 
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scoring.store import iter_scores, part_path, read_manifest, score_columns
-from aligngpt.data.schema import RecordError, check_image_path
 from aligngpt.data.sources import Source, SourceRecord
-from aligngpt.reporting.formatting import integer, shortened
-from aligngpt.reporting.images import thumbnail
+from aligngpt.reporting.formatting import integer, shorten
+from aligngpt.reporting.images import image_file, thumbnail
 from aligngpt.utils.text import printable
 
-SIDE, QUALITY = 160, 75  # of an image: its longest side in pixels, and of its JPEG
-_CAPTION, _NAME = 280, 80  # characters shown
+SIDE, QUALITY = 160, 75  # of an image: longest side in pixels, JPEG quality
+_CAPTION, _ID = 280, 80  # characters shown
+_REMEDY = "pass the data that were scored"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair as it is shown.
+    """A pair as shown.
 
     Attributes:
-        score: NaN without one; `others` has those of further scorers, by column.
-        level: 1 to N, 0 without a score or without levels.
-        caption: Cut to what can be read at a glance; `None` where it is not known.
-        data_uri: A data URI; `None` where there is none that can be read.
+        image: Path of the image in the data.
+        score: NaN without a score; `other_scores` holds those of further scorers by column.
+        level: 1 to N; 0 without a score or without levels.
+        caption: Shortened; `None` without the data.
+        data_uri: Thumbnail; `None` if there is no readable image.
     """
 
     row: int
     id: str
     image: str | None
     score: float
-    others: dict[str, float]
+    other_scores: dict[str, float]
     level: int
     error: str | None
     caption: str | None = None
     data_uri: str | None = None
 
+    @property
+    def short_id(self) -> str:
+        """Return the id, abbreviated in the middle if it is long."""
+        return _abbreviate(self.id)
 
-def gather(
+    @property
+    def short_image(self) -> str:
+        """Return the path of the image, abbreviated in the middle if it is long."""
+        return _abbreviate(self.image or "")
+
+
+def load_examples(
     folder: str | os.PathLike[str],
     rows: Collection[int],
     column: str,
@@ -54,102 +65,86 @@ def gather(
     source: Source | None,
     images: Path | None,
 ) -> dict[int, Example]:
-    """Look rows up in the scores and, where it is given, in the source that was scored.
+    """Return the pairs of some rows of the scores, by row.
 
     Args:
         folder: The scores.
-        rows: Numbers of the rows, from 0.
-        column: Whose scores are shown as the score.
-        boundaries: Where their levels part, if they have any.
-        source: The pairs; of its shards only those that hold one of the rows are read.
-        images: The folder image paths start from.
+        rows: Row numbers, from 0.
+        column: Column of the score.
+        boundaries: Level boundaries, if pairs have levels.
+        source: The scored pairs; only shards with one of the rows are read.
+        images: Image folder.
 
     Raises:
-        ValueError: If the source is another one than was scored.
+        ValueError: The source is not the one that was scored.
     """
-    examples = {example.row: example for example in _examples(folder, sorted(rows), column, boundaries)}
+    ordered = sorted(rows)
+    examples = {example.row: example for example in _read_scores(folder, ordered, column, boundaries)}
     if source is None:
-        if images is not None:
-            for row, example in examples.items():
-                examples[row] = replace(example, data_uri=_image(None, example.image, images))
-        return examples
-    for row, record in _records(folder, sorted(rows), source):
+        return {row: replace(pair, data_uri=_thumbnail(None, pair.image, images)) for row, pair in examples.items()}
+    for row, record in _read_records(folder, ordered, source):
         if record.id != examples[row].id:
-            raise ValueError(
-                f"{source.path}: pair {row} is {record.id!r} here and {examples[row].id!r} in {folder}: give the pairs "
-                "that were scored"
-            )
-        caption = None if record.caption is None else _caption(record.caption)
-        data_uri = _image(record.data, record.image, images)
+            raise ValueError(f"{source.path}: pair {row} is {record.id!r}, scored was {examples[row].id!r}; {_REMEDY}")
+        caption = None if record.caption is None else _shorten_caption(record.caption)
+        data_uri = _thumbnail(record.data, record.image, images)
         examples[row] = replace(examples[row], caption=caption, data_uri=data_uri)
     return examples
 
 
-def _examples(
+def _read_scores(
     folder: str | os.PathLike[str], rows: list[int], column: str, boundaries: LevelBoundaries | None
 ) -> Iterator[Example]:
     names = [scorer["name"] for scorer in read_manifest(folder)["scorers"][1:]]
     others = [name for name in score_columns(names) if name != column]
-    wanted, first = np.array(rows, np.int64), 0
+    selected, start = np.array(rows, np.int64), 0
     for batch in iter_scores(folder, ["id", "image", "error", column, *others]):
-        held = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
-        for row, values in zip(held.tolist(), batch.take(held - first).to_pylist(), strict=True):
-            score = _number(values[column])
+        in_batch = selected[(selected >= start) & (selected < start + batch.num_rows)]
+        for row, values in zip(in_batch.tolist(), batch.take(in_batch - start).to_pylist(), strict=True):
+            scores = {name: math.nan if values[name] is None else values[name] for name in (column, *others)}
+            score = scores.pop(column)
             yield Example(
                 row=row,
                 id=values["id"],
                 image=values["image"],
                 score=score,
-                others={name: _number(values[name]) for name in others},
+                other_scores=scores,
                 level=0 if boundaries is None else int(boundaries.apply([score])[0]),
                 error=None if values["error"] is None else printable(values["error"]),
             )
-        first += batch.num_rows
+        start += batch.num_rows
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _records(folder: str | os.PathLike[str], rows: list[int], source: Source) -> Iterator[tuple[int, SourceRecord]]:
-    """The source's records at these rows: its shards have one part of the scores each."""
+def _read_records(
+    folder: str | os.PathLike[str], rows: list[int], source: Source
+) -> Iterator[tuple[int, SourceRecord]]:
+    """Yield the records of some rows; each shard of the source has one part of the scores."""
     parts = [part_path(folder, number) for number in range(read_manifest(folder)["shards"])]
     shards = source.shards()
     if len(parts) != len(shards):
-        raise ValueError(
-            f"{source.path} has {len(shards)} shards and {folder} scores of {len(parts)}: give the pairs that were "
-            "scored"
-        )
+        raise ValueError(f"{source.path}: {len(shards)} shards, {folder} has scores of {len(parts)}; {_REMEDY}")
     ends = list(accumulate(pq.read_metadata(part).num_rows for part in parts))
-    for shard, first, end in zip(shards, [0, *ends], ends, strict=False):
-        held = [row for row in rows if first <= row < end]
-        reading, place = shard.read() if held else iter(()), first
-        for row in held:
-            record = next(islice(reading, row - place, None), None)
+    for shard, start, end in zip(shards, [0, *ends], ends, strict=False):
+        in_shard = [row for row in rows if start <= row < end]
+        records, position = shard.read() if in_shard else iter(()), start
+        for row in in_shard:
+            record = next(islice(records, row - position, None), None)
             if record is None:
-                raise ValueError(f"{source.path} has fewer pairs than {folder}: give the pairs that were scored")
-            place = row + 1
+                raise ValueError(f"{source.path}: fewer pairs than {folder}; {_REMEDY}")
+            position = row + 1
             yield row, record
 
 
-def _image(data: bytes | None, image: str | None, images: Path | None) -> str | None:
-    """The image as a small data URI: of the bytes that come with the record, else of the file of that name."""
-    if data is not None:
-        return thumbnail(data, SIDE, QUALITY)
-    if image is None or images is None:
-        return None
-    try:
-        return thumbnail(images / check_image_path(image), SIDE, QUALITY)
-    except RecordError:
-        return None
+def _thumbnail(data: bytes | None, image: str | None, images: Path | None) -> str | None:
+    """Return the thumbnail of an image that is stored in the record, or in the image folder."""
+    source = data if data is not None or image is None or images is None else image_file(images, image)
+    return None if source is None else thumbnail(source, SIDE, QUALITY)
 
 
-def _caption(caption: str) -> str:
+def _shorten_caption(caption: str) -> str:
     text = printable(" ".join(caption.split()))
-    return text if len(text) <= _CAPTION else f"{shortened(text, _CAPTION)} ({integer(len(caption))} characters)"
+    return text if len(text) <= _CAPTION else f"{shorten(text, _CAPTION)} ({integer(len(caption))} characters)"
 
 
-def short_name(name: str) -> str:
-    """An id or a path as it is shown, with its middle left out where it is long."""
+def _abbreviate(name: str) -> str:
     name = printable(name)
-    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
+    return name if len(name) <= _ID else f"{name[: _ID // 2]}…{name[-_ID // 2 :]}"

@@ -1,6 +1,10 @@
-"""What a folder of scores says about its pairs, in plain sentences derived from its numbers alone."""
+"""Insights of the data report: sentences computed from the scores."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,209 +14,222 @@ from aligngpt.curation.scorer_agreement import Agreement
 from aligngpt.curation.scorer_ranks import NUM_LEVELS
 from aligngpt.curation.statistics import Scan, bin_centers, bin_score, quantile_bin
 from aligngpt.reporting.formatting import count_of, decimal, integer, percent, percent_of
-from aligngpt.reporting.run.insights import trend
 
-MOST_PIECES = 64  # of a caption are read with `--long-captions chunk-mean`
-# Those of `aligngpt select --drop-defect` unless told otherwise.
-NEAR_BOUNDARY = 0.001  # of a score
-_SUSPECT = 0.01  # share of the lowest scores
+MAX_CHUNKS = 64  # chunks of a caption that are read with `--long-captions chunk-mean`
+NEAR_BOUNDARY = 0.001  # default distance of `aligngpt filter --exclude boundary`
+_LOWEST = 0.01  # fraction of pairs shown as suspected mismatches
 
 
-def quantile(scanned: Scan, share: float) -> float:
-    """A quantile of the scores to within 0.0001; there must be a score."""
-    return bin_score(quantile_bin(scanned.histogram.sum(axis=0), share) + 0.5)
+def quantile(scanned: Scan, fraction: float) -> float:
+    """Return a quantile of the scores with a resolution of 0.0001; there must be a score."""
+    return bin_score(quantile_bin(scanned.histogram.sum(axis=0), fraction) + 0.5)
 
 
 def mean_score(scanned: Scan) -> float:
-    """Mean of all scores; there must be one."""
+    """Return the mean score; there must be a score."""
     return float(scanned.sums.sum()) / scanned.scored
 
 
 def median_lengths(scanned: Scan) -> list[float]:
-    """The median caption's number of characters at each level, NaN where nothing is known."""
+    """Return the median caption length of each level in characters, NaN for an empty level."""
     return [float(quantile_bin(row, 0.5)) if row.any() else np.nan for row in scanned.lengths[1:]]
 
 
+def trend(values: Sequence[float], name: str, digits: int = 2) -> str:
+    """Describe how a quantity changes from level 1 to level N; NaN (an empty level) is skipped."""
+    points = [(level, value) for level, value in enumerate(values, start=1) if not math.isnan(value)]
+    if len(points) < 2:
+        return f"{name}: too few levels to compare."
+    (first, low), (last, high) = points[0], points[-1]
+    steps = [right - left for (_, left), (_, right) in pairwise(points)]
+    verb = "rises" if high > low else "falls" if high < low else "stays the same"
+    monotonic = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    shape = "" if high == low else ", monotonically" if monotonic else ", not monotonically"
+    return f"{name} {verb} from {decimal(low, digits)} at level {first} to {decimal(high, digits)} at level {last}{shape}."
+
+
 def scores(scanned: Scan) -> list[str]:
-    """How many pairs have a score, and how the scores spread."""
+    """Describe how many pairs have a score, and the distribution."""
     pairs = count_of(scanned.rows, "pair")
     if not scanned.scored:
-        return [f"None of the {pairs} has a score." if scanned.rows > 1 else f"The scores hold {pairs} and no score."]
+        return [f"0 of {pairs} have a score."]
+    scored = f"All {pairs}" if scanned.scored == scanned.rows else f"{integer(scanned.scored)} of {pairs}"
     if scanned.scored == 1:
-        which = "The only pair" if scanned.rows == 1 else f"1 of {pairs}"
-        return [f"{which} has a score, {decimal(scanned.minimum)}."]
-    which = f"All {pairs}" if scanned.scored == scanned.rows else f"{integer(scanned.scored)} of {pairs}"
+        return [f"{integer(scanned.scored)} of {pairs} has a score: {decimal(scanned.minimum)}."]
     return [
-        f"{which} have a score, from {decimal(scanned.minimum)} to {decimal(scanned.maximum)}; half of the scores lie "
-        f"between {decimal(quantile(scanned, 0.25))} and {decimal(quantile(scanned, 0.75))}, and their mean is "
-        f"{decimal(mean_score(scanned))}."
+        f"{scored} have a score, from {decimal(scanned.minimum)} to {decimal(scanned.maximum)}; the mean is "
+        f"{decimal(mean_score(scanned))}, the middle half lies between {decimal(quantile(scanned, 0.25))} and "
+        f"{decimal(quantile(scanned, 0.75))}."
     ]
 
 
 def levels(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
-    """How full the levels are."""
+    """Describe the size of the levels."""
     counts = scanned.counts[1:]
-    how = {"quantile": "to be equally full", "uniform": "to be equally wide"}.get(boundaries.strategy, "where told")
+    strategies = {"quantile": "of equal size", "uniform": "of equal width"}
     least, most = int(counts.min()), int(counts.max())
-    held = count_of(least, "pair") if least == most else f"{integer(least)} to {count_of(most, 'pair')}"
-    said = f"The {boundaries.num_levels} levels are cut {how} and hold {held} each."
+    size = count_of(least, "pair") if least == most else f"{integer(least)} to {count_of(most, 'pair')}"
     empty = int((counts == 0).sum())
-    return [f"{said} {count_of(empty, 'level')} {'is' if empty == 1 else 'are'} empty." if empty else said]
+    sentence = (
+        f"{boundaries.num_levels} levels {strategies.get(boundaries.strategy, 'with explicit boundaries')}: {size} each."
+    )
+    return [f"{sentence} {count_of(empty, 'level')} {'is' if empty == 1 else 'are'} empty." if empty else sentence]
 
 
-def suspects(scanned: Scan) -> list[str]:
-    """Where the lowest scores lie."""
+def lowest(scanned: Scan) -> list[str]:
+    """Describe the lowest scores."""
     if not scanned.scored:
         return []
-    lowest = round(_SUSPECT * scanned.scored)
-    if lowest < 2:
-        return [
-            f"The lowest score is {decimal(scanned.minimum, 3)}, and the median {decimal(quantile(scanned, 0.5), 3)}."
-        ]
+    median = f"the median is {decimal(quantile(scanned, 0.5), 3)}"
+    count = round(_LOWEST * scanned.scored)
+    if count < 2:
+        return [f"The lowest score is {decimal(scanned.minimum, 3)}; {median}."]
     return [
-        f"The lowest {percent(_SUSPECT, 0)} of the scores, {count_of(lowest, 'pair')}, lie at or below "
-        f"{decimal(quantile(scanned, _SUSPECT), 3)}, and the median at {decimal(quantile(scanned, 0.5), 3)}."
+        f"The lowest {percent(_LOWEST, 0)} ({count_of(count, 'pair')}) score at most "
+        f"{decimal(quantile(scanned, _LOWEST), 3)}; {median}."
     ]
 
 
 def near_boundaries(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
-    """How many pairs a small change of score would move to another level."""
+    """Describe how many pairs a small change of the score would move to another level."""
     distances = np.abs(bin_centers()[:, None] - np.asarray(boundaries.boundaries)).min(axis=1)
-    near = distances <= NEAR_BOUNDARY
-    count = int(scanned.histogram.sum(axis=0)[near].sum())
+    count = int(scanned.histogram.sum(axis=0)[distances <= NEAR_BOUNDARY].sum())
+    verb = "is" if count == 1 else "are"
     return [
-        f"{_some(count, scanned.scored, 'score')} {'lies' if count == 1 else 'lie'} within {NEAR_BOUNDARY} of a "
-        "boundary: a slightly different score would have given another level."
+        f"{_fraction(count, scanned.scored, 'score')} {verb} within {NEAR_BOUNDARY} of a boundary: a small change of "
+        "the score would change the level."
     ]
 
 
-def bad(scanned: Scan) -> list[str]:
-    """How many pairs could not be scored, and why."""
+def errors(scanned: Scan) -> list[str]:
+    """Describe how many pairs could not be scored, and the most frequent reason."""
     failed = scanned.rows - scanned.scored
     if not failed:
-        return ["Every pair could be scored."] if scanned.rows else []
-    said = f"{_some(failed, scanned.rows, 'pair')} could not be scored"
+        return ["All pairs could be scored."] if scanned.rows else []
+    sentence = f"{_fraction(failed, scanned.rows, 'pair')} could not be scored"
     if not scanned.reasons:
-        return [f"{said}."]
-    first, *others = scanned.reasons
-    if failed == 1:
-        return [f"{said}: {first.text}."]
-    if not others:
-        return [f"{said}, all for the same reason: {first.text}."]
-    if first.count == 1:
-        return [f"{said}, each for a reason of its own."]
-    return [f"{said}, {integer(first.count)} of them for this reason: {first.text}."]
+        return [f"{sentence}."]
+    most_frequent, *others = scanned.reasons
+    if failed == 1 or not others:
+        return [f"{sentence}: {most_frequent.text}."]
+    return [f"{sentence}; the most frequent reason ({integer(most_frequent.count)}): {most_frequent.text}."]
 
 
-def cut(scanned: Scan, policy: str) -> list[str]:
-    """How many captions are longer than the scorer reads, so that a part of them did not count.
+def truncated(scanned: Scan, policy: str) -> list[str]:
+    """Describe how many captions are longer than the scorer reads.
 
     Args:
-        scanned: What was found.
-        policy: `truncate` or `chunk-mean`, as the manifest says.
+        policy: `truncate` or `chunk-mean`, as in the manifest.
     """
-    captions, long = scanned.scored, int(scanned.cut.sum())
-    if not captions:
+    if not scanned.scored:
         return []
-    limit = read_limit(scanned, policy)
-    if not long:
+    count, limit = int(scanned.cut.sum()), context_limit(scanned, policy)
+    if not count:
         return [f"No caption is longer than {limit}."]
-    verb, was, whose = ("is", "was", "its") if long == 1 else ("are", "were", "their")
+    verb, were = ("is", "was") if count == 1 else ("are", "were")
     return [
-        f"{_some(long, captions, 'caption')} {verb} longer than {limit} and {was} cut: what stands at {whose} end did "
-        "not count."
+        f"{_fraction(count, scanned.scored, 'caption')} {verb} longer than {limit} and {were} truncated; the score "
+        "does not reflect the rest."
     ]
 
 
-def read_limit(scanned: Scan, policy: str) -> str:
-    """What captions are cut at, in words: `the scorer reads`, or its 64 pieces with `chunk-mean`."""
-    reader = "a scorer" if scanned.num_scorers > 1 else "the scorer"
-    return f"the {MOST_PIECES} pieces that {reader} reads" if policy == "chunk-mean" else f"{reader} reads"
+def context_limit(scanned: Scan, policy: str) -> str:
+    """Return what captions are truncated to, in words."""
+    scorer = "a scorer's" if scanned.num_scorers > 1 else "the scorer's"
+    return f"{MAX_CHUNKS} times {scorer} context" if policy == "chunk-mean" else f"{scorer} context"
 
 
 def lengths(scanned: Scan) -> list[str]:
-    """How the captions' length runs over the levels."""
-    known = scanned.lengths.sum(axis=0)
-    if not known.any():
+    """Describe the length of the captions and how it changes with the level."""
+    counts = scanned.lengths.sum(axis=0)
+    if not counts.any():
         return []
-    spread = [quantile_bin(known, share) for share in (0.05, 0.5, 0.95)]
-    said = [
-        f"The median caption has {integer(spread[1])} characters; nine in ten have {integer(spread[0])} to "
-        f"{integer(spread[2])}, and the longest has {integer(scanned.longest)}."
+    low, median, high = (quantile_bin(counts, fraction) for fraction in (0.05, 0.5, 0.95))
+    sentences = [
+        f"The median caption has {integer(median)} characters; 90% have {integer(low)} to {integer(high)}, the longest "
+        f"has {integer(scanned.longest)}."
     ]
     if len(scanned.lengths) > 1:
-        said.append(trend(median_lengths(scanned), "The median length of a level's captions", 0))
-    return said
+        sentences.append(trend(median_lengths(scanned), "Median caption length", 0))
+    return sentences
 
 
-def copies(found: Copies, near: NearCopies) -> list[str]:
-    """Images that occur more than once, byte for byte or nearly."""
-    if not found.rows:
+def duplicates(exact: Copies, near: NearCopies) -> list[str]:
+    """Describe duplicate and near-duplicate images."""
+    if not exact.rows:
         return []
-    said = [_sampled(found.every, "image")] if found.every > 1 else []
-    if found.shared_rows:
-        copied = _some(found.copied_rows, found.rows, "pair") if found.copied_rows else "none"
-        said.append(
-            f"{_some(found.shared_rows, found.rows, 'pair')} share their image with another pair; {copied} "
-            f"{'have' if found.copied_rows else 'has'} one that also exists under another name."
+    sentences = [_sample_note(exact.every, "image")] if exact.every > 1 else []
+    if exact.shared_rows:
+        sentences.append(
+            f"{_fraction(exact.shared_rows, exact.rows, 'pair')} share their image with another pair; "
+            f"{_fraction(exact.copied_rows, exact.rows, 'pair')} have an image that exists under several names."
         )
     else:
-        said.append("No image occurs twice.")
+        sentences.append("No image occurs twice.")
     if near.images:
-        some = _some(near.near, near.images, "image")
-        look = f"{some} look like another one: their perceptual hashes differ in at most {NEAR_BITS} of 64 bits."
-        look += " Of all images it is more: the like of most is not among those looked at." if found.every > 1 else ""
-        said.append(look if near.near else "No two different images look alike by their perceptual hashes.")
+        if near.near:
+            bound = "; this is a lower bound, since near-duplicates may be outside of the sample" if exact.every > 1 else ""
+            sentences.append(
+                f"{_fraction(near.near, near.images, 'image')} are near-duplicates: perceptual hashes that differ in at "
+                f"most {NEAR_BITS} of 64 bits{bound}."
+            )
+        else:
+            sentences.append("No two different images are near-duplicates by their perceptual hashes.")
         if not near.complete:
-            said.append("So many images look alike that some of them may have been missed.")
-    return said
+            sentences.append("The search for near-duplicates was limited, so some may be missing.")
+    return sentences
 
 
-def reuse(found: Reuse) -> list[str]:
-    """Captions over several images, and pairs that repeat an earlier one."""
-    if not found.rows:
+def repeated_captions(reuse: Reuse) -> list[str]:
+    """Describe captions that occur with several images, and repeated pairs."""
+    if not reuse.rows:
         return []
-    said = [_sampled(found.every, "caption")] if found.every > 1 else []
-    if found.reused:
-        most = found.groups[0].count
-        said.append(
-            f"{_some(found.reused_rows, found.rows, 'pair')} have a caption that stands over more than one "
-            f"image; the one used most stands over {integer(most)}."
+    sentences = [_sample_note(reuse.every, "caption")] if reuse.every > 1 else []
+    if reuse.reused:
+        sentences.append(
+            f"{_fraction(reuse.reused_rows, reuse.rows, 'pair')} have a caption that occurs with more than one image; "
+            f"the most frequent caption occurs with {integer(reuse.groups[0].count)} images."
         )
     else:
-        said.append("Every caption stands over one image only.")
-    if found.doubled_rows:
-        verb = "repeats" if found.doubled_rows == 1 else "repeat"
-        said.append(f"{_some(found.doubled_rows, found.rows, 'pair')} {verb} an earlier pair, image and caption.")
-    return said
+        sentences.append("Every caption occurs with one image only.")
+    if reuse.doubled_rows:
+        verb = "repeats" if reuse.doubled_rows == 1 else "repeat"
+        sentences.append(f"{_fraction(reuse.doubled_rows, reuse.rows, 'pair')} {verb} image and caption of another pair.")
+    return sentences
 
 
-def _sampled(every: int, what: str) -> str:
-    return f"Looked at was one {what} in {integer(every)}, chosen by its hash: what holds for all is the shares."
-
-
-def _some(part: int, whole: int, noun: str) -> str:
-    """`12 pairs (0.4 %)`."""
-    return f"{count_of(part, noun)} ({percent_of(part, whole)})"
-
-
-def agreement(first: str, other: str, found: Agreement) -> list[str]:
-    """How far two scorers, by name, agree."""
-    if found.spearman is None:
-        return [f"{first} and {other} cannot be compared by rank: one of them gives every pair the same score."]
-    of = f"{count_of(found.pairs, 'pair')}, one in {found.every}" if found.every > 1 else count_of(found.pairs, "pair")
+def agreement(name: str, other: str, result: Agreement) -> list[str]:
+    """Describe how far two scorers agree."""
+    if result.spearman is None:
+        return [f"{name} and {other} cannot be compared by rank: one of them gives every pair the same score."]
+    pairs = count_of(result.pairs, "pair") + (f" (one in {result.every})" if result.every > 1 else "")
     strength = (
-        "closely alike" if found.spearman >= 0.8 else "roughly alike" if found.spearman >= 0.5
-        else "hardly alike" if found.spearman > 0.2 else "unlike"
+        "strongly" if result.spearman >= 0.8 else "moderately" if result.spearman >= 0.5
+        else "weakly" if result.spearman > 0.2 else "hardly at all"
     )  # fmt: skip
     return [
-        f"{first} and {other} rank the pairs {strength}: rank correlation {decimal(found.spearman)} over {of}. Cut "
-        f"into {NUM_LEVELS} equally full levels each, {percent(found.equal_levels)} of the pairs get the same level "
-        f"from both, and {percent(found.close)} the same or the next."
+        f"{name} and {other} agree {strength}: Spearman correlation {decimal(result.spearman)} over {pairs}. With "
+        f"{NUM_LEVELS} levels of equal size each, {percent(result.equal_levels)} of the pairs get the same level from "
+        f"both, {percent(result.close)} the same or an adjacent one."
     ]
 
 
-def headline(scanned: Scan, policy: str) -> list[str]:
-    """What stands on top of the page: the spread of the scores, then what is wrong with the data, if anything is."""
-    said = scores(scanned) + bad(scanned) + cut(scanned, policy) + copies(scanned.repeats.copies, scanned.repeats.near)
-    return said + reuse(scanned.repeats.reuse)
+def overview(scanned: Scan, policy: str) -> list[str]:
+    """Return the most important insights: the scores, then quality issues."""
+    repeats = scanned.repeats
+    return [
+        *scores(scanned),
+        *errors(scanned),
+        *truncated(scanned, policy),
+        *duplicates(repeats.copies, repeats.near),
+        *repeated_captions(repeats.reuse),
+    ]
+
+
+def _sample_note(every: int, noun: str) -> str:
+    return f"Computed on one {noun} in {integer(every)}, sampled by hash; fractions are estimates for all."
+
+
+def _fraction(part: int, whole: int, noun: str) -> str:
+    """Return `12 pairs (0.4%)`."""
+    return f"{count_of(part, noun)} ({percent_of(part, whole)})"

@@ -1,8 +1,7 @@
-"""One self-contained HTML page about scored pairs, as readable for a million of them as for a thousand.
+"""The data report: scores, levels and quality issues of image-text pairs.
 
-What is said and drawn comes from the manifest and one pass over the scores (two where several scorers were at work); a
-few hundred pairs are shown. Captions and images come from the pairs themselves. What is not given is named instead of
-leaving a gap.
+Statistics come from the manifest and a constant-memory pass over the scores, so the size of the page does not depend on
+the number of pairs; a few hundred pairs are shown as examples.
 """
 
 from __future__ import annotations
@@ -24,437 +23,445 @@ from aligngpt.curation.scorer_ranks import NUM_LEVELS
 from aligngpt.curation.scoring.store import read_manifest, score_columns
 from aligngpt.curation.statistics import Scan, scan
 from aligngpt.data.sources import Source, open_as_scored
-from aligngpt.reporting import formatting as text
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.data import charts as figures
-from aligngpt.reporting.data import insights as findings
-from aligngpt.reporting.data.examples import Example, gather, short_name
-from aligngpt.reporting.html import Card, Section, fill, score_range
-from aligngpt.utils.io import atomic_path, read_json
+from aligngpt.reporting.data import charts, insights
+from aligngpt.reporting.data.examples import Example, load_examples
+from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, integer, percent_of, score_range
+from aligngpt.reporting.html import Card, Page, Section, write_page
+from aligngpt.utils.io import read_json
 from aligngpt.utils.text import printable
+
+_TEMPLATE = "data/section.html.jinja"
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """A page that was written, and the sentences on top of it."""
+    """A written data report and its most important insights."""
 
     page: Path
-    findings: tuple[str, ...]
+    insights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Cards:
-    """Pairs shown together under a title.
+class Gallery:
+    """Pairs shown together.
 
     Attributes:
-        level: Whose pairs they are; 0 if each is marked with its own.
-        caption: Stands above them instead of below each, where it is the same for all.
+        level: Level of all pairs; 0 if each card shows its own.
+        caption: Shown once above the pairs, if all share it.
     """
 
     title: str
     note: str
-    cards: list[Example]
+    pairs: list[Example]
     level: int = 0
     caption: str | None = None
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """All that the sections are made of."""
+class DataFacts:
+    """Everything that the sections are made of.
+
+    Attributes:
+        scorers: Names of the scorers by column; the scorer of the levels comes first.
+        with_data: Whether the pairs were passed, not only their scores.
+    """
 
     manifest: dict[str, Any]
-    scorers: dict[str, str]  # by column, the first one's first
+    scorers: dict[str, str]
     boundaries: LevelBoundaries | None
     scanned: Scan
-    agreed: tuple[Agreement, ...]
+    agreements: tuple[Agreement, ...]
     examples: dict[int, Example]
-    has_pairs: bool
+    with_data: bool
 
     @property
     def scorer(self) -> str:
+        """Return the name of the scorer of the levels."""
         return next(iter(self.scorers.values()))
 
     @property
     def policy(self) -> str:
+        """Return how long captions were handled: `truncate` or `chunk-mean`."""
         return str(self.manifest["inputs"]["long_captions"])
 
-    def cards(self, rows: Sequence[int]) -> list[Example]:
+    def pairs(self, rows: Sequence[int]) -> list[Example]:
+        """Return the examples of some rows."""
         return [self.examples[row] for row in rows]
 
+    def content(self, **changes: Any) -> dict[str, Any]:
+        """Return the variables of the section template."""
+        common: dict[str, Any] = {"table": None, "grid": [], "groups": [], "strips": [], "reasons": []}
+        common |= {
+            "scorers": self.scorers,
+            "num_levels": self.boundaries.num_levels if self.boundaries else 0,
+            "has_images": any(example.data_uri for example in self.examples.values()),
+        }
+        return common | changes
 
-def data_report(
+
+def report_data(
     scores: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     levels: str | os.PathLike[str] | None = None,
-    pairs: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
 ) -> DataReport:
-    """Write the page about a folder of scores.
+    """Write the report about a folder of scores.
 
     Args:
-        scores: A finished folder of `aligngpt score`.
-        output: The page, one HTML file without any request to elsewhere; under 10 MB whatever the number of pairs.
-        levels: A folder of `aligngpt level`, or its `levels.json`; without it the page has no levels.
-        pairs: The pairs that were scored; without them the page has no captions.
-        images: The folder image paths start from; not needed where images come with the pairs.
+        scores: Folder written by `aligngpt score`.
+        output: The page, one HTML file without external requests; below 10 MB for any number of pairs.
+        levels: Folder written by `aligngpt level`, or its `levels.json`; without it, the report has no levels.
+        data: The pairs that were scored; without them, the report has no captions.
+        images: Image folder; not needed if the data contain the images.
 
     Raises:
-        FileNotFoundError: If an input is missing.
-        ValueError: If the levels are those of another scorer, or the pairs are not those that were scored.
+        FileNotFoundError: An input does not exist.
+        ValueError: The levels are those of another scorer, or the data are not those that were scored.
     """
+    facts = load_facts(scores, levels=levels, data=data, images=images)
+    name = printable(Path(scores).resolve().name)
+    lead = insights.overview(facts.scanned, facts.policy)
+    page = write_page(Path(output), Page("data report", name, lead, make_cards(facts), make_sections(facts)))
+    return DataReport(page, tuple(lead))
+
+
+def load_facts(
+    scores: str | os.PathLike[str],
+    *,
+    levels: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+) -> DataFacts:
+    """Read scores, levels and example pairs; arguments and errors as `report_data`."""
     manifest = read_manifest(scores)
-    boundaries, scorers = _levels(levels, _scorers(manifest), scores)
+    boundaries, scorers = _read_levels(levels, manifest, scores)
     column = next(iter(scorers))
-    source = None if pairs is None else _source(pairs, images, manifest, scores)
+    source = None if data is None else _open_data(data, images, manifest, scores)
     scanned = scan(scores, column, boundaries)
-    agreed = agreements(scores, manifest, column)
+    compared = agreements(scores, manifest, column)
     folder = None if images is None else Path(images)
-    examples = gather(scores, _shown(scanned, agreed), column, boundaries, source, folder)
+    examples = load_examples(scores, _select_rows(scanned, compared), column, boundaries, source, folder)
     names = {name: printable(scorer["name"]) for name, scorer in scorers.items()}
-    facts = _Facts(manifest, names, boundaries, scanned, agreed, examples, pairs is not None)
-    target = Path(output)
-    with atomic_path(target) as temporary:
-        temporary.write_text(_render(facts, printable(Path(scores).resolve().name)), encoding="utf-8")
-    return DataReport(target, tuple(findings.headline(scanned, facts.policy)))
+    return DataFacts(manifest, names, boundaries, scanned, compared, examples, data is not None)
 
 
-def _scorers(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The scorers by their column."""
-    scorers = manifest["scorers"]
-    return dict(zip(score_columns([scorer["name"] for scorer in scorers[1:]]), scorers, strict=True))
-
-
-def _levels(
-    levels: str | os.PathLike[str] | None, scorers: dict[str, dict[str, Any]], scores: str | os.PathLike[str]
+def _read_levels(
+    levels: str | os.PathLike[str] | None, manifest: dict[str, Any], scores: str | os.PathLike[str]
 ) -> tuple[LevelBoundaries | None, dict[str, dict[str, Any]]]:
-    """The boundaries, and the scorers with that one first whose scores they cut."""
+    """Return the boundaries, and the scorers by column with the scorer of the levels first."""
+    scorers = manifest["scorers"]
+    by_column = dict(zip(score_columns([scorer["name"] for scorer in scorers[1:]]), scorers, strict=True))
     if levels is None:
-        return None, scorers
+        return None, by_column
     boundaries = LevelBoundaries.load(levels)
-    cut = read_json(levels_file(levels, LEVELS_JSON)).get("scorer")
-    if cut is None:
-        return boundaries, scorers
-    column = next((name for name, one in scorers.items() if one["weights_hash"] == cut["weights_hash"]), None)
-    if column is None:
+    leveled = read_json(levels_file(levels, LEVELS_JSON)).get("scorer")
+    if leveled is None:
+        return boundaries, by_column
+    matches = [name for name, scorer in by_column.items() if scorer["weights_hash"] == leveled["weights_hash"]]
+    if not matches:
         raise ValueError(
-            f"{levels} holds levels of scores by {cut['name']} ({cut['weights_hash'][:8]}), {scores} has scores by "
-            f"{' and '.join(one['name'] for one in scorers.values())}: give levels that were made of these scores"
+            f"{levels}: levels of scores by {leveled['name']} ({leveled['weights_hash'][:8]}), but {scores} has scores "
+            f"by {' and '.join(scorer['name'] for scorer in scorers)}; pass levels that were made of these scores"
         )
-    return boundaries, {column: scorers[column]} | scorers
+    return boundaries, {matches[0]: by_column[matches[0]]} | by_column
 
 
-def _source(
-    pairs: str | os.PathLike[str],
+def _open_data(
+    data: str | os.PathLike[str],
     images: str | os.PathLike[str] | None,
     manifest: dict[str, Any],
     scores: str | os.PathLike[str],
 ) -> Source:
-    """The pairs, their fields read as they were for the scores."""
-    source = open_as_scored(pairs, manifest, images)
+    source = open_as_scored(data, manifest, images)
     if source.fingerprint != manifest["inputs"]["pairs_hash"]:
-        raise ValueError(
-            f"{pairs} does not hold the pairs that {scores} has scores of: give the pairs that were scored"
-        )
+        raise ValueError(f"{data}: not the pairs of {scores}; pass the data that were scored")
     return source
 
 
-def _shown(scanned: Scan, agreed: tuple[Agreement, ...]) -> set[int]:
-    """The rows of which the page shows something."""
+def _select_rows(scanned: Scan, compared: tuple[Agreement, ...]) -> set[int]:
+    """Return the rows of all pairs that the report shows."""
     repeats = scanned.repeats
     rows = {*scanned.lowest, *scanned.cut_rows}
     rows.update(*scanned.drawn, *(reason.rows for reason in scanned.reasons))
     rows.update(row for _, *sides in scanned.boundary_rows for row in sides if row >= 0)
     rows.update(*(group.rows for group in (*repeats.copies.groups, *repeats.reuse.groups)))
     rows.update(row for _, *pair in repeats.near.pairs for row in pair)
-    rows.update(*(found.first_higher for found in agreed), *(found.other_higher for found in agreed))
+    rows.update(*(result.first_higher for result in compared), *(result.other_higher for result in compared))
     return rows
 
 
-def _render(facts: _Facts, name: str) -> str:
-    sections = [make(facts) for make in _SECTIONS]
-    return fill(
-        "data/page.html.jinja",
-        name=name,
-        lead=findings.headline(facts.scanned, facts.policy),
-        cards=_cards(facts),
-        sections=[section for section in sections if section is not None],
-        scorers=facts.scorers,
-        num_levels=facts.boundaries.num_levels if facts.boundaries else 0,
-        has_captions=facts.has_pairs,
-        has_images=any(example.data_uri for example in facts.examples.values()),
-        short_name=short_name,
-        shows="What the numbers say",
-        missing="Not given.",
-        absent="",
-    )
-
-
-# ----------------------------------------------------------------------------------------------------------- headline
-
-
-def _cards(facts: _Facts) -> list[Card]:
-    scanned, copies = facts.scanned, facts.scanned.repeats.copies
+def make_cards(facts: DataFacts) -> list[Card]:
+    """Return the key metrics of the data."""
+    scanned, exact = facts.scanned, facts.scanned.repeats.copies
     failed = scanned.rows - scanned.scored
-    left = f"{text.integer(failed)} could not be scored ({text.percent_of(failed, scanned.rows)})"
-    left = left if failed else f"of {text.integer(scanned.rows)}"
-    cards = [Card("Pairs scored", text.integer(scanned.scored), left)]
+    note = f"{integer(failed)} could not be scored ({percent_of(failed, scanned.rows)})"
+    cards = [Card("Pairs scored", integer(scanned.scored), note if failed else f"of {integer(scanned.rows)}")]
     if scanned.scored:
-        low, median, high = (text.decimal(findings.quantile(scanned, share), 3) for share in (0.25, 0.5, 0.75))
-        around = "that of the only one" if scanned.scored == 1 else f"half of them lie between {low} and {high}"
-        cards.append(Card("Median score", median, around))
-        cut = text.percent_of(int(scanned.cut.sum()), scanned.scored)
-        cards.append(Card("Captions cut", cut, f"are longer than {findings.read_limit(scanned, facts.policy)}"))
-    if copies.rows:
-        again = text.percent_of(copies.shared_rows, copies.rows)
-        cards.append(Card("Images used again", again, "of the pairs share theirs with another"))
+        low, median, high = (decimal(insights.quantile(scanned, fraction), 3) for fraction in (0.25, 0.5, 0.75))
+        cards.append(Card("Median score", median, f"middle half {low} to {high}"))
+        truncated = percent_of(int(scanned.cut.sum()), scanned.scored)
+        note = f"longer than {insights.context_limit(scanned, facts.policy)}"
+        cards.append(Card("Truncated captions", truncated, note))
+    if exact.rows:
+        shared = percent_of(exact.shared_rows, exact.rows)
+        cards.append(Card("Shared images", shared, "of the pairs share their image with another pair"))
     return cards
 
 
-# -------------------------------------------------------------------------------------------------- scores and levels
+def make_sections(facts: DataFacts) -> list[Section]:
+    """Return the sections of the data report."""
+    makers = (_scores, _pairs, _lowest, _boundaries, _duplicates, _captions, _scorers, _errors, _provenance)
+    sections = [make(facts) for make in makers]
+    return [section for section in sections if section is not None]
 
 
-def _scores(facts: _Facts) -> Section:
+# Scores and levels ---------------------------------------------------------------------------------------------------
+
+
+def _scores(facts: DataFacts) -> Section:
     section = Section(
         "scores",
         "Scores",
         "Scores and levels",
-        f"The score of a pair is the cosine of its image's and its caption's embedding under {facts.scorer}: how "
-        "well the caption fits the image (paper, Figure 3). Scores of different scorers lie on different scales; "
-        "what counts is their order. Pairs are cut into alignment levels by score (Eq. 1), from the loosest, 1, to "
-        "the closest.",
-        found=findings.scores(facts.scanned),
+        f"The score of a pair is the cosine similarity of its image and caption embeddings under {facts.scorer} "
+        "(Figure 3 of the paper). Scores of different scorers are on different scales; only their order matters. "
+        "Scores are binned into alignment levels (Eq. 1), from 1 (weak alignment) to N (strong alignment).",
+        insights=insights.scores(facts.scanned),
+        template=_TEMPLATE,
+        content=facts.content(),
     )
     if facts.boundaries is None:
-        section.missing.append("Levels: add --levels with the folder that “aligngpt level” writes.")
-    if not facts.scanned.scored:
-        return section
-    if facts.scanned.minimum < facts.scanned.maximum:
-        section.charts.append(figures.score_histogram(facts.scanned, facts.boundaries))
-    if facts.boundaries is not None:
-        section.found.extend(findings.levels(facts.scanned, facts.boundaries))
-        section.extra["table"] = _level_table(facts.scanned, facts.boundaries)
+        section.missing.append("Levels: pass --levels with the folder written by `aligngpt level`.")
+    if facts.scanned.scored and facts.scanned.minimum < facts.scanned.maximum:
+        section.charts.append(charts.score_histogram(facts.scanned, facts.boundaries))
+    if facts.scanned.scored and facts.boundaries is not None:
+        section.insights.extend(insights.levels(facts.scanned, facts.boundaries))
+        section.content["table"] = _level_table(facts.scanned, facts.boundaries)
     return section
 
 
 def _level_table(scanned: Scan, boundaries: LevelBoundaries) -> Table:
     rows = []
-    lengths = findings.median_lengths(scanned)
-    for level, range_ in enumerate(_ranges(boundaries), start=1):
+    lengths = insights.median_lengths(scanned)
+    for level, scores in enumerate(_score_ranges(boundaries), start=1):
         count = int(scanned.counts[level])
         rows.append(
             (
                 str(level),
-                range_,
-                text.integer(count),
-                text.percent_of(count, scanned.scored),
-                text.decimal(scanned.sums[level] / count if count else math.nan, 3),
-                text.NO_VALUE if math.isnan(lengths[level - 1]) else text.integer(lengths[level - 1]),
-                text.percent_of(scanned.cut[level], count),
+                scores,
+                integer(count),
+                percent_of(count, scanned.scored),
+                decimal(scanned.sums[level] / count if count else math.nan, 3),
+                NO_VALUE if math.isnan(lengths[level - 1]) else integer(lengths[level - 1]),
+                percent_of(scanned.cut[level], count),
             )
         )
-    head = ("Level", "Score", "Pairs", "Share", "Mean score", "Median caption", "Captions cut")
+    head = ("Level", "Score", "Pairs", "Fraction", "Mean score", "Median caption length", "Truncated captions")
     return Table(head, tuple(rows))
 
 
-def _ranges(boundaries: LevelBoundaries) -> Iterator[str]:
-    """The scores of each level; a dash where equal boundaries leave it none."""
-    ends = [None, *boundaries.boundaries, None]
-    for low, high in pairwise(ends):
-        yield text.NO_VALUE if low is not None and low == high else score_range(low, high)
+def _score_ranges(boundaries: LevelBoundaries) -> Iterator[str]:
+    """Yield the scores of each level; a dash for a level that is empty because boundaries are equal."""
+    for low, high in pairwise([None, *boundaries.boundaries, None]):
+        yield NO_VALUE if low is not None and low == high else score_range(low, high)
 
 
-def _pairs(facts: _Facts) -> Section | None:
+def _pairs(facts: DataFacts) -> Section | None:
     if not facts.scanned.scored:
         return None
     section = Section(
         "pairs",
         "Pairs",
-        "Pairs of each level" if facts.boundaries else "Some pairs",
-        "Pairs drawn at random, in the order of their scores; the paper's Figure 2 shows four such pairs, from a "
-        "caption of a detail to one of the whole image.",
+        "Example pairs of each level" if facts.boundaries else "Example pairs",
+        "Randomly sampled pairs in the order of their scores. Figure 2 of the paper shows four such pairs, from a "
+        "caption that describes a detail to a caption that describes the whole image.",
+        template=_TEMPLATE,
     )
-    if not facts.has_pairs:
-        section.missing.append("Captions: add --pairs with the pairs that were scored, and --images with their images.")
-    drawn = [sorted(rows, key=lambda row: facts.examples[row].score) for rows in facts.scanned.drawn]
+    if not facts.with_data:
+        section.missing.append("Captions: pass --data with the pairs that were scored, and --images with their images.")
+    sampled = [sorted(rows, key=lambda row: facts.examples[row].score) for rows in facts.scanned.drawn]
     if facts.boundaries is None:
-        section.extra["strips"] = [Cards("", "", facts.cards(drawn[0]))]
-        return section
-    section.extra["strips"] = [
-        Cards(f"Level {level}", f"score {range_} · {text.count_of(count, 'pair')}", facts.cards(rows), level)
-        for level, (range_, rows, count) in enumerate(
-            zip(_ranges(facts.boundaries), drawn[1:], facts.scanned.counts[1:].tolist(), strict=True), start=1
-        )
-        if count
-    ]
+        strips = [Gallery("", "", facts.pairs(sampled[0]))]
+    else:
+        levels = zip(_score_ranges(facts.boundaries), sampled[1:], facts.scanned.counts[1:].tolist(), strict=True)
+        strips = [
+            Gallery(f"Level {level}", f"score {scores} · {count_of(count, 'pair')}", facts.pairs(rows), level)
+            for level, (scores, rows, count) in enumerate(levels, start=1)
+            if count
+        ]
+    section.content.update(facts.content(strips=strips))
     return section
 
 
-def _lowest(facts: _Facts) -> Section | None:
+def _lowest(facts: DataFacts) -> Section | None:
     if not facts.scanned.scored:
         return None
-    section = Section(
+    return Section(
         "lowest",
-        "Lowest",
-        "The lowest scores",
-        "Where a caption belongs to another image, the score is as low as the scorer gives; so mismatched pairs "
-        "gather here, among captions in which the scorer reads little. “aligngpt select --drop-defect mismatch” "
-        "leaves the lowest 1 % out.",
-        found=findings.suspects(facts.scanned),
+        "Lowest scores",
+        "Lowest scores",
+        "Mismatched pairs, whose caption belongs to another image, have the lowest scores; so do captions that the "
+        "scorer does not understand. `aligngpt filter --exclude mismatch` skips the lowest 1%.",
+        insights=insights.lowest(facts.scanned),
+        template=_TEMPLATE,
+        content=facts.content(grid=facts.pairs(facts.scanned.lowest)),
     )
-    section.extra["wall"] = facts.cards(facts.scanned.lowest)
-    return section
 
 
-def _boundaries(facts: _Facts) -> Section | None:
+def _boundaries(facts: DataFacts) -> Section | None:
     if facts.boundaries is None or not facts.scanned.scored:
         return None
-    section = Section(
+    edges = facts.boundaries.boundaries
+    groups = [
+        Gallery(
+            f"Level {index + 1} to level {bisect_right(edges, edges[index]) + 1}",
+            f"boundary {decimal(edges[index], 4)}",
+            facts.pairs([row for row in sides if row >= 0]),
+        )
+        for index, *sides in facts.scanned.boundary_rows
+    ]
+    return Section(
         "boundaries",
         "Boundaries",
-        "Pairs at the boundaries",
-        "Of each boundary the nearest pair below it and the nearest above: they have different levels and hardly "
-        "different scores. If they look equally well told, that is how it should be. “aligngpt select --drop-defect "
-        "boundary” leaves such pairs out.",
-        found=findings.near_boundaries(facts.scanned, facts.boundaries),
+        "Pairs at level boundaries",
+        "For each boundary, the nearest pair below it and the nearest above it. They have different levels although "
+        "their scores hardly differ, so their alignment should look similar. `aligngpt filter --exclude boundary` "
+        "skips such pairs.",
+        insights=insights.near_boundaries(facts.scanned, facts.boundaries),
+        template=_TEMPLATE,
+        content=facts.content(groups=groups),
     )
-    cuts = facts.boundaries.boundaries
-    section.extra["sets"] = [
-        Cards(
-            f"Level {place + 1} to level {bisect_right(cuts, cuts[place]) + 1}",
-            f"boundary {text.decimal(cuts[place], 4)}",
-            facts.cards([row for row in sides if row >= 0]),
-        )
-        for place, *sides in facts.scanned.boundary_rows
-    ]
-    return section
 
 
-# ------------------------------------------------------------------------------------------------ repeats and captions
+# Duplicates and captions ---------------------------------------------------------------------------------------------
 
 
-def _repeats(facts: _Facts) -> Section | None:
+def _duplicates(facts: DataFacts) -> Section | None:
     if not facts.scanned.scored:
         return None
-    copies, near = facts.scanned.repeats.copies, facts.scanned.repeats.near
+    exact, near = facts.scanned.repeats.copies, facts.scanned.repeats.near
+    groups = [
+        Gallery("Duplicate", f"{integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups
+    ] + [
+        Gallery("Near-duplicate", f"{bits} of 64 bits differ", facts.pairs((left, right)))
+        for bits, left, right in near.pairs
+    ]
     section = Section(
-        "repeats",
-        "Repeats",
-        "Images that occur again",
-        "Copies have the same bytes. Near copies are images stored again, scaled or slightly changed, found by a "
-        "perceptual hash; plain drawings and blank images may share one by chance. “aligngpt select --drop-defect "
-        "duplicate_image” keeps the pair with the highest score of every image.",
-        found=findings.copies(copies, near),
+        "duplicates",
+        "Duplicates",
+        "Duplicate and near-duplicate images",
+        "Duplicates have the same bytes. Near-duplicates are resized, re-encoded or slightly edited images, detected by "
+        "a perceptual hash; plain drawings and blank images may match by chance. `aligngpt filter --exclude "
+        "duplicate_image` retains the pair with the highest score of each image.",
+        insights=insights.duplicates(exact, near),
+        template=_TEMPLATE,
+        content=facts.content(groups=groups),
     )
-    if not copies.rows:
-        section.missing.append("Hashes of the images: the scores hold none.")
-    sets = [
-        Cards("The same bytes", f"{text.integer(group.count)} names", facts.cards(group.rows))
-        for group in copies.groups
-    ]
-    sets += [
-        Cards("Near copies", f"{bits} of 64 bits differ", facts.cards((one, other))) for bits, one, other in near.pairs
-    ]
-    section.extra["sets"] = sets
+    if not exact.rows:
+        section.missing.append("Image hashes: the scores contain none.")
     return section
 
 
-def _captions(facts: _Facts) -> Section | None:
+def _captions(facts: DataFacts) -> Section | None:
     scanned, reuse = facts.scanned, facts.scanned.repeats.reuse
     if not scanned.scored:
         return None
-    limit = findings.read_limit(scanned, facts.policy)
-    section = Section(
-        "captions",
-        "Captions",
-        "Captions",
-        "How long the captions are, which of them stand over several images (such captions tell little of any of "
-        f"them; “--drop-defect reused_caption” leaves them out), and which are longer than {limit} "
-        "(“--drop-defect truncated_caption”).",
-        found=findings.lengths(scanned) + findings.cut(scanned, facts.policy) + findings.reuse(reuse),
-    )
-    if scanned.lengths[1:].any():
-        section.charts.append(figures.lengths_by_level(scanned))
-    if reuse.reused:
-        section.extra["table"] = _spread_table(reuse.spread)
-    section.extra["sets"] = [
-        Cards(
-            "One caption",
-            f"over {text.integer(group.count)} images",
-            facts.cards(group.rows),
+    limit = insights.context_limit(scanned, facts.policy)
+    strips = [Gallery(f"Captions longer than {limit}", "", facts.pairs(scanned.cut_rows))] if scanned.cut_rows else []
+    groups = [
+        Gallery(
+            "Repeated caption",
+            f"{integer(group.count)} images",
+            facts.pairs(group.rows),
             caption=facts.examples[group.rows[0]].caption,
         )
         for group in reuse.groups
     ]
-    if scanned.cut_rows:
-        section.extra["strips"] = [Cards(f"Captions longer than {limit}", "", facts.cards(scanned.cut_rows))]
+    section = Section(
+        "captions",
+        "Captions",
+        "Captions",
+        "Length of the captions, captions that occur with several images and therefore say little about any of them "
+        f"(`--exclude reused_caption` skips them), and captions longer than {limit} (`--exclude truncated_caption`).",
+        insights=insights.lengths(scanned)
+        + insights.truncated(scanned, facts.policy)
+        + insights.repeated_captions(reuse),
+        template=_TEMPLATE,
+        content=facts.content(
+            table=_repetition_table(reuse.spread) if reuse.reused else None, groups=groups, strips=strips
+        ),
+    )
+    if scanned.lengths[1:].any():
+        section.charts.append(charts.lengths_by_level(scanned))
     return section
 
 
-def _spread_table(spread: tuple[int, ...]) -> Table:
-    ends = [*SPREAD[1:], None]
+def _repetition_table(spread: tuple[int, ...]) -> Table:
     rows = []
-    for first, end, count in zip(SPREAD, ends, spread, strict=True):
-        name = f"{text.integer(first)} and more" if end is None else str(first)
-        if end is not None and end - 1 > first:
-            name = f"{text.integer(first)} to {text.integer(end - 1)}"
-        rows.append((name, text.integer(count)))
-    return Table(("Images under one caption", "Captions"), tuple(rows))
+    for start, end, count in zip(SPREAD, [*SPREAD[1:], None], spread, strict=True):
+        name = f"{integer(start)} or more" if end is None else str(start)
+        if end is not None and end - 1 > start:
+            name = f"{integer(start)} to {integer(end - 1)}"
+        rows.append((name, integer(count)))
+    return Table(("Images with the same caption", "Captions"), tuple(rows))
 
 
-# ------------------------------------------------------------------------------------------ scorers, errors, provenance
+# Scorers, errors, provenance -----------------------------------------------------------------------------------------
 
 
-def _agreement(facts: _Facts) -> Section | None:
-    if not facts.agreed:
+def _scorers(facts: DataFacts) -> Section | None:
+    if not facts.agreements:
         return None
+    strips: list[Gallery] = []
     section = Section(
         "scorers",
         "Scorers",
-        "Do the scorers agree?",
-        "Scorers are compared by rank, over a million evenly spaced pairs at most. Where they agree, the grade is not "
-        "one model's whim; pairs on which they differ most show what one of them does not see. The "
-        f"{NUM_LEVELS} levels are cut here from each scorer's own scores of these pairs.",
+        "Agreement between scorers",
+        "Scorers are compared by rank, over at most a million evenly spaced pairs. The pairs on which they differ most "
+        f"show what one of them misses. Here each scorer has {NUM_LEVELS} levels of its own, of equal size.",
+        template=_TEMPLATE,
+        content=facts.content(strips=strips),
     )
-    strips = []
-    for place, found in enumerate(facts.agreed):
-        other = facts.scorers[found.column]
-        section.found.extend(findings.agreement(facts.scorer, other, found))
-        if found.spearman is None:
+    for index, result in enumerate(facts.agreements):
+        name, other = facts.scorer, facts.scorers[result.column]
+        section.insights.extend(insights.agreement(name, other, result))
+        if result.spearman is None:
             continue
-        section.charts.append(figures.level_agreement(facts.scorer, other, found, place))
-        for higher, lower, rows in (
-            (facts.scorer, other, found.first_higher),
-            (other, facts.scorer, found.other_higher),
-        ):
+        section.charts.append(charts.level_agreement(name, other, result, index))
+        for higher, lower, rows in ((name, other, result.first_higher), (other, name, result.other_higher)):
             if rows:
-                strips.append(Cards(f"Ranked far higher by {higher}", f"than by {lower}", facts.cards(rows)))
-    section.extra["strips"] = strips
+                strips.append(Gallery(f"Ranked much higher by {higher}", f"than by {lower}", facts.pairs(rows)))
     return section
 
 
-def _bad(facts: _Facts) -> Section:
-    section = Section(
-        "bad",
-        "Bad files",
-        "What could not be scored",
-        "Every record has its row; those below have a reason instead of a score. Numbers within a reason are written "
+def _errors(facts: DataFacts) -> Section:
+    reasons = [(reason.text, reason.count, facts.pairs(reason.rows)) for reason in facts.scanned.reasons]
+    return Section(
+        "errors",
+        "Errors",
+        "Pairs without a score",
+        "Each record has a row in the scores; these have a reason instead of a score. Numbers in a reason are written "
         "as N.",
-        found=findings.bad(facts.scanned),
+        insights=insights.errors(facts.scanned),
+        template=_TEMPLATE,
+        content=facts.content(reasons=reasons),
     )
-    section.extra["reasons"] = [
-        (reason.text, reason.count, [facts.examples[row] for row in reason.rows]) for reason in facts.scanned.reasons
-    ]
-    return section
 
 
-def _provenance(facts: _Facts) -> Section:
-    section = Section("origin", "Origin", "Where the scores come from", "What the manifest of the scores says.")
-    known = {key: value for key, value in facts.manifest.items() if key not in ("versions", "bad")}
-    lines = json.dumps(known, indent=2, ensure_ascii=False).split("\n")
-    section.extra["recipes"] = {"manifest.json": "\n".join(map(printable, lines))}
-    section.extra["versions"] = facts.manifest.get("versions") or {}
-    return section
-
-
-_SECTIONS = (_scores, _pairs, _lowest, _boundaries, _repeats, _captions, _agreement, _bad, _provenance)
+def _provenance(facts: DataFacts) -> Section:
+    shown = {key: value for key, value in facts.manifest.items() if key not in ("versions", "bad")}
+    lines = json.dumps(shown, indent=2, ensure_ascii=False).split("\n")
+    return Section(
+        "provenance",
+        "Provenance",
+        "Provenance of the scores",
+        "Manifest of the scores and versions of the software that computed them.",
+        template="templates/settings.html.jinja",
+        content={
+            "files": {"manifest.json": "\n".join(map(printable, lines))},
+            "versions": facts.manifest.get("versions") or {},
+        },
+    )
