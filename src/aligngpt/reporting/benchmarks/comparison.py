@@ -1,240 +1,165 @@
-"""One self-contained HTML page about two models on the same questions, and the same as a part of another page."""
+"""Sections and page about two models on the same questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation import artifacts
-from aligngpt.reporting import formatting as text
-from aligngpt.reporting.benchmarks import charts as figures
-from aligngpt.reporting.benchmarks.paper_results import title_of
+from aligngpt.evaluation.artifacts import Comparison, DifferingSample, SkippedComparison
+from aligngpt.reporting.benchmarks import charts, insights
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.html import Card, Section, fill
+from aligngpt.reporting.formatting import count_of, integer, join_words, p_value, shorten, signed
+from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.reporting.images import thumbnail
-from aligngpt.utils.io import atomic_path
 
-Comparison = Mapping[str, Any]
+Compared = Sequence[Comparison | SkippedComparison]
 
-SIDE, QUALITY = 200, 75  # of an image: its longest side in pixels, and of its JPEG
-_QUESTION, _ANSWER = 360, 280  # characters shown
+_TEMPLATE = "benchmarks/section.html.jinja"
+SIDE, QUALITY = 200, 75  # of an image: longest side in pixels, JPEG quality
+_QUESTION, _TEXT = 360, 280  # characters shown
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What one of the models answered, and whether it is right, in part right or wrong."""
-
+class _Prediction:
     model: str
     text: str
     score: float
 
 
 @dataclass(frozen=True)
-class _Card:
-    """A question on which the models differ."""
-
+class _Example:
     question: str
     image: str | None
     label: str
-    said: tuple[_Said, _Said]
+    predictions: tuple[_Prediction, ...]
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """The questions of one benchmark; without any image no room is left for them."""
+class _Examples:
+    """Samples of one benchmark on which the models differ; `with_images` reserves space for images."""
 
     title: str
     note: str
     with_images: bool
-    cards: tuple[_Card, ...]
+    examples: tuple[_Example, ...]
 
 
-def to_mappings(comparisons: Sequence[Any], names: tuple[str, str]) -> tuple[list[Comparison], tuple[str, str]]:
-    """Return the comparisons in the form of this page, baseline first, and the names of both models."""
-    rows: list[Comparison] = []
-    for one in comparisons:
-        if isinstance(one, Mapping):
-            rows.append(one)
-            continue
-        if isinstance(one, artifacts.SkippedComparison):
-            rows.append(one.model_dump())
-            continue
-        model, baseline = one.model, one.baseline
-        names = (baseline.name, model.name)
-        shown = [
-            {"id": x.id, "label": x.label, "question": x.question, "image": x.image, "scores": x.scores[::-1],
-             "texts": x.texts[::-1]}
-            for x in one.examples
-        ]  # fmt: skip
-        rows.append(
-            {
-                "benchmark": one.benchmark, "title": one.title, "metric": one.metric, "count": one.n_samples,
-                "scores": [baseline.score, model.score], "difference": one.difference, "interval": one.ci95,
-                "test": {"McNemar": "McNemar's exact test", "sign": "sign test"}[one.test], "p_value": one.p_value,
-                "first_better": baseline.n_better, "second_better": model.n_better, "left_out": one.n_unpaired,
-                "notes": one.notes, "differing": one.differing, "shown": shown, "missing": one.examples_note,
-            }
-        )  # fmt: skip
-    return rows, names
-
-
-def write_comparison(page: Path, results: Sequence[Any], names: tuple[str, str] = ("", "")) -> Path:
-    """Write the page of two models.
+def write_comparison(output: Path, comparisons: Compared) -> Path:
+    """Write the page about two models and return its path.
 
     Args:
-        page: Where to write it.
-        comparisons: What `evaluation.compare` says of each benchmark, with `shown` and `missing` of
-            `evaluation.differing` where questions are to be seen.
-        names: What the models are called; differences are the second minus the first.
-
-    Returns:
-        `page`, one HTML file without any request to elsewhere.
+        comparisons: One for each benchmark, with `examples` to show samples on which the models differ.
     """
-    comparisons, names = to_mappings(results, names)
-    html = fill(
-        "benchmarks/comparison.html.jinja",
-        name=f"{names[1]} against {names[0]}",
-        lead=_findings(comparisons, names),
-        cards=_cards(comparisons, names),
-        sections=comparison_sections(comparisons, names, found=False),
-        shows="What the numbers say",
-        missing="Not compared.",
-        absent="",
-    )
-    with atomic_path(page) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return page
+    sections = make_sections(comparisons, with_insights=False)
+    lead = insights.comparison(comparisons)
+    return write_page(output, Page("comparison", _title(comparisons), lead, _cards(comparisons), sections))
 
 
-def comparison_sections(comparisons: Sequence[Comparison], names: tuple[str, str], found: bool = True) -> list[Section]:
-    """The differences, and the questions behind them; arguments as `write_comparison`.
-
-    Args:
-        found: Whether the findings stand in the section.
-    """
-    done = [one for one in comparisons if "reason" not in one]
+def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Section]:
+    """Return the sections about the differences and about samples on which the models differ."""
+    compared = [row for row in comparisons if isinstance(row, Comparison)]
     section = Section(
-        "compared",
-        "Compared",
-        f"{names[1]} against {names[0]}",
-        "Both models on the questions that both were scored on. The interval of a difference is a paired bootstrap "
-        "over questions; p is that of McNemar's exact test where every question is right or wrong, else of the sign "
-        "test. Many tests find a difference by chance more often than one.",
-        found=_findings(comparisons, names) if found else [],
-        missing=[f"{_title(one)}: {one['reason']}." for one in comparisons if "reason" in one],
+        "comparison",
+        "Comparison",
+        _title(comparisons),
+        "Both models on the samples that both were scored on. The CI of a difference is a paired bootstrap over "
+        "samples; p is that of the exact McNemar test if every sample is right or wrong, else of the sign test. The CI "
+        "does not include the variation between training runs: one pair of models says nothing about other seeds. "
+        "With many benchmarks, some differences are due to chance.",
+        insights=insights.comparison(comparisons) if with_insights else [],
+        missing=[f"{row.title}: {row.reason}." for row in comparisons if isinstance(row, SkippedComparison)],
+        template=_TEMPLATE,
     )
-    if not done:
+    if not compared:
         return [section]
-    section.charts.append(figures.differences(done, *names))
-    section.extra["table"] = _table(done, names)
-    shown = [one for one in done if one.get("shown")]
-    strips = [_strip(one, names) for one in shown]
-    if not strips:
+    section.charts.append(charts.differences(compared))
+    section.content["table"] = _table(compared)
+    shown = [row for row in compared if row.examples]
+    if not shown:
         return [section]
     questions = Section(
         "differing",
-        "Questions",
-        "Questions on which they differ",
-        "Of each benchmark a few questions that one model has right and the other has not, or less so: as many for the "
-        "one as for the other while there are any, drawn with a fixed seed.",
+        "Differing samples",
+        "Samples on which the models differ",
+        "For each benchmark, samples that one model answers better than the other: equally many of both kinds where "
+        "possible, sampled with a fixed seed.",
+        template=_TEMPLATE,
+        content={"examples": [_make_examples(row) for row in shown]},
     )
-    for why in dict.fromkeys(one["missing"] for one in shown if one["missing"]):
-        titles = text.listed([_title(one) for one in shown if one["missing"] == why])
-        questions.missing.append(f"What was asked in {titles}: {why}.")
-    questions.extra["strips"] = strips
+    for note in dict.fromkeys(row.examples_note for row in shown if row.examples_note):
+        titles = join_words([row.title for row in shown if row.examples_note == note])
+        questions.missing.append(f"Questions of {titles}: {note}.")
     return [section, questions]
 
 
-def _findings(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[str]:
-    done = [one for one in comparisons if "reason" not in one]
-    if not done:
-        return ["No benchmark could be compared."]
-    sides = {_title(one): figures.side_of_zero(one["interval"]) for one in done}
-    sentences = [
-        f"{names[who]} is better on {text.listed(found)}, with an interval that leaves out zero."
-        for who, side in ((1, 1), (0, -1))
-        if (found := [title for title in sides if sides[title] == side])
-    ]
-    undecided = [title for title in sides if not sides[title]]
-    if undecided:
-        sentences.append(f"On {text.listed(undecided)} the interval of the difference does not tell which is better.")
-    sentences += [f"{_title(one)}: {note}." for one in done for note in one.get("notes", ())]
-    return sentences
+def _title(comparisons: Compared) -> str:
+    compared = [row for row in comparisons if isinstance(row, Comparison)]
+    return f"{compared[0].model.name} and {compared[0].baseline.name}" if compared else "Comparison"
 
 
-def _title(comparison: Comparison) -> str:
-    return title_of(comparison["benchmark"], comparison.get("title"))
-
-
-def _cards(comparisons: Sequence[Comparison], names: tuple[str, str]) -> list[Card]:
-    done = [one for one in comparisons if "reason" not in one]
-    if len(done) != 1:
+def _cards(comparisons: Compared) -> list[Card]:
+    """Return the metrics of a single benchmark; there are none for several."""
+    compared = [row for row in comparisons if isinstance(row, Comparison)]
+    if len(compared) != 1:
         return []
-    (one,) = done
-    better = f"{text.integer(one['second_better'])} against {text.integer(one['first_better'])}"
+    (row,) = compared
     return [
-        *(
-            Card(name, figures.score_text(score), one["metric"])
-            for name, score in zip(names, one["scores"], strict=True)
-        ),
+        *(Card(model.name, charts.score_text(model.score), row.metric) for model in (row.model, row.baseline)),
+        Card("Difference", signed(row.difference), f"95% CI {charts.ci_text(row.ci95)}"),
         Card(
-            "Difference", figures.signed(one["difference"]), f"95 % interval {figures.interval_text(one['interval'])}"
+            "Samples won",
+            f"{integer(row.model.n_better)} : {integer(row.baseline.n_better)}",
+            f"p = {p_value(row.p_value)}, {row.test} test",
         ),
-        Card("Questions won", better, f"p = {_probability(one['p_value'])}, {one['test']}"),
     ]
 
 
-def _table(done: Sequence[Comparison], names: tuple[str, str]) -> Table:
+def _table(compared: Sequence[Comparison]) -> Table:
+    model, baseline = compared[0].model.name, compared[0].baseline.name
     rows = tuple(
         (
-            _title(one),
-            *(figures.score_text(score) for score in one["scores"]),
-            figures.signed(one["difference"]),
-            figures.interval_text(one["interval"]),
-            _probability(one["p_value"]),
-            one["test"].removesuffix(" test").removesuffix("'s exact"),
-            text.integer(one["count"]),
-            text.integer(one["first_better"]),
-            text.integer(one["second_better"]),
-            text.integer(one["left_out"]),
+            row.title,
+            charts.score_text(row.model.score),
+            charts.score_text(row.baseline.score),
+            signed(row.difference),
+            charts.ci_text(row.ci95),
+            p_value(row.p_value),
+            row.test,
+            integer(row.n_samples),
+            integer(row.model.n_better),
+            integer(row.baseline.n_better),
+            integer(row.n_unpaired),
         )
-        for one in done
+        for row in compared
     )
     head = (
-        "Benchmark", *names, "Difference", "95 % interval", "p", "Test", "Questions", "First better",
-        "Second better", "Left out",
+        "Benchmark", model, baseline, "Difference", "95% CI", "p", "Test", "Samples", f"{model} better",
+        f"{baseline} better", "Skipped",
     )  # fmt: skip
     return Table(head, rows)
 
 
-def _probability(p_value: float) -> str:
-    return "under 0.001" if p_value < 0.001 else text.decimal(p_value, 3)
+def _make_examples(row: Comparison) -> _Examples:
+    names = (row.model.name, row.baseline.name)
+    examples = tuple(_make_example(sample, names) for sample in row.examples)
+    note = f"{integer(len(examples))} of {count_of(len(row.differing), 'sample')} with different scores"
+    return _Examples(row.title, note, any(example.image for example in examples), examples)
 
 
-# ------------------------------------------------------------------------------------------------------------ questions
-
-
-def _strip(comparison: Comparison, names: tuple[str, str]) -> _Strip:
-    cards = tuple(_card(one, names) for one in comparison["shown"])
-    note = f"{text.integer(len(cards))} of {text.count_of(len(comparison['differing']), 'question')} that differ"
-    return _Strip(_title(comparison), note, any(card.image for card in cards), cards)
-
-
-def _card(one: Mapping[str, Any], names: tuple[str, str]) -> _Card:
-    image = one["image"]
-    said = [_Said(*each) for each in zip(names, map(_answer, one["texts"]), one["scores"], strict=True)]
-    return _Card(
-        question=text.shortened(one["question"], _QUESTION) if one["question"] else f"Question {one['id']}",
-        image=None if image is None else thumbnail(image, SIDE, QUALITY),
-        label=_answer(one["label"]) if one["label"] is not None else "",
-        said=(said[0], said[1]),
+def _make_example(sample: DifferingSample, names: tuple[str, str]) -> _Example:
+    texts = zip(names, sample.texts, sample.scores, strict=True)
+    return _Example(
+        question=shorten(sample.question, _QUESTION) if sample.question else f"Question {sample.id}",
+        image=None if sample.image is None else thumbnail(sample.image, SIDE, QUALITY),
+        label="" if sample.label is None else _format(sample.label),
+        predictions=tuple(_Prediction(name, _format(text), score) for name, text, score in texts),
     )
 
 
-def _answer(said: Any) -> str:
-    """An answer as it is shown; several of one question (its rotations, or both of an image) side by side."""
-    if isinstance(said, list | tuple):
-        return text.shortened(" · ".join(_answer(part) for part in said), _ANSWER)
-    return "no answer" if said is None else text.shortened(" ".join(str(said).split()), _ANSWER) or "an empty answer"
+def _format(text: Any) -> str:
+    """Return a prediction or label as shown; several of one sample are joined."""
+    if isinstance(text, list | tuple):
+        return shorten(" · ".join(_format(part) for part in text), _TEXT)
+    return "no prediction" if text is None else shorten(" ".join(str(text).split()), _TEXT) or "empty prediction"

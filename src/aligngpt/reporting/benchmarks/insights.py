@@ -1,125 +1,148 @@
-"""What a folder of benchmark results says, in plain sentences."""
+"""Insights of the benchmark report: sentences computed from the results."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from aligngpt.reporting import formatting as text
-from aligngpt.reporting.benchmarks.load import COUNTS, BenchmarkFolder, Gate, Score
-from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_7B, TITLES, PaperModel, of_full
+from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GateMeans, SkippedComparison
+from aligngpt.reporting.benchmarks.load import BenchmarkFolder
+from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_7B, TITLES, PaperModel, percent_of_full
+from aligngpt.reporting.formatting import count_of, decimal, integer, join_words, percent
 
-_SEEN = 0.001  # nats; less is not seen in the three digits that are written
-_ENOUGH = 10  # questions; bootstrap intervals of fewer are too narrow
+_MIN_DIFFERENCE = 0.001  # nats; smaller differences vanish in three digits
+_MIN_SAMPLES = 10  # bootstrap intervals of fewer samples are too narrow
 
 
-def headline(folder: BenchmarkFolder) -> list[str]:
-    """How many benchmarks have a score, and how they stand against the paper's 7B models."""
+def overview(folder: BenchmarkFolder) -> list[str]:
+    """Describe how many benchmarks have a score, and how they compare with the paper's 7B models."""
     verb = "has" if len(folder.scores) == 1 else "have"
-    sentences = [f"{len(folder.scores)} of {text.count_of(len(folder.results), 'benchmark')} {verb} a score."]
-    sentences += [against(folder, model) for model in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable]
+    sentences = [f"{len(folder.scores)} of {count_of(len(folder.results), 'benchmark')} {verb} a score."]
+    for model in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
+        shared, higher, inconclusive = count_higher(folder, model)
+        sentences.append(
+            f"Compared with {model.name} of the paper, the score is higher on {higher} of "
+            f"{count_of(shared, 'benchmark')}; on {inconclusive} the paper's score is within the 95% CI or there is no CI."
+        )
     return sentences
 
 
-def against(folder: BenchmarkFolder, model: PaperModel) -> str:
-    """On how many benchmarks the score is above a model of the paper, and where the difference may be chance."""
-    shared, above, within = standing(folder, model)
-    return (
-        f"Against the paper's {model.name} the score is higher on {above} of {text.count_of(shared, 'benchmark')}; "
-        f"on {within} the difference may be chance: the paper's figure lies within the interval, or there is none."
-    )
-
-
-def standing(folder: BenchmarkFolder, model: PaperModel) -> tuple[int, int, int]:
-    """How many benchmarks both have, on how many of them the folder's model is higher, and how many are within."""
+def count_higher(folder: BenchmarkFolder, model: PaperModel) -> tuple[int, int, int]:
+    """Return the numbers of shared benchmarks, of those with a higher score, and of inconclusive differences."""
     shared = {name: score for name, score in folder.comparable.items() if name in model.scores}
-    above = sum(score.value > model.scores[name] for name, score in shared.items())
-    return len(shared), above, sum(is_within(score, model.scores[name]) for name, score in shared.items())
+    higher = sum((score.score or 0.0) > model.scores[name] for name, score in shared.items())
+    return len(shared), higher, sum(is_inconclusive(score, model.scores[name]) for name, score in shared.items())
 
 
-def is_within(score: Score, figure: float) -> bool:
-    """Whether a figure of the paper lies in the interval; one without width, of few questions, tells nothing."""
-    low, high = score.interval
-    return low == high or low <= figure <= high
+def is_inconclusive(score: BenchmarkScore, reference: float) -> bool:
+    """Return whether the reference is within the interval of the score, or the score has no interval."""
+    return score.ci95 is None or score.ci95[0] <= reference <= score.ci95[1]
 
 
-def widest(folder: BenchmarkFolder, model: PaperModel) -> list[str]:
-    """Where the folder's model is furthest ahead of one of the paper's, and where furthest behind."""
-    ahead = [
-        (of_full(name, score.value - model.scores[name]), TITLES[name])
+def largest_differences(folder: BenchmarkFolder, model: PaperModel) -> list[str]:
+    """Describe where the folder's model exceeds a model of the paper most, and where it falls short most."""
+    differences = [
+        (percent_of_full(name, (score.score or 0.0) - model.scores[name]), TITLES[name])
         for name, score in folder.comparable.items()
         if name in model.scores
     ]
-    sentences = []
-    for word, share, title in [("ahead of", *max(ahead)), ("behind", *min(ahead))] if ahead else []:
-        if share > 0 if word == "ahead of" else share < 0:
-            sentences.append(
-                f"Furthest {word} {model.name}: {title}, by {text.decimal(abs(share), 1)} % of the full score."
-            )
-    return sentences
-
-
-def gates(by_benchmark: Mapping[str, Gate]) -> list[str]:
-    """How evenly the gate spreads, and which benchmarks the entropy tells apart."""
-    even = math.log(len(next(iter(by_benchmark.values())).weights))
-    ranked = sorted(by_benchmark, key=lambda name: by_benchmark[name].entropy)
-    least, most = (text.decimal(even - by_benchmark[name].entropy, 3) for name in (ranked[0], ranked[-1]))
-    said = f"{text.decimal(even, 3)} nats, the entropy of even weights"
-    if len(ranked) == 1:
-        return [f"The entropy of the gate's weights is {least} below {said}."]
-    parted = _parted(by_benchmark, "benchmarks")
+    if not differences:
+        return []
+    extremes = [("above", *max(differences)), ("below", *min(differences))]
     return [
-        f"The entropy of the gate's weights is between {most} ({ranked[-1]}) and {least} ({ranked[0]}) below {said}.",
-        parted[0].upper() + parted[1:],
+        f"Furthest {word} {model.name}: {title}, by {decimal(abs(value), 1)}% of the full score."
+        for word, value, title in extremes
+        if (value > 0) == (word == "above") and value
     ]
 
 
-def _parted(rows: Mapping[str, Gate], what: str) -> str:
-    """Which two are the widest apart of those that are told apart, if any are."""
+def gate_entropy(by_benchmark: Mapping[str, GateMeans]) -> list[str]:
+    """Describe how uniform the gate weights are, and which benchmarks differ in their entropy."""
+    uniform = math.log(len(next(iter(by_benchmark.values())).weights))
+    ranked = sorted(by_benchmark, key=lambda name: by_benchmark[name].entropy)
+    largest, smallest = (decimal(uniform - by_benchmark[name].entropy, 3) for name in (ranked[0], ranked[-1]))
+    reference = f"below the entropy of uniform weights ({decimal(uniform, 3)} nats)"
+    if len(ranked) == 1:
+        return [f"The entropy of the gate weights is {largest} nats {reference}."]
+    return [
+        f"The entropy of the gate weights is {smallest} ({ranked[-1]}) to {largest} ({ranked[0]}) nats {reference}.",
+        _describe_differences(by_benchmark, "benchmarks") or "The 95% CIs of the entropy separate no two benchmarks.",
+    ]
+
+
+def categories(title: str, parts: Mapping[str, GateMeans], noun: str) -> str | None:
+    """Describe which parts of one benchmark differ in their entropy, or return `None`."""
+    sentence = _describe_differences(parts, noun)
+    return None if sentence is None else f"{title}: {sentence}"
+
+
+def _describe_differences(rows: Mapping[str, GateMeans], noun: str) -> str | None:
     pairs = list(combinations(rows, 2))
-    apart = [(shift(rows[one], rows[other]), one, other) for one, other in pairs if told_apart(rows[one], rows[other])]
-    if not apart:
-        return f"no two {what} are told apart by their entropy and its 95 % intervals."
-    moved, one, other = max(apart)
+    separate = [
+        (moved_weight(rows[left], rows[right]), left, right)
+        for left, right in pairs
+        if differ(rows[left], rows[right])
+    ]
+    if not separate:
+        return None
+    moved, left, right = max(separate)
     return (
-        f"entropy tells {len(apart)} of {text.count_of(len(pairs), 'pair')} of {what} apart; of these the widest apart "
-        f"are {one} and {other}: {text.percent(moved)} of the weight lies on other levels."
+        f"the 95% CIs of the entropy separate {len(separate)} of {count_of(len(pairs), 'pair')} of {noun}; the largest "
+        f"difference is between {left} and {right}, with {percent(moved)} of the weight on other levels."
     )
 
 
-def kinds(title: str, parts: Mapping[str, Gate], what: str) -> str | None:
-    """Which parts of one benchmark's questions the entropy tells apart; None if it does not."""
-    if not any(told_apart(one, other) for one, other in combinations(parts.values(), 2)):
-        return None
-    return f"{title}: {_parted(parts, what)}"
-
-
-def told_apart(one: Gate, other: Gate) -> bool:
-    """Whether two mean entropies differ by what can be seen, with intervals of enough questions that do not overlap."""
-    if min(one.count, other.count) < _ENOUGH:
+def differ(left: GateMeans, right: GateMeans) -> bool:
+    """Return whether two mean entropies differ: enough samples, separate intervals, a visible difference."""
+    if left.entropy_ci95 is None or right.entropy_ci95 is None or min(left.n_samples, right.n_samples) < _MIN_SAMPLES:
         return False
-    overlap = not (one.interval[1] < other.interval[0] or other.interval[1] < one.interval[0])
-    return not overlap and abs(one.entropy - other.entropy) >= _SEEN
+    overlap = left.entropy_ci95[0] <= right.entropy_ci95[1] and right.entropy_ci95[0] <= left.entropy_ci95[1]
+    return not overlap and abs(left.entropy - right.entropy) >= _MIN_DIFFERENCE
 
 
-def shift(one: Gate, other: Gate) -> float:
-    """The share of the weight, 0 to 1, that has to move to turn one mixture into the other."""
-    return sum(abs(first - second) for first, second in zip(one.weights, other.weights, strict=True)) / 2
+def moved_weight(left: GateMeans, right: GateMeans) -> float:
+    """Return the fraction of the weight, 0 to 1, by which two mixtures differ (total variation)."""
+    return sum(abs(a - b) for a, b in zip(left.weights, right.weights, strict=True)) / 2
 
 
-def answers(folder: BenchmarkFolder) -> list[str]:
-    """What was missing, superfluous or unreadable."""
+def predictions(folder: BenchmarkFolder) -> list[str]:
+    """Describe missing, extra and repeated predictions and unreadable images."""
     sentences = []
     if folder.scores:
-        given, missing, extra, duplicate = (
-            text.integer(sum(score.answers[name] for score in folder.scores.values())) for name in COUNTS
-        )
+        counts = [score.counts for score in folder.scores.values()]
         sentences.append(
-            f"Answers: {given}. Questions without one: {missing}; answers to no question: {extra}; answers that came "
-            f"again: {duplicate}."
+            f"{integer(sum(count.n_predictions for count in counts))} predictions; "
+            f"{integer(sum(count.n_missing for count in counts))} missing, "
+            f"{integer(sum(count.n_extra for count in counts))} extra, "
+            f"{integer(sum(count.n_duplicates for count in counts))} repeated."
         )
-    unreadable = sum(len(result.unreadable) for result in folder.results)
+    unreadable = sum(result.row.n_unreadable_images for result in folder.results)
     if unreadable:
-        sentences.append(f"{text.count_of(unreadable, 'image')} could not be read.")
+        sentences.append(f"{count_of(unreadable, 'image')} could not be read.")
     return sentences
+
+
+def sign_of_difference(ci95: Sequence[float] | None) -> int:
+    """Return 1 for an interval above zero, -1 below, else 0; also 0 without an interval or with one of zero width."""
+    if ci95 is None or ci95[0] == ci95[1]:
+        return 0
+    return int(ci95[0] > 0) - int(ci95[1] < 0)
+
+
+def comparison(comparisons: Sequence[Comparison | SkippedComparison]) -> list[str]:
+    """Describe on which benchmarks two models differ, with the interval of the difference."""
+    compared = [row for row in comparisons if isinstance(row, Comparison)]
+    if not compared:
+        return ["No benchmark could be compared."]
+    model, baseline = compared[0].model.name, compared[0].baseline.name
+    signs = {row.title: sign_of_difference(row.ci95) for row in compared}
+    sentences = [
+        f"{name} scores higher on {join_words(titles)}: the 95% CI of the difference excludes zero."
+        for name, sign in ((model, 1), (baseline, -1))
+        if (titles := [title for title in signs if signs[title] == sign])
+    ]
+    undecided = [title for title in signs if not signs[title]]
+    if undecided:
+        sentences.append(f"On {join_words(undecided)} the results show no difference: the 95% CI includes zero.")
+    return sentences + [f"{row.title}: {note}." for row in compared for note in row.notes]

@@ -1,4 +1,4 @@
-"""The paper's results on the twelve benchmarks (arXiv 2405.14129, Tables 1 and 2), as data."""
+"""Results of the paper on the twelve benchmarks (arXiv 2405.14129, Tables 1 and 2)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ TITLES = {
     "seed": "SEED-I",
     "llava_bench": "LLaVA-W",
     "mmvet": "MM-Vet",
-}
-FULL_SCORES = {"mme": 2000.0}  # of a perfect model; 100 elsewhere
-FULL_PARTS = {"mme": 200.0}  # of a part of a benchmark, such as a task of MME
-PAPER_JUDGE = "GPT-4"  # that marked LLaVA-Bench and MM-Vet
-TEST_SPLITS = {"vqav2": "test-dev", "vizwiz": "test-dev"}  # which the paper's scores are of, and servers alone have
+}  # by benchmark, in the order of the tables
+FULL_SCORES = {"mme": 2000.0}  # best possible score; 100 for the others
+FULL_SUB_SCORES = {"mme": 200.0}  # best possible score in a category
+PAPER_JUDGE = "GPT-4"  # of LLaVA-Bench and MM-Vet
+TEST_SPLITS = {"vqav2": "test-dev", "vizwiz": "test-dev"}  # splits without public labels that the paper reports
 
 
 @dataclass(frozen=True)
 class PaperModel:
-    """A row of the paper's tables.
+    """A row of the tables.
 
     Attributes:
-        language_model: What it is built on.
-        resolution: Pixels a side.
-        scores: By benchmark; one that the paper does not give is left out.
+        resolution: Image size in pixels.
+        scores: By benchmark; absent if the paper has none.
     """
 
     name: str
@@ -40,11 +39,10 @@ class PaperModel:
     scores: dict[str, float]
 
 
-def _row(name: str, language_model: str, resolution: int, figures: str) -> PaperModel:
-    """A row as it is printed: twelve figures in the order of `TITLES`, a dash for one that is missing."""
-    printed = dict(zip(TITLES, figures.split(), strict=True))
-    scores = {benchmark: float(figure) for benchmark, figure in printed.items() if figure != "-"}
-    return PaperModel(name, language_model, resolution, scores)
+def _row(name: str, language_model: str, resolution: int, scores: str) -> PaperModel:
+    """Return a row from its twelve scores in the order of `TITLES`; `-` is a missing one."""
+    columns = zip(TITLES, scores.split(), strict=True)
+    return PaperModel(name, language_model, resolution, {key: float(score) for key, score in columns if score != "-"})
 
 
 ALIGNGPT_7B = _row(
@@ -62,15 +60,10 @@ _OTHERS = (
     _row("Qwen-VL-Chat", "Qwen-7B", 448, "78.2 57.5 38.9 68.2 61.5 - 1487.5 60.6 56.7 58.2 - -"),
     _row("InstructBLIP-7B", "Vicuna-7B", 224, "- 49.2 34.5 60.5 50.1 - - 36.0 23.7 53.4 60.9 26.2"),
 )
-RIVALS = (ALIGNGPT_7B, ALIGNGPT_13B, LLAVA_7B, LLAVA_13B)  # those a model is set against, one by one
-PAPER_MODELS = (*RIVALS, *_OTHERS)
+REFERENCE_MODELS = (ALIGNGPT_7B, ALIGNGPT_13B, LLAVA_7B, LLAVA_13B)  # compared with one by one
+PAPER_MODELS = (*REFERENCE_MODELS, *_OTHERS)
 
 
-def of_full(benchmark: str, points: float) -> float:
-    """Points of a benchmark in percent of its full score."""
+def percent_of_full(benchmark: str, points: float) -> float:
+    """Return points of a benchmark in percent of its best possible score."""
     return 100 * points / FULL_SCORES.get(benchmark, 100.0)
-
-
-def title_of(benchmark: str, title: str | None = None) -> str:
-    """The name of a benchmark in the paper's tables; of one the paper has not, the title it is given or its name."""
-    return TITLES.get(benchmark) or title or benchmark
