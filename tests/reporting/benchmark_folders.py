@@ -1,4 +1,4 @@
-"""Folders as `aligngpt eval run` leaves them, of three small benchmarks, and the files they were asked from."""
+"""Output folders as `aligngpt eval run` writes them, of three benchmarks with scores and one without, and comparisons."""
 
 from __future__ import annotations
 
@@ -7,102 +7,147 @@ import math
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from aligngpt.cli.output import plain
-from aligngpt.utils.io import write_json
-from tests.evaluation.benchmark_files import answer_lines, scored, write_lines
+from aligngpt.evaluation.artifacts import (
+    BenchmarkResult,
+    BenchmarkScore,
+    ComparedModel,
+    Comparison,
+    DifferingSample,
+    EvalResults,
+    EvalRunConfig,
+    GateMeans,
+    GateStats,
+    GroupScore,
+    PredictionCounts,
+    UnreadableImageRecord,
+)
 
 QUESTIONS = 30
-WEIGHTS = {"gqa": (0.5, 0.3, 0.2), "pope": (0.2, 0.3, 0.5)}
-RIGHT = {"gqa": 20, "pope": 24, "textvqa": 6}  # of the first questions, by the first model
+WEIGHTS = {"gqa": [0.5, 0.3, 0.2], "pope": [0.2, 0.3, 0.5]}
+TITLES = {"gqa": "GQA", "pope": "POPE", "textvqa": "TextVQA", "vqav2": "VQAv2"}
 
 
-def make_data(folder: Path) -> Path:
-    """The data folder of GQA, POPE and TextVQA: questions, labels and images in their official places."""
-    short = "\nAnswer the question using a single word or phrase."
-    asked = range(QUESTIONS)
-    lines = [{"question_id": i, "image": f"{i}.png", "text": f"What is <{i}>?{short}"} for i in asked]
-    write_lines(folder / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
-    types = [{"structural": "query" if i % 2 else "verify", "semantic": "attr"} for i in asked]
-    labels = {str(i): {"question": "?", "answer": f"thing {i}", "isBalanced": True, "types": types[i]} for i in asked}
-    write_json(folder / "gqa" / "data" / "testdev_balanced_questions.json", labels)
-    for i in asked:
-        image = folder / "gqa" / "data" / "images" / f"{i}.png"
-        image.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 30), (8 * i, 100, 200)).save(image)
-    words = ["yes", "no"] * (QUESTIONS // 2)
-    pope: list[dict[str, Any]] = [{"question_id": i, "image": f"{i}.jpg", "text": f"Is there {i}?"} for i in asked]
-    write_lines(
-        folder / "pope" / "llava_pope_test.jsonl",
-        [one | {"text": one["text"] + short, "category": "random"} for one in pope],
-    )
-    write_lines(
-        folder / "pope" / "coco" / "coco_pope_random.json",
-        [one | {"label": word} for one, word in zip(pope, words, strict=True)],
-    )
-    write_lines(
-        folder / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl",
-        [
-            {"question_id": f"p{i}", "image": f"p{i}.jpg", "text": f"Word {i}?\nReference OCR token: A{short}"}
-            for i in asked
-        ],
-    )
-    entries = [
-        {"question_id": 100 + i, "image_id": f"p{i}", "question": f"Word {i}?", "answers": ["w"] * 10} for i in asked
-    ]
-    write_json(folder / "textvqa" / "TextVQA_0.5.1_val.json", {"data": entries})
-    return folder
-
-
-def make_output(folder: Path, data: Path, shift: int = 0, **run: Any) -> Path:
-    """A model's output; each benchmark has as many right answers as `RIGHT` says, the first of which are skipped."""
-    right = {name: set(range(shift, count + shift)) for name, count in RIGHT.items()}
-    words = ["Yes", "No"] * (QUESTIONS // 2)
-    given: dict[str, dict[Any, str]] = {
-        "gqa": {i: f"Thing {i}." if i in right["gqa"] else "Hat" for i in range(QUESTIONS)},
-        "pope": {i: words[i] if i in right["pope"] else words[i + 1 - 2 * (i % 2)] for i in range(QUESTIONS)},
-        "textvqa": {f"p{i}": "w" if i in right["textvqa"] else "<b>x</b>" for i in range(QUESTIONS - 1)},
-    }
-    labels = {"gqa": data / "gqa/data", "pope": data / "pope", "textvqa": data / "textvqa"}
-    rows: list[dict[str, Any]] = []
-    for name, texts in given.items():
-        answers = folder / name / "answers.jsonl"
-        if name == "textvqa":
-            lines = [(i, f"Word {i[1:]}?\nReference OCR token: A\nAnswer.", text) for i, text in texts.items()]
-            write_lines(answers, [{"question_id": i, "prompt": prompt, "text": text} for i, prompt, text in lines])
-        else:
-            answer_lines(answers, texts)
-        write_json(folder / name / "score.json", plain(scored(name, labels[name], answers)))
-        write_json(folder / name / "run.json", run_record(name, **run))
-        if name in WEIGHTS:
-            write_json(folder / name / "gates.json", gates(name))
-        rows.append({"benchmark": name, "title": name, "reasons": []})
-    rows.append({"benchmark": "vqav2", "title": "VQAv2", "score": None, "reasons": ["scored by a server"]})
-    write_json(folder / "results.json", {"model": "tiny", "model_hash": "0", "versions": {}, "benchmarks": rows})
-    return folder
-
-
-def run_record(name: str, **changed: Any) -> dict[str, Any]:
-    unreadable = [{"question_id": 3, "image": "<3>.jpg", "reason": "truncated image"}] if name == "pope" else []
-    return {
+def make_score(name: str, value: float, ci95: tuple[float, float] | None = None, **changes: Any) -> BenchmarkScore:
+    fields: dict[str, Any] = {
         "benchmark": name,
-        "model": "tiny",
-        "alignment": "adaptive",
-        "template": "vicuna_v1",
-        "limit": None,
-        "versions": {"torch": "2.13"},
-        "seconds": 61.0,
-        "unreadable_images": unreadable,
-    } | changed
+        "metric": "F1" if name == "pope" else "accuracy",
+        "protocol": "official",
+        "score": value,
+        "formatted": f"{value:.1f}",
+        "ci95": ci95,
+        "n_samples": QUESTIONS,
+        "counts": PredictionCounts(n_predictions=QUESTIONS, n_missing=0, n_extra=0, n_duplicates=0),
+        "protocols": {"official": value, "strict": value},
+        "groups": {},
+        "details": {},
+        "notes": [],
+        "samples": [],
+    }
+    return BenchmarkScore(**fields | changes)
 
 
-def gates(name: str) -> dict[str, Any]:
-    weights = WEIGHTS[name]
-    own = {"count": QUESTIONS, "weights": weights, "entropy": -sum(one * math.log(one) for one in weights)}
-    return own | {"by_kind": {"one": own, "two": own | {"weights": weights[::-1]}}}
+def make_gate(weights: list[float], n_samples: int = QUESTIONS, ci95: tuple[float, float] | None = None) -> GateMeans:
+    entropy = -sum(weight * math.log(weight) for weight in weights)
+    return GateMeans(n_samples=n_samples, weights=weights, entropy=entropy, entropy_ci95=ci95)
 
 
-def edit(path: Path, **changed: Any) -> None:
+def make_results(folder: Path, scores: list[BenchmarkScore], **changes: Any) -> Path:
+    """Write the files of some benchmarks, each with a run of `QUESTIONS` questions."""
+    rows = []
+    for score in scores:
+        name = score.benchmark
+        (folder / name).mkdir(parents=True)
+        score.write(folder / name)
+        _make_config(name).write(folder / name)
+        if weights := WEIGHTS.get(name):
+            kinds = {"one": make_gate(weights), "two": make_gate(weights[::-1])}
+            GateStats(overall=make_gate(weights), by_kind=kinds, by_group={}).write(folder / name)
+        title = TITLES.get(name, "Synthetic")
+        fields: dict[str, Any] = {"title": title, "metric": score.metric, "score": score.score, "ci95": score.ci95}
+        fields |= {"n_samples": score.n_samples, "n_questions": QUESTIONS, "alignment": "adaptive", "seconds": 61.0}
+        rows.append(BenchmarkResult(benchmark=name, **fields | changes))
+    EvalResults(model="tiny", model_hash="0", versions={"torch": "2.13"}, benchmarks=rows).write(folder / "results.json")
+    return folder
+
+
+def make_output(folder: Path) -> Path:
+    """Write the results of GQA, POPE (with an unreadable image), TextVQA (with notes), and VQAv2 without a score."""
+    groups = {
+        "form": {"open": _group(60.0, (40.0, 80.0)), "binary": _group(73.3, (53.0, 93.0))},
+        "structural_type": {"query": _group(60.0, (40.0, 80.0)), "verify": _group(73.3, None)},
+    }
+    counts = PredictionCounts(n_predictions=29, n_missing=1, n_extra=0, n_duplicates=0)
+    note = "official 20.69, strict 20.00: the official score is the mean over the lines of the predictions"
+    scores = [
+        make_score("gqa", 66.667, (50.0, 83.3), groups=groups),
+        make_score("pope", 80.0, (61.5, 92.3)),
+        make_score(
+            "textvqa", 20.69, (6.9, 34.5), counts=counts, protocols={"official": 20.69, "strict": 20.0}, notes=[note]
+        ),
+    ]
+    make_results(folder, scores)
+    unreadable = UnreadableImageRecord(question_id=3, image="<3>.jpg", reason="truncated image")
+    edit_row(folder, "pope", n_unreadable_images=1, unreadable_images=[unreadable.model_dump()])
+    results = EvalResults.read(folder)
+    row = BenchmarkResult(benchmark="vqav2", title="VQAv2", metric="accuracy", reasons=["scored by a server"])
+    results.model_copy(update={"benchmarks": [*results.benchmarks, row]}).write(folder / "results.json")
+    return folder
+
+
+def _group(score: float, ci95: tuple[float, float] | None) -> GroupScore:
+    return GroupScore(score=score, ci95=ci95, n_samples=15)
+
+
+def _make_config(name: str) -> EvalRunConfig:
+    return EvalRunConfig(
+        benchmark=name,
+        model="tiny",
+        model_hash="0",
+        template="vicuna_v1",
+        template_hash="0",
+        alignment="adaptive",
+        dtype="float32",
+        generation={"do_sample": False},
+        limit=None,
+        data_hash="0",
+        data_note=None,
+        image_sizes=[],
+        versions={},
+    )
+
+
+def make_comparison(name: str, difference: float, ci95: tuple[float, float], **changes: Any) -> Comparison:
+    """Return a comparison of `ours` with `other <b>`; 3 samples are better in either, one of them is shown."""
+    sample = DifferingSample(
+        id=1, label="thing", scores=(1.0, 0.0), texts=("Thing.", "<i>Hat</i>"), question="What is <1>?"
+    )
+    fields: dict[str, Any] = {
+        "benchmark": name,
+        "title": TITLES.get(name, name),
+        "metric": "accuracy",
+        "protocol": "official",
+        "model": ComparedModel(name="ours", source="a", score=60.0, n_better=3, judge=None),
+        "baseline": ComparedModel(name="other <b>", source="b", score=60.0 - difference, n_better=2, judge=None),
+        "n_samples": QUESTIONS,
+        "n_unpaired": 0,
+        "n_equal": QUESTIONS - 5,
+        "difference": difference,
+        "ci95": ci95,
+        "test": "McNemar",
+        "p_value": 0.625,
+        "differing": [sample] * 5,
+        "examples": [sample],
+    }
+    return Comparison(**fields | changes)
+
+
+def edit(path: Path, **changes: Any) -> None:
     """Change fields of a JSON file."""
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changed)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_row(folder: Path, benchmark: str, **changes: Any) -> None:
+    """Change the row of a benchmark in `results.json`."""
+    content = json.loads((folder / "results.json").read_text())
+    rows = [row | changes if row["benchmark"] == benchmark else row for row in content["benchmarks"]]
+    edit(folder / "results.json", benchmarks=rows)

@@ -1,4 +1,4 @@
-"""A written page taken apart, and what holds for every page."""
+"""Parse a written page, and check what holds for every page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ VOID = {"meta", "link", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Collects tags, checks that they nest, and keeps the text of each section."""
+    """Collect tags, check that they nest, and keep the text of each section."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
-        self.tags.append((tag, found))
+        attributes = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, attributes))
         if tag not in VOID:
-            self.open.append((tag, found.get("id", "")))
+            self.open.append((tag, attributes.get("id", "")))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
@@ -42,22 +42,22 @@ class Page(HTMLParser):
 
 
 def check_self_contained(page: Page) -> None:
-    """No script, and nothing that would be fetched from elsewhere."""
-    for tag, found in page.tags:
+    """Check that there is no script and no external request."""
+    for tag, attributes in page.tags:
         assert tag not in {"script", "iframe", "object", "embed", "base"}
-        assert not any(name.startswith("on") for name in found)
+        assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "xlink:href", "action", "srcset", "poster"):
-            assert found.get(name, "#").startswith(("#", "data:")), (tag, name, found[name][:60])
-        assert "url(" not in found.get("style", "").replace("url(#", "")
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, name, attributes[name][:60])
+        assert "url(" not in attributes.get("style", "").replace("url(#", "")
     assert "@import" not in page.html and "url(http" not in page.html
 
 
 def check_structure(page: Page) -> None:
-    """Ids are unique, headings leave out no level, images and charts have a text."""
-    ids = [found["id"] for _, found in page.tags if "id" in found]
+    """Check that ids are unique, headings skip no level, and images and charts have a text alternative."""
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3", "h4"}]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
-    assert all(found["alt"].strip() for tag, found in page.tags if tag == "img")
-    assert all(found["aria-label"].strip() for tag, found in page.tags if tag == "svg")
+    assert all(attributes["alt"].strip() for tag, attributes in page.tags if tag == "img")
+    assert all(attributes["aria-label"].strip() for tag, attributes in page.tags if tag == "svg")

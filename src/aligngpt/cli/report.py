@@ -1,4 +1,4 @@
-"""`report run`, `report data` and `report eval`: pages to look at."""
+"""`report data`, `report run` and `report eval`: HTML reports."""
 
 from __future__ import annotations
 
@@ -10,99 +10,105 @@ from aligngpt.cli.base import Command, Group
 from aligngpt.cli.output import print_json, results_alone
 from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 
+DATA_EXAMPLE = """
+aligngpt report data --scores scores --levels levels --data runs/synthetic/data/pretrain.json \\
+    --images runs/synthetic/data/images --output data.html
+"""
 RUN_EXAMPLE = """
 aligngpt report run runs/synthetic
 """
-DATA_EXAMPLE = """
-aligngpt report data --scores scores --levels levels --pairs runs/synthetic/data/pretrain.json \\
-    --images runs/synthetic/data/images --output data.html
-"""
 EVAL_EXAMPLE = """
-aligngpt report eval runs/benchmarks/adaptive
-aligngpt report eval runs/benchmarks/adaptive --compare runs/benchmarks/none --data playground/data/eval
+aligngpt report eval results/adaptive
+aligngpt report eval results/adaptive --compare results/none --data playground/data/eval
 """
 
 
 @click.group(cls=Group)
 def report() -> None:
-    """Write a page about a run, about data or about benchmark results.
+    """Write an HTML report about data, a run or benchmark results.
 
-    A page is one HTML file that needs nothing beside it.
+    A report is one self-contained HTML file.
     """
-
-
-@report.command("run", cls=Command, example=RUN_EXAMPLE)
-@click.argument("run_folder", metavar="RUN", type=FOLDER)
-@click.option("--output", type=NEW_FILE, help="The page. [default: RUN/report.html]")
-@json_option
-def report_run(run_folder: Path, output: Path | None, as_json: bool) -> None:
-    """Write the page about a run.
-
-    RUN is the folder of `aligngpt run`, which writes this page itself at its end.
-    """
-    from aligngpt import reporting
-
-    with results_alone():
-        page = reporting.report(run_folder, output or run_folder / "report.html")
-    if as_json:
-        print_json({"page": page})
-    else:
-        click.echo(f"Page: {page}")
 
 
 @report.command("data", cls=Command, example=DATA_EXAMPLE)
 @click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
 @click.option("--levels", type=click.Path(exists=True, path_type=Path), help="Folder written by aligngpt level.")
-@click.option("--pairs", metavar="SOURCE", help="The pairs that were scored, for captions and images.")
-@click.option("--images", type=FOLDER, help="Folder the pairs' image paths start from.")
-@click.option("--output", type=NEW_FILE, required=True, help="The page.")
+@click.option("--data", metavar="SOURCE", help="The pairs that were scored, for captions and images.")
+@click.option("--images", type=FOLDER, help="Image folder of the data.")
+@click.option("--output", type=NEW_FILE, required=True, help="HTML file to write.")
 @json_option
 def report_data(
-    scores: Path, levels: Path | None, pairs: str | None, images: Path | None, output: Path, as_json: bool
+    scores: Path, levels: Path | None, data: str | None, images: Path | None, output: Path, as_json: bool
 ) -> None:
-    """Write the page about scored pairs.
+    """Write the report about scored pairs.
 
-    How the scores spread, pairs of every level, suspected mismatches, copies, captions used again, bad
-    files and how far several scorers agree. What is not given is left out, and the page says so.
+    Distribution of the scores, example pairs of each level, suspected mismatches, duplicates, repeated captions,
+    errors, and the agreement of several scorers. The report names what is not passed.
     """
     from aligngpt import reporting
 
     with results_alone():
-        written = reporting.data_report(scores, output, levels=levels, pairs=pairs, images=images)
+        written = reporting.report_data(scores, output, levels=levels, data=data, images=images)
     if as_json:
         print_json(written)
         return
-    for sentence in written.findings:
+    for sentence in written.insights:
         click.echo(sentence)
-    click.echo(f"Page: {written.page}")
+    click.echo(f"Report: {written.page}")
+
+
+@report.command("run", cls=Command, example=RUN_EXAMPLE)
+@click.argument("folder", metavar="RUN", type=FOLDER)
+@click.option("--output", type=NEW_FILE, help="HTML file to write. [default: RUN/report.html]")
+@json_option
+def report_run(folder: Path, output: Path | None, as_json: bool) -> None:
+    """Write the report about an end-to-end run.
+
+    RUN is the output folder of `aligngpt run`, which writes this report at its end.
+    """
+    from aligngpt import reporting
+    from aligngpt.experiments.comparison import compare_variants
+
+    with results_alone():
+        page = reporting.report_run(folder, output, comparisons=compare_variants(folder))
+    _print_page(page, as_json)
 
 
 @report.command("eval", cls=Command, example=EVAL_EXAMPLE)
-@click.argument("output_folder", metavar="OUTPUT", type=FOLDER)
-@click.option("--compare", "other", type=FOLDER, help="Output of another model, to be set against this one.")
-@click.option("--data", type=FOLDER, help="The benchmarks' files, for the questions on which the two models differ.")
+@click.argument("results", metavar="RESULTS", type=FOLDER)
+@click.option("--compare", "baseline", type=FOLDER, help="Results of a baseline model to compare with.")
+@click.option("--data", type=FOLDER, help="Benchmark files, for the questions on which the models differ.")
 @click.option(
-    "--examples", type=click.IntRange(0, 24), default=12, help="How many such questions are shown, of each benchmark."
+    "--examples", type=click.IntRange(0, 24), default=12, help="Number of such questions shown for each benchmark."
 )
-@click.option("--output", "page", type=NEW_FILE, help="The page. [default: OUTPUT/index.html]")
+@click.option(
+    "--output",
+    type=NEW_FILE,
+    help="HTML file to write. [default: RESULTS/index.html; RESULTS/comparison-BASELINE.html with --compare]",
+)
 @json_option
 def report_eval(
-    output_folder: Path, other: Path | None, data: Path | None, examples: int, page: Path | None, as_json: bool
+    results: Path, baseline: Path | None, data: Path | None, examples: int, output: Path | None, as_json: bool
 ) -> None:
-    """Write the page about benchmark results.
+    """Write the report about benchmark results.
 
-    OUTPUT is the folder of `aligngpt eval run`, which writes this page itself at its end. The results stand beside the
-    paper's; with --compare, differences are OUTPUT minus the other.
+    RESULTS is the output folder of `aligngpt eval run`, which writes this report at its end. It compares the results
+    with the paper's and, with --compare, with those of a baseline model: differences are RESULTS minus baseline.
     """
+    from aligngpt import reporting
     from aligngpt.evaluation.compare import compare
-    from aligngpt.reporting.benchmarks.page import write_page
 
-    if other is None and data is not None:
-        raise click.UsageError("--data is for the questions on which two models differ, which needs --compare as well")
+    if baseline is None and data is not None:
+        raise click.UsageError("--data has no effect without --compare; pass --compare with the results of a baseline")
     with results_alone():
-        comparisons = [] if other is None else compare(output_folder, other, data=data, num_examples=examples)
-        written = write_page(output_folder, page, comparisons)
+        comparisons = [] if baseline is None else compare(results, baseline, data=data, num_examples=examples)
+        page = reporting.report_eval(results, output, comparisons=comparisons)
+    _print_page(page, as_json)
+
+
+def _print_page(page: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"page": written})
+        print_json({"page": page})
     else:
-        click.echo(f"Page: {written}")
+        click.echo(f"Report: {page}")
