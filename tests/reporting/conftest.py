@@ -163,8 +163,7 @@ def _write_gate_examples(folder: Path, rng: random.Random) -> None:
         )
         for index in range(7)
     ]
-    (folder / "gate-examples").mkdir()
-    GateExamples(examples=examples).write(folder / "gate-examples")
+    GateExamples(examples=examples).write(folder)
 
 
 @pytest.fixture(scope="session")

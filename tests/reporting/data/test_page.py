@@ -166,9 +166,9 @@ def test_text_is_never_markup(tmp_path: Path) -> None:
     manifest = json.loads((scores / "manifest.json").read_text())
     manifest["scorers"][0]["name"] = manifest["versions"][EVIL] = manifest["source"] = EVIL
     (scores / "manifest.json").write_text(json.dumps(manifest))
-    page = Page(report_data(scores, tmp_path / "page.html", pairs=tmp_path / "pairs.json", images=tmp_path).page)
+    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.json", images=tmp_path).page)
     check_self_contained(page)
-    assert all(EVIL in page.text[name] for name in ("scores", "pairs", "lowest", "origin"))
+    assert all(EVIL in page.text[name] for name in ("scores", "pairs", "lowest", "provenance"))
     assert "<script>alert" in page.text["errors"] and "<b>scores" in page.text["header"]
 
 
@@ -264,7 +264,7 @@ def test_captions_truncated_after_many_chunks_are_described(tmp_path: Path) -> N
     levels = write_levels(tmp_path / "levels", table)
     page = Page(report_data(scores, tmp_path / "page.html", levels=levels).page)
     limit = "longer than 64 times the scorer's context"
-    assert f"are {limit}" in page.text["header"] and f"Captions {limit}" in page.text["captions"]
+    assert f"is {limit}" in page.text["header"] and f"Captions {limit}" in page.text["captions"]
     assert "Truncated captions" in page.text["scores"] and "Long captions" not in texts(page)
 
 

@@ -83,7 +83,7 @@ def test_examples_are_evenly_spread(number: int, selected: list[int]) -> None:
 def test_text_is_never_markup(run_folder: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
     edit(run_folder / "captions" / "captions.json", examples=[{"image": "a", "truth": evil, "captions": [evil] * 8}])
-    path = run_folder / "gate-examples" / "gate_examples.json"
+    path = run_folder / "gate_examples.json"
     examples = json.loads(path.read_text())["examples"]
     edit(path, examples=[{**examples[0], "question": evil, "answer": evil, "prediction": evil + "!"}])
     changes: dict[str, Any] = {"config": {"note": evil}, "versions": {evil: evil}, "runtime_s": {evil: 1.0}}
@@ -98,7 +98,7 @@ def test_text_is_never_markup(run_folder: Path) -> None:
 @pytest.mark.parametrize(
     "removed",
     [
-        {"eval-adaptive": [], "finetune-adaptive": ["training"], "gate-examples": ["gate-examples"]},
+        {"eval-adaptive": [], "finetune-adaptive": ["training"], "gate_examples.json": ["gate-examples"]},
         {"eval-adaptive": ["results"], "eval-none": ["results"], "pretrain-none": ["training"]},
         {"captions": ["level-captions"], "metrics.json": ["truth", "costs", "configuration"]},
         {"scores": ["scores"]},
@@ -145,7 +145,7 @@ def test_missing_and_foreign_images_leave_a_note(run_folder: Path) -> None:
         ("eval-none/results.json", {"model": 3}, "model"),
         ("pretrain-adaptive/train_results.json", {"modules": None}, "modules"),
         ("captions/captions.json", {"examples": [{"image": "x.png"}]}, "truth"),
-        ("gate-examples/gate_examples.json", {"examples": [{"grid": [3, 5]}]}, "examples"),
+        ("gate_examples.json", {"examples": [{"grid": [3, 5]}]}, "examples"),
         ("metrics.json", {"schema_version": 0}, "schema_version"),
     ],
 )

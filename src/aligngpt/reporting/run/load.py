@@ -63,7 +63,7 @@ def load_run(folder: Path) -> Run:
             if (result := _read(TrainResult, folder / f"{stage}-{name}"))
         },
         captions=_read(LevelCaptions, folder / "captions"),
-        gate_examples=_read(GateExamples, folder / "gate-examples"),
+        gate_examples=_read(GateExamples, folder),
         evaluations={name: load_folder(path) for name, path in results.items() if (path / EvalResults.FILE).is_file()},
     )
     if not any((run.summary, run.trainings, run.captions, run.evaluations, has_scores(folder))):
