@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from aligngpt.reporting.charts import Chart, level_color
 from aligngpt.reporting.formatting import decimal, integer
@@ -66,6 +68,11 @@ class Page:
     warnings: Sequence[str] = ()
 
 
+def mark_code(text: str) -> Markup:
+    """Return escaped text with `commands` between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def render(page: Page) -> str:
     """Return the HTML of a page; all text is escaped unless it is markup already."""
     environment = Environment(
@@ -75,7 +82,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"level_color": level_color, "decimal": decimal, "integer": integer}
+    environment.filters |= {"level_color": level_color, "decimal": decimal, "integer": integer, "code": mark_code}
     return environment.get_template("templates/page.html.jinja").render(page=page)
 
 

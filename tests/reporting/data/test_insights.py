@@ -155,7 +155,7 @@ def test_agreement_names_its_pairs() -> None:
         ([0.1, 0.2, 0.3], "Loss rises from 0.10 at level 1 to 0.30 at level 3, monotonically."),
         ([0.3, 0.4, 0.1], "Loss falls from 0.30 at level 1 to 0.10 at level 3, not monotonically."),
         ([math.nan, 0.4, 0.1], "Loss falls from 0.40 at level 2 to 0.10 at level 3, monotonically."),
-        ([0.4, 0.4], "Loss stays the same from 0.40 at level 1 to 0.40 at level 2."),
+        ([0.4, 0.4], "Loss is the same at level 1 and at level 2: 0.40."),
         ([math.nan, 0.4], "Loss: too few levels to compare."),
     ],
 )

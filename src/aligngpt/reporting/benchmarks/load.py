@@ -44,7 +44,7 @@ class Result:
     @property
     def caveat(self) -> str:
         """Return why the score is not comparable with the paper's; empty if it is."""
-        reasons = ["not the benchmark's own data"] if self.row.data_note else []
+        reasons = ["not the benchmark's own data"] if self.row.data_note and self.name in TITLES else []
         reasons += [f"first {self.row.limit} questions"] if self.row.limit else []
         if not all(name.lower().startswith(PAPER_JUDGE.lower()) for name in self.judges):
             reasons.append(f"judge: {', '.join(self.judges)}, the paper's is {PAPER_JUDGE}")

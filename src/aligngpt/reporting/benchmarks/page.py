@@ -131,6 +131,7 @@ def _results(folder: BenchmarkFolder) -> Section:
         + ("; the paper reports none, so a difference just outside of it may still be due to chance." if in_paper else "."),
         template=_TEMPLATE,
         content={
+            "model": folder.name,
             "references": [model.name for model in references],
             "results": [_row(result, references) for result in folder.results],
             "paper": _paper_table(folder) if references else None,

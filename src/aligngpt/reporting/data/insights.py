@@ -41,11 +41,12 @@ def trend(values: Sequence[float], name: str, digits: int = 2) -> str:
     if len(points) < 2:
         return f"{name}: too few levels to compare."
     (first, low), (last, high) = points[0], points[-1]
+    if high == low:
+        return f"{name} is the same at level {first} and at level {last}: {decimal(low, digits)}."
     steps = [right - left for (_, left), (_, right) in pairwise(points)]
-    verb = "rises" if high > low else "falls" if high < low else "stays the same"
-    monotonic = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
-    shape = "" if high == low else ", monotonically" if monotonic else ", not monotonically"
-    return f"{name} {verb} from {decimal(low, digits)} at level {first} to {decimal(high, digits)} at level {last}{shape}."
+    verb = "rises" if high > low else "falls"
+    shape = "monotonically" if all(step * (high - low) >= 0 for step in steps) else "not monotonically"
+    return f"{name} {verb} from {decimal(low, digits)} at level {first} to {decimal(high, digits)} at level {last}, {shape}."
 
 
 def scores(scanned: Scan) -> list[str]:

@@ -76,7 +76,7 @@ def kinds_by_level(kinds: Counter[tuple[int, str]], num_levels: int) -> Chart:
     level_axis(axes, num_levels)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.0f}%")
-    legend(axes, columns=4)
+    legend(axes)
     rows = tuple((str(level), *map(percent, row)) for level, row in zip(levels, fractions, strict=True))
     alt = "Kinds of caption by level. " + " ".join(
         f"Level {row[0]}: " + ", ".join(f"{name} {cell}" for name, cell in zip(names, row[1:], strict=True)) + "."
