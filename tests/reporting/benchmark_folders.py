@@ -1,4 +1,4 @@
-"""Output folders as `aligngpt eval run` writes them, of three benchmarks with scores and one without, and comparisons."""
+"""Output folders as `aligngpt eval run` writes them, with four benchmarks, and comparisons of two models."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def make_results(folder: Path, scores: list[BenchmarkScore], **changes: Any) -> 
         fields: dict[str, Any] = {"title": title, "metric": score.metric, "score": score.score, "ci95": score.ci95}
         fields |= {"n_samples": score.n_samples, "n_questions": QUESTIONS, "alignment": "adaptive", "seconds": 61.0}
         rows.append(BenchmarkResult(benchmark=name, **fields | changes))
-    EvalResults(model="tiny", model_hash="0", versions={"torch": "2.13"}, benchmarks=rows).write(folder / "results.json")
+    EvalResults(model="tiny", model_hash="0", versions={"torch": "2.13"}, benchmarks=rows).write(
+        folder / "results.json"
+    )
     return folder
 
 

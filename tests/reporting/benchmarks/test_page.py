@@ -95,7 +95,9 @@ def test_scores_are_shown_next_to_the_papers_with_interval_and_difference(output
 
 
 def test_questions_are_counted_as_in_the_terminal(tmp_path: Path) -> None:
-    folder = make_results(tmp_path / "circular", [make_score("mmbench", 50.0, n_samples=8)], title="MMB", n_questions=12)
+    folder = make_results(
+        tmp_path / "circular", [make_score("mmbench", 50.0, n_samples=8)], title="MMB", n_questions=12
+    )
     page = Typed(report_eval(folder))
     assert " 12 Below each score of the paper" in page.text["results"]
     assert "Questions 12 all images could be read" in page.text["header"]

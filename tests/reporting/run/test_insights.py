@@ -12,7 +12,11 @@ from tests.reporting.conftest import make_training
 
 @pytest.mark.parametrize(
     ("ci95", "verdict"),
-    [((-1.0, 5.0), "includes zero: this run shows no difference"), ((1.0, 5.0), "excludes zero"), ((-5.0, -1.0), "excl")],
+    [
+        ((-1.0, 5.0), "includes zero: this run shows no difference"),
+        ((1.0, 5.0), "excludes zero"),
+        ((-5.0, -1.0), "excl"),
+    ],
 )
 def test_the_interval_decides_about_a_difference(ci95: tuple[float, float], verdict: str) -> None:
     (sentence,) = insights.variants({}, [make_comparison("synthetic", 2.0, ci95)])
@@ -66,7 +70,7 @@ def test_the_correlation_has_a_strength(value: float, strength: str) -> None:
 
 def test_costs_name_the_longest_and_the_largest_step() -> None:
     assert insights.costs({"a": 61.0, "b": 5.0}, {"a": 100, "b": 2048}) == [
-        "Total runtime of the steps: 1 min 6 s; the longest is a with 1 min 1 s. Steps that run in parallel shorten the "
-        "wall-clock time.",
+        "Total runtime of the steps: 1 min 6 s; the longest is a with 1 min 1 s. Steps that run in parallel shorten "
+        "the wall-clock time.",
         "Peak memory: 2.0 GB, in b.",
     ]

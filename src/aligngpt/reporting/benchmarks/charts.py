@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -70,7 +71,9 @@ def overview(titles: Mapping[str, str], series: Mapping[str, Mapping[str, float]
         titles: Titles of the benchmarks by name.
         series: Scores of up to four models by benchmark.
     """
-    rows = tuple((title, *(score_text(scores.get(name)) for scores in series.values())) for name, title in titles.items())
+    rows = tuple(
+        (title, *(score_text(scores.get(name)) for scores in series.values())) for name, title in titles.items()
+    )
     alt = "Scores by benchmark. " + " ".join(
         f"{row[0]}: " + ", ".join(f"{model} {cell}" for model, cell in zip(series, row[1:], strict=True)) + "."
         for row in rows
@@ -126,7 +129,7 @@ def _radius(score: float, ends: tuple[float, float]) -> float:
 def _label_axis(axes: Axes, title: str, ends: tuple[float, float], x: float, y: float) -> None:
     side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
     position = (1.06 * x, 1.06 * y + (0.07 if y > 0.9 else -0.05 if y < -0.9 else 0))
-    text = {"textcoords": "offset points", "ha": side}
+    text: dict[str, Any] = {"textcoords": "offset points", "ha": side}
     axes.annotate(title, position, (0, 1), va="bottom", fontweight="bold", **text)
     axes.annotate(f"{ends[0]:.0f} to {ends[1]:.0f}", position, (0, 0), va="top", color=MUTED, **text)
 

@@ -23,7 +23,7 @@ def overview(folder: BenchmarkFolder) -> list[str]:
         shared, higher, inconclusive = count_higher(folder, model)
         sentences.append(
             f"Compared with {model.name} of the paper, the score is higher on {higher} of "
-            f"{count_of(shared, 'benchmark')}; on {inconclusive} the paper's score is within the 95% CI or there is no CI."
+            f"{count_of(shared, 'benchmark')}; on {inconclusive} the paper's score is within the 95% CI."
         )
     return sentences
 
@@ -80,9 +80,7 @@ def categories(title: str, parts: Mapping[str, GateMeans], noun: str) -> str | N
 def _describe_differences(rows: Mapping[str, GateMeans], noun: str) -> str | None:
     pairs = list(combinations(rows, 2))
     separate = [
-        (moved_weight(rows[left], rows[right]), left, right)
-        for left, right in pairs
-        if differ(rows[left], rows[right])
+        (moved_weight(rows[left], rows[right]), left, right) for left, right in pairs if differ(rows[left], rows[right])
     ]
     if not separate:
         return None

@@ -80,7 +80,9 @@ def report_eval(
     if output is None:
         slug = re.sub(r"[^\w.-]+", "-", baselines[0]) if baselines else "none"
         output = folder.folder / (f"comparison-{slug}.html" if comparisons else PAGE)
-    notes = dict.fromkeys(f"{result.title}: {result.row.data_note}" for result in folder.results if result.row.data_note)
+    notes = dict.fromkeys(
+        f"{result.title}: {result.row.data_note}" for result in folder.results if result.row.data_note
+    )
     page = Page(
         "benchmark report",
         name or (f"{folder.name} and {baselines[0]}" if baselines else folder.name),
@@ -107,7 +109,9 @@ def make_cards(folder: BenchmarkFolder) -> list[Card]:
     cards = [Card("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", model)]
     for reference in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
         shared, higher, inconclusive = insights.count_higher(folder, reference)
-        cards.append(Card(f"Above {reference.name}", f"{higher} of {shared}", f"benchmarks; {inconclusive} inconclusive"))
+        cards.append(
+            Card(f"Above {reference.name}", f"{higher} of {shared}", f"benchmarks; {inconclusive} inconclusive")
+        )
     rows = [result.row for result in folder.results]
     unreadable = sum(row.n_unreadable_images for row in rows)
     note = f"{count_of(unreadable, 'image')} could not be read" if unreadable else "all images could be read"
@@ -128,7 +132,11 @@ def _results(folder: BenchmarkFolder) -> Section:
         "Score of each benchmark"
         + (" next to Tables 1 and 2 of the paper, in the same units" if in_paper else "")
         + ". The CI is a bootstrap over the samples of this model"
-        + ("; the paper reports none, so a difference just outside of it may still be due to chance." if in_paper else "."),
+        + (
+            "; the paper reports none, so a difference just outside of it may still be due to chance."
+            if in_paper
+            else "."
+        ),
         template=_TEMPLATE,
         content={
             "model": folder.name,
@@ -194,8 +202,8 @@ def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section | None:
         "overview",
         "Overview",
         "Overview",
-        "Scores by benchmark (Figure 1 of the paper). In a radar chart each axis has its own scale, which does not start "
-        "at 0; areas and shapes have no meaning.",
+        "Scores by benchmark (Figure 1 of the paper). In a radar chart each axis has its own scale, which does not "
+        "start at 0; areas and shapes have no meaning.",
     )
     compared = [row for row in comparisons if isinstance(row, Comparison) and row.benchmark in shown]
     series = {
@@ -318,15 +326,9 @@ def _largest(parts: Mapping[str, GateMeans]) -> dict[str, GateMeans]:
 def _predictions(folder: BenchmarkFolder) -> Section:
     rows = []
     for result in folder.results:
-        counts = result.score.counts if result.score else None
-        values = (
-            result.row.n_questions,
-            counts and counts.n_predictions,
-            counts and counts.n_missing,
-            counts and counts.n_extra,
-            counts and counts.n_duplicates,
-            result.row.n_unreadable_images,
-        )
+        counts = result.score.counts.model_dump() if result.score else {}
+        names = ("n_predictions", "n_missing", "n_extra", "n_duplicates")
+        values = (result.row.n_questions, *map(counts.get, names), result.row.n_unreadable_images)
         seconds = result.row.seconds
         cells = [NO_VALUE if value is None else integer(value) for value in values]
         rows.append((result.title, *cells, NO_VALUE if seconds is None else duration(seconds)))

@@ -46,7 +46,8 @@ def trend(values: Sequence[float], name: str, digits: int = 2) -> str:
     steps = [right - left for (_, left), (_, right) in pairwise(points)]
     verb = "rises" if high > low else "falls"
     shape = "monotonically" if all(step * (high - low) >= 0 for step in steps) else "not monotonically"
-    return f"{name} {verb} from {decimal(low, digits)} at level {first} to {decimal(high, digits)} at level {last}, {shape}."
+    ends = f"from {decimal(low, digits)} at level {first} to {decimal(high, digits)} at level {last}"
+    return f"{name} {verb} {ends}, {shape}."
 
 
 def scores(scanned: Scan) -> list[str]:
@@ -67,13 +68,12 @@ def scores(scanned: Scan) -> list[str]:
 def levels(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
     """Describe the size of the levels."""
     counts = scanned.counts[1:]
-    strategies = {"quantile": "of equal size", "uniform": "of equal width"}
+    names = {"quantile": "of equal size", "uniform": "of equal width"}
+    strategy = names.get(boundaries.strategy, "with explicit boundaries")
     least, most = int(counts.min()), int(counts.max())
     size = count_of(least, "pair") if least == most else f"{integer(least)} to {count_of(most, 'pair')}"
     empty = int((counts == 0).sum())
-    sentence = (
-        f"{boundaries.num_levels} levels {strategies.get(boundaries.strategy, 'with explicit boundaries')}: {size} each."
-    )
+    sentence = f"{boundaries.num_levels} levels {strategy}: {size} each."
     return [f"{sentence} {count_of(empty, 'level')} {'is' if empty == 1 else 'are'} empty." if empty else sentence]
 
 
@@ -169,10 +169,12 @@ def duplicates(exact: Copies, near: NearCopies) -> list[str]:
         sentences.append("No image occurs twice.")
     if near.images:
         if near.near:
-            bound = "; this is a lower bound, since near-duplicates may be outside of the sample" if exact.every > 1 else ""
+            bound = (
+                "; this is a lower bound, since near-duplicates may be outside of the sample" if exact.every > 1 else ""
+            )
             sentences.append(
-                f"{_fraction(near.near, near.images, 'image')} are near-duplicates: perceptual hashes that differ in at "
-                f"most {NEAR_BITS} of 64 bits{bound}."
+                f"{_fraction(near.near, near.images, 'image')} are near-duplicates: perceptual hashes that differ in "
+                f"at most {NEAR_BITS} of 64 bits{bound}."
             )
         else:
             sentences.append("No two different images are near-duplicates by their perceptual hashes.")
@@ -195,7 +197,9 @@ def repeated_captions(reuse: Reuse) -> list[str]:
         sentences.append("Every caption occurs with one image only.")
     if reuse.doubled_rows:
         verb = "repeats" if reuse.doubled_rows == 1 else "repeat"
-        sentences.append(f"{_fraction(reuse.doubled_rows, reuse.rows, 'pair')} {verb} image and caption of another pair.")
+        sentences.append(
+            f"{_fraction(reuse.doubled_rows, reuse.rows, 'pair')} {verb} image and caption of another pair."
+        )
     return sentences
 
 

@@ -353,8 +353,8 @@ def _duplicates(facts: DataFacts) -> Section | None:
         "duplicates",
         "Duplicates",
         "Duplicate and near-duplicate images",
-        "Duplicates have the same bytes. Near-duplicates are resized, re-encoded or slightly edited images, detected by "
-        "a perceptual hash; plain drawings and blank images may match by chance. `aligngpt filter --exclude "
+        "Duplicates have the same bytes. Near-duplicates are resized, re-encoded or slightly edited images, detected "
+        "by a perceptual hash; plain drawings and blank images may match by chance. `aligngpt filter --exclude "
         "duplicate_image` retains the pair with the highest score of each image.",
         insights=insights.duplicates(exact, near),
         template=_TEMPLATE,

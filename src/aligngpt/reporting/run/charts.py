@@ -138,7 +138,9 @@ def captions_by_level(captions: LevelCaptions) -> Chart:
     levels = [row.level for row in captions.by_level]
     recalls, precisions = ([getattr(row, name).value for row in captions.by_level] for name in ("recall", "precision"))
     intervals = [row.recall.ci95 or (row.recall.value, row.recall.value) for row in captions.by_level]
-    axes.fill_between(levels, *zip(*intervals, strict=True), color=BLUE, alpha=0.18, linewidth=0)
+    axes.fill_between(
+        levels, [low for low, _ in intervals], [high for _, high in intervals], color=BLUE, alpha=0.18, linewidth=0
+    )
     axes.plot(levels, recalls, "-o", color=BLUE, linewidth=1.8, markersize=5, label="Recall, 95% CI")
     axes.plot(levels, precisions, "--D", color=TEAL, linewidth=1.6, markersize=4.5, label="Precision")
     level_axis(axes, len(levels))
@@ -154,7 +156,9 @@ def captions_by_level(captions: LevelCaptions) -> Chart:
         )
         for row in captions.by_level
     )
-    alt = "Objects described by level. " + " ".join(f"Level {row[0]}: recall {row[1]}, precision {row[3]}." for row in rows)
+    alt = "Objects described by level. " + " ".join(
+        f"Level {row[0]}: recall {row[1]}, precision {row[3]}." for row in rows
+    )
     table = Table(("Level", "Recall", "95% CI", "Precision"), rows)
     return Chart("Objects described, by level", alt, to_svg(figure, "level-captions", alt), table)
 

@@ -24,7 +24,9 @@ from aligngpt.training.artifacts import TrainResult
 _EQUAL_LOSS = 0.01  # relative difference below which losses count as equal
 
 
-def variants(evaluations: Mapping[str, BenchmarkFolder], comparisons: Sequence[Comparison | SkippedComparison]) -> list[str]:
+def variants(
+    evaluations: Mapping[str, BenchmarkFolder], comparisons: Sequence[Comparison | SkippedComparison]
+) -> list[str]:
     """Describe the score of each variant, and the difference with its interval."""
     sentences = []
     for name, folder in evaluations.items():
@@ -77,8 +79,8 @@ def captions(result: LevelCaptions) -> list[str]:
     else:
         verdict = f"the CIs do not overlap: captions at level {high.level} describe {'more' if gain > 0 else 'less'}"
     return [
-        f"Conditioned on level {low.level}, the stage-1 model describes {percent(low.recall.value)} of the objects in an "
-        f"image; on level {high.level}, {percent(high.recall.value)} ({signed(100 * gain)} points): {verdict}.",
+        f"Conditioned on level {low.level}, the stage-1 model describes {percent(low.recall.value)} of the objects in "
+        f"an image; on level {high.level}, {percent(high.recall.value)} ({signed(100 * gain)} points): {verdict}.",
         trend([row.precision.value for row in result.by_level], "Precision of the described objects"),
     ]
 

@@ -65,14 +65,18 @@ def _sections(run: Run, comparisons: Compared) -> list[Section]:
     sections += [_training(run), _captions(run)]
     evaluated = run.evaluations.get("adaptive") or run.evaluations.get("none")
     if evaluated:
-        sections += [section for section in benchmarks.make_sections(evaluated, comparisons) if section.id != "settings"]
+        sections += [
+            section for section in benchmarks.make_sections(evaluated, comparisons) if section.id != "settings"
+        ]
     else:
         sections.append(_not_run(Section("results", "Results", "Results", "Benchmark results of the trained models.")))
     return [*sections, _gate_examples(run), _costs(run), _configuration(run)]
 
 
 def _not_run(section: Section, name: str | None = None) -> Section:
-    section.missing.append(f"{name or section.title}: not run; `aligngpt run` with the same --output runs missing steps.")
+    section.missing.append(
+        f"{name or section.title}: not run; `aligngpt run` with the same --output runs missing steps."
+    )
     return section
 
 
@@ -176,7 +180,9 @@ def _modules_table(run: Run) -> Table:
     for name in dict.fromkeys(name for by_name in modules for name in by_name):
         cells = [by_name.get(name) for by_name in modules]
         states = [
-            "absent" if cell is None else f"{'trained' if cell.trainable else 'frozen'} · {integer(cell.num_parameters)}"
+            "absent"
+            if cell is None
+            else f"{'trained' if cell.trainable else 'frozen'} · {integer(cell.num_parameters)}"
             for cell in cells
         ]
         rows.append((title_case(name), *states))
@@ -216,8 +222,8 @@ def _captions(run: Run) -> Section:
         "level-captions",
         "Levels",
         "Captions by alignment level",
-        "After stage 1, the model describes test images conditioned on each level. In Figure 7 of the paper, a low level "
-        "attends to a part of the image and a high level to all of it, so recall should rise with the level.",
+        "After stage 1, the model describes test images conditioned on each level. In Figure 7 of the paper, a low "
+        "level attends to a part of the image and a high level to all of it, so recall should rise with the level.",
         template=_TEMPLATE,
     )
     if run.captions is None:
@@ -246,15 +252,15 @@ def _gate_examples(run: Run) -> Section:
         "Gate examples",
         "Input of the gate",
         "The input of the gate is one number per image token: its dot product with the mean text embedding of the "
-        "question (Eq. 2). Each image has its own color scale. The paper does not say that high values mark the objects "
-        "in question.",
+        "question (Eq. 2). Each image has its own color scale. The paper does not say that high values mark the "
+        "objects in question.",
         template=_TEMPLATE,
     )
     if run.gate_examples is None or not run.gate_examples.examples:
         return _not_run(section)
     shown = _spread(run.gate_examples.examples, _HEAT_MAPS)
     section.insights.append(insights.gate_examples(shown))
-    section.content["max_weight"] = max((max(example.gate_weights, default=0.0) for example in shown)) or 1.0
+    section.content["max_weight"] = max(max(example.gate_weights, default=0.0) for example in shown) or 1.0
     section.content["heat_scale"] = heat_scale()
     section.content["maps"] = [_heat_map(run, example) for example in shown]
     return section
@@ -265,7 +271,7 @@ def _heat_map(run: Run, example: GateExample) -> dict[str, Any]:
     return {
         "example": example,
         "uri": _thumbnail(run, example.image),
-        "heat": file and heat_map(file, example.grid, example.dots),
+        "heat": None if file is None else heat_map(file, example.grid, example.dots),
         "low": decimal(min(example.dots)),
         "high": decimal(max(example.dots)),
         "correct": example.prediction.strip() == example.answer.strip(),
@@ -274,7 +280,7 @@ def _heat_map(run: Run, example: GateExample) -> dict[str, Any]:
 
 def _thumbnail(run: Run, image: str) -> str | None:
     file = image_file(run.images, image)
-    return file and thumbnail(file)
+    return None if file is None else thumbnail(file)
 
 
 def _spread(values: Sequence[_T], number: int) -> Sequence[_T]:
