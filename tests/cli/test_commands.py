@@ -422,9 +422,9 @@ def test_an_invalid_config_creates_no_folder(tmp_path: Path, option: str) -> Non
 
 
 def test_report_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.reporting.report", tmp_path / "report.html")
-    assert invoke("report", "run", tmp_path).stdout == f"Page: {tmp_path / 'report.html'}\n"
-    assert list(calls[0].values()) == [tmp_path, tmp_path / "report.html"]
+    calls = record(monkeypatch, "aligngpt.reporting.report_run", tmp_path / "report.html")
+    assert invoke("report", "run", tmp_path).stdout == f"Report: {tmp_path / 'report.html'}\n"
+    assert calls[0] == {"run": tmp_path, "output": None, "comparisons": []}
     assert json.loads(invoke("report", "run", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
 
 
@@ -432,14 +432,14 @@ def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aligngpt.reporting import DataReport
 
     page = tmp_path / "page.html"
-    calls = record(monkeypatch, "aligngpt.reporting.data_report", DataReport(page, ("All pairs have a score.",)))
+    calls = record(monkeypatch, "aligngpt.reporting.report_data", DataReport(page, ("All pairs have a score.",)))
     words = ("report", "data", "--scores", tmp_path, "--output", page)
-    done = invoke(*words, "--levels", tmp_path, "--pairs", "shards/{0..9}.tar")
-    assert done.stdout == f"All pairs have a score.\nPage: {page}\n", done.stderr
-    given = {"scores": tmp_path, "output": page, "levels": tmp_path, "pairs": "shards/{0..9}.tar", "images": None}
-    assert calls[0] == given
-    told = json.loads(invoke(*words, "--json").stdout)
-    assert told == {"page": str(page), "findings": ["All pairs have a score."]}
+    done = invoke(*words, "--levels", tmp_path, "--data", "shards/{0..9}.tar")
+    assert done.stdout == f"All pairs have a score.\nReport: {page}\n", done.stderr
+    expected = {"scores": tmp_path, "output": page, "levels": tmp_path, "data": "shards/{0..9}.tar", "images": None}
+    assert calls[0] == expected
+    result = json.loads(invoke(*words, "--json").stdout)
+    assert result == {"page": str(page), "insights": ["All pairs have a score."]}
 
 
 def test_generate_writes_the_dataset(tmp_path: Path) -> None:

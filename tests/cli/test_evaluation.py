@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
+from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from tests.evaluation.benchmark_files import answer_lines, counts, write_json, write_lines
 
@@ -129,19 +130,19 @@ def outputs(folder: Path) -> Path:
     """What `eval run` leaves of two models."""
     for name in ("first", "second"):
         assert score(folder, f"{name}.jsonl", "--output", folder / "out" / name / "gqa" / "score.json").exit_code == 0
-        rows = [{"benchmark": "gqa", "title": "GQA", "reasons": []}]
-        write_json(folder / "out" / name / "results.json", {"model": "tiny", "benchmarks": rows})
+        rows = [BenchmarkResult(benchmark="gqa", title="GQA", metric="accuracy")]
+        EvalResults(model="tiny", model_hash="0", versions={}, benchmarks=rows).write(folder / "out" / name)
     return folder / "out"
 
 
 def test_report_eval(outputs: Path) -> None:
     done = invoke("report", "eval", outputs / "second")
-    assert (done.exit_code, done.stdout) == (0, f"Page: {outputs / 'second' / 'index.html'}\n"), done.output
+    assert (done.exit_code, done.stdout) == (0, f"Report: {outputs / 'second' / 'index.html'}\n"), done.output
     page = outputs / "page.html"
     done = invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--json")
     assert json.loads(done.stdout) == {"page": str(page)}
     text = page.read_text(encoding="utf-8")
-    assert "second is better on GQA" in text and "+46.7" in text and text.count('<li class="card pair">') == 12
+    assert "second scores higher on GQA" in text and "+46.7" in text and text.count('<li class="card pair">') == 12
     invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--examples", "0")
     assert '<li class="card pair">' not in page.read_text(encoding="utf-8")
 
@@ -152,7 +153,7 @@ def test_report_eval(outputs: Path) -> None:
         (["report", "eval", "out"], 2, "out/results.json: no such file"),
         (["report", "eval", "nowhere"], 2, "'nowhere' does not exist"),
         (["report", "eval", "out/first", "--compare", "out"], 1, "no benchmark has a score.json in both"),
-        (["report", "eval", "out/first", "--data", "."], 2, "which needs --compare as well"),
+        (["report", "eval", "out/first", "--data", "."], 2, "pass --compare with the results of a baseline"),
         (
             ["eval", "compare", "out/first/gqa/score.json", "out/second/gqa/score.json", "--data", "."],
             2,

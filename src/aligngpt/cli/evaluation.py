@@ -121,11 +121,11 @@ def run(ctx: click.Context, tasks: str, output: Path, as_json: bool, config: Jud
 def _write_page(output: Path) -> Path | None:
     """Write the page of the results, unless its dependencies are missing."""
     try:
-        from aligngpt.reporting.benchmarks.page import write_page
+        from aligngpt.reporting import report_eval
     except ImportError as error:
         print_warnings([f"no page: {error}; then run `aligngpt report eval {output}`"])
         return None
-    return write_page(output)
+    return report_eval(output)
 
 
 def _print_results(results: EvalResults, output: Path, page: Path | None) -> None:
@@ -275,7 +275,7 @@ def compare(
     ]
     result = compare_models(*sides)
     if page:
-        from aligngpt.reporting.benchmarks.comparison import write_comparison
+        from aligngpt.reporting import write_comparison
 
         with logs_to_stderr():
             write_comparison(page, [add_examples(result, data, num_examples=_MAX_EXAMPLES)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aligngpt.cli.base import Command, Group
-from aligngpt.cli.output import print_json, results_alone
+from aligngpt.cli.output import logs_to_stderr, print_json
 from aligngpt.cli.params import FOLDER, NEW_FILE, json_option
 
 DATA_EXAMPLE = """
@@ -48,7 +48,7 @@ def report_data(
     """
     from aligngpt import reporting
 
-    with results_alone():
+    with logs_to_stderr():
         written = reporting.report_data(scores, output, levels=levels, data=data, images=images)
     if as_json:
         print_json(written)
@@ -68,9 +68,9 @@ def report_run(folder: Path, output: Path | None, as_json: bool) -> None:
     RUN is the output folder of `aligngpt run`, which writes this report at its end.
     """
     from aligngpt import reporting
-    from aligngpt.experiments.comparison import compare_variants
+    from aligngpt.experiments.summary import compare_variants
 
-    with results_alone():
+    with logs_to_stderr():
         page = reporting.report_run(folder, output, comparisons=compare_variants(folder))
     _print_page(page, as_json)
 
@@ -101,7 +101,7 @@ def report_eval(
 
     if baseline is None and data is not None:
         raise click.UsageError("--data has no effect without --compare; pass --compare with the results of a baseline")
-    with results_alone():
+    with logs_to_stderr():
         comparisons = [] if baseline is None else compare(results, baseline, data=data, num_examples=examples)
         page = reporting.report_eval(results, output, comparisons=comparisons)
     _print_page(page, as_json)

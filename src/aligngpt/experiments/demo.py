@@ -38,8 +38,8 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         StepFailed: A step failed; the message has its error and names its log.
     """
     from aligngpt.experiments.gate_examples import collect_gate_examples
-    from aligngpt.experiments.summary import summarize
-    from aligngpt.reporting import report
+    from aligngpt.experiments.summary import compare_variants, summarize
+    from aligngpt.reporting import report_run
 
     identity = {"config": asdict(config)}
     directory = OutputDir(output, identity, result_file=Summary.FILE)
@@ -55,7 +55,7 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         summary.write(folder)
         if not (folder / GateExamples.FILE).is_file():
             collect_gate_examples(folder / "finetune-adaptive", folder / "data").write(folder)
-        report(folder, folder / "report.html")
+        report_run(folder, comparisons=compare_variants(folder))
     return summary
 
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from aligngpt.curation.levels import read_levels
 from aligngpt.curation.scoring.store import read_scores
-from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore
+from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GroupScore, SkippedComparison
 from aligngpt.experiments.artifacts import Estimate, LevelCaptions, LevelStats, StepCost, Summary, VariantMetrics
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
@@ -40,6 +40,16 @@ def summarize(folder: Path, costs: Mapping[str, StepCost], config: dict[str, Any
         config=config,
         versions=versions(),
     )
+
+
+def compare_variants(folder: Path) -> list[Comparison | SkippedComparison]:
+    """Compare the results of the variants, adaptive minus none; return nothing if one of them has no score."""
+    from aligngpt.evaluation.compare import compare
+
+    results = [folder / f"eval-{name}" for name in VARIANTS]
+    if not all((path / "synthetic" / BenchmarkScore.FILE).is_file() for path in results):
+        return []
+    return compare(*results, data=folder / "data")
 
 
 def _read_variant(folder: Path) -> VariantMetrics:

@@ -23,7 +23,7 @@ def test_the_page_shows_question_label_and_both_predictions(tmp_path: Path) -> N
     page = Page(write_comparison(tmp_path / "new" / "page.html", [comparison]))
     check_self_contained(page)
     check_structure(page)
-    assert page.text["header"].startswith("AlignGPT · comparison ours and other <b>")
+    assert page.text["header"].startswith("AlignGPT · comparison ours against other <b>")
     assert "On GQA the results show no difference: the 95% CI includes zero." in page.text["header"]
     text = page.text["differing"]
     assert "GQA 2 of 5 samples with different scores" in text
@@ -34,7 +34,7 @@ def test_the_page_shows_question_label_and_both_predictions(tmp_path: Path) -> N
 
 def test_columns_have_the_order_of_the_title_and_the_names_of_the_models(tmp_path: Path) -> None:
     text = Page(write_comparison(tmp_path / "page.html", [TIE])).text["comparison"]
-    assert text.startswith("ours and other <b> Both models")
+    assert text.startswith("ours against other <b> Both models")
     head = "Benchmark ours other <b> Difference 95% CI p Test Samples ours better other <b> better Skipped"
     assert f"{head} GQA 60.0 60.0 ±0.0 \N{MINUS SIGN}9.0 to 9.0 0.625 McNemar 30 3 2 0" in text
     assert "one pair of models says nothing about other seeds" in text

@@ -96,7 +96,7 @@ def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Sec
 
 def _title(comparisons: Compared) -> str:
     compared = [row for row in comparisons if isinstance(row, Comparison)]
-    return f"{compared[0].model.name} and {compared[0].baseline.name}" if compared else "Comparison"
+    return f"{compared[0].model.name} against {compared[0].baseline.name}" if compared else "Comparison"
 
 
 def _cards(comparisons: Compared) -> list[Card]:

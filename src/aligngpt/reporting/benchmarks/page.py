@@ -85,7 +85,7 @@ def report_eval(
     )
     page = Page(
         "benchmark report",
-        name or (f"{folder.name} and {baselines[0]}" if baselines else folder.name),
+        name or (f"{folder.name} against {baselines[0]}" if baselines else folder.name),
         insights.overview(folder),
         make_cards(folder),
         make_sections(folder, comparisons),
