@@ -98,8 +98,10 @@ def main() -> None:
         tower = official.save_tower(work / "tower")
         sizes = make_checkpoint(work / "official", tower, options.gigabytes, options.files)
         model = str(work / "model")
-        from_official = measure_command("convert", str(work / "official"), model, "--vision-tower", str(tower))
-        to_official = measure_command("convert", model, str(work / "back"), "--to", "official")
+        from_official = measure_command(
+            "convert", str(work / "official"), "--output", model, "--vision-tower", str(tower)
+        )
+        to_official = measure_command("convert", model, "--output", str(work / "back"), "--to", "official")
     finally:
         shutil.rmtree(work)
     result: dict[str, Any] = {

@@ -9,6 +9,7 @@ by a projector, since no output of a projector resembles its training inputs; on
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ from aligngpt.synthetic.scenes import (
 from aligngpt.utils.io import atomic_path, versions
 from aligngpt.utils.output_dir import compare_identities, summarize_differences
 from aligngpt.utils.processes import exit_with_parent
-from aligngpt.utils.progress import progress
+from aligngpt.utils.progress import INTERVAL, INTERVAL_VARIABLE, progress
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -71,13 +72,18 @@ def train_backbones(config: BackboneTrainingConfig, output: str | Path) -> Backb
     trainers = {"clip": _train_clip_folder, "llm": _train_llm_folder}
     missing = [name for name in trainers if not (folder / name / "config.json").is_file()]
     context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, len(missing)), context, initializer=exit_with_parent) as pool:
+    with ProcessPoolExecutor(max(1, len(missing)), context, initializer=_start_worker) as pool:
         for future in [pool.submit(trainers[name], config, folder / name) for name in missing]:
             future.result()
     if missing or not (folder / BackbonesInfo.FILE).is_file():
         seconds = round(time.monotonic() - started) if missing else None
         BackbonesInfo(config=asdict(config), seconds=seconds, versions=versions()).write(folder)
     return BackbonesInfo.read(folder)
+
+
+def _start_worker() -> None:
+    exit_with_parent()
+    os.environ.setdefault(INTERVAL_VARIABLE, str(INTERVAL))  # lines: two bars would overwrite each other
 
 
 def _train_clip_folder(config: BackboneTrainingConfig, output: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 FIRST_LINE = 2.0  # seconds until work in a log reports for the first time
 INTERVAL = 30.0  # seconds between two lines after that
-INTERVAL_VARIABLE = "ALIGNGPT_PROGRESS_INTERVAL"  # environment variable that replaces INTERVAL
+INTERVAL_VARIABLE = "ALIGNGPT_PROGRESS_INTERVAL"  # replaces INTERVAL, for processes that share a terminal or log
 
 
 class Advance(Protocol):
@@ -33,7 +33,7 @@ def progress(description: str, total: int | None, enabled: bool = True, done: in
     """
     if not enabled or (total is not None and total <= done):
         yield lambda count, description=None: None
-    elif not sys.stderr.isatty():
+    elif not sys.stderr.isatty() or INTERVAL_VARIABLE in os.environ:
         yield _Lines(description, total, done)
     else:
         from rich.console import Console
