@@ -1,4 +1,4 @@
-"""What each command hands to the code behind it, and what it prints of the result."""
+"""What each command passes to its function, and what it prints of the result."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def pairs(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     records = []
-    for place in range(8):
-        Image.new("L", (8, 8), 30 * place + 10).save(folder / f"{place}.png")
+    for index in range(8):
+        Image.new("L", (8, 8), 30 * index + 10).save(folder / f"{index}.png")
         turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "Grey."}]
-        records.append({"id": str(place), "image": f"{place}.png", "conversations": turns})
+        records.append({"id": str(index), "image": f"{index}.png", "conversations": turns})
     file = tmp_path / "pairs.json"
     file.write_text(json.dumps(records))
     return file
@@ -95,8 +95,8 @@ def test_score_prints_json_alone(pairs: Path, model: Path) -> None:
     assert "bad record" not in done.stderr
 
 
-def spoil(pairs: Path) -> None:
-    """Remove one image, empty another, cut a third short behind its header."""
+def break_images(pairs: Path) -> None:
+    """Remove one image, empty another, truncate a third after its header."""
     images = pairs.parent / "images"
     (images / "1.png").unlink()
     (images / "2.png").write_bytes(b"")
@@ -106,8 +106,8 @@ def spoil(pairs: Path) -> None:
 
 
 @pytest.mark.usefixtures("gray")
-def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> None:
-    spoil(pairs)
+def test_score_names_and_skips_every_bad_file(pairs: Path, model: Path) -> None:
+    break_images(pairs)
     done = invoke(*score_arguments(pairs, model, "--json"))
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
@@ -121,7 +121,7 @@ def test_score_names_every_bad_file_and_goes_on(pairs: Path, model: Path) -> Non
 
 @pytest.mark.usefixtures("gray")
 def test_strict_is_exit_code_3_and_keeps_what_it_scored(pairs: Path, model: Path) -> None:
-    spoil(pairs)
+    break_images(pairs)
     done = invoke(*score_arguments(pairs, model, "--strict"))
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("aligngpt: error: 3 of 8 records are bad")
@@ -254,26 +254,26 @@ def test_generate_accepts_a_stage_1_checkpoint_and_a_hub_name(tmp_path: Path, se
     assert [call["model"] for call in session.calls] == [tmp_path, "org/model"]
 
 
-LOUDNESS = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
+VERBOSITY_VARIABLES = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stage-1 checkpoint on the shipped base models, and pairs."""
+    """A stage-1 checkpoint of the bundled backbones, and pairs."""
     folder = tmp_path_factory.mktemp("trained")
     data = folder / "data"
     sizes = ["--pairs", "8", "--conversations", "4", "--questions", "7"]
     assert invoke("synthetic", "generate", "--output", data, *sizes).exit_code == 0
-    recipe = ["--preset", "synthetic", "--alignment", "none", "--max-steps", "1", "--per-device-train-batch-size", "2"]
-    bases = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip"]
+    options = ["--preset", "synthetic", "--alignment", "none", "--max-steps", "1", "--per-device-train-batch-size", "2"]
+    backbones = ["--language-model", "synthetic-llm", "--vision-tower", "synthetic-clip"]
     inputs = ["--data", data / "pretrain.json", "--images", data / "images", "--output", folder / "stage1"]
-    done = invoke("pretrain", *inputs, *bases, *recipe)
+    done = invoke("pretrain", *inputs, *backbones, *options)
     assert done.exit_code == 0, done.output
     return folder
 
 
 @pytest.mark.parametrize("verb", ["score", "generate", "generate --json", "chat"])
-def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
+def test_loading_prints_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
     data = trained / "data"
     image = str(data / "images" / "000000.png")
     asked = ["--model", str(trained / "stage1"), "--image", image, "--max-new-tokens", "2"]
@@ -285,7 +285,7 @@ def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
         "generate": [*asked, "--prompt", "Describe the picture."],
         "chat": asked,
     }[verb.split()[0]]
-    environment = {name: value for name, value in os.environ.items() if name not in LOUDNESS}
+    environment = {name: value for name, value in os.environ.items() if name not in VERBOSITY_VARIABLES}
     done = subprocess.run(
         [sys.executable, "-m", "aligngpt", *verb.split(), *arguments],
         input="",
@@ -297,7 +297,7 @@ def test_loading_says_nothing(trained: Path, tmp_path: Path, verb: str) -> None:
     assert "Loading weights" not in done.stderr and "LOAD REPORT" not in done.stderr + done.stdout
 
 
-def test_an_empty_prompt_is_wrong_usage(model: Path) -> None:
+def test_an_empty_prompt_is_a_usage_error(model: Path) -> None:
     done = invoke("generate", "--model", model, "--prompt", " ")
     assert done.exit_code == 2
     assert "the prompt is empty" in done.stderr

@@ -1,4 +1,4 @@
-"""Steps of an experiment: their order, two at a time, once each, resumed and never left behind."""
+"""Steps of an experiment: their order, two at a time, once each, resumed, and ended with the run."""
 
 from __future__ import annotations
 
