@@ -47,7 +47,7 @@ def test_a_table(folder: Path) -> None:
     for text in ("GQA, official protocol", "96.67", "missing answers", "By form", "binary", "Official figures"):
         assert text in done.stdout
     assert "note: answers to no question of the labels: 1 of 30" in done.stdout
-    assert "note: questions without an answer, counted as wrong: 1; the official scorer stops" in done.stdout
+    assert "note: missing predictions, counted as wrong: 1; the official scorer stops" in done.stdout
 
 
 def test_json_alone_and_a_file(folder: Path) -> None:
@@ -217,7 +217,11 @@ def test_submission(tmp_path: Path) -> None:
             1,
             "cut.jsonl:2: broken JSON: Unterminated string",
         ),
-        (["score", "gqa", "--labels", ".", "--answers", "other.jsonl"], 1, "none of its 1 answers is for a question"),
+        (
+            ["score", "gqa", "--labels", ".", "--answers", "other.jsonl"],
+            1,
+            "none of its 1 predictions is for a question",
+        ),
         (["score", "vqav2", "--labels", "questions.json", "--answers", "first.jsonl"], 1, "expected VQAv2 annotations"),
         (
             ["score", "mmbench", "--labels", "b.tsv", "--answers", "first.jsonl"],

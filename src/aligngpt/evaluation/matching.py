@@ -46,16 +46,16 @@ def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict
         ValueError: No prediction belongs to any of the questions.
     """
     expected = dict.fromkeys(map(str, ids))
-    known = [row for row in predictions.rows if str(row.id) in expected]
-    if not known and expected:
+    rows = [row for row in predictions.rows if str(row.id) in expected]
+    if not rows and expected:
         raise ValueError(
-            f"{predictions.source}: none of its {len(predictions.rows)} answers is for a question of the labels (its "
-            f"ids begin with {_first(row.id for row in predictions.rows)}, those of the labels with "
+            f"{predictions.source}: none of its {len(predictions.rows)} predictions is for a question of the labels "
+            f"(its ids begin with {_first(row.id for row in predictions.rows)}, those of the labels with "
             f"{_first(expected)}); check the split and the benchmark"
         )
-    matches = {str(row.id): row for row in known}
-    extra = len(predictions.rows) - len(known)
-    return matches, MatchCounts(len(expected) - len(matches), extra, len(known) - len(matches))
+    matches = {str(row.id): row for row in rows}
+    extra = len(predictions.rows) - len(rows)
+    return matches, MatchCounts(len(expected) - len(matches), extra, len(rows) - len(matches))
 
 
 def _first(ids: Iterable[Id]) -> str:
@@ -76,7 +76,7 @@ def missing_note(count: MatchCounts, official_behavior: str) -> tuple[str, ...]:
     """Return a note about missing predictions and what the official scorer does with them; nothing if none is."""
     if not count.missing:
         return ()
-    return (f"questions without an answer, counted as wrong: {count.missing}; {official_behavior}",)
+    return (f"missing predictions, counted as wrong: {count.missing}; {official_behavior}",)
 
 
 def count_duplicates(ids: Iterable[Id]) -> int:

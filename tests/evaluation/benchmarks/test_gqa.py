@@ -105,9 +105,7 @@ def test_missing_and_repeated_answers(tmp_path: Path) -> None:
     result = scored("gqa", labels, answers)
     assert verdicts(result) == {"1": 1, "2": 0, "3": 1}
     assert result["counts"] == counts(3, 1, 0, 1)
-    assert result["notes"] == [
-        "questions without an answer, counted as wrong: 1; the official scorer stops with an error"
-    ]
+    assert result["notes"] == ["missing predictions, counted as wrong: 1; the official scorer stops with an error"]
     assert scored("gqa", labels, answers, "strict")["notes"] == []
 
 
@@ -119,5 +117,5 @@ def test_other_files(tmp_path: Path) -> None:
         scored("gqa", write_json(tmp_path / "q.json", {"1": {"answer": "a"}}), answers)
     with pytest.raises(ValueError, match="GQA question data: a field is missing or of another type"):
         scored("gqa", write_json(tmp_path / "q.json", {"data": []}), answers)
-    with pytest.raises(ValueError, match="none of its 1 answers is"):
+    with pytest.raises(ValueError, match="none of its 1 predictions is"):
         scored("gqa", write_json(tmp_path / "q.json", {"2": question("a")}), answers)

@@ -131,5 +131,5 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"r\.jsonl:1: tuple is missing; expected two scores"):
         scored("llava_bench", (), tmp_path / "r.jsonl")
     given = reviews(tmp_path / "r.jsonl", [(0, "conv", [8, 8])])
-    with pytest.raises(ValueError, match="none of its 1 answers"):
+    with pytest.raises(ValueError, match="none of its 1 predictions"):
         scored("llava_bench", questions(tmp_path / "q.jsonl", [5]), given)

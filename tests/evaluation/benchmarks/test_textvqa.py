@@ -99,5 +99,5 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TextVQA annotation 1: 'answers' is missing"):
         record = {"question_id": 1, "image_id": "i", "question": "One?"}
         scored("textvqa", write_json(tmp_path / "labels.json", {"data": [record]}), given)
-    with pytest.raises(ValueError, match="none of its 1 answers"):
+    with pytest.raises(ValueError, match="none of its 1 predictions"):
         scored("textvqa", labels(tmp_path / "labels.json", [(1, "j", "One?", ["x"] * 10)]), given)

@@ -313,7 +313,7 @@ def test_files_that_lack_something(llava_bench: Path) -> None:
         answer_lines(llava_bench / "a.jsonl", {99: "x"})
         answer_lines(folder / "answers_gpt4.jsonl", {i: "x" for i in range(3)})
         write_lines(folder / "context.jsonl", [{"image": f"00{i}.jpg", "caption": "x"} for i in range(3)])
-        with pytest.raises(ValueError, match="none of its 1 answers is for a question of the labels"):
+        with pytest.raises(ValueError, match="none of its 1 predictions is for a question of the labels"):
             mark(llava_bench, server)
         write_lines(llava_bench / "a.jsonl", [answer(i, f"What is {i}?", "x") for i in range(3)])
         with pytest.raises(ValueError, match="3 of 3 predictions are for other questions, such as 0: 'What is 0"):
