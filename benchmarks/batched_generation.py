@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
+from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.synthetic import backbones as bases
 from aligngpt.synthetic import dataset as data
 from aligngpt.synthetic.configs import BackboneTrainingConfig

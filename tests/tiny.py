@@ -20,7 +20,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 
 IMAGE_SIZE = 24
 PATCH_SIZE = 8

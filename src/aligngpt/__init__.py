@@ -10,22 +10,25 @@ Functions have the names of the commands, and their parameters those of the comm
 * Report: `report_data`, `report_run`, `report_eval`
 """
 
-from typing import TYPE_CHECKING
-
-from aligngpt.utils.lazy import export_lazily
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aligngpt.inference.chat_session import ChatSession, generate
-    from aligngpt.modeling.checkpoints import load_model as load
-    from aligngpt.modeling.configuration import AlignGPTConfig
-    from aligngpt.modeling.model import AlignGPTForConditionalGeneration
-    from aligngpt.modeling.processing import AlignGPTProcessor
-    from aligngpt.training.configs import FinetuneConfig, PretrainConfig
-    from aligngpt.training.stages import finetune, pretrain
+    from aligngpt.inference.chat_session import ChatSession as ChatSession
+    from aligngpt.inference.chat_session import generate as generate
+    from aligngpt.modeling.checkpoints import load_model as load  # noqa: F401
+    from aligngpt.modeling.configuration import AlignGPTConfig as AlignGPTConfig
+    from aligngpt.modeling.model import AlignGPTForConditionalGeneration as AlignGPTForConditionalGeneration
+    from aligngpt.modeling.processing import AlignGPTProcessor as AlignGPTProcessor
+    from aligngpt.training.configs import FinetuneConfig as FinetuneConfig
+    from aligngpt.training.configs import PretrainConfig as PretrainConfig
+    from aligngpt.training.stages import finetune as finetune
+    from aligngpt.training.stages import pretrain as pretrain
 
 __version__ = "0.1.0"
 
-_MODULES = {
+# The module of each public name, and its name there if it has another one.
+_PUBLIC = {
     "AlignGPTConfig": "aligngpt.modeling.configuration",
     "AlignGPTForConditionalGeneration": "aligngpt.modeling.model",
     "AlignGPTProcessor": "aligngpt.modeling.processing",
@@ -38,18 +41,21 @@ _MODULES = {
     "pretrain": "aligngpt.training.stages",
 }
 
-__all__ = [
-    "AlignGPTConfig",
-    "AlignGPTForConditionalGeneration",
-    "AlignGPTProcessor",
-    "ChatSession",
-    "FinetuneConfig",
-    "PretrainConfig",
-    "__version__",
-    "finetune",
-    "generate",
-    "load",
-    "pretrain",
-]
+__all__ = ["__version__", *_PUBLIC]
 
-__getattr__, __dir__ = export_lazily(__name__, _MODULES)
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at first use.
+
+    Raises:
+        AttributeError: There is no public name `name`.
+    """
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'aligngpt' has no attribute {name!r}; its public names are {', '.join(_PUBLIC)}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = globals()[name] = getattr(importlib.import_module(module), attribute or name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

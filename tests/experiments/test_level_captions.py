@@ -12,8 +12,8 @@ from aligngpt.experiments import level_captions
 from aligngpt.experiments.artifacts import LevelCaptions
 from aligngpt.experiments.level_captions import build_caption_prompt, caption_by_level
 from aligngpt.inference import batch_generation
-from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import describe_backbones, load_model, save_stage1
+from aligngpt.modeling.processing import load_template
 from aligngpt.synthetic.dataset import generate_dataset, read_questions
 from aligngpt.synthetic.scenes import describe
 from tests import tiny

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.data.schema import Conversation, Turn
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.training.collator import Collator
 from aligngpt.training.datasets import InstructionDataset
 from tests import tiny

@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import load_model
 from tests import tiny
 from tests.invariant.samples import ALL, Built, assert_same_logits, dataset_of, generated, prompts, training_batch

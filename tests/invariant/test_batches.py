@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.training.datasets import InstructionDataset
 from tests.invariant.samples import ALL, Built, Inputs, assert_same_logits, generated, prompts, training_batch
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import load_model
 from tests.invariant.samples import ALL, ONE, Built, Inputs, dataset_of, generated, prompts, training_batch
 

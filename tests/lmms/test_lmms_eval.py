@@ -18,8 +18,8 @@ import torch
 from aligngpt.evaluation.lmms_eval_model import AlignGPT
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.modeling import load_template
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.processing import load_template
 from tests import tiny
 
 COUNT, LONGEST = 7, 12

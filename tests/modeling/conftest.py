@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from tests import tiny
 
 Built = tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from aligngpt.modeling import AlignGPTForConditionalGeneration
+from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import load_model
 from tests import oracle, tiny
 from tests.modeling.conftest import Built

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from tokenizers import processors
 
-from aligngpt.modeling import AlignGPTProcessor, load_template
-from aligngpt.modeling.processing import MARKS, pad_to_square
+from aligngpt import AlignGPTProcessor
+from aligngpt.modeling.processing import MARKS, load_template, pad_to_square
 from tests import tiny
 from tests.modeling.conftest import Built
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoProcessor, CLIPImageProcessorPil
 
-from aligngpt.modeling import AlignGPTProcessor, load_template
-from aligngpt.modeling.processing import TEMPLATES, Message
+from aligngpt import AlignGPTProcessor
+from aligngpt.modeling.processing import TEMPLATES, Message, load_template
 from aligngpt.modeling.tokens import MARK, MARKS
 from tests import tiny
 from tests.modeling.word_pieces import byte_level, sentencepiece

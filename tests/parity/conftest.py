@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from transformers import AutoTokenizer
 
-from aligngpt.modeling import AlignGPTProcessor, load_template
+from aligngpt import AlignGPTProcessor
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.modeling.conversion.from_official import convert_official
+from aligngpt.modeling.processing import load_template
 from tests.parity.comparisons import COMPARISONS
 from tests.parity.deviations import Pairs
 from tests.parity.ours import Converted, Loaded

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from aligngpt import AlignGPTProcessor
 from aligngpt.data.indexed import open_conversations, open_pairs
 from aligngpt.data.sources import open_source
-from aligngpt.modeling import AlignGPTProcessor
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset, Sample
 from tests.parity.deviations import Cases, Pairs
 from tests.parity.ours import Converted

@@ -12,9 +12,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.data.indexed import open_conversations, open_pairs
 from aligngpt.data.sources import open_source
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, model
+from aligngpt.modeling import model
 from aligngpt.modeling.alignment import compute_image_text_similarity
 from aligngpt.training.artifacts import Stage
 from aligngpt.training.collator import Collator

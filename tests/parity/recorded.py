@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.modeling import AlignGPTProcessor
+from aligngpt import AlignGPTProcessor
 from aligngpt.training.datasets import IGNORED
 
 FOLDER = Path(__file__).parent / "official"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.modeling import AlignGPTProcessor
+from aligngpt import AlignGPTProcessor
 from aligngpt.modeling.conversion.from_official import convert_official
 from tests.parity.conversations import recorded_of, sample_of
 from tests.parity.recorded import CHECKPOINT, VISION_TOWER, read_recording

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from aligngpt.modeling import AlignGPTProcessor, load_template
+from aligngpt import AlignGPTProcessor
+from aligngpt.modeling.processing import load_template
 from aligngpt.synthetic import backbones
 from aligngpt.synthetic.artifacts import BackbonesInfo
 from aligngpt.synthetic.backbones import (

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aligngpt.modeling import load_template
 from aligngpt.modeling.artifacts import BackboneReference
 from aligngpt.modeling.checkpoints import describe_backbones, load_model, load_stage1
+from aligngpt.modeling.processing import load_template
 from aligngpt.training.stages import finetune, pretrain
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_config, stage2_config

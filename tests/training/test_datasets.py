@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from aligngpt import AlignGPTProcessor
 from aligngpt.data.schema import Conversation, ImageTextPair, Turn
-from aligngpt.modeling import AlignGPTProcessor
 from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample, read_levels_of
 from tests import tiny
 from tests.source_files import indexed

@@ -21,8 +21,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.data.schema import StrictDataError
-from aligngpt.modeling import AlignGPTForConditionalGeneration
 from aligngpt.modeling.checkpoints import load_model, load_stage1
 from aligngpt.training.artifacts import TrainConfigFile, TrainResult
 from aligngpt.training.datasets import InstructionDataset

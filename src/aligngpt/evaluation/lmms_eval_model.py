@@ -15,7 +15,7 @@ from PIL import Image
 
 from aligngpt.inference.batch_generation import GenerationSettings, generate_batches
 from aligngpt.inference.prompts import Prompt, build_prompt, build_user_turn
-from aligngpt.modeling import parse_alignment
+from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.utils.progress import progress
 

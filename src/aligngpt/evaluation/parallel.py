@@ -18,8 +18,8 @@ from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWri
 from aligngpt.evaluation.tasks import EvalSettings, ModelInfo, Task, TaskState, open_task
 from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_batches
 from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.modeling import AlignGPTProcessor
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.modeling.settings import needs_gate
 from aligngpt.utils.processes import exit_with_parent
 

@@ -20,10 +20,10 @@ from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_predictions
 from aligngpt.evaluation.readers import find
 from aligngpt.evaluation.types import Question
-from aligngpt.modeling import AlignGPTConfig, load_template
 from aligngpt.modeling.artifacts import Stage1Checkpoint
+from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
-from aligngpt.modeling.processing import TEMPLATES
+from aligngpt.modeling.processing import TEMPLATES, load_template
 from aligngpt.modeling.settings import parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO

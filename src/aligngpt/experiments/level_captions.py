@@ -11,8 +11,9 @@ from aligngpt.evaluation.metrics import bootstrap_interval
 from aligngpt.experiments.artifacts import CaptionExample, CaptionLevel, Estimate, LevelCaptions
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor, load_template
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.synthetic.dataset import read_questions
 from aligngpt.synthetic.scenes import SceneObject, describe
 from aligngpt.utils.constants import IMAGE_TOKEN

@@ -16,7 +16,8 @@ from torch import Tensor
 from aligngpt.data.images import BadImage, UnreadableImage, load_image
 from aligngpt.inference.kv_cache import preallocate_cache
 from aligngpt.inference.prompts import Prompt
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.processing import AlignGPTProcessor
 
 _PREFETCHED_BATCHES = 2  # batches whose images are decoded while the model generates
 

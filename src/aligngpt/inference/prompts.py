@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from aligngpt.data.images import UnreadableImage
-from aligngpt.modeling import AlignGPTProcessor
+from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.utils.constants import IMAGE_TOKEN
 
 ImageSource = Path | bytes | Image.Image | UnreadableImage

@@ -18,8 +18,9 @@ from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file
 from aligngpt.data.indexed import IndexedSource, open_conversations, open_pairs
 from aligngpt.data.schema import ImageTextPair
 from aligngpt.data.sources import open_source
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.modeling.checkpoints import describe_backbones, load_stage1, read_stage1, save_stage1
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.training.artifacts import LogEntry, SkippedSample, Stage, TrainResult
 from aligngpt.training.callbacks import ProgressReporter
 from aligngpt.training.collator import Collator

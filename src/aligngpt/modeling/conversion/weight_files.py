@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,30 +48,8 @@ def list_weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(f"{folder} has no weights; expected {' or '.join(WEIGHT_FILES)}, or shards with an index")
 
 
-class _LazyTensors(Mapping[str, Tensor]):
-    """The tensors of an open safetensors file, read at access."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._names = file, list(file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def read_shape(self, name: str) -> torch.Size:
-        return torch.Size(self._file.get_slice(name).get_shape())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 @contextmanager
-def open_weights(path: Path) -> Iterator[Mapping[str, Tensor]]:
+def open_weights(path: Path) -> Iterator[dict[str, Tensor]]:
     """Open a weight file: its tensors by name, mapped from disk and read at access.
 
     Raises:
@@ -81,7 +58,7 @@ def open_weights(path: Path) -> Iterator[Mapping[str, Tensor]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                yield _LazyTensors(file)
+                yield {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  views of the mapped file
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
         return
@@ -125,7 +102,7 @@ def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
             for name in tensors:
                 if name in shapes:
                     raise ValueError(f"{path}: {name} is also in another file of the checkpoint")
-                shapes[name] = tensors.read_shape(name) if isinstance(tensors, _LazyTensors) else tensors[name].shape
+                shapes[name] = tensors[name].shape
     return shapes
 
 
