@@ -163,6 +163,7 @@ def test_a_run_writes_its_configuration_and_its_result(world: World, stage1: Pat
     assert run.inputs == {
         "data": identify_data(world.folder / "pairs.json"),
         "levels": None,
+        "stage1": None,
         "language_model": identify_checkpoint(world.folder / "llm"),
         "vision_tower": identify_checkpoint(world.folder / "tower"),
     }

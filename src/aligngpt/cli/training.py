@@ -9,7 +9,7 @@ import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table
-from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
+from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 
 if TYPE_CHECKING:
     from aligngpt.training.artifacts import TrainResult
@@ -63,8 +63,10 @@ class LevelsPath(click.Path):
 
 
 @click.command(cls=ConfigCommand, spec=pretrain_spec, example=PRETRAIN_EXAMPLE)
-@click.option("--data", type=FILE, required=True, help="Image-text pairs: LLaVA JSON or JSON Lines.")
-@click.option("--images", type=FOLDER, required=True, help="Folder that image paths are relative to.")
+@click.option(
+    "--data", metavar="SOURCE", required=True, help="Image-text pairs: JSON, JSON Lines, Parquet, datasets or tars."
+)
+@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the data have paths.")
 @click.option("--levels", type=LevelsPath(), help="levels.parquet or its folder. [default: levels in the data]")
 @click.option("--language-model", type=MODEL, required=True, help="Causal language model: a folder or synthetic-llm.")
 @click.option("--vision-tower", type=MODEL, required=True, help="CLIP or SigLIP model: a folder or synthetic-clip.")
@@ -81,8 +83,10 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
 
 
 @click.command(cls=ConfigCommand, spec=finetune_spec, example=FINETUNE_EXAMPLE)
-@click.option("--data", type=FILE, required=True, help="Conversations: LLaVA JSON or JSON Lines.")
-@click.option("--images", type=FOLDER, required=True, help="Folder that image paths are relative to.")
+@click.option(
+    "--data", metavar="SOURCE", required=True, help="Conversations: JSON, JSON Lines, Parquet, datasets or tars."
+)
+@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the data have paths.")
 @click.option("--stage1", type=FOLDER, help="Stage-1 checkpoint; required unless --alignment-embeddings is random.")
 @click.option("--language-model", type=MODEL, help="Language model. [default: that of stage 1]")
 @click.option("--vision-tower", type=MODEL, help="Vision tower. [default: that of stage 1]")

@@ -1,1 +1,1 @@
-"""Training: what each stage trains, the recipes, the trainer and the stage-1 checkpoints."""
+"""Training: configurations, datasets and the two stages."""

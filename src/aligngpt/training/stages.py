@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,84 +21,94 @@ from aligngpt.utils.progress import status
 logger = logging.getLogger(__name__)
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
+_DESCRIPTIONS = ("config.json", "stage1.json")
+
+PathOrName = str | Path
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """Inputs of a stage, see `pretrain` and `finetune`."""
+
+    data: PathOrName
+    images: PathOrName | None
+    language_model: PathOrName | None
+    vision_tower: PathOrName | None
+    levels: PathOrName | None = None
+    stage1: PathOrName | None = None
+    strict: bool = False
+
+    def identify(self) -> dict[str, Any]:
+        """Return what makes two runs use the same inputs: names, sizes, times and fingerprints, no paths."""
+        from aligngpt.curation.levels import LEVELS_PARQUET, levels_file
+
+        checkpoints = {"stage1": self.stage1, "language_model": self.language_model, "vision_tower": self.vision_tower}
+        if self.stage1 is not None:  # it refers to its backbones, which may have been moved
+            checkpoints |= {"language_model": None, "vision_tower": None}
+        return {
+            "data": identify_data(self.data),
+            "levels": None if self.levels is None else identify_data(levels_file(self.levels, LEVELS_PARQUET)),
+            **{name: None if path is None else identify_checkpoint(path) for name, path in checkpoints.items()},
+        }
 
 
 def pretrain(
     config: PretrainConfig,
     *,
-    data: str | Path,
-    images: str | Path,
-    language_model: str | Path,
-    vision_tower: str | Path,
-    output: str | Path,
-    levels: str | Path | None = None,
+    data: PathOrName,
+    language_model: PathOrName,
+    vision_tower: PathOrName,
+    output: PathOrName,
+    images: PathOrName | None = None,
+    levels: PathOrName | None = None,
     strict: bool = False,
 ) -> TrainResult:
     """Run stage 1 and write a stage-1 checkpoint; return the result of a finished run, resume an interrupted one.
 
     Args:
         config: Configuration of the stage.
-        data: Image-text pairs.
+        data: Image-text pairs in any format that `data.sources.open_source` reads.
+        language_model, vision_tower: Checkpoint folders, bundled models or hub names.
+        output: Folder of the checkpoint, which also gets `config.yaml`, `run_config.json`, `skipped.jsonl` and
+            `train_results.json`.
         images: Folder that image paths are relative to.
-        language_model, vision_tower: Checkpoint folders or hub names.
-        output: Folder of the checkpoint, which also gets `config.yaml`, `run_config.json` and `train_results.json`.
         levels: `levels.parquet` or its folder; without it, the data have the levels.
         strict: Stop at the first bad record instead of skipping it.
 
     Raises:
+        FileNotFoundError: An input does not exist.
         ValueError: Levels are missing or do not fit, or `output` belongs to another run.
         StrictDataError: A record is bad and `strict` is set.
     """
-    from aligngpt.curation.levels import LEVELS_PARQUET, levels_file
-
-    inputs = {
-        "data": identify_data(data),
-        "levels": None if levels is None else identify_data(levels_file(levels, LEVELS_PARQUET)),
-        "language_model": identify_checkpoint(language_model),
-        "vision_tower": identify_checkpoint(vision_tower),
-    }
-    run = open_run("pretrain", config, inputs, output)
-    if run.done:
-        return _read_result(run)
-    with run.lock():
-        with status("loading torch and transformers"):
-            from aligngpt.training.runner import run_pretrain
-        return run_pretrain(
-            run,
-            config,
-            data=data,
-            images=images,
-            language_model=language_model,
-            vision_tower=vision_tower,
-            levels=levels,
-            strict=strict,
-        )
+    inputs = StageInputs(data, images, language_model, vision_tower, levels=levels, strict=strict)
+    return _run("pretrain", config, inputs, output)
 
 
 def finetune(
     config: FinetuneConfig,
     *,
-    data: str | Path,
-    images: str | Path,
-    output: str | Path,
-    stage1: str | Path | None = None,
-    language_model: str | Path | None = None,
-    vision_tower: str | Path | None = None,
+    data: PathOrName,
+    output: PathOrName,
+    images: PathOrName | None = None,
+    stage1: PathOrName | None = None,
+    language_model: PathOrName | None = None,
+    vision_tower: PathOrName | None = None,
     strict: bool = False,
 ) -> TrainResult:
     """Run stage 2 and write a complete model; return the result of a finished run, resume an interrupted one.
 
     Args:
         config: Configuration of the stage.
-        data: Conversations.
+        data: Conversations in any format that `data.sources.open_source` reads.
+        output: Folder of the model, which also gets `config.yaml`, `run_config.json`, `skipped.jsonl` and
+            `train_results.json`.
         images: Folder that image paths are relative to.
-        output: Folder of the model, which also gets `config.yaml`, `run_config.json` and `train_results.json`.
         stage1: Stage-1 checkpoint; optional with `alignment_embeddings="random"` and both backbones.
         language_model, vision_tower: The backbones, if they were moved since stage 1.
         strict: Stop at the first bad record instead of skipping it.
 
     Raises:
-        FileNotFoundError: The stage-1 checkpoint does not exist.
+        FileNotFoundError: An input does not exist.
         ValueError: There is no stage-1 checkpoint and no request for random embeddings, or `output` belongs to another
             run.
         StrictDataError: A record is bad and `strict` is set.
@@ -108,61 +118,46 @@ def finetune(
             "stage1 is missing; pass a stage-1 checkpoint, or alignment_embeddings='random', language_model and "
             "vision_tower"
         )
-    inputs = {
-        "data": identify_data(data),
-        "stage1": None if stage1 is None else identify_checkpoint(stage1),
-        "language_model": identify_checkpoint(language_model) if language_model and not stage1 else None,
-        "vision_tower": identify_checkpoint(vision_tower) if vision_tower and not stage1 else None,
-    }
-    run = open_run("finetune", config, inputs, output)
+    inputs = StageInputs(data, images, language_model, vision_tower, stage1=stage1, strict=strict)
+    return _run("finetune", config, inputs, output)
+
+
+def _run(stage: Stage, config: StageConfig, inputs: StageInputs, output: PathOrName) -> TrainResult:
+    """Return the result of a finished run, or run the stage in `output`, which it locks."""
+    identity = {"schema_version": 1, "stage": stage, "config": dataclasses.asdict(config), "inputs": inputs.identify()}
+    run = OutputDir(output, identity, result_file=TrainResult.FILE)  # with the versions a TrainConfigFile
     if run.done:
-        return _read_result(run)
+        logger.info("%s is complete; nothing to do", run.path)
+        return TrainResult.read(run.path)
     with run.lock():
         with status("loading torch and transformers"):
-            from aligngpt.training.runner import run_finetune
-        return run_finetune(
-            run,
-            config,
-            data=data,
-            images=images,
-            stage1=stage1,
-            language_model=language_model,
-            vision_tower=vision_tower,
-            strict=strict,
-        )
+            from aligngpt.training import runner
+        if isinstance(config, PretrainConfig):
+            return runner.run_pretrain(run, config, inputs)
+        assert isinstance(config, FinetuneConfig)
+        return runner.run_finetune(run, config, inputs)
 
 
-def open_run(stage: Stage, config: StageConfig, inputs: Mapping[str, Any], output: str | Path) -> OutputDir:
-    """Return the output folder of a run; its identity has the fields of `TrainConfigFile` except the versions."""
-    identity = {"schema_version": 1, "stage": stage, "config": dataclasses.asdict(config), "inputs": dict(inputs)}
-    return OutputDir(output, identity, result_file=TrainResult.FILE)
-
-
-def _read_result(run: OutputDir) -> TrainResult:
-    logger.info("%s is complete; nothing to do", run.path)
-    return TrainResult.read(run.path)
-
-
-def identify_data(path: str | Path) -> dict[str, Any]:
+def identify_data(path: PathOrName) -> dict[str, Any]:
     """Return name, number, total size and last modification (ns) of the files at a path, without reading them."""
     from aligngpt.data.sources import open_source
 
-    existing = Path(path)
-    files = [existing] if existing.is_file() else [Path(file) for file in open_source(path).files]
+    source = None if Path(path).is_file() else open_source(path)
+    files = [Path(path)] if source is None else [Path(file) for file in source.files]
     stats = [file.stat() for file in files if file.exists()]
     return {
-        "name": existing.name,
+        "name": Path(path).name,
         "files": len(files),
         "size": sum(stat.st_size for stat in stats),
         "modified": max((stat.st_mtime_ns for stat in stats), default=None),
+        **({} if stats or source is None else {"signature": source.signature}),  # remote files
     }
 
 
-def identify_checkpoint(checkpoint: str | Path) -> dict[str, str] | str:
-    """Return the fingerprints of a checkpoint's weights and JSON description, or a hub name unchanged."""
+def identify_checkpoint(checkpoint: PathOrName) -> dict[str, str] | str:
+    """Return the fingerprints of a checkpoint's weights and description, or a hub name unchanged."""
     folder = find_model(checkpoint)
     if folder is None:
         return str(checkpoint)
-    described = {"config.json", "stage1.json"}
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHT_SUFFIXES or path.name in described]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHT_SUFFIXES or path.name in _DESCRIPTIONS]
     return {path.name: fingerprint_file(path) for path in files}

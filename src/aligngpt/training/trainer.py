@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -25,6 +26,9 @@ MIN_STEPS = 20  # fewer steps than this train hardly anything
 _CHECKPOINTING = (  # the name changed with transformers 5.2x
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
+
+# Fields of a configuration that are not passed to TrainingArguments unchanged.
+_CONVERTED = {"max_steps", "num_train_epochs", "warmup_ratio", "dataloader_num_workers", "gradient_checkpointing"}
 
 
 class AlignGPTTrainer(Trainer):
@@ -94,30 +98,20 @@ def training_arguments(config: StageConfig, output: Path, num_samples: int) -> T
                 *(steps, num_samples, batch, config.num_train_epochs),
             )
     logger.info("%d samples, global batch size %d, %d optimizer steps", num_samples, batch, steps)
-    checkpointing = {_CHECKPOINTING: True} if config.gradient_checkpointing else {}
+    names = {field.name for field in dataclasses.fields(TrainingArguments)} - _CONVERTED
     arguments = TrainingArguments(
+        **{name: value for name, value in dataclasses.asdict(config).items() if name in names},
+        **({_CHECKPOINTING: True} if config.gradient_checkpointing else {}),
         output_dir=str(output),
         max_steps=steps,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=math.ceil(config.warmup_ratio * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.bf16,
         dataloader_num_workers=min(config.dataloader_num_workers, available_cpus()),
         dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # a loss that is not a number has to be noticed
-        save_steps=config.save_steps,
         save_total_limit=1,
-        seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
-        report_to=config.report_to,
         disable_tqdm=True,
-        **checkpointing,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # no DataParallel over all visible GPUs
     return arguments

@@ -92,7 +92,8 @@ class _Lines:
 
 
 def _print(line: str) -> None:
-    print(f"aligngpt: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"aligngpt: {line}\n")  # one call, as `status` writes from another thread
+    sys.stderr.flush()
 
 
 def format_duration(seconds: float) -> str:
