@@ -11,7 +11,8 @@ import torch
 from aligngpt.curation.levels import LEVELS_JSON, LEVELS_PARQUET, levels_file
 from aligngpt.data.indexed import IndexedSource
 from aligngpt.data.schema import ImageTextPair
-from aligngpt.modeling import AlignGPTForConditionalGeneration, AlignGPTProcessor
+from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.training.collator import Collator
 from aligngpt.training.configs import PretrainConfig
 from aligngpt.training.datasets import IGNORED, PretrainDataset, read_levels_of
