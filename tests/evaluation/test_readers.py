@@ -1,4 +1,4 @@
-"""Reading benchmark files: what they may look like, and the one line that says what is wrong with them."""
+"""Reading benchmark files: accepted forms, and errors in one line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,20 @@ def plain(newline: str = "\n") -> bytes:
         json.dumps(LINES, indent=2).encode(),
         b"\xef\xbb\xbf\n" + json.dumps(LINES).encode(),
     ],
-    ids=["lines", "windows", "blank lines", "no last newline", "mark", "packed", "packed mark", "array", "array mark"],
+    ids=[
+        "lines",
+        "windows",
+        "blank lines",
+        "no last newline",
+        "byte order mark",
+        "gzip",
+        "gzip and mark",
+        "array",
+        "array and mark",
+    ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a"])
-def test_records_whatever_the_file_looks_like(content: bytes, name: str, tmp_path: Path) -> None:
+def test_accepted_forms_of_records(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert [record for _, record in files.load_records(tmp_path / name)] == LINES
     answers = files.read_predictions(tmp_path / name)
@@ -42,7 +52,7 @@ def test_records_whatever_the_file_looks_like(content: bytes, name: str, tmp_pat
     assert not answers.submission
 
 
-def test_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
+def test_line_numbers_include_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('\n{"question_id": 1, "text": "x"}\n\n{"question_id": "v2", "text": "y"}\n')
     assert [row.line for row in files.read_predictions(tmp_path / "a.jsonl").rows] == [2, 4]
 
@@ -78,7 +88,7 @@ def test_broken_records(content: bytes, message: str, tmp_path: Path) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         files.load_records(tmp_path / "a.jsonl")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
@@ -97,7 +107,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ({"question_id": 1, "image": "x", "text": "x?", "category": "c"}, "holds questions; pass predictions"),
     ],
 )
-def test_what_is_no_answer(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_predictions(record: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         files.read_predictions(tmp_path / "a.jsonl")
@@ -113,7 +123,7 @@ def test_what_is_no_answer(record: dict[str, Any], message: str, tmp_path: Path)
         ({"questionId": "1", "prediction": "x"}, ("1", "x", ""), True),
     ],
 )
-def test_forms_of_answers(
+def test_accepted_forms_of_predictions(
     record: dict[str, Any], answer: tuple[Any, str, str], submission: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "a.json").write_text(json.dumps([record]))
@@ -141,13 +151,13 @@ def test_questions(tmp_path: Path) -> None:
 # Tables -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_table(tmp_path: Path) -> None:
+def test_table(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_bytes(gzip.compress(b'\xef\xbb\xbfa\tb\r\n1\t"x\ty\nz ""q"""\r\n\r\n2\tu"v\r\n', mtime=0))
     assert files.load_table(path, ("a",)) == [{"a": "1", "b": 'x\ty\nz "q"'}, {"a": "2", "b": 'u"v'}]
 
 
-def test_cells_of_any_length(tmp_path: Path) -> None:
+def test_long_cells(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("a\tb\n1\t" + "x" * 300_000 + "\n")
     assert len(files.load_table(tmp_path / "t.tsv", ("b",))[0]["b"]) == 300_000
 
@@ -165,7 +175,7 @@ def test_cells_of_any_length(tmp_path: Path) -> None:
 )
 def test_broken_tables(text: str, message: str | None, tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text(text)
-    if message is None:  # a quote opened in the last column and never closed: nothing tells it from a long cell
+    if message is None:  # an unclosed quote in the last column cannot be distinguished from a long cell
         assert files.load_table(tmp_path / "t.tsv", ("a", "b"))[1] == {"a": "3", "b": "4\n5\t6"}
         return
     with pytest.raises(ValueError, match=message):
@@ -175,7 +185,7 @@ def test_broken_tables(text: str, message: str | None, tmp_path: Path) -> None:
 # Finding files ------------------------------------------------------------------------------------------------------
 
 
-def test_gather_takes_files_as_given_and_folders_by_pattern(tmp_path: Path) -> None:
+def test_collect_files_and_locate_file(tmp_path: Path) -> None:
     for name in ("b.json", "a.json.gz", "c.txt", "sub/d.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -89,9 +89,9 @@ def percent(samples: Iterable[SampleScore]) -> float:
     return 100 * mean(sample.score for sample in samples)
 
 
-def percent_by_category(samples: Iterable[SampleScore], name: str) -> dict[str, float]:
-    """Return the mean score of each category of a grouping in percent with two digits, sorted by name."""
-    return {category: round(percent(group), 2) for category, group in sorted(group_samples(samples, name).items())}
+def percent_by_category(samples: Iterable[SampleScore], category: str) -> dict[str, float]:
+    """Return the mean score of each value of a category in percent with two digits, sorted by value."""
+    return {value: round(percent(group), 2) for value, group in sorted(group_samples(samples, category).items())}
 
 
 def predicted_texts(ids: Iterable[Id], predictions: Predictions) -> list[str]:

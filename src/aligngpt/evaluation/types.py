@@ -76,7 +76,7 @@ class Target:
     Args:
         id: Id of the sample.
         label: The correct answer, or the most frequent answer of several people.
-        groups: Groupings with the category or categories the sample belongs to.
+        groups: The sample's value, or values, in each category of sub-scores.
         aggregation_group: As in `SampleScore`.
         answers: The answers of several people.
         data: What else the scorer of the benchmark needs.

@@ -1,4 +1,4 @@
-"""GQA, worked by hand."""
+"""GQA: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def question(
         ("Couch", 1),
         ("COUCH.", 1),
         ("couch...", 1),
-        ("couch. ", 0),  # periods go at the very end alone, and nothing else does
+        ("couch. ", 0),  # only trailing periods are removed
         (" couch", 0),
         ("couch\n", 0),
         ("couch!", 0),
@@ -44,20 +44,20 @@ def question(
         ("\uff43ouch", 0),
     ],
 )
-def test_an_answer(text: str, right: int, tmp_path: Path) -> None:
+def test_answer(text: str, right: int, tmp_path: Path) -> None:
     labels = write_json(tmp_path / "questions.json", {"1": question("couch")})
     result = scored("gqa", labels, answer_lines(tmp_path / "a.jsonl", {"1": text}))
     assert verdicts(result) == {"1": right}
 
 
-def test_predictions_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_submissions_are_compared_literally(tmp_path: Path) -> None:
     labels = write_json(tmp_path / "questions.json", {"1": question("couch"), "2": question("couch")})
-    told = [{"questionId": "1", "prediction": "Couch"}, {"questionId": "2", "prediction": "couch"}]
-    result = scored("gqa", labels, write_json(tmp_path / "p.json", told))
+    rows = [{"questionId": "1", "prediction": "Couch"}, {"questionId": "2", "prediction": "couch"}]
+    result = scored("gqa", labels, write_json(tmp_path / "p.json", rows))
     assert verdicts(result) == {"1": 0, "2": 1}
 
 
-def test_divisions(tmp_path: Path) -> None:
+def test_categories(tmp_path: Path) -> None:
     questions = {
         "1": question("yes", "verify", steps=("select: dog (1)", "exist: ?")),
         "2": question("yes", "logical", steps=("select: dog (1)", "filter color: red")),
@@ -81,12 +81,12 @@ def test_divisions(tmp_path: Path) -> None:
         "words number": {"4": {"accuracy": 50.0, "n": 4}},
     }
     assert result["groups"]["form"]["binary"]["n_samples"] == 2
-    assert result["counts"]["n_extra"] == 1  # the question that is not balanced
+    assert result["counts"]["n_extra"] == 1  # the unbalanced question
 
 
 def test_distribution_by_hand(tmp_path: Path) -> None:
-    # Group furniture: right are couch, couch, chair; told are couch, chair, chair.
-    # (1 - 2)^2 / 2 + (2 - 1)^2 / 1 = 1.5, over 3 questions; group animal is told as it is, over 1.
+    # Group furniture: labels couch, couch, chair; predictions couch, chair, chair.
+    # (1 - 2)^2 / 2 + (2 - 1)^2 / 1 = 1.5, over 3 questions; group animal agrees, over 1.
     questions = {
         "1": question("couch", group="furniture"),
         "2": question("couch", group="furniture"),
@@ -99,7 +99,7 @@ def test_distribution_by_hand(tmp_path: Path) -> None:
     assert result["details"]["printed"]["distribution"] == round((1.5 * 3 + 0 * 1) / 4 / 100, 2)
 
 
-def test_missing_and_repeated_answers(tmp_path: Path) -> None:
+def test_missing_and_duplicate_predictions(tmp_path: Path) -> None:
     labels = write_json(tmp_path / "q.json", {"1": question("a"), "2": question("b"), "3": question("c")})
     answers = answer_lines(tmp_path / "a.jsonl", [(1, "x"), ("3", "c"), (1, "a")])
     result = scored("gqa", labels, answers)
@@ -109,7 +109,7 @@ def test_missing_and_repeated_answers(tmp_path: Path) -> None:
     assert scored("gqa", labels, answers, "strict")["notes"] == []
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     answers = answer_lines(tmp_path / "a.jsonl", {"1": "x"})
     with pytest.raises(ValueError, match="no question is balanced"):
         scored("gqa", write_json(tmp_path / "q.json", {"1": question("a", isBalanced=False)}), answers)

@@ -1,4 +1,4 @@
-"""LLaVA-Bench, worked by hand: reading a review, and what reviews add up to."""
+"""LLaVA-Bench: hand-computed cases of parsing reviews and of their means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdi
 
 
 @pytest.mark.parametrize(
-    ("content", "marks"),
+    ("content", "scores"),
     [
         ("8 10\nBoth are fine.", (8, 10)),
         ("8 10", (8, 10)),
@@ -38,11 +38,11 @@ from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdi
         ("\uff18 9", (8, 9)),
     ],
 )
-def test_read_review(content: str, marks: tuple[float, float]) -> None:
-    assert read_review(content) == marks
+def test_read_review(content: str, scores: tuple[float, float]) -> None:
+    assert read_review(content) == scores
 
 
-def test_words_that_are_numbers() -> None:
+def test_nan_and_infinity_are_numbers() -> None:
     reference, model = read_review("nan inf\nx")
     assert math.isnan(reference) and math.isinf(model)
 
@@ -51,8 +51,8 @@ def reviews(path: Path, rows: list[tuple[int, str, Any]]) -> Path:
     return write_lines(
         path,
         [
-            {"id": i, "question_id": name, "category": f"llava_bench_{category}", "content": "", "tuple": marks}
-            for i, (name, category, marks) in enumerate(rows)
+            {"id": i, "question_id": name, "category": f"llava_bench_{category}", "content": "", "tuple": scores}
+            for i, (name, category, scores) in enumerate(rows)
         ],
     )
 
@@ -62,10 +62,10 @@ def questions(path: Path, names: list[int]) -> Path:
     return write_lines(path, lines)
 
 
-def test_relative_marks_by_category(tmp_path: Path) -> None:
+def test_relative_scores_by_category(tmp_path: Path) -> None:
     rows = [(0, "conv", [8, 10]), (1, "detail", [9, 6.5]), (2, "conv", [9, 4])]
     result = scored("llava_bench", (), reviews(tmp_path / "r.jsonl", rows))
-    # All: 26/3 and 20.5/3; to three digits 8.667 and 6.833, 78.8 per cent.
+    # All: 26/3 and 20.5/3; to three digits 8.667 and 6.833, 78.8 percent.
     assert result["details"] == {
         "all": {"relative": 78.8, "reference": 86.7, "model": 68.3},
         "llava_bench_conv": {"relative": 82.4, "reference": 85.0, "model": 70.0},
@@ -76,7 +76,7 @@ def test_relative_marks_by_category(tmp_path: Path) -> None:
     assert result["groups"]["category"]["llava_bench_conv"]["score"] == pytest.approx(100 * 14 / 17)
 
 
-def test_means_are_rounded_to_three_digits_before_they_are_divided(tmp_path: Path) -> None:
+def test_means_are_rounded_to_three_digits_before_the_division(tmp_path: Path) -> None:
     rows = [(i, "conv", [1, 1 if i < 2 else 0]) for i in range(3)]
     result = scored("llava_bench", (), reviews(tmp_path / "r.jsonl", rows))
     assert result["score"] == pytest.approx(66.7)  # 0.667 / 1, not 2 / 3
@@ -97,14 +97,14 @@ def test_unreadable_reviews(tmp_path: Path) -> None:
         scored("llava_bench", (), reviews(tmp_path / "r.jsonl", rows[1:2]), "strict")
 
 
-def test_reviews_without_marks_are_read(tmp_path: Path) -> None:
+def test_reviews_without_scores_are_read(tmp_path: Path) -> None:
     lines = [{"question_id": 0, "content": "8 6\nWell."}, {"question_id": 1, "content": "Well."}]
     result = scored("llava_bench", (), write_lines(tmp_path / "r.jsonl", lines))
     assert [item["prediction"] for item in result["samples"]] == [6, -1]
     assert list(result["details"]) == ["all"] and result["groups"] == {}
 
 
-def test_ignored_missing_extra_and_repeated(tmp_path: Path) -> None:
+def test_ignored_missing_extra_and_duplicate_reviews(tmp_path: Path) -> None:
     given = reviews(tmp_path / "r.jsonl", [(0, "conv", [8, 8]), (1, "conv", [8, 4]), (1, "conv", [8, 2])])
     assert scored("llava_bench", (), given, ignore=("1",))["details"]["all"]["relative"] == 100
     with pytest.raises(ValueError, match="no answer to question 7; check --ignore"):
@@ -112,19 +112,19 @@ def test_ignored_missing_extra_and_repeated(tmp_path: Path) -> None:
     asked = questions(tmp_path / "questions.jsonl", [1, 2, 3])
     result = scored("llava_bench", asked, given)
     assert result["counts"] == counts(3, 2, 1, 1)
-    assert result["details"]["all"]["relative"] == round(4.667 / 8 * 100, 1)  # all lines count officially
+    assert result["details"]["all"]["relative"] == round(4.667 / 8 * 100, 1)  # officially all lines count
     strict = scored("llava_bench", asked, given, "strict")
     assert verdicts(strict) == {1: 0.2}
 
 
-def test_a_mark_that_is_no_number(tmp_path: Path) -> None:
+def test_score_that_is_not_finite(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"question_id": 0, "tuple": [NaN, 3]}\n{"question_id": 1, "tuple": [8, 4]}\n')
     official = scored("llava_bench", (), tmp_path / "r.jsonl")
     assert official["score"] is None and official["formatted"] == "nan"
     assert official["protocols"]["strict"] == 50
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds predictions, not reviews; run `aligngpt eval judge` first"):
         scored("llava_bench", (), answer_lines(tmp_path / "a.jsonl", {0: "A hill."}))
     (tmp_path / "r.jsonl").write_text(json.dumps({"question_id": 0, "tuple": [1]}) + "\n")

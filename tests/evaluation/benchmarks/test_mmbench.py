@@ -1,4 +1,4 @@
-"""MMBench, worked by hand: the table, circular accuracy, prompts, and the spreadsheet for the server."""
+"""MMBench: hand-computed cases of the table, circular accuracy, prompts and the server's spreadsheet."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def answers(path: Path, texts: list[tuple[int, str | None]]) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """Two questions of two options, rotated once, and one that has no second rotation."""
+    """Return two questions with two options, rotated once, and one without a rotation."""
     rows = [row(1, "A", category="one"), row(2, "B", category="two"), row(3, "A", category="two")]
     rows += [row(1_000_001, "B", category="one", A="dog", B="cat"), row(1_000_002, "A", category="two")]
     return table(tmp_path / "labels.tsv", rows)
 
 
-def test_every_rotation_must_be_right(labels: Path, tmp_path: Path) -> None:
+def test_every_rotation_must_be_correct(labels: Path, tmp_path: Path) -> None:
     given = answers(
         tmp_path / "a.jsonl", [(1, "A"), (2, "B"), (3, "cat"), (1_000_001, "It is a cat"), (1_000_002, "B")]
     )
@@ -77,8 +77,8 @@ def test_every_rotation_must_be_right(labels: Path, tmp_path: Path) -> None:
     assert "l2_category" not in result["groups"]
 
 
-def test_what_was_not_answered(labels: Path, tmp_path: Path) -> None:
-    # 1 lacks its rotation, 2 its first: officially 1 is right and 2 not listed.
+def test_missing_predictions(labels: Path, tmp_path: Path) -> None:
+    # 1 lacks its rotation, 2 its first: officially 1 is correct and 2 does not count.
     given = answers(tmp_path / "a.jsonl", [(1, "A"), (1_000_002, "A"), (3, "B"), (4, "A"), (3, "A")])
     official, strict = scored("mmbench", labels, given), scored("mmbench", labels, given, "strict")
     assert (official["score"], official["n_samples"]) == (100, 2)
@@ -93,17 +93,17 @@ def test_what_was_not_answered(labels: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "absent", ["", "NA", "None", "nan", "N/A", "null", "NULL", "#N/A", "<NA>", "NaN", "n/a", "-nan"]
+    "missing", ["", "NA", "None", "nan", "N/A", "null", "NULL", "#N/A", "<NA>", "NaN", "n/a", "-nan"]
 )
-def test_absent_options(absent: str, tmp_path: Path) -> None:
-    labels = table(tmp_path / "labels.tsv", [row(1, "B", B=absent, C="none", D=" NA")])
+def test_missing_options(missing: str, tmp_path: Path) -> None:
+    labels = table(tmp_path / "labels.tsv", [row(1, "B", B=missing, C="none", D=" NA")])
     (one,) = BENCHMARKS["mmbench"].read_labels([labels])
     assert one.options == {"A": "cat", "C": "none", "D": " NA"}
     result = scored("mmbench", labels, answers(tmp_path / "a.jsonl", [(1, "B")]))
-    assert verdicts(result) == {1: 0}  # the right option is absent to the official toolkit, too
+    assert verdicts(result) == {1: 0}  # the correct option is missing in the official toolkit, too
 
 
-def test_a_missing_text_is_the_word_nan(tmp_path: Path) -> None:
+def test_missing_text_becomes_nan(tmp_path: Path) -> None:
     labels = table(tmp_path / "labels.tsv", [row(1, "A", A="an", B="x")])
     result = scored("mmbench", labels, answers(tmp_path / "a.jsonl", [(1, None)]))
     (part,) = result["samples"][0]["parts"]
@@ -122,7 +122,7 @@ def test_questions_become_prompts(tmp_path: Path) -> None:
     image = base64.b64encode(b"\x89PNG image").decode()
     rows = [
         row(1, "A", hint="A hint.", C="fox", D="owl", image=image, category="animals"),
-        row(2, "A", hint="NA", C="None", D="owl", image=image),  # options end at the first absent one
+        row(2, "A", hint="NA", C="None", D="owl", image=image),  # options end at the first missing one
         row(3, "A", C="NONE", D="owl", image=image),
     ]
     path = table(tmp_path / "q.tsv", rows, [*COLUMNS, "image"])
@@ -135,7 +135,7 @@ def test_questions_become_prompts(tmp_path: Path) -> None:
     assert two.kind == "default"
 
 
-def test_the_upload(tmp_path: Path) -> None:
+def test_submission(tmp_path: Path) -> None:
     rows = [
         row(1, "A", hint="h", category="c", image="aGk=", source="s", comment="x", C="None", **{"l2-category": "l"}),
         row(1_000_001, "B", image="aGk="),
@@ -160,7 +160,7 @@ def test_the_upload(tmp_path: Path) -> None:
         ("aG k=", "broken base64"),
     ],
 )
-def test_broken_images_are_named(image: str, message: str, tmp_path: Path) -> None:
+def test_broken_images_are_reported(image: str, message: str, tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image=image)], [*COLUMNS, "image"])
     with pytest.raises(ValueError, match=message) as error:
         BENCHMARKS["mmbench"].read_labels([path])
@@ -169,14 +169,14 @@ def test_broken_images_are_named(image: str, message: str, tmp_path: Path) -> No
     assert isinstance(asked.image, UnreadableImage) and "broken base64" in asked.image.reason
 
 
-def test_a_row_without_its_image(tmp_path: Path) -> None:
+def test_row_without_image(tmp_path: Path) -> None:
     path = table(tmp_path / "q.tsv", [row(7, "A", image="")], [*COLUMNS, "image"])
     (asked,) = BENCHMARKS["mmbench"].read_questions(path)
     assert asked.image == UnreadableImage("no image in the table")
     assert len(BENCHMARKS["mmbench"].read_labels([path])) == 1
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     read = BENCHMARKS["mmbench"].read_labels
     with pytest.raises(ValueError, match="no answers; this split is scored by the server"):
         read([table(tmp_path / "q.tsv", [row(1, "")])])

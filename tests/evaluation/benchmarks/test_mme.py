@@ -1,4 +1,4 @@
-"""MME, worked by hand."""
+"""MME: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def answers(path: Path, rows: list[tuple[str, str, str]]) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """Two images of one task of perception and one of a task of cognition."""
+    """Return the labels of two images of a perception task and one image of a cognition task."""
     return skeleton(
         tmp_path / "eval_tool" / "Your_Results",
         {
@@ -105,20 +105,20 @@ def test_accuracy_and_accuracy_plus(labels: Path, tmp_path: Path) -> None:
     assert any("no predictions for existence" in note for note in result["notes"])
 
 
-def test_every_place_of_the_labels(labels: Path, tmp_path: Path) -> None:
+def test_label_locations(labels: Path, tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", ALL)
-    for place in (tmp_path, labels.parent, labels):
-        assert scored("mme", place, given)["score"] == 125
+    for path in (tmp_path, labels.parent, labels):
+        assert scored("mme", path, given)["score"] == 125
     release = tmp_path / "release" / "MME_Benchmark_release_version"
-    for path, lines in {
+    for name, lines in {
         "count/1.txt": f"One? {Y}\tYes\nTwo? {Y}\tNo\n",
         "count/2.txt": f"One?  {Y}\tYes\r\nTwo?  {Y}\tNo\r\n",
         "code_reasoning/questions_answers_YN/a.txt": f"One? {Y}\tYes\nTwo? {Y}\tNo",
     }.items():
-        (release / path).parent.mkdir(parents=True, exist_ok=True)
-        (release / path).write_text(lines, newline="")
-    for place in (release, release.parent):
-        assert scored("mme", place, given)["details"]["tasks"] == {"count": 125, "code_reasoning": 50}
+        (release / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / name).write_text(lines, newline="")
+    for path in (release, release.parent):
+        assert scored("mme", path, given)["details"]["tasks"] == {"count": 125, "code_reasoning": 50}
 
 
 def test_windows_line_ends(labels: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_windows_line_ends(labels: Path, tmp_path: Path) -> None:
     assert scored("mme", (), results)["score"] == 200
 
 
-def test_prompts_of_every_form(labels: Path, tmp_path: Path) -> None:
+def test_prompt_forms(labels: Path, tmp_path: Path) -> None:
     rows = [
         {"question_id": "count/1.jpg", "prompt": f"One? {Y}", "text": "Yes"},
         {"question_id": "count/1.jpg", "prompt": "Two?", "text": "No"},
@@ -143,7 +143,7 @@ def test_prompts_of_every_form(labels: Path, tmp_path: Path) -> None:
 
 
 def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
-    # Both of image 1 are right, both of image 2 wrong; their lines alternate.
+    # Both questions of image 1 are correct, both of image 2 wrong; their lines alternate.
     rows = [ALL[0], ("count/2.jpg", "One?", "No"), ALL[1], ("count/2.jpg", "Two?", "Yes")]
     given = answers(tmp_path / "a.jsonl", rows)
     official, strict = scored("mme", labels, given), scored("mme", labels, given, "strict")
@@ -158,7 +158,7 @@ def test_pairs_by_position_and_by_image(labels: Path, tmp_path: Path) -> None:
     assert orderly["details"]["tasks"] == {"count": 100}
 
 
-def test_a_missing_line(labels: Path, tmp_path: Path) -> None:
+def test_missing_line(labels: Path, tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", ALL[:4])
     with pytest.raises(ValueError, match=r"count has 3 predictions; .* use --protocol strict"):
         scored("mme", labels, given)
@@ -173,7 +173,7 @@ def test_a_missing_line(labels: Path, tmp_path: Path) -> None:
     assert repeated["counts"]["n_duplicates"] == 2
 
 
-def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> None:
+def test_inputs_that_stop_the_official_scorer(labels: Path, tmp_path: Path) -> None:
     rows = [("count/1.jpg", "One?", "maybe"), ("count/1.jpg", "Two?", "\tperhaps")]
     result = scored("mme", labels, answers(tmp_path / "a.jsonl", rows))
     assert result["score"] == 0
@@ -186,7 +186,7 @@ def test_what_would_stop_the_official_scorer(labels: Path, tmp_path: Path) -> No
     ]
 
 
-def test_finished_lines_bring_their_labels(tmp_path: Path) -> None:
+def test_result_lines_include_their_labels(tmp_path: Path) -> None:
     lines = [("1.jpg", f"One? {Y}", "Yes", "yes"), ("1.jpg", f"Two? {Y}", "No", "")]
     folder = skeleton(tmp_path / "results", {"OCR": lines})
     as_lines = write_lines(tmp_path / "lines.jsonl", [{"category": "OCR", "line": "\t".join(line)} for line in lines])
@@ -195,7 +195,7 @@ def test_finished_lines_bring_their_labels(tmp_path: Path) -> None:
             assert scored("mme", known, given)["details"]["tasks"] == {"OCR": 50}
 
 
-def test_other_files(labels: Path, tmp_path: Path) -> None:
+def test_wrong_files(labels: Path, tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", ALL)
     with pytest.raises(ValueError, match="pass the official label files with --labels"):
         scored("mme", (), given)
@@ -217,6 +217,6 @@ def test_other_files(labels: Path, tmp_path: Path) -> None:
         scored("mme", broken, given)
 
 
-def test_the_14_tasks() -> None:
+def test_14_tasks() -> None:
     assert len(TASKS) == len(set(TASKS)) == 14
     assert BENCHMARKS["mme"].scale == 200

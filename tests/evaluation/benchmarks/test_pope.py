@@ -1,4 +1,4 @@
-"""POPE, worked by hand."""
+"""POPE: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.evaluation.benchmark_files import answer_lines, counts, scored, verdi
         ("maybe", "yes"),
         ("No.", "no"),
         ("No, there is none", "no"),
-        ("Yes,no", "yes"),  # the comma goes, the words grow together
+        ("Yes,no", "yes"),  # without the comma it is one word
         ("There is not one", "no"),
         ("There isn't one", "yes"),
         ("Yes, there is no doubt.", "no"),
-        ("Yes. No.", "yes"),  # the first sentence alone
+        ("Yes. No.", "yes"),  # only the first sentence
         (". no", "yes"),
         ("  no", "no"),
-        ("no\n", "yes"),  # only spaces part words
+        ("no\n", "yes"),  # only spaces separate words
         ("\tno", "yes"),
         ("no\u00a0dog", "yes"),
         ("nothing", "yes"),
@@ -64,7 +64,7 @@ def questions(folder: Path, subsets: dict[str, range]) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two subsets: 1 to 4 are yes, yes, no, no; 11 and 12 are yes, no."""
+    """Return labels of two subsets: 1 to 4 are yes, yes, no, no; 11 and 12 are yes, no."""
     folder = tmp_path / "pope"
     labels(folder, "popular", ["yes", "yes", "no", "no"])
     labels(folder, "random", ["yes", "no"])
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_f1_of_each_subset_and_their_mean(folder: Path, tmp_path: Path) -> None:
-    texts = {1: "Yes", 11: "Yes", 2: "No", 3: "Yes", 12: "No", 4: "No"}  # order within a subset is what counts
+    texts = {1: "Yes", 11: "Yes", 2: "No", 3: "Yes", 12: "No", 4: "No"}  # only the order within a subset counts
     result = scored("pope", folder, answer_lines(tmp_path / "a.jsonl", texts))
     assert result["details"]["popular"] == {
         "n": 4,
@@ -94,15 +94,15 @@ def test_f1_of_each_subset_and_their_mean(folder: Path, tmp_path: Path) -> None:
     assert result["protocols"]["strict"] == 75 and result["notes"] == []
 
 
-def test_a_missing_answer_shifts_all_that_follow_officially(folder: Path, tmp_path: Path) -> None:
-    texts = {2: "Yes", 3: "No", 4: "No", 11: "Yes", 12: "No"}  # all right, 1 has no answer
+def test_missing_prediction_shifts_the_later_ones_officially(folder: Path, tmp_path: Path) -> None:
+    texts = {2: "Yes", 3: "No", 4: "No", 11: "Yes", 12: "No"}  # all correct, 1 is missing
     given = answer_lines(tmp_path / "a.jsonl", texts)
     official, strict = scored("pope", folder, given), scored("pope", folder, given, "strict")
-    # By position: yes, no, no against yes, yes, no.
+    # By position: predictions yes, no, no; labels yes, yes, no.
     part = official["details"]["popular"]
     assert (part["n"], part["TP"], part["FN"], part["TN"]) == (3, 1, 1, 1)
     assert official["details"]["popular"]["f1"] == pytest.approx(2 / 3)
-    # By question: a missing answer is wrong, here a yes that was not found.
+    # By question: a missing prediction is wrong, here a false negative.
     assert (strict["details"]["popular"]["TP"], strict["details"]["popular"]["FN"]) == (1, 1)
     assert strict["details"]["popular"]["TN"] == 2
     assert verdicts(strict) == {1: 0, 2: 1, 3: 1, 4: 1, 11: 1, 12: 1}
@@ -111,32 +111,32 @@ def test_a_missing_answer_shifts_all_that_follow_officially(folder: Path, tmp_pa
     assert "popular: 3 predictions for 4 labels, paired by position" in official["notes"]
 
 
-def test_a_missing_answer_to_a_no_counts_as_a_yes(folder: Path, tmp_path: Path) -> None:
+def test_missing_prediction_for_a_no_counts_as_a_yes(folder: Path, tmp_path: Path) -> None:
     strict = scored(
         "pope", folder, answer_lines(tmp_path / "a.jsonl", {1: "Yes", 2: "Yes", 3: "No", 11: "Yes"}), "strict"
     )
     assert (strict["details"]["popular"]["FP"], strict["details"]["random"]["FP"]) == (1, 1)
 
 
-def test_protocols_differ_and_say_how(folder: Path, tmp_path: Path) -> None:
-    texts = [(4, "No"), (3, "No"), (2, "Yes"), (1, "Yes"), (11, "Yes"), (12, "No")]  # right, in another order
+def test_note_about_different_protocols(folder: Path, tmp_path: Path) -> None:
+    texts = [(4, "No"), (3, "No"), (2, "Yes"), (1, "Yes"), (11, "Yes"), (12, "No")]  # correct, in another order
     result = scored("pope", folder, answer_lines(tmp_path / "a.jsonl", texts))
     assert result["protocols"] == {"official": 50, "strict": 100}
     assert result["notes"][-1].startswith("official 50.00, strict 100.00: the official scorer pairs")
     assert any("divides by zero" in note for note in result["notes"])
 
 
-def test_more_answers_than_labels(folder: Path, tmp_path: Path) -> None:
+def test_more_predictions_than_labels(folder: Path, tmp_path: Path) -> None:
     texts = [(1, "Yes"), (2, "Yes"), (3, "No"), (4, "No"), (4, "Yes"), (11, "Yes"), (12, "No"), (99, "No")]
     given = answer_lines(tmp_path / "a.jsonl", texts)
     official = scored("pope", folder, given)
     assert official["counts"] == counts(8, 0, 1, 1)
     assert (official["score"], official["details"]["popular"]["n"]) == (100, 5)
-    assert official["details"]["popular"]["yes_ratio"] == 3 / 5  # of all answers, those without a label too
+    assert official["details"]["popular"]["yes_ratio"] == 3 / 5  # over all predictions, also those without a label
     assert scored("pope", folder, given, "strict")["details"]["popular"]["FP"] == 1  # the last of two counts
 
 
-def test_where_the_files_lie(folder: Path, tmp_path: Path) -> None:
+def test_file_locations(folder: Path, tmp_path: Path) -> None:
     given = answer_lines(tmp_path / "a.jsonl", {1: "Yes", 2: "Yes", 3: "No", 4: "No"})
     popular = folder / "coco" / "coco_pope_popular.json"
     for labels_given in ([folder / "coco"], [folder]):
@@ -145,14 +145,14 @@ def test_where_the_files_lie(folder: Path, tmp_path: Path) -> None:
     alone = scored("pope", popular, given)
     assert alone["score"] == 100 and list(alone["groups"]["subset"]) == ["popular"]
     (folder / "llava_pope_test.jsonl").rename(tmp_path / "elsewhere.jsonl")
-    assert scored("pope", popular, given)["score"] == 100  # one subset: the ids of the labels
+    assert scored("pope", popular, given)["score"] == 100  # a single subset uses the ids of the labels
     with pytest.raises(ValueError, match="the subsets popular, random need LLaVA's question file"):
         scored("pope", folder, given)
     more = answer_lines(tmp_path / "b.jsonl", {1: "Yes", 2: "Yes", 3: "No", 4: "No", 11: "Yes", 12: "No"})
     assert scored("pope", [folder, tmp_path / "elsewhere.jsonl"], more)["score"] == 100
 
 
-def test_other_files(folder: Path, tmp_path: Path) -> None:
+def test_wrong_files(folder: Path, tmp_path: Path) -> None:
     given = answer_lines(tmp_path / "a.jsonl", {1: "Yes"})
     with pytest.raises(ValueError, match="no POPE labels"):
         scored("pope", folder / "llava_pope_test.jsonl", given)

@@ -1,4 +1,4 @@
-"""ScienceQA, worked by hand."""
+"""ScienceQA: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ L = "Answer with the option's letter from the given choices directly."
 
 
 def labels(folder: Path, problems: dict[str, tuple[int, int, bool]], split: list[str] | None = None) -> Path:
-    """Choices, right one and whether it has an image, by id."""
+    """Write problems with number of choices, correct choice and whether there is an image, by id."""
     records = {
         name: {"choices": ["x"] * choices, "answer": answer, "image": "image.png" if image else None, "split": "test"}
         for name, (choices, answer, image) in problems.items()
@@ -73,7 +73,7 @@ def test_read_option(text: str, option: str) -> None:
     assert read_option(text) == option
 
 
-def test_a_letter_counts_among_the_choices_alone(tmp_path: Path) -> None:
+def test_letter_must_be_a_choice(tmp_path: Path) -> None:
     folder = labels(tmp_path, {"1": (2, 1, True), "2": (2, 2, True), "3": (5, 4, True), "4": (6, 5, True)})
     rows = [("1", "B", True), ("2", "C", True), ("3", "E", True), ("4", "The answer is F.", True)]
     result = scored("scienceqa", folder, answers(tmp_path / "a.jsonl", rows))
@@ -85,7 +85,7 @@ def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
     problems = {"1": (2, 0, True), "2": (2, 0, True), "3": (2, 0, False), "4": (2, 0, True)}
     folder = labels(tmp_path, problems)
     rows = [("1", "A", True), ("2", "B", True), ("3", "A", False), ("2", "A", True)]
-    given = answers(tmp_path / "a.jsonl", rows)  # 4 has no answer, the last to 2 counts
+    given = answers(tmp_path / "a.jsonl", rows)  # 4 is missing, the last one for 2 counts
     official = scored("scienceqa", folder, given)
     assert official["details"] == {
         "total": 4,
@@ -104,7 +104,7 @@ def test_images_by_prompt_or_by_label(tmp_path: Path) -> None:
     assert official["groups"]["image"]["with"]["n_samples"] == 3
 
 
-def test_subjects_and_grades_where_the_labels_have_them(tmp_path: Path) -> None:
+def test_subject_and_grade_categories(tmp_path: Path) -> None:
     folder = labels(tmp_path, {"1": (2, 0, True), "2": (2, 0, True)})
     problems = json.loads((folder / "problems.json").read_text())
     problems["1"] |= {"subject": "natural science", "grade": "grade5"}
@@ -118,7 +118,7 @@ def test_subjects_and_grades_where_the_labels_have_them(tmp_path: Path) -> None:
     assert result["groups"]["grade"]["grade5"]["score"] == 50
 
 
-def test_a_part_of_the_split(tmp_path: Path) -> None:
+def test_part_of_the_split(tmp_path: Path) -> None:
     folder = labels(tmp_path, {"1": (2, 0, True), "2": (2, 0, True)})
     part = write_json(folder / "pid_splits_part.json", {"test": ["2"]})
     given = answers(tmp_path / "a.jsonl", [("1", "A", True), ("2", "B", True)])
@@ -128,7 +128,7 @@ def test_a_part_of_the_split(tmp_path: Path) -> None:
     assert verdicts(scored("scienceqa", folder / "problems.json", given)) == {"1": 1, "2": 0}
 
 
-def test_answers_without_imaged_prompts(tmp_path: Path) -> None:
+def test_prompts_without_image_placeholder(tmp_path: Path) -> None:
     folder = labels(tmp_path, {"1": (2, 0, True)})
     given = answers(tmp_path / "a.jsonl", [("1", "A", False)])
     with pytest.raises(ValueError, match="looks for <image> in the stored prompts, --protocol strict in the labels"):
@@ -138,7 +138,7 @@ def test_answers_without_imaged_prompts(tmp_path: Path) -> None:
     assert strict["notes"][0].startswith("no score by the official protocol")
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [("1", "A", True)])
     read: Any = BENCHMARKS["scienceqa"].read_labels
     with pytest.raises(ValueError, match="neither ScienceQA's problems nor its splits"):

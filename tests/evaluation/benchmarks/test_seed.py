@@ -1,4 +1,4 @@
-"""SEED-Bench, worked by hand."""
+"""SEED-Bench: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answers(path: Path, rows: list[tuple[Any, str]]) -> Path:
     ("text", "right"),
     [("B", 1), ("b", 0), ("B.", 0), ("B ", 0), (" B", 0), ("B\n", 0), ("(B)", 0), ("", 0), ("\uff22", 0), ("BB", 0)],
 )
-def test_an_answer_is_the_letter(text: str, right: int, tmp_path: Path) -> None:
+def test_answer_must_equal_the_letter(text: str, right: int, tmp_path: Path) -> None:
     known = labels(tmp_path / "SEED-Bench.json", [("7", "B", "image", 1)])
     assert verdicts(scored("seed", known, answers(tmp_path / "a.jsonl", [(7, text)]))) == {"7": right}
 
@@ -51,7 +51,7 @@ def test_dimensions_and_data_types(tmp_path: Path) -> None:
     assert result["groups"]["dimension"]["Action"] == {"score": 100, "ci95": None, "n_samples": 1}
 
 
-def test_ids_are_looked_up_as_numbers_where_they_can_be(tmp_path: Path) -> None:
+def test_ids_are_looked_up_as_numbers(tmp_path: Path) -> None:
     known = labels(
         tmp_path / "SEED-Bench.json", [("1", "A", "image", 1), ("2", "A", "image", 1), ("v3", "A", "video", 10)]
     )
@@ -64,8 +64,8 @@ def test_ids_are_looked_up_as_numbers_where_they_can_be(tmp_path: Path) -> None:
     assert official["protocols"] == {"official": 50, "strict": 100}
 
 
-def test_missing_extra_and_repeated(tmp_path: Path) -> None:
-    # The benchmark has one id twice; both rows count, and both get the last answer.
+def test_missing_extra_and_duplicate_predictions(tmp_path: Path) -> None:
+    # The benchmark repeats an id; both rows count, and both get the last prediction.
     known = write_lines(
         tmp_path / "labels.jsonl",
         [
@@ -80,7 +80,7 @@ def test_missing_extra_and_repeated(tmp_path: Path) -> None:
     assert "dimension" not in result["groups"]
 
 
-def test_a_dimension_with_nothing_right_stops_the_official_scorer(tmp_path: Path) -> None:
+def test_dimension_without_correct_predictions_stops_the_official_scorer(tmp_path: Path) -> None:
     known = labels(tmp_path / "SEED-Bench.json", [("1", "A", "image", 1), ("2", "A", "image", 10)])
     wrong = scored("seed", known, answers(tmp_path / "a.jsonl", [(1, "A"), (2, "B")]))
     assert wrong["notes"] == ["Action: nothing correct and nothing missing; the official scorer stops here"]
@@ -88,7 +88,7 @@ def test_a_dimension_with_nothing_right_stops_the_official_scorer(tmp_path: Path
     assert missing["notes"] == []
 
 
-def test_the_leaderboard_file(tmp_path: Path) -> None:
+def test_submission(tmp_path: Path) -> None:
     known = labels(
         tmp_path / "SEED-Bench.json", [("2", "A", "image", 1), ("v1", "B", "video", 10), ("3", "C", "image", 1)]
     )
@@ -102,7 +102,7 @@ def test_the_leaderboard_file(tmp_path: Path) -> None:
     )
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [(1, "A")])
     with pytest.raises(ValueError, match="SEED-Bench labels have no image questions"):
         scored("seed", labels(tmp_path / "SEED-Bench.json", [("1", "A", "video", 10)]), given)

@@ -1,4 +1,4 @@
-"""TextVQA, worked by hand."""
+"""TextVQA: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answers(path: Path, rows: list[tuple[Any, str, str]]) -> Path:
     [
         (f"What?\nReference OCR token: a, b\n{S}", "What?"),
         (f"Reference OCR token: a, b\nWhat?\n{S}", "What?"),
-        (f"Reference OCR token:\nWhat?\n{S}", None),  # the token line ends with a space where it is looked for
+        (f"Reference OCR token:\nWhat?\n{S}", None),  # the official search string ends with a space
         (f"What?\nReference OCR token: \n{S}", "What?"),
         (f"What?\n{S}", "What?"),
         ("OCR tokens: a, b. Question: What?\nAnd? Short answer:", "What?\nAnd?"),
@@ -37,7 +37,7 @@ def answers(path: Path, rows: list[tuple[Any, str, str]]) -> Path:
         (f"One\nTwo\n{S}", None),
     ],
 )
-def test_the_question_of_a_prompt(prompt: str, question: str | None) -> None:
+def test_question_in_prompt(prompt: str, question: str | None) -> None:
     assert question_in(prompt) == question
 
 
@@ -45,7 +45,7 @@ def test_the_question_of_a_prompt(prompt: str, question: str | None) -> None:
     ("people", "text", "right"),
     [
         (["Dakota"] * 10, "dakota.", 1),
-        (["two"] * 10, "2", 1),  # people's answers are normalized even where all agree
+        (["two"] * 10, "2", 1),  # people's answers are normalized even if all agree
         (["John's"] * 10, "John's", 1),
         (["1,000"] * 10, "1000", 1),
         (["the cat"] * 9 + ["dog"], "Cat!", 1),
@@ -55,13 +55,13 @@ def test_the_question_of_a_prompt(prompt: str, question: str | None) -> None:
         (["dont"] * 10, "don't", 1),
     ],
 )
-def test_an_answer(people: list[str], text: str, right: float, tmp_path: Path) -> None:
+def test_answer(people: list[str], text: str, right: float, tmp_path: Path) -> None:
     known = labels(tmp_path / "labels.json", [(1, "i", "What?", people)])
     result = scored("textvqa", known, answers(tmp_path / "a.jsonl", [("i", f"WHAT?\n{S}", text)]))
     assert verdicts(result) == {1: pytest.approx(right)}
 
 
-def test_the_mean_goes_over_lines_or_strictly_over_questions(tmp_path: Path) -> None:
+def test_mean_over_predictions_or_strictly_over_questions(tmp_path: Path) -> None:
     known = labels(
         tmp_path / "labels.json",
         [(1, "i", "One?", ["a1"] * 10), (2, "i", "Two?", ["a2"] * 10), (3, "j", "One?", ["a3"] * 10)],
@@ -73,26 +73,26 @@ def test_the_mean_goes_over_lines_or_strictly_over_questions(tmp_path: Path) -> 
     assert official["score"] == pytest.approx(100 * 2 / 3) and official["details"]["samples"] == 3
     assert verdicts(strict) == {1: 1, 2: 0, 3: 1}
     assert official["protocols"] == strict["protocols"]
-    assert not any(note.startswith("official ") for note in official["notes"])  # here both are the same
+    assert not any(note.startswith("official ") for note in official["notes"])  # both are equal here
     fewer = scored("textvqa", known, answers(tmp_path / "b.jsonl", rows[1:2]))
     assert fewer["protocols"] == {"official": pytest.approx(100), "strict": pytest.approx(100 / 3)}
     assert any(note.startswith("official 100.00, strict 33.33: ") for note in fewer["notes"])
 
 
-def test_answers_without_prompts_go_by_question_id(tmp_path: Path) -> None:
+def test_predictions_without_prompt_match_by_question_id(tmp_path: Path) -> None:
     known = labels(tmp_path / "labels.json", [(1, "i", "One?", ["x"] * 10), (2, "i", "Two?", ["y"] * 10)])
     given = write_lines(tmp_path / "a.jsonl", [{"question_id": 2, "text": "y"}, {"question_id": 1, "text": "y"}])
     assert verdicts(scored("textvqa", known, given)) == {2: 1, 1: 0}
 
 
-def test_a_prompt_without_a_question_is_named(tmp_path: Path) -> None:
+def test_prompt_without_question_is_reported(tmp_path: Path) -> None:
     known = labels(tmp_path / "labels.json", [(1, "i", "One?", ["x"] * 10)])
     given = answers(tmp_path / "a.jsonl", [("i", f"One?\n{S}", "x"), ("i", "One?", "x")])
     with pytest.raises(ValueError, match=r"a.jsonl:2: the prompt 'One\?' contains no question"):
         scored("textvqa", known, given)
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     given = answers(tmp_path / "a.jsonl", [("i", f"One?\n{S}", "x")])
     with pytest.raises(ValueError, match="expected TextVQA annotations, an object with a list `data`"):
         scored("textvqa", write_json(tmp_path / "labels.json", {"questions": []}), given)

@@ -1,4 +1,4 @@
-"""VizWiz, worked by hand."""
+"""VizWiz: hand-computed cases."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def questions(path: Path, images: list[str]) -> Path:
         (["a cat"] * 10, "a cat", 0, 0),
         (["coca cola"] * 10, "Coca-Cola", 1, 1),
         (["can't"] * 10, "cant", 1, 1),
-        (["don't"] * 10, "dont", 0, 1),  # raw it becomes don\u2019t, converted it is don't already
+        (["don't"] * 10, "dont", 0, 1),  # normalized to don\u2019t from a submission, to don't from a model
         (["don\u2019t"] * 10, "dont", 1, 0),
         (["it's"] * 10, "it's", 1, 0),
         (["1,000"] * 10, "1,000", 0, 0),
@@ -55,7 +55,7 @@ def questions(path: Path, images: list[str]) -> Path:
         (["unanswerable"] * 4 + ["unsuitable"] * 6, "Unanswerable", 1, 1),
     ],
 )
-def test_an_answer(people: list[str], text: str, raw: float, converted: float, tmp_path: Path) -> None:
+def test_answer(people: list[str], text: str, raw: float, converted: float, tmp_path: Path) -> None:
     labels = label_file(tmp_path / "val.json", {"i.jpg": people})
     as_it_is = scored("vizwiz", labels, submission(tmp_path / "s.json", {"i.jpg": text}))
     assert verdicts(as_it_is) == {"i.jpg": pytest.approx(raw)}
@@ -63,18 +63,18 @@ def test_an_answer(people: list[str], text: str, raw: float, converted: float, t
     assert verdicts(of_a_model) == {"i.jpg": pytest.approx(converted)}
 
 
-def test_answers_by_number_need_the_question_file(tmp_path: Path) -> None:
+def test_question_numbers_need_the_question_file(tmp_path: Path) -> None:
     labels = label_file(tmp_path / "labels" / "val.json", {"b.jpg": ["red"] * 10, "a.jpg": ["blue"] * 10})
     answers = answer_lines(tmp_path / "a.jsonl", {0: "red", 1: "red"})
     with pytest.raises(ValueError, match="pass LLaVA's question file with --labels as well"):
         scored("vizwiz", labels, answers)
     asked = questions(tmp_path / "q.jsonl", ["a.jpg", "b.jpg"])
     assert verdicts(scored("vizwiz", [labels, asked], answers)) == {"b.jpg": 1, "a.jpg": 0}
-    questions(tmp_path / "labels" / "llava_val.jsonl", ["a.jpg", "b.jpg"])  # beside the labels it is found
+    questions(tmp_path / "labels" / "llava_val.jsonl", ["a.jpg", "b.jpg"])  # found in the folder of the labels
     assert verdicts(scored("vizwiz", labels, answers)) == {"b.jpg": 1, "a.jpg": 0}
 
 
-def test_means_and_missing_answers(tmp_path: Path) -> None:
+def test_means_and_missing_predictions(tmp_path: Path) -> None:
     labels = label_file(tmp_path / "val.json", {"a.jpg": ["x"] * 10, "b.jpg": ["y"] * 10, "c.jpg": ["z"] + ["w"] * 9})
     result = scored("vizwiz", labels, submission(tmp_path / "s.json", {"a.jpg": "x", "c.jpg": "z", "d.jpg": "q"}))
     assert result["details"]["overall"] == 43.33
@@ -83,7 +83,7 @@ def test_means_and_missing_answers(tmp_path: Path) -> None:
     assert any("requires every prediction" in note for note in result["notes"])
 
 
-def test_the_upload(tmp_path: Path) -> None:
+def test_submission(tmp_path: Path) -> None:
     write = BENCHMARKS["vizwiz"].write_submission
     assert write is not None
     asked = questions(tmp_path / "q.jsonl", ["b.jpg", "a.jpg"])
@@ -101,7 +101,7 @@ def test_the_upload(tmp_path: Path) -> None:
     assert not (tmp_path / "v.json").exists()
 
 
-def test_other_files(tmp_path: Path) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     answers = submission(tmp_path / "s.json", {"a.jpg": "x"})
     with pytest.raises(ValueError, match="no VizWiz annotations; expected a list of images"):
         scored("vizwiz", write_json(tmp_path / "test.json", [{"image": "a.jpg", "question": "?"}]), answers)

@@ -1,4 +1,4 @@
-"""VQAv2, worked by hand: what is compared with what, and what goes to the server."""
+"""VQAv2: hand-computed cases of the comparison and of the submission."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def submission(path: Path, texts: dict[int, str]) -> Path:
 @pytest.mark.parametrize(
     ("people", "text", "raw", "converted"),
     [
-        # All people agree: compared literally, even the case; only newline, tab and ends do not count.
+        # All people agree: literal comparison, including the case, except newlines, tabs and outer spaces.
         (["yes"] * 10, "yes", 1, 1),
         (["yes"] * 10, "Yes", 0, 1),
         (["yes"] * 10, " yes\n", 1, 1),
@@ -44,25 +44,25 @@ def submission(path: Path, texts: dict[int, str]) -> Path:
         (["two"] * 10, "2", 0, 0),
         (["it's"] * 10, "it's", 1, 0),
         (["1,000"] * 10, "1,000", 1, 0),
-        (["a\tb", "a b"] * 5, "a\nb", 1, 0),  # the same people after the first step; converted, the article goes
+        (["a\tb", "a b"] * 5, "a\nb", 1, 0),  # equal after the first step; normalization removes the article
         ([""] * 10, "", 1, 1),
-        # People who differ: both sides are normalized.
+        # People differ: both sides are normalized.
         (["yes"] * 9 + ["no"], "Yes!", 1, 1),
         (["two"] * 9 + ["3"], "2", 1, 1),
         (["The cat"] * 9 + ["dog"], "a cat", 1, 1),
         (["t-shirt"] * 9 + ["shirt"], "t shirt", 1, 1),
         (["dont know"] * 9 + ["no"], "don't know", 1, 1),
         (["it's"] * 9 + ["its"], "it's", 1, 0),
-        # How many agree, after normalizing.
+        # Number of people who agree, after normalization.
         (["no"] * 1 + ["yes"] * 9, "no", 0.3, 0.3),
         (["no"] * 2 + ["yes"] * 8, "no", 0.6, 0.6),
         (["no", "No", "no."] + ["yes"] * 7, "no", 0.9, 0.9),
         (["no", "No", "no.", "NO!"] + ["yes"] * 6, "no", 1, 1),
-        (["a"] * 5 + ["the"] * 5, "", 1, 1),  # articles alone leave nothing, as no answer does
+        (["a"] * 5 + ["the"] * 5, "", 1, 1),  # articles alone normalize to an empty answer
         (["yes"] * 9 + ["no"], "", 0, 0),
     ],
 )
-def test_an_answer(people: list[str], text: str, raw: float, converted: float, tmp_path: Path) -> None:
+def test_answer(people: list[str], text: str, raw: float, converted: float, tmp_path: Path) -> None:
     labels = label_file(tmp_path / "annotations.json", {7: people})
     as_it_is = scored("vqav2", labels, submission(tmp_path / "raw.json", {7: text}))
     assert verdicts(as_it_is) == {7: pytest.approx(raw)}
@@ -85,18 +85,18 @@ def test_means_by_type_with_two_digits(tmp_path: Path) -> None:
     assert result["groups"]["answer_type"]["number"]["n_samples"] == 1
 
 
-def test_missing_extra_and_repeated_answers(tmp_path: Path) -> None:
+def test_missing_extra_and_duplicate_predictions(tmp_path: Path) -> None:
     labels = label_file(tmp_path / "annotations.json", {1: ["yes"] * 10, 2: ["no"] * 10, 3: [""] * 10})
     answers = answer_lines(tmp_path / "a.jsonl", [(1, "no"), (9, "yes"), (1, "yes")])
     result = scored("vqav2", labels, answers)
-    assert verdicts(result) == {1: 1, 2: 0, 3: 1}  # the last line counts; no answer is the empty answer
+    assert verdicts(result) == {1: 1, 2: 0, 3: 1}  # the last line counts; a missing prediction is an empty answer
     assert result["counts"] == counts(3, 2, 1, 1)
     assert result["samples"][1].get("text") is None
     refused = scored("vqav2", labels, submission(tmp_path / "s.json", {1: "yes", 9: "no"}))
     assert sum("rejects" in note for note in refused["notes"]) == 2
 
 
-def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
+def test_submission_has_every_question_in_order(tmp_path: Path) -> None:
     questions = write_lines(
         tmp_path / "q.jsonl",
         [{"question_id": name, "image": "x.jpg", "text": "What?", "category": "default"} for name in (5, 3, 4)],
@@ -120,7 +120,7 @@ def test_the_upload_has_every_question_in_order(tmp_path: Path) -> None:
         ([1], "expected VQAv2 annotations in an object with a list `annotations`, got an array"),
     ],
 )
-def test_another_file(content: Any, message: str, tmp_path: Path) -> None:
+def test_wrong_file(content: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         BENCHMARKS["vqav2"].read_labels([tmp_path])

@@ -1,4 +1,4 @@
-"""The judge against a real server on this machine: what is asked, read, written, counted and scored."""
+"""The judge with a real local server: requests, parsing, files, counts and scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS = ("-1 and -5", "It is 5/4.", "A sea.")
 
 @pytest.fixture
 def mmvet(tmp_path: Path) -> Path:
-    """Three questions of MM-Vet in LLaVA's layout, and answers to them."""
+    """Return a folder with three questions of MM-Vet in LLaVA's layout and predictions."""
     truths = {"v1_0": "-1<AND>-5", "v1_1": "1.25<OR>5/4", "v1_2": "a hill"}
     questions = {
         name: {"imagename": "x.png", "question": f"What is {name}?", "answer": truth, "capability": ["rec"]}
@@ -49,7 +49,7 @@ def mmvet(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def grade(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
+def judge_mmvet(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "grades.json"
     return judge_predictions(BENCHMARKS["mmvet"], folder / "eval", folder / "a.jsonl", output, config(server, **more))
 
@@ -58,15 +58,15 @@ def score(folder: Path, protocol: Any = "official") -> dict[str, Any]:
     return scored("mmvet", folder / "eval" / "mm-vet", folder / "out" / "grades.json", protocol)
 
 
-def test_grades_in_the_order_of_the_questions(mmvet: Path) -> None:
-    def reply(request: dict[str, Any], place: int) -> Reply:
+def test_scores_are_in_the_order_of_the_questions(mmvet: Path) -> None:
+    def reply(request: dict[str, Any], index: int) -> Reply:
         question = last_row(request)[0]
-        time.sleep({"What is v1_0?": 0.2}.get(question, 0))  # the first comes last
+        time.sleep({"What is v1_0?": 0.2}.get(question, 0))  # the first reply arrives last
         return completion({"What is v1_0?": "1.0", "What is v1_1?": "0.5 | x"}.get(question, f"0.{request['seed']}"))
 
     with JudgeServer(reply) as server:
         prices = {"input_cost_per_mtok": 10, "output_cost_per_mtok": 30}
-        result = grade(mmvet, server, num_runs=2, judge_seed=7, max_concurrency=6, **prices)
+        result = judge_mmvet(mmvet, server, num_runs=2, judge_seed=7, max_concurrency=6, **prices)
     written = load_json(mmvet / "out" / "grades.json")
     assert list(written) == ["v1_0", "v1_1", "v1_2"]
     assert written["v1_1"] == {"model": "judge-0613", "score": [0.5, 0.5], "content": ["0.5 | x", "0.5 | x"]}
@@ -85,9 +85,9 @@ def test_grades_in_the_order_of_the_questions(mmvet: Path) -> None:
     assert {(one["model"], one["temperature"], one["max_tokens"]) for one in server.requests} == {("judge", 0, 16)}
 
 
-def test_the_table_the_judge_completes(mmvet: Path) -> None:
-    with JudgeServer(lambda request, place: completion("0.3")) as server:
-        grade(mmvet, server, max_concurrency=1)
+def test_table_that_the_judge_completes(mmvet: Path) -> None:
+    with JudgeServer(lambda request, index: completion("0.3")) as server:
+        judge_mmvet(mmvet, server, max_concurrency=1)
     rows = [last_row(request) for request in server.requests]
     assert rows[0] == ["What is v1_0?", "-1 <AND> -5", "-1 and -5"]
     assert rows[1] == ["What is v1_1?", "1.25 <OR> 5/4", "It is 5/4."]
@@ -97,8 +97,8 @@ def test_the_table_the_judge_completes(mmvet: Path) -> None:
         assert parse_score(example.split(" | ")[3]) is not None
 
 
-def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Path) -> None:
-    def reply(request: dict[str, Any], place: int) -> Reply:
+def test_unreadable_reply_is_reported(mmvet: Path) -> None:
+    def reply(request: dict[str, Any], index: int) -> Reply:
         question = last_row(request)[0]
         if question == "What is v1_2?":
             return completion("Quite right.")
@@ -106,7 +106,7 @@ def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Pa
         return completion("1.5" if again else "1.0")
 
     with JudgeServer(reply) as server:
-        result = grade(mmvet, server, max_concurrency=1)
+        result = judge_mmvet(mmvet, server, max_concurrency=1)
     assert load_json(mmvet / "out" / "grades.json")["v1_2"]["score"] == [None]
     assert result.unreadable == [UnreadableReply(id="v1_2", run=0, reply="Quite right.")]
     assert result.usage.n_replies == 1 + 2 + 5
@@ -125,24 +125,24 @@ def test_a_grade_that_stays_unreadable_is_listed_and_not_a_silent_zero(mmvet: Pa
     assert official["notes"][0].endswith(": v1_2") and "official 66.67, strict 100.00" in official["notes"][1]
 
 
-def test_a_temperature_of_ones_own_is_kept(mmvet: Path) -> None:
-    with JudgeServer(lambda request, place: completion("1.0" if place % 3 == 2 else None)) as server:
-        result = grade(mmvet, server, judge_temperature=1.0, max_concurrency=1)
+def test_configured_temperature_is_kept(mmvet: Path) -> None:
+    with JudgeServer(lambda request, index: completion("1.0" if index % 3 == 2 else None)) as server:
+        result = judge_mmvet(mmvet, server, judge_temperature=1.0, max_concurrency=1)
     assert [one["temperature"] for one in server.requests] == [1.0] * 9
     assert result.unreadable == [] and result.config["judge_temperature"] == 1
 
 
-def test_nothing_readable_has_no_strict_score(mmvet: Path) -> None:
-    with JudgeServer(lambda request, place: completion("?")) as server:
-        grade(mmvet, server)
+def test_no_readable_reply_has_no_strict_score(mmvet: Path) -> None:
+    with JudgeServer(lambda request, index: completion("?")) as server:
+        judge_mmvet(mmvet, server)
     assert score(mmvet)["score"] == 0
     with pytest.raises(ValueError, match="no score is readable"):
         score(mmvet, "strict")
 
 
-def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
-    write_json(mmvet / "a.json", {"v1_0": "-1", "v1_2": ""})  # the form of the online evaluator
-    with JudgeServer(lambda request, place: completion("1.0")) as server:
+def test_question_without_prediction_is_not_judged(mmvet: Path) -> None:
+    write_json(mmvet / "a.json", {"v1_0": "-1", "v1_2": ""})  # file format of the online evaluator
+    with JudgeServer(lambda request, index: completion("1.0")) as server:
         result = judge_predictions(
             BENCHMARKS["mmvet"], mmvet / "eval", mmvet / "a.json", mmvet / "out" / "grades.json", config(server)
         )
@@ -151,7 +151,7 @@ def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "grade"),
+    ("reply", "value"),
     [
         ("0.5", 0.5),
         ("1", 1),
@@ -160,39 +160,39 @@ def test_a_question_without_an_answer_is_not_judged(mmvet: Path) -> None:
         *((text, None) for text in (" 0.5", "1.1", "-0.1", "nan", "", "half", "0.5|")),
     ],
 )
-def test_parse_score(reply: str, grade: float | None) -> None:
-    assert parse_score(reply) == grade
+def test_parse_score(reply: str, value: float | None) -> None:
+    assert parse_score(reply) == value
 
 
 @pytest.mark.parametrize("usage", [None, "x", [1], {"prompt_tokens": "10", "completion_tokens": True}])
-def test_server_that_counts_no_tokens_and_has_no_name(mmvet: Path, usage: Any) -> None:
+def test_server_without_token_counts_and_name(mmvet: Path, usage: Any) -> None:
     reply = completion("1.0", usage=usage, system_fingerprint={}, model=["x"])
-    with JudgeServer(lambda request, place: reply) as server:
-        result = grade(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
-        again = grade(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
+    with JudgeServer(lambda request, index: reply) as server:
+        result = judge_mmvet(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
+        again = judge_mmvet(mmvet, server, input_cost_per_mtok=1, output_cost_per_mtok=1)
     assert result.usage.n_replies_without_usage == 3 and result.usage.cost == 0
     assert (result.system_fingerprints, result.answered_by) == (["none"], {"not named": 3})
     assert again.usage == result.usage and len(server.requests) == 3
 
 
-def test_answers_to_another_benchmark_are_not_paid_for(mmvet: Path) -> None:
+def test_predictions_of_another_benchmark_send_no_request(mmvet: Path) -> None:
     strange = [answer(i, f"Is {i} a number?\nBriefly.", "Yes") for i in range(3)]
     write_lines(mmvet / "a.jsonl", strange)
-    with JudgeServer(lambda request, place: completion("1.0")) as server:
+    with JudgeServer(lambda request, index: completion("1.0")) as server:
         message = (
             r"a\.jsonl: 3 of 3 predictions are for other questions, such as v1_0: 'Is 0 a number\?\\nBriefly.', "
             "expected 'What"
         )
         with pytest.raises(ValueError, match=message):
-            grade(mmvet, server)
+            judge_mmvet(mmvet, server)
     assert server.requests == []
 
 
-def test_how_answers_fit_the_questions(mmvet: Path) -> None:
+def test_match_of_predictions_and_questions(mmvet: Path) -> None:
     rows = [answer(0, "What is v1_0?", "a"), answer(0, "<image>\nWhat is v1_0?", "b")]
     write_lines(mmvet / "a.jsonl", [*rows, answer(1, "What else?", "c"), answer(7, "What?", "d")])
-    with JudgeServer(lambda request, place: completion("1.0")) as server:
-        result = grade(mmvet, server)
+    with JudgeServer(lambda request, index: completion("1.0")) as server:
+        result = judge_mmvet(mmvet, server)
     assert sorted(last_row(request)[2] for request in server.requests) == ["b", "c"]
     assert result.counts == PredictionCounts(n_predictions=4, n_missing=1, n_extra=1, n_duplicates=1)
     assert result.unanswered == ["v1_2"]
@@ -204,13 +204,13 @@ def test_how_answers_fit_the_questions(mmvet: Path) -> None:
 
 
 @with_official
-def test_real_grades_come_out_as_published(tmp_path: Path) -> None:
+def test_published_mmvet_score(tmp_path: Path) -> None:
     folder = OFFICIAL / "mm_vet"
     contents = {name: one["content"][0] for name, one in load_json(folder / "grades_llava-v1.5-13b_1runs.json").items()}
     questions = load_json(folder / "mm-vet.json")
     answers = load_json(folder / "results_llava-v1.5-13b.json")
 
-    def reply(request: dict[str, Any], place: int) -> Reply:
+    def reply(request: dict[str, Any], index: int) -> Reply:
         text = request["messages"][-1]["content"].removesuffix(" | ")
         name = next(name for name, one in questions.items() if text.endswith(answers[name]) and one["question"] in text)
         return completion(contents[name])
@@ -235,7 +235,7 @@ CATEGORIES = ("conv", "detail", "complex")
 
 @pytest.fixture
 def llava_bench(tmp_path: Path) -> Path:
-    """Three questions of LLaVA-Bench in LLaVA's layout, and answers to them."""
+    """Return a folder with three questions of LLaVA-Bench in LLaVA's layout and predictions."""
     folder = tmp_path / "eval" / "llava-bench-in-the-wild"
     questions = [
         {"question_id": i, "image": f"00{i}.jpg", "text": f"Question {i}?", "category": kind}
@@ -249,7 +249,7 @@ def llava_bench(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mark(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
+def rate(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "reviews.jsonl"
     return judge_predictions(
         BENCHMARKS["llava_bench"], folder / "eval", folder / "a.jsonl", output, config(server, **more)
@@ -260,8 +260,8 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
     rules = {f"llava_bench_{kind}": {"role": "Helper", "prompt": f"Rule of {kind}."} for kind in CATEGORIES}
     write_json(llava_bench / "eval" / "llava-bench-in-the-wild" / "rule.json", rules)
     replies = ["8 6\nFine.", "9,5\nWell.", "10 10"]
-    with JudgeServer(lambda request, place: completion(replies[place])) as server:
-        result = mark(llava_bench, server, max_concurrency=1, num_runs=3)
+    with JudgeServer(lambda request, index: completion(replies[index])) as server:
+        result = rate(llava_bench, server, max_concurrency=1, num_runs=3)
     assert [one["role"] for one in server.requests[0]["messages"]] == ["system", "user"]
     assert server.requests[1]["messages"][1]["content"] == (
         "[Context]\nScene 1.\nMore.\n\n[Question]\nQuestion 1?\n\n[Helper 1]\nReference 1.\n\n[End of Helper 1]\n\n"
@@ -276,10 +276,10 @@ def test_reviews_with_llavas_own_rules(llava_bench: Path) -> None:
     assert scored("llava_bench", labels, llava_bench / "out" / "reviews.jsonl")["formatted"] == "77.8"  # 7 of 9
 
 
-def test_without_rules_those_of_this_package_and_an_unreadable_review(llava_bench: Path) -> None:
+def test_own_rules_and_an_unreadable_review(llava_bench: Path) -> None:
     replies = ["8 6\nFine.", "Both are good.", "10 10"]
-    with JudgeServer(lambda request, place: completion(replies[place])) as server:
-        result = mark(llava_bench, server, max_concurrency=1)
+    with JudgeServer(lambda request, index: completion(replies[index])) as server:
+        result = rate(llava_bench, server, max_concurrency=1)
     assert "[Assistant 2]\nModel 0." in server.requests[0]["messages"][1]["content"]
     assert "two numbers" in server.requests[0]["messages"][1]["content"].split("[System]\n")[1].lower()
     assert len(result.notes) == 1 and "LLaVA's rule.json (llava/eval/table in its code)" in result.notes[0]
@@ -291,38 +291,38 @@ def test_without_rules_those_of_this_package_and_an_unreadable_review(llava_benc
     assert (official["score"], strict["score"]) == (pytest.approx(100 * 5 / 5.667), pytest.approx(100 * 8 / 9))
 
 
-def test_files_that_lack_something(llava_bench: Path) -> None:
+def test_incomplete_files(llava_bench: Path) -> None:
     folder = llava_bench / "eval" / "llava-bench-in-the-wild"
-    with JudgeServer(lambda request, place: completion("8 8")) as server:
+    with JudgeServer(lambda request, index: completion("8 8")) as server:
         write_json(folder / "rule.json", {"llava_bench_conv": {"role": "A", "prompt": "x"}})
         with pytest.raises(ValueError, match=r"rule\.json: rule llava_bench_detail is missing"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         write_json(folder / "rule.json", {"llava_bench_conv": {"role": "A"}})
         with pytest.raises(ValueError, match=r"rule\.json: rule llava_bench_conv: 'prompt' is missing"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         (folder / "rule.json").unlink()
         answer_lines(folder / "answers_gpt4.jsonl", {0: "x", 2: "x"})
         with pytest.raises(ValueError, match=r"answers_gpt4\.jsonl: question 1 \(001\.jpg\) is missing"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         write_lines(folder / "context.jsonl", [{"image": "000.jpg"}])
         with pytest.raises(ValueError, match=r"context\.jsonl: context 1: 'caption' is missing"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         (folder / "context.jsonl").unlink()
         with pytest.raises(FileNotFoundError, match=r"context\.jsonl: no such file"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         answer_lines(llava_bench / "a.jsonl", {99: "x"})
         answer_lines(folder / "answers_gpt4.jsonl", {i: "x" for i in range(3)})
         write_lines(folder / "context.jsonl", [{"image": f"00{i}.jpg", "caption": "x"} for i in range(3)])
         with pytest.raises(ValueError, match="none of its 1 predictions is for a question of the labels"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
         write_lines(llava_bench / "a.jsonl", [answer(i, f"What is {i}?", "x") for i in range(3)])
         with pytest.raises(ValueError, match="3 of 3 predictions are for other questions, such as 0: 'What is 0"):
-            mark(llava_bench, server)
+            rate(llava_bench, server)
     assert server.requests == []
 
 
 @with_official
-def test_real_reviews_come_out_as_published(llava_bench: Path) -> None:
+def test_published_llava_bench_score(llava_bench: Path) -> None:
     source = OFFICIAL / "llava_bench_wild"
     folder = llava_bench / "eval" / "llava-bench-in-the-wild"
     questions = [json.loads(line) for line in (source / "questions.jsonl").read_text().splitlines()]
@@ -332,7 +332,7 @@ def test_real_reviews_come_out_as_published(llava_bench: Path) -> None:
     write_lines(folder / "context.jsonl", [{"image": one["image"], "caption": ["x"]} for one in questions])
     answer_lines(folder / "answers_gpt4.jsonl", {one["question_id"]: f"ID {one['question_id']}" for one in questions})
 
-    def reply(request: dict[str, Any], place: int) -> Reply:
+    def reply(request: dict[str, Any], index: int) -> Reply:
         return completion(contents[int(request["messages"][1]["content"].split("ID ")[1].split()[0])])
 
     with JudgeServer(reply) as server:

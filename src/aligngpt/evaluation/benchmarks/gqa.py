@@ -76,10 +76,10 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
         },
         "detailed": {
             title: {
-                category: {"accuracy": round(percent(group), 2), "n": len(group)}
-                for category, group in sorted(group_samples(samples, name).items())
+                value: {"accuracy": round(percent(group), 2), "n": len(group)}
+                for value, group in sorted(group_samples(samples, category).items())
             }
-            for title, name in _DETAILED.items()
+            for title, category in _DETAILED.items()
         },
     }
     notes = missing_note(counts, "the official scorer stops with an error") if protocol == "official" else ()
