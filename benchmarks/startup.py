@@ -3,7 +3,8 @@
     python -m benchmarks.startup --output benchmarks/results/startup.json
 
 The data are 558,000 pairs, as in stage 1 of the paper, over a thousand shared images; the backbones are tiny, so that
-the time is that of reading, validating and indexing the data. Memory is the peak that the command and its DataLoader
+the time is that of reading, validating and indexing the data. CPU seconds tell how much of the wall-clock time other work
+on the machine took. Memory is the peak that the command and its DataLoader
 workers use together, as proportional set size. The seconds include importing the packages.
 """
 
@@ -79,8 +80,8 @@ def write_inputs(folder: Path, pairs: int) -> list[str]:
     return [*(str(part) for option in paths.items() for part in option), *settings]
 
 
-def measure_first_step(arguments: list[str]) -> tuple[float, float]:
-    """Run the stage; return the seconds to its first step and the peak memory in MB."""
+def measure_first_step(arguments: list[str]) -> dict[str, float]:
+    """Run the stage; return wall-clock and CPU seconds to its first step, and the peak memory in MB."""
     started = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.startup", "--run", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -94,17 +95,22 @@ def measure_first_step(arguments: list[str]) -> tuple[float, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     assert process.stderr is not None
-    seconds = float("inf")
+    seconds = cpu_seconds = float("inf")
     for line in process.stderr:
         sys.stderr.write(line)
         if line.strip() == FIRST_STEP:
             seconds = time.monotonic() - started
+            cpu_seconds = sum(map(processes.read_cpu_seconds, processes.list_process_tree(process.pid)))
     code = process.wait()
     ended.set()
     watcher.join()
     if code:
         raise SystemExit(f"aligngpt pretrain exited with code {code}")
-    return seconds, peak / 2**20
+    return {
+        "seconds_to_first_step": round(seconds, 1),
+        "cpu_seconds_to_first_step": round(cpu_seconds, 1),
+        "peak_mb": round(peak / 2**20),
+    }
 
 
 def measure_done(arguments: list[str]) -> float:
@@ -126,7 +132,7 @@ def run_stage(arguments: list[str]) -> None:
         print(FIRST_STEP, file=sys.stderr, flush=True)
         return original(self, *args, **kwargs)
 
-    AlignGPTTrainer.training_step = training_step  # type: ignore[method-assign]
+    AlignGPTTrainer.training_step = training_step
     cli(["pretrain", *arguments])
 
 
@@ -142,10 +148,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = write_inputs(Path(folder), options.pairs)
         load = os.getloadavg()[0]
-        seconds, peak = measure_first_step(arguments)
-        done = measure_done(arguments)
-    result = {"seconds_to_first_step": round(seconds, 1), "peak_mb": round(peak), "seconds_when_done": round(done, 2)}
-    missed = {name: value for name, value in result.items() if value > TARGETS[name]}
+        result = measure_first_step(arguments)
+        result["seconds_when_done"] = round(measure_done(arguments), 2)
+    missed = {name: result[name] for name, target in TARGETS.items() if result[name] > target}
     write_json(
         options.output,
         {

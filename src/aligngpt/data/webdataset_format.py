@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import lzma
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from aligngpt.data.records import (
     Fields,
     Row,
     SourceShard,
+    is_transient_error,
     open_binary,
     short_names,
 )
@@ -80,7 +80,14 @@ def is_compressed(location: str) -> bool:
 def decompress(location: str, target: Path) -> None:
     """Write a compressed tar without its compression, as far as it can be decompressed."""
     with open_binary(location) as file, open(target, "wb") as output:
-        shutil.copyfileobj(_open_stream(file), output, _BLOCK)
+        head = file.read(_MAGIC)
+        stream = _decompressor(head)(_Forward(file, head))
+        try:
+            while block := stream.read1(_BLOCK):  # `read` would lose what precedes the damage
+                output.write(block)
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if is_transient_error(error):
+                raise
 
 
 def _image_suffixes(columns: Columns) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "webdataset": (".tar", ".tar.gz", ".tgz", ""),
 }
 _ROWS_AT_ONCE = 64
-_GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 26
+_GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 23  # small, because random access reads whole row groups
 _LEVEL_FEATURE = {"dtype": "int8", "_type": "Value"}
 _ARROW_FILE = "data-00000-of-00001.arrow"
 
