@@ -3,9 +3,9 @@
     python -m benchmarks.startup --output benchmarks/results/startup.json
 
 The data are 558,000 pairs, as in stage 1 of the paper, over a thousand shared images; the backbones are tiny, so that
-the time is that of reading, validating and indexing the data. CPU seconds tell how much of the wall-clock time other work
-on the machine took. Memory is the peak that the command and its DataLoader
-workers use together, as proportional set size. The seconds include importing the packages.
+the time is that of reading, validating and indexing the data. The seconds include importing the packages; CPU seconds
+are reported as well, because other work on the machine does not change them. Memory is the peak that the command and
+its DataLoader workers use together, as proportional set size.
 """
 
 from __future__ import annotations
