@@ -23,6 +23,7 @@ from aligngpt.cli.params import (
     alignment_option,
     json_option,
 )
+from aligngpt.modeling.settings import DTYPES
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.artifacts import BenchmarkResult, BenchmarkScore, Comparison, EvalResults
@@ -49,7 +50,6 @@ aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vi
     --output vizwiz/answers_upload/model.json
 """
 
-_DTYPES = ("float32", "float16", "bfloat16")
 _MAX_ROWS = 30  # values of a category in a table; JSON has them all
 _MAX_EXAMPLES = 48  # questions on the page of a comparison
 _MAX_NAMED = 5  # unreadable images in a warning; results.json has them all
@@ -85,7 +85,7 @@ def evaluate() -> None:
 @click.option("--num-workers", type=click.IntRange(min=1), help="Processes with a model each. [default: one per GPU]")
 @click.option("--shard", type=SHARD, help="Run shard i of n; run without --shard to merge. [default: all]")
 @click.option("--limit", type=click.IntRange(min=1), help="Run the first N questions, without a score. [default: all]")
-@click.option("--dtype", type=click.Choice(_DTYPES), help="Type of the weights. [default: the model's own]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Type of the weights. [default: the model's own]")
 @json_option
 @click.pass_context
 def run(ctx: click.Context, tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import print_json, quiet_loading, results_alone
+from aligngpt.cli.output import logs_to_stderr, print_json, quiet_loading
 from aligngpt.cli.params import FILE, TRAINED, alignment_option, json_option
 from aligngpt.utils.progress import status
 
@@ -63,7 +63,7 @@ def generate(
     if not prompt.strip():
         raise click.BadParameter("the prompt is empty.", param_hint="'--prompt'")
     started = time.monotonic()
-    with results_alone() if as_json else quiet_loading():
+    with logs_to_stderr() if as_json else quiet_loading():
         with status(f"loading {model}"):
             from aligngpt.inference.chat_session import ChatSession
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
-from aligngpt.cli.output import print_json, print_table, print_warnings, results_alone
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
 from aligngpt.cli.params import BENCHMARK, FILE, FOLDER, NEW_FILE, json_option
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def judge(
         raise click.UsageError(
             f"reviews of {benchmark.name} hold one run; for another one pass another --judge-seed and --output", ctx
         )
-    with results_alone():
+    with logs_to_stderr():
         result = judge_predictions(benchmark, data, answers, output, config)
     print_warnings(_warnings(result))
     if as_json:

@@ -9,7 +9,7 @@ import click
 
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
-from aligngpt.cli.output import print_json, print_table, results_alone, with_interval
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table, with_interval
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
@@ -67,7 +67,7 @@ def run(output: Path | None, config: DemoConfig, as_json: bool) -> None:
     from aligngpt.experiments.demo import run_demo
 
     folder = output or Path("runs") / click.get_current_context().meta["preset"]
-    with results_alone():
+    with logs_to_stderr():
         summary = run_demo(config, folder)
     if as_json:
         print_json(summary.model_dump())
@@ -92,7 +92,7 @@ def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
     """Render images and write captions, conversations and questions."""
     from aligngpt.synthetic.dataset import generate_dataset
 
-    with results_alone():
+    with logs_to_stderr():
         info = generate_dataset(output, **sizes)
     _print_info(f"Synthetic dataset in {output}", info.model_dump(exclude={"schema_version"}), as_json)
 
@@ -105,7 +105,7 @@ def train_backbones(output: Path | None, config: BackboneTrainingConfig, as_json
     from aligngpt.synthetic.backbones import train_backbones
 
     folder = output or BUNDLED_WEIGHTS
-    with results_alone():
+    with logs_to_stderr():
         info = train_backbones(config, folder)
     if as_json:
         print_json(info.model_dump())
@@ -140,7 +140,7 @@ def caption_images(output: Path, model: Path, data: Path, as_json: bool, **optio
     """Caption test images with a stage-1 model at every alignment level."""
     from aligngpt.experiments.level_captions import caption_by_level
 
-    with results_alone():
+    with logs_to_stderr():
         result = caption_by_level(model, data, output, **options)
     if as_json:
         print_json(result.model_dump())

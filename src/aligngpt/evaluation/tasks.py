@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -24,7 +24,7 @@ from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.processing import TEMPLATES, load_template
-from aligngpt.modeling.settings import parse_setting
+from aligngpt.modeling.settings import Dtype, parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
@@ -32,8 +32,6 @@ from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json,
 from aligngpt.utils.models import name_model
 from aligngpt.utils.output_dir import OutputDir
 
-Dtype = Literal["float32", "float16", "bfloat16"]
-DTYPES: tuple[str, ...] = get_args(Dtype)
 _MODEL_FILES = (
     "*.safetensors", "*.bin", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "processor_config.json", "preprocessor_config.json", "chat_template.jinja", Stage1Checkpoint.FILE,

@@ -1,4 +1,4 @@
-"""The names and the syntax of alignment settings, without importing torch."""
+"""Names of data types and the syntax of alignment settings, without importing torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 AlignmentName = Literal["adaptive", "global", "local", "average", "none"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 ALIGNMENT_NAMES: tuple[str, ...] = get_args(AlignmentName)
 MAX_WEIGHT = 100.0  # absolute value of an explicit weight; the paper's settings use 0 to 1
 _GATED = ("adaptive", "local")
