@@ -208,7 +208,7 @@ def test_submission(tmp_path: Path) -> None:
             2,
             "there is no benchmark 'gqaa'; there are vqav2, gqa, vizwiz",
         ),
-        (["score", "gqa", "--answers", "first.jsonl"], 1, "nothing says where the GQA questions are: give --labels"),
+        (["score", "gqa", "--answers", "first.jsonl"], 1, "the GQA questions are missing; pass --labels"),
         (["score", "gqa", "--answers", "nowhere.jsonl"], 2, "'nowhere.jsonl' does not exist"),
         (["score", "gqa", "--labels", "nowhere", "--answers", "first.jsonl"], 2, "'nowhere' does not exist"),
         (["score", "gqa", "--answers", "first.jsonl", "--protocol", "x"], 2, "'x' is not one of 'official', 'strict'"),

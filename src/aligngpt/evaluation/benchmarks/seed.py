@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import (
     group_samples,
@@ -16,7 +16,6 @@ from aligngpt.evaluation.matching import (
     percent,
     predicted_texts,
     score_target,
-    score_targets,
 )
 from aligngpt.evaluation.types import MatchCounts, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
@@ -50,24 +49,29 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     Raises:
         ValueError: If there is no image question.
     """
-    samples, counts = score_targets(targets, predictions, _compare)
+    matches, counts = match_predictions((target.id for target in targets), predictions)
+    rows = {target.id: matches.get(str(target.id)) for target in targets}
     notes: list[str] = []
-    if protocol == "official":
-        samples, counts, num_lost = _score_by_number(targets, predictions, counts)
+    if protocol == "official":  # ids are looked up as numbers where they can be read as one
+        by_id = {row.id: row for row in predictions.rows}
+        rows = {name: by_id.get(_as_number(name)) for name in rows}
+        counts = MatchCounts(sum(row is None for row in rows.values()), counts.extra, counts.duplicate)
+        num_lost = sum(row is None and str(name) in matches for name, row in rows.items())
         if num_lost:
             notes.append(f"predictions whose id is text, where the official scorer looks up a number: {num_lost}")
-        stops = [
-            name
-            for name, group in group_samples(samples, "dimension").items()
-            if not any(sample.score == 1 or sample.text is None for sample in group)
-        ]
-        if stops:
-            notes.append(f"{', '.join(stops)}: nothing correct and nothing missing; the official scorer stops here")
+    samples = [score_target(target, rows[target.id], _compare) for target in targets]
+    by_dimension, by_type = group_samples(samples, "dimension"), group_samples(samples, "data_type")
+    stops = [
+        name
+        for name, group in by_dimension.items()
+        if not any(sample.score == 1 or sample.text is None for sample in group)
+    ]
+    if stops and protocol == "official":
+        notes.append(f"{', '.join(stops)}: nothing correct and nothing missing; the official scorer stops here")
     images = [sample for sample in samples if sample.aggregation_group]
     if not images:
         raise ValueError("the SEED-Bench labels have no image questions; pass the labels of the image questions")
     accuracy = percent(images)
-    by_dimension, by_type = group_samples(samples, "dimension"), group_samples(samples, "data_type")
     printed = {name: round(percent(group), 2) for name, group in by_dimension.items()}
     printed["Total"] = round(percent(samples), 2)
     details = {
@@ -82,18 +86,6 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
 
 def _compare(target: Target, text: str | None) -> tuple[str | None, float]:
     return text, float(text == target.label)
-
-
-def _score_by_number(
-    targets: Sequence[Target], predictions: Predictions, counts: MatchCounts
-) -> tuple[list[SampleScore], MatchCounts, int]:
-    """Look predictions up by number where an id can be read as one, and count those that are lost by that."""
-    matches, _ = match_predictions((target.id for target in targets), predictions)
-    by_id = {row.id: row for row in predictions.rows}
-    rows = {target.id: by_id.get(_as_number(target.id)) for target in targets}
-    num_lost = sum(row is None and str(name) in matches for name, row in rows.items())
-    counts = MatchCounts(sum(row is None for row in rows.values()), counts.extra, counts.duplicate)
-    return [score_target(target, rows[target.id], _compare) for target in targets], counts, num_lost
 
 
 def _as_number(name: Id) -> Id:
