@@ -65,7 +65,7 @@ def write_tars(data: Path, folder: Path) -> None:
 
 def score(pairs: Path, output: Path, more: Sequence[object] = ()) -> float:
     """Run the command; seconds, with the start of Python."""
-    command = [sys.executable, "-m", "aligngpt", "score", "--pairs", pairs, "--scorer", "synthetic-clip", *more]
+    command = [sys.executable, "-m", "aligngpt", "score", "--data", pairs, "--scorer", "synthetic-clip", *more]
     started = time.monotonic()
     subprocess.run([*map(str, command), "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aligngpt.curation.artifacts import DataFields, ScoreCounts, ScoreInputs, ScoreManifest, ScorerInfo
 from aligngpt.utils.io import versions, write_json
 
 ROWS = 10_000
@@ -84,17 +85,25 @@ def make_scores(folder: Path, pairs: int) -> None:
             "height": pa.array(np.full(count, 480), pa.int32()),
         }
         pq.write_table(pa.table(columns), folder / f"part-{part:05d}.parquet")
-    manifest = {
-        "complete": True,
-        "shards": parts,
-        "scorers": [{"name": "drawn", "class": "none", "weights_hash": "none", "dtype": "float32"}],
-        "inputs": {"pairs_hash": "none", "columns": ["clip_score"], "long_captions": "truncate"},
-        "versions": versions(),
-        "seconds": 0.0,
-        "counts": {"scored": pairs - failed, "failed": failed, "truncated": 0, "errors": {"no such file": failed}},
-        "agreement": [],
-    }
-    write_json(folder / "manifest.json", manifest)
+    scorer = ScorerInfo(name="random", architecture="none", weights_hash="none", dtype="float32")
+    inputs = ScoreInputs(
+        pairs_hash="none",
+        fields=DataFields(),
+        images_hash=None,
+        scorers=[scorer.model_dump(exclude={"name"})],
+        columns=["clip_score"],
+        long_captions="truncate",
+        shards=parts,
+    )
+    ScoreManifest(
+        inputs=inputs,
+        scorers=[scorer],
+        shards=parts,
+        counts=ScoreCounts(scored=pairs - failed, failed=failed, truncated=0, errors={"no such file": failed}),
+        agreement=[],
+        seconds=0.0,
+        versions=versions(),
+    ).write(folder)
 
 
 def side(name: str, folder: Path, levels: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import curve_fit  # type: ignore[import-untyped]
 
-from aligngpt.curation.scoring.store import ScoreCounts
+from aligngpt.curation.scoring.store import count_rows
 from aligngpt.utils.io import versions, write_json
 from benchmarks import processes
 from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
@@ -63,7 +63,7 @@ def make_input(folder: Path, pairs: int) -> tuple[Path, Path]:
 
 def score(pairs: Path, images: Path, clip: Path, output: Path) -> dict[str, float]:
     """Run `aligngpt score`; see `command`."""
-    return command("score", "--pairs", pairs, "--images", images, "--scorer", clip, "--output", output)
+    return command("score", "--data", pairs, "--images", images, "--scorer", clip, "--output", output)
 
 
 def command(*arguments: object) -> dict[str, float]:
@@ -208,9 +208,7 @@ def page_cost(rows: int, work: Path) -> dict[str, Any]:
 
 def _count(parts: Sequence[Path]) -> None:
     """What the last step of `aligngpt score` does with every part."""
-    counts = ScoreCounts()
-    for part in parts:
-        counts.add(part)
+    count_rows(parts)
 
 
 def _each(work: Callable[[], object], count: int, rounds: int = 3) -> float:

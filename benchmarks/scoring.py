@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aligngpt.curation.scoring.decoding import start_early
+from aligngpt.curation.scoring.decoding import start_forkserver
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import read_scores
@@ -110,16 +110,22 @@ class Engine:
     """This package, from the JSON file to a finished folder of scores."""
 
     def __init__(self, setup: Setup) -> None:
-        start_early()
+        start_forkserver()
         self._scorer = ClipScorer.from_pretrained(setup.clip, "cpu", torch.float32)
         self._scorer.describe()  # hashes the weights, which is part of loading
         self._setup = setup
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
         output, setup = Path(tempfile.mkdtemp(prefix="scores-")), self._setup
-        settings: dict[str, Any] = {"batch_size": setup.batch_size, "workers": setup.workers, "progress": False}
+        settings: dict[str, Any] = {
+            "batch_size": setup.batch_size,
+            "num_workers": setup.workers,
+            "show_progress": False,
+        }
         try:
-            score_source(open_source(setup.listed, setup.images), [self._scorer], output, **settings)
+            score_source(
+                open_source(setup.listed, setup.images), [self._scorer], output, show_progress=False, **settings
+            )
             return read_scores(output)["clip_score"].to_numpy()
         finally:
             shutil.rmtree(output)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from aligngpt.curation.scoring.decoding import start_early
+from aligngpt.curation.scoring.decoding import start_forkserver
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.scorers import ClipScorer, default_device
 from aligngpt.data.sources import open_source
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     def engine() -> None:
         source, output = open_source(pairs, images), work / "scores"
-        settings = {"batch_size": options.batch_size, "workers": options.workers, "progress": False}
+        settings = {"batch_size": options.batch_size, "num_workers": options.workers, "show_progress": False}
         score_source(source, [scorer], output, **settings)
         shutil.rmtree(output)
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if default_device() == "cpu":
         print("there is no GPU: the figures below are those of the processor")
-    start_early()
+    start_forkserver()
     work = Path(tempfile.mkdtemp(prefix="scoring-gpu-"))
     try:
         result = measure(options, work) | {"cores": os.cpu_count(), "versions": versions()}

@@ -65,7 +65,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pipeline_on_photographs_names_every_broken_file(work: Path):
     images = ("--images", work / "images")
     _, output = run(
-        "score", "--pairs", work / "pairs.json", *images, "--scorer", "synthetic-clip", "--output", work / "s"
+        "score", "--data", work / "pairs.json", *images, "--scorer", "synthetic-clip", "--output", work / "s"
     )
     for name, reason in REASONS.items():
         assert any(name in line and reason in line for line in output.splitlines()), output
@@ -112,7 +112,7 @@ def test_pipeline_on_photographs_names_every_broken_file(work: Path):
 
 
 def test_strict_stops_at_broken_files(work: Path):
-    arguments = ["--pairs", work / "pairs.json", "--images", work / "images", "--scorer", "synthetic-clip"]
+    arguments = ["--data", work / "pairs.json", "--images", work / "images", "--scorer", "synthetic-clip"]
     arguments += ["--output", work / "strict", "--strict"]
     result = CliRunner().invoke(cli, ["score", *map(str, arguments)], prog_name="aligngpt")
     assert result.exit_code == 3

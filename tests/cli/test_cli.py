@@ -67,7 +67,7 @@ def test_the_commands() -> None:
         "convert",
         "generate",
         "chat",
-        "select",
+        "filter",
         "report run",
         "report data",
         "report eval",
@@ -159,7 +159,7 @@ for line in sys.stdin.read().splitlines():
 """
     lines = [f"{' '.join(words)} --help" for words in COMMANDS]
     lines += [
-        "score --pairs missing.json",
+        "score --data missing.json",
         "generate --model missing --prompt x",
         "report run missing",
         "report data --scores missing",
@@ -355,10 +355,10 @@ def test_other_alignment_settings_are_refused(text: str) -> None:
 def test_fitted_boundaries_bring_their_own_number(tmp_path: Path) -> None:
     fitted = tmp_path / "levels.json"
     fitted.write_text("{}")
-    common = ["level", "--scores", str(tmp_path), "--output", str(tmp_path / "out"), "--fitted", str(fitted)]
+    common = ["level", "--scores", str(tmp_path), "--output", str(tmp_path / "out"), "--boundaries-from", str(fitted)]
     done = invoke(*common, "--num-levels", "8")
     assert done.exit_code == 2
-    assert "--num-levels and --strategy are those of the --fitted file" in done.stderr
+    assert "num_levels and strategy are those of" in done.stderr
 
 
 def test_random_alignment_needs_both_backbones(tmp_path: Path, model_folder: Path) -> None:

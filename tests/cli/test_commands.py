@@ -78,7 +78,7 @@ def gray(monkeypatch: pytest.MonkeyPatch) -> None:
 def score_arguments(pairs: Path, model: Path, *more: str) -> list[object]:
     folder = pairs.parent
     return [
-        *("score", "--pairs", pairs, "--images", folder / "images", "--scorer", model, "--output", folder / "scores"),
+        *("score", "--data", pairs, "--images", folder / "images", "--scorer", model, "--output", folder / "scores"),
         *more,
     ]
 
@@ -134,11 +134,13 @@ def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
     assert invoke(*score_arguments(pairs, model)).exit_code == 0
     leveled = folder / "leveled.json"
     common = ["level", "--scores", folder / "scores", "--output", folder / "levels", "--num-levels", "4"]
-    done = invoke(*common, "--write-pairs", pairs, leveled, "--json")
+    done = invoke(*common, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["counts"] == [2, 2, 2, 2]
+    curated = ("--scores", folder / "scores", "--levels", folder / "levels")
+    assert invoke("filter", "--data", pairs, *curated, "--write-levels", "--output", leveled).exit_code == 0
     assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [4, 4, 3, 3, 2, 2, 1, 1]
-    fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--fitted"]
+    fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--boundaries-from"]
     table = invoke(*fitted, folder / "levels" / "levels.json")
     assert table.exit_code == 0, table.stderr
     assert "from score" in table.stdout and "unscored" not in table.stdout
@@ -279,7 +281,7 @@ def test_loading_prints_nothing(trained: Path, tmp_path: Path, verb: str) -> Non
     asked = ["--model", str(trained / "stage1"), "--image", image, "--max-new-tokens", "2"]
     arguments = {
         "score": [
-            *("--pairs", str(data / "pretrain.json"), "--images", str(data / "images")),
+            *("--data", str(data / "pretrain.json"), "--images", str(data / "images")),
             *("--scorer", "synthetic-clip", "--output", str(tmp_path / "scores")),
         ],
         "generate": [*asked, "--prompt", "Describe the picture."],

@@ -1,4 +1,4 @@
-"""A scorer without a model, which keeps what it was asked; its preparation can travel to other processes."""
+"""A scorer without a model that records its requests; its preparation can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aligngpt.data.images import DecodedImage
 
 
 def mean_of(image: DecodedImage) -> float:
-    """The mean of an image's values, 0 to 1; some sizes are refused."""
+    """Return the mean of an image's values, 0 to 1; some sizes are refused."""
     if image.size == (2, 2):
         raise ValueError("too\nsmall")
     return float(np.asarray(image.image, np.float64).mean()) / 255
@@ -23,8 +23,8 @@ class CountingScorer:
     The score is the cosine of the angle between a mean m and a length n, (m - n / 100) radians apart.
 
     Attributes:
-        images: The images it was given, batch by batch, as how many there were.
-        captions: The captions it was given.
+        images: Number of images of each request.
+        captions: The requested captions.
     """
 
     device = "cpu"
@@ -33,7 +33,12 @@ class CountingScorer:
         self.preparation: Callable[[DecodedImage], Any] = mean_of
         self.images: list[int] = []
         self.captions: list[str] = []
-        self._described = {"name": name, "class": "CountingScorer", "weights_hash": weights_hash, "dtype": "float32"}
+        self._described = {
+            "name": name,
+            "architecture": "CountingScorer",
+            "weights_hash": weights_hash,
+            "dtype": "float32",
+        }
         self._fail_after = fail_after
 
     def embed_images(self, prepared: Sequence[float]) -> np.ndarray:

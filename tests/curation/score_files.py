@@ -1,4 +1,4 @@
-"""Small sources of every format with folders of scores and levels made up for them."""
+"""Small sources of every format, with invented scores and levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aligngpt.curation.levels import write_levels
+from aligngpt.curation.artifacts import (
+    DataFields,
+    ScoreCounts,
+    ScoreInputs,
+    ScoreManifest,
+    ScorerAgreement,
+    ScorerInfo,
+)
+from aligngpt.curation.levels import assign_levels
 from aligngpt.curation.scoring.batches import caption_hash
-from aligngpt.curation.scoring.store import SCHEMA, part_path
+from aligngpt.curation.scoring.store import SCHEMA, count_rows, part_path, score_columns
 from aligngpt.data.sources import Source, open_source
 from tests.image_files import make_image
 
@@ -25,20 +32,20 @@ NAMES = tuple(f"p{number}" for number in range(12))
 
 
 def encoded(seed: int) -> bytes:
-    """An image as PNG."""
+    """Return an image as PNG."""
     buffer = io.BytesIO()
     make_image(seed, (8, 6)).save(buffer, "png")
     return buffer.getvalue()
 
 
 def llava(name: str, **extra: Any) -> dict[str, Any]:
-    """A record of LLaVA's JSON with fields of its own."""
+    """Return a record of LLaVA's JSON with additional fields."""
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"Caption of {name}, ünïcode."}]
     return {"id": name, "image": f"{name}.png", "conversations": turns, "note": {"tags": ["a", 1, None]}, **extra}
 
 
 def rows(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a table that holds its images."""
+    """Return rows of a table that holds its images."""
     return [
         {"id": name, "image": {"bytes": encoded(place), "path": None}, "caption": f"Caption of {name}", "size": [place]}
         for place, name in enumerate(names)
@@ -46,7 +53,7 @@ def rows(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def make_source(folder: Path, kind: str, names: Sequence[str] = NAMES) -> Source:
-    """A source of one of `FORMATS`, in two files where the format can have them."""
+    """Write a source of one of `FORMATS`, in two files where the format can have them."""
     folder.mkdir(parents=True)
     half = len(names) // 2
     if kind == "llava_json":
@@ -75,7 +82,7 @@ def make_source(folder: Path, kind: str, names: Sequence[str] = NAMES) -> Source
 
 
 def write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> Path:
-    """A tar of samples, each a name and its members by their extension."""
+    """Write a tar of samples, each a name and its members by extension."""
     with tarfile.open(path, "w") as tar:
         for name, members in samples:
             for suffix, content in members.items():
@@ -86,7 +93,7 @@ def write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) ->
 
 
 def write_scores(folder: Path, source: Source, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """The finished folder of scores of a source, a part for each of its shards.
+    """Write the finished folder of scores of a source, a part for each of its shards.
 
     Args:
         columns: Values by column in the source's order; `clip_score` at least. Without a score there is an error.
@@ -110,20 +117,52 @@ def write_scores(folder: Path, source: Source, columns: Mapping[str, Sequence[An
         arrays = [pa.array(known.get(column.name, [None] * len(part)), column.type) for column in SCHEMA]
         pq.write_table(pa.table(arrays, schema=SCHEMA), part_path(folder, number))
         start += len(part)
-    manifest = {
-        "complete": True,
-        "shards": len(records),
-        "scorers": [{"name": "tiny", "weights_hash": "0123456789"}],
-        "inputs": {"pairs_hash": source.fingerprint, "fields": asdict(source.columns)},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    fields = DataFields(image=source.columns.image, caption=source.columns.caption, id=source.columns.id)
+    write_manifest(folder, pairs_hash=source.fingerprint, fields=fields)
     return folder
 
 
-def grade(
+def scorer_info(name: str = "tiny", weights_hash: str = "0123456789") -> ScorerInfo:
+    return ScorerInfo(name=name, architecture="CLIPModel", weights_hash=weights_hash, dtype="float32")
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    scorers: Sequence[ScorerInfo] = (scorer_info(),),
+    agreement: Sequence[ScorerAgreement] = (),
+    pairs_hash: str = "abc",
+    fields: DataFields | None = None,
+    counts: ScoreCounts | None = None,
+) -> ScoreManifest:
+    """Write the manifest of the parts of a folder."""
+    parts = sorted(folder.glob("part-*.parquet"))
+    inputs = ScoreInputs(
+        pairs_hash=pairs_hash,
+        fields=fields or DataFields(),
+        images_hash=None,
+        scorers=[scorer.model_dump(exclude={"name"}) for scorer in scorers],
+        columns=score_columns([scorer.name for scorer in scorers[1:]]),
+        long_captions="truncate",
+        shards=len(parts),
+    )
+    manifest = ScoreManifest(
+        inputs=inputs,
+        scorers=list(scorers),
+        shards=len(parts),
+        counts=counts or count_rows(parts),
+        agreement=list(agreement),
+        seconds=1.0,
+        versions={"aligngpt": "0"},
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def write_curated(
     folder: Path, source: Source, scores: Sequence[float | None], num_levels: int = 4, **columns: Sequence[Any]
 ) -> tuple[Path, Path]:
-    """Folders of scores and of levels of a source."""
+    """Write folders of scores and of levels of a source."""
     scored = write_scores(folder / "scores", source, {"clip_score": scores, **columns})
-    write_levels(scored, folder / "levels", num_levels=num_levels)
+    assign_levels(scored, folder / "levels", num_levels=num_levels)
     return scored, folder / "levels"

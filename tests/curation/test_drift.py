@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.drift import drift_report, population_stability_index
+from aligngpt.curation.drift import population_stability_index, report_drift
 
 QUANTILES = {"p50": 0.25}
 
@@ -34,16 +34,16 @@ def test_chance_is_what_samples_of_one_distribution_have_on_average() -> None:
     shares = np.full(8, 1 / 8)
     draws = [[generator.multinomial(count, shares).tolist() for count in (400, 900)] for _ in range(2000)]
     mean = np.mean([population_stability_index(fitted, now) for fitted, now in draws])
-    report = drift_report(draws[0][0], draws[0][1], None, QUANTILES, 0, 0)
+    report = report_drift(draws[0][0], draws[0][1], None, QUANTILES, 0, 0)
     assert report.expected_by_chance == pytest.approx(7 * (1 / 400 + 1 / 900))
     assert mean == pytest.approx(report.expected_by_chance, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("now", "reading"), [([50, 50], "stable"), ([35, 65], "stable"), ([30, 70], "moved"), ([20, 80], "fit anew")]
+    ("now", "reading"), [([50, 50], "stable"), ([35, 65], "stable"), ([30, 70], "moved"), ([20, 80], "refit")]
 )
 def test_how_it_is_read(now: list[int], reading: str) -> None:
-    report = drift_report([50, 50], now, QUANTILES, {"p50": 0.3}, 5, 20)
+    report = report_drift([50, 50], now, QUANTILES, {"p50": 0.3}, 5, 20)
     assert report.reading == reading
     assert (report.fitted_counts, report.counts) == ((50, 50), tuple(now))
     assert (report.fitted_quantiles, report.quantiles) == (QUANTILES, {"p50": 0.3})

@@ -1,4 +1,4 @@
-"""Copies, near copies and captions used again: as a slow comparison of all with all finds them."""
+"""Duplicates, near-duplicates and repeated captions are those of a slow comparison of all with all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.curation import duplicates as data_repeats
-from aligngpt.curation.duplicates import CaptionSample, Copies, ImageSample, NearCopies, Reuse
+from aligngpt.curation import duplicates
+from aligngpt.curation.duplicates import CaptionSample, DuplicateImages, ImageSample, NearDuplicates, RepeatedCaptions
 
 PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "photos" / "images"
 Images = list[tuple[int, int, int]]  # hash of the bytes, hash of the name, perceptual hash
 
 
-def sampled(images: Images, limit: int | None = None, batch: int = 50) -> tuple[Copies, NearCopies]:
+def sampled(images: Images, limit: int | None = None, batch: int = 50) -> tuple[DuplicateImages, NearDuplicates]:
     sample = ImageSample(limit)
     for start in range(0, len(images), batch):
         content, names, perceptual = zip(*images[start : start + batch], strict=True)
@@ -26,19 +26,19 @@ def sampled(images: Images, limit: int | None = None, batch: int = 50) -> tuple[
             np.array(content, np.uint64), np.array(names, np.int64), np.array(perceptual, np.uint64),
             np.array(perceptual) > 0, np.arange(start, start + len(content)),
         )  # fmt: skip
-    return sample.result()
+    return sample.count()
 
 
-def reused(pairs: list[tuple[int, int]], limit: int | None = None) -> Reuse:
+def repeated(pairs: list[tuple[int, int]], limit: int | None = None) -> RepeatedCaptions:
     sample = CaptionSample(limit)
     for start in range(0, len(pairs), 70):
         captions, images = zip(*pairs[start : start + 70], strict=True)
         rows = np.arange(start, start + len(captions))
         sample.add(np.array(captions, np.uint64), np.array(images, np.uint64), rows)
-    return sample.result()
+    return sample.count()
 
 
-def test_copies_are_those_of_a_slow_look() -> None:
+def test_duplicates_are_those_of_a_slow_loop() -> None:
     rng = random.Random(0)
     images = [(rng.randrange(60), rng.randrange(8), 0) for _ in range(200)]
     found, near = sampled(images)
@@ -47,7 +47,7 @@ def test_copies_are_those_of_a_slow_look() -> None:
         names[content].add(name)
     assert (found.every, found.rows, found.images) == (1, 200, len(sizes))
     assert found.shared_rows == sum(size for size in sizes.values() if size > 1)
-    assert found.copied_rows == sum(sizes[content] for content, known in names.items() if len(known) > 1)
+    assert found.duplicate_rows == sum(sizes[content] for content, known in names.items() if len(known) > 1)
     contents = [content for content, *_ in images]
     most = sorted((c for c in names if len(names[c]) > 1), key=lambda c: (-len(names[c]), contents.index(c)))[:8]
     assert [group.count for group in found.groups] == [len(names[content]) for content in most]
@@ -55,12 +55,12 @@ def test_copies_are_those_of_a_slow_look() -> None:
         assert [images[row][0] for row in group.rows] == [content] * len(group.rows)
         assert len({images[row][1] for row in group.rows}) == len(group.rows) == min(3, group.count)
         assert group.rows[0] == contents.index(content)
-    assert near == NearCopies(0, 0, (), True)
+    assert near == NearDuplicates(0, 0, (), True)
 
 
-def test_five_captions_over_one_image_are_no_copies() -> None:
+def test_five_captions_of_one_image_are_no_duplicates() -> None:
     found, _ = sampled([(7, 1, 0)] * 5 + [(8, 2, 0)])
-    assert (found.shared_rows, found.copied_rows, found.groups) == (5, 0, ())
+    assert (found.shared_rows, found.duplicate_rows, found.groups) == (5, 0, ())
 
 
 def clustered(rng: random.Random, clusters: int, members: int) -> list[int]:
@@ -80,9 +80,9 @@ def test_no_near_pair_is_missed(clusters: int, members: int) -> None:
     slow = {
         (bits, one, other)
         for (one, a), (other, b) in combinations(enumerate(values), 2)
-        if (bits := (a ^ b).bit_count()) <= data_repeats.NEAR_BITS
+        if (bits := (a ^ b).bit_count()) <= duplicates.NEAR_BITS
     }
-    twin, found, complete = data_repeats.near_values(np.array(values, np.uint64))
+    twin, found, complete = duplicates.find_near_values(np.array(values, np.uint64))
     assert complete
     assert set(found) == slow
     assert set(np.flatnonzero(twin).tolist()) == {place for _, *pair in slow for place in pair}
@@ -93,17 +93,17 @@ def test_each_distance_up_to_four_bits_is_found_wherever_the_bits_are() -> None:
     for _ in range(200):
         value, bits = rng.getrandbits(64), rng.randrange(1, 7)
         other = value ^ sum(1 << bit for bit in rng.sample(range(64), bits))
-        twin, found, _ = data_repeats.near_values(np.array(sorted((value, other)), np.uint64))
+        twin, found, _ = duplicates.find_near_values(np.array(sorted((value, other)), np.uint64))
         assert found == ([(bits, 0, 1)] if bits <= 4 else []) and twin.all() == (bits <= 4)
 
 
 def test_a_crowd_of_hashes_that_may_be_incomplete_is_said_to_be() -> None:
     crowd = np.arange(1, 2_000, dtype=np.uint64)  # all agree in the upper 53 bits
-    twin, found, complete = data_repeats.near_values(crowd)
+    twin, found, complete = duplicates.find_near_values(crowd)
     assert not complete and len(found) == 2_000 and twin.mean() > 0.99
 
 
-def test_near_copies_are_different_bytes() -> None:
+def test_near_duplicates_have_different_bytes() -> None:
     look = 0x0F0F_1234_5678_9ABC
     images = [(1, 1, look), (1, 2, look), (2, 3, look), (3, 4, look ^ 0b101), (4, 5, look ^ 0xFF), (5, 6, 0)]
     _, near = sampled(images)
@@ -113,19 +113,19 @@ def test_near_copies_are_different_bytes() -> None:
     assert (near.images, near.near, near.pairs) == (1, 0, ())
 
 
-def test_captions_used_again_are_those_of_a_slow_look() -> None:
+def test_repeated_captions_are_those_of_a_slow_loop() -> None:
     rng = random.Random(1)
     pairs = [(int(rng.expovariate(0.05)), rng.randrange(30)) for _ in range(400)]
-    found = reused(pairs)
+    found = repeated(pairs)
     over, sizes = defaultdict(set), Counter(caption for caption, _ in pairs)
     for caption, image in pairs:
         over[caption].add(image)
     several = {caption: len(images) for caption, images in over.items() if len(images) > 1}
-    assert (found.every, found.rows, found.captions, found.reused) == (1, 400, len(over), len(several))
-    assert found.reused_rows == sum(sizes[caption] for caption in several)
-    assert found.doubled_rows == 400 - len(set(pairs))
-    ends = [*data_repeats.SPREAD[1:], 10**9]
-    classes = zip(data_repeats.SPREAD, ends, strict=True)
+    assert (found.every, found.rows, found.captions, found.repeated) == (1, 400, len(over), len(several))
+    assert found.repeated_rows == sum(sizes[caption] for caption in several)
+    assert found.duplicate_pairs == 400 - len(set(pairs))
+    ends = [*duplicates.SPREAD[1:], 10**9]
+    classes = zip(duplicates.SPREAD, ends, strict=True)
     assert found.spread == tuple(sum(first <= n < end for n in several.values()) for first, end in classes)
     assert [group.count for group in found.groups] == sorted(several.values(), reverse=True)[:8]
     for group in found.groups:
@@ -133,13 +133,13 @@ def test_captions_used_again_are_those_of_a_slow_look() -> None:
         assert len({pairs[row][1] for row in group.rows}) == len(group.rows)
 
 
-def test_nothing_seen_is_nothing_found() -> None:
-    copies, near = ImageSample(None).result()
-    assert (copies.rows, copies.groups, near.images) == (0, (), 0)
-    assert CaptionSample(None).result().rows == 0
+def test_an_empty_sample_has_no_duplicates() -> None:
+    images, near = ImageSample(None).count()
+    assert (images.rows, images.groups, near.images) == (0, (), 0)
+    assert CaptionSample(None).count().rows == 0
 
 
-def test_a_sample_has_whole_groups_and_their_share() -> None:
+def test_a_sample_has_whole_groups_and_their_fraction() -> None:
     rng = np.random.default_rng(2)
     contents = rng.permutation(np.repeat(np.arange(40_000), np.where(np.arange(40_000) % 4 == 0, 3, 1)))
     images = [(int(content), row, 0) for row, content in enumerate(contents)]
@@ -149,7 +149,7 @@ def test_a_sample_has_whole_groups_and_their_share() -> None:
     assert 5_000 <= part.rows <= 10_000
     assert part.shared_rows / part.rows == pytest.approx(whole.shared_rows / whole.rows, abs=0.02)
     assert all(group.count == 3 for group in part.groups)
-    captions = reused([(content, row) for row, (content, *_) in enumerate(images[:20_000])], limit=3_000)
+    captions = repeated([(content, row) for row, (content, *_) in enumerate(images[:20_000])], limit=3_000)
     assert captions.every == 8 and captions.rows <= 3_000
 
 
@@ -158,7 +158,7 @@ def test_one_hash_alone_cannot_break_the_bound() -> None:
     assert found.rows == 0 and found.every > 1
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/photos beside the repository")
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/photos next to the repository")
 def test_photographs_stored_again_stay_near_and_others_do_not() -> None:
     import io
 
@@ -176,5 +176,5 @@ def test_photographs_stored_again_stay_near_and_others_do_not() -> None:
     hashes = [hashed(photo) for photo in photos]
     for photo, known in zip(photos, hashes, strict=True):
         for changed in (again(photo, 2, 70), again(photo, 3, 50), again(photo, 1, 30)):
-            assert (hashed(changed) ^ known).bit_count() <= data_repeats.NEAR_BITS
+            assert (hashed(changed) ^ known).bit_count() <= duplicates.NEAR_BITS
     assert min((one ^ other).bit_count() for one, other in combinations(hashes, 2)) > 15

@@ -1,4 +1,4 @@
-"""Levels on ties, constants, few pairs and NaN, against a slow count by hand, and the files they are kept in."""
+"""Levels of ties, constants, few pairs and NaN, compared with a slow count, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
-from aligngpt.curation.levels import LevelBoundaries, read_levels, write_levels
+from aligngpt.curation.levels import LevelBoundaries, assign_levels, read_levels
 from aligngpt.curation.quantiles import ScoreRanking
-from tests.source_files import llava, write_json
+from tests.curation.score_files import scorer_info, write_manifest
 
 NAN = float("nan")
 
@@ -31,7 +31,7 @@ def write_scores(
     second: list[float | None] | None = None,
     parts: int = 2,
 ) -> Path:
-    """A finished folder of scores in several parts, as `score_pairs` leaves it; of two scorers if `second` is given."""
+    """Write a finished folder of scores in several parts, of two scorers if `second` is given."""
     folder.mkdir()
     names = ids or [f"p{number}" for number in range(len(scores))]
     columns: dict[str, Any] = {
@@ -41,16 +41,15 @@ def write_scores(
         "text_truncated": [False] * len(scores),
         "error": pa.array([None if score is not None else "no such file" for score in scores], pa.string()),
     }
-    scorers = [{"name": "tiny", "weights_hash": weights_hash}]
+    scorers = [scorer_info("tiny", weights_hash)]
     if second is not None:
         columns["clip_score_second"] = pa.array(second, pa.float32())
-        scorers.append({"name": "second", "weights_hash": "second-hash"})
+        scorers.append(scorer_info("second", "second-hash"))
     table = pa.table(columns)
     size = -(-len(scores) // parts)
     for number in range(parts):
         pq.write_table(table.slice(number * size, size), folder / f"part-{number:05d}.parquet")
-    manifest = {"complete": True, "shards": parts, "scorers": scorers, "inputs": {"pairs_hash": "abc"}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, scorers=scorers)
     return folder
 
 
@@ -120,7 +119,7 @@ def test_what_is_no_number_is_neither_fitted_nor_given_a_level(strategy: Any) ->
 
 @pytest.mark.parametrize("scores", [[], [NAN], [NAN, float("inf")]])
 def test_no_finite_score_is_an_error(scores: list[float]) -> None:
-    with pytest.raises(ValueError, match=f"none of the {len(scores)} scores is a finite number"):
+    with pytest.raises(ValueError, match=f"none of the {len(scores)} scores is finite"):
         LevelBoundaries.fit(scores)
 
 
@@ -172,9 +171,9 @@ def test_streamed_boundaries_are_those_of_a_slow_count_to_the_bit(kind: str, num
 
 def test_streamed_scores_without_a_finite_one_are_an_error() -> None:
     ranking = ScoreRanking(lambda: [np.array([NAN, NAN], np.float32)])
-    with pytest.raises(ValueError, match="none of the 2 scores is a finite number"):
+    with pytest.raises(ValueError, match="none of the 2 scores is finite"):
         LevelBoundaries.fit_ranking(ranking)
-    with pytest.raises(ValueError, match="none of the 2 scores is a finite number"):
+    with pytest.raises(ValueError, match="none of the 2 scores is finite"):
         LevelBoundaries.given([0.1], ranking)
 
 
@@ -183,11 +182,11 @@ def test_given_boundaries_are_taken_as_they_are() -> None:
     boundaries = LevelBoundaries.given([0.25, 0.75], ranking)
     assert boundaries == LevelBoundaries(3, "given", (0.25, 0.75), 0.125, 0.5)
     assert boundaries.apply([0.125, 0.25, 0.5, 0.75]).tolist() == [1, 2, 2, 3]
-    with pytest.raises(ValueError, match="given boundaries must rise"):
+    with pytest.raises(ValueError, match="given boundaries must ascend"):
         LevelBoundaries.given([0.75, 0.25], ranking)
     with pytest.raises(ValueError, match="num_levels must be an integer from 2 to 64, got 65"):
         LevelBoundaries.given([place / 64 for place in range(64)], ranking)
-    with pytest.raises(ValueError, match="not fitted: the strategy must be"):
+    with pytest.raises(ValueError, match="the strategy of a fit must be"):
         LevelBoundaries.fit([0.1], 2, "given")
 
 
@@ -215,10 +214,10 @@ def test_uniform_boundaries_never_rise_above_the_highest_score() -> None:
         ((True, "quantile", (), 0, 1), "num_levels must be an integer"),
         ((2, "equal", (0.5,), 0, 1), "strategy must be 'quantile', 'uniform' or 'given', got 'equal'"),
         ((3, "quantile", (0.5,), 0, 1), "3 levels have 2 boundaries, got 1"),
-        ((3, "quantile", (0.5, 0.4), 0, 1), "must not fall"),
-        ((2, "quantile", (1.5,), 0, 1), "must not fall"),
+        ((3, "quantile", (0.5, 0.4), 0, 1), "must not descend"),
+        ((2, "quantile", (1.5,), 0, 1), "must not descend"),
         ((2, "quantile", (NAN,), 0, 1), "must be finite"),
-        ((3, "given", (0.4, 0.4), 0, 1), "given boundaries must rise, got 0.4, 0.4"),
+        ((3, "given", (0.4, 0.4), 0, 1), "given boundaries must ascend, got 0.4, 0.4"),
     ],
 )
 def test_impossible_boundaries_are_refused(fields: Any, message: str) -> None:
@@ -227,9 +226,11 @@ def test_impossible_boundaries_are_refused(fields: Any, message: str) -> None:
 
 
 def test_saved_boundaries_are_the_same_after_loading(tmp_path: Path) -> None:
-    boundaries = LevelBoundaries.fit(np.random.default_rng(0).normal(size=99).astype(np.float32), 7)
-    boundaries.save(tmp_path / "levels.json")
-    assert LevelBoundaries.load(tmp_path / "levels.json") == boundaries == LevelBoundaries.load(tmp_path)
+    values = np.random.default_rng(0).normal(size=99).astype(np.float32)
+    assign_levels(write_scores(tmp_path / "scores", values.tolist()), tmp_path / "levels", num_levels=7)
+    expected = LevelBoundaries.fit(values, 7)
+    assert LevelBoundaries.load(tmp_path / "levels" / "levels.json") == expected
+    assert LevelBoundaries.load(tmp_path / "levels") == expected
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"num_levels": 3}', "{"])
@@ -243,7 +244,7 @@ def test_loading_other_files_is_an_error_that_names_them(tmp_path: Path, content
 
 def test_levels_are_written_and_read(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", [0.4, 0.1, None, 0.3, 0.2])
-    summary = write_levels(scores, tmp_path / "levels", num_levels=2)
+    summary = assign_levels(scores, tmp_path / "levels", num_levels=2)
     assert summary.counts == (2, 2) and summary.unscored == 1
     assert summary.mean_score_by_level == pytest.approx((0.15, 0.35))
     assert summary.warnings == ("1 of 5 pairs has no score and hence no level",)
@@ -262,57 +263,57 @@ def test_levels_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_empty_levels_are_reported(tmp_path: Path) -> None:
-    few = write_levels(write_scores(tmp_path / "few", [0.1, 0.2, 0.3]), tmp_path / "levels")
+    few = assign_levels(write_scores(tmp_path / "few", [0.1, 0.2, 0.3]), tmp_path / "levels")
     assert few.counts == (1, 0, 1, 0, 0, 0, 0, 1)
     assert few.mean_score_by_level[1] is None
     (warning,) = few.warnings
-    assert warning == "no pair has level 2, 4, 5, 6, 7 of 8: there are 3 scored pairs only"
-    (warning,) = write_levels(write_scores(tmp_path / "one", [0.1]), tmp_path / "levels", num_levels=2).warnings
-    assert warning == "no pair has level 1 of 2: there is 1 scored pair only"
-    constant = write_levels(write_scores(tmp_path / "constant", [0.5] * 20), tmp_path / "levels")
+    assert warning == "no pair has level 2, 4, 5, 6, 7 of 8: there are only 3 scored pairs"
+    (warning,) = assign_levels(write_scores(tmp_path / "one", [0.1]), tmp_path / "levels-1", num_levels=2).warnings
+    assert warning == "no pair has level 1 of 2: there is only 1 scored pair"
+    constant = assign_levels(write_scores(tmp_path / "constant", [0.5] * 20), tmp_path / "levels-2")
     assert constant.warnings == ("no pair has level 1, 2, 3, 4, 5, 6, 7 of 8: many scores are equal",)
-    uneven = write_levels(
+    uneven = assign_levels(
         write_scores(tmp_path / "uneven", [0.1, 0.9, 0.8]), tmp_path / "l", num_levels=3, strategy="uniform"
     )
-    assert uneven.warnings == ("no pair has level 2 of 3: no score lies there",)
-    assert json.loads((tmp_path / "levels" / "levels.json").read_text())["mean_score_by_level"] == [None] * 7 + [0.5]
+    assert uneven.warnings == ("no pair has level 2 of 3: no score is in its range",)
+    assert json.loads((tmp_path / "levels-2" / "levels.json").read_text())["mean_score_by_level"] == [None] * 7 + [0.5]
 
 
 def test_fitted_boundaries_apply_to_other_scores(tmp_path: Path) -> None:
     old = write_scores(tmp_path / "old", [0.1, 0.2, 0.3, 0.4])
-    write_levels(old, tmp_path / "levels", num_levels=2)
+    assign_levels(old, tmp_path / "levels", num_levels=2)
     new = write_scores(tmp_path / "new", [0.25, 0.35, 0.9])
-    summary = write_levels(new, tmp_path / "new-levels", fitted=tmp_path / "levels" / "levels.json")
+    summary = assign_levels(new, tmp_path / "new-levels", boundaries_from=tmp_path / "levels" / "levels.json")
     assert read_levels(tmp_path / "new-levels") == {"p0": 1, "p1": 2, "p2": 2}
-    assert summary.boundaries == LevelBoundaries.load(tmp_path / "levels")
-    assert summary.warnings == ("1 of 3 scores lies outside the range the boundaries were fitted on",)
+    assert LevelBoundaries.of(summary) == LevelBoundaries.load(tmp_path / "levels")
+    assert summary.warnings == ("1 of 3 scores is outside the range that the boundaries were fitted on",)
     foreign = write_scores(tmp_path / "foreign", [0.25, 0.35], weights_hash="fedcba9876")
-    with pytest.raises(ValueError, match=r"fitted on scores of tiny \(01234567\).*of tiny \(fedcba98\)"):
-        write_levels(foreign, tmp_path / "x", fitted=tmp_path / "levels")
+    with pytest.raises(ValueError, match=r"belongs to the scorer tiny \(01234567\), the scores to tiny \(fedcba98\)"):
+        assign_levels(foreign, tmp_path / "x", boundaries_from=tmp_path / "levels")
     assert not (tmp_path / "x").exists()
 
 
 def test_scores_of_other_pairs_give_boundaries_and_a_drift_report(tmp_path: Path) -> None:
     old = write_scores(tmp_path / "old", [0.1, 0.2, 0.3, 0.4, None])
     new = write_scores(tmp_path / "new", [0.05, 0.35, 0.3, 0.9, 0.45])
-    summary = write_levels(new, tmp_path / "levels", num_levels=2, fit_scores=old)
+    summary = assign_levels(new, tmp_path / "levels", num_levels=2, boundaries_from=old)
     assert read_levels(tmp_path / "levels") == {"p0": 1, "p1": 2, "p2": 2, "p3": 2, "p4": 2}
-    assert summary.boundaries == LevelBoundaries.fit(np.array([0.1, 0.2, 0.3, 0.4], np.float32), 2)
+    assert LevelBoundaries.of(summary) == LevelBoundaries.fit(np.array([0.1, 0.2, 0.3, 0.4], np.float32), 2)
     drift = summary.drift
     assert drift is not None
     assert (drift.fitted_counts, drift.counts, drift.below, drift.above) == ((2, 2), (1, 4), 0.2, 0.4)
     assert drift.population_stability_index == pytest.approx((0.2 - 0.5) * math.log(0.4) + 0.3 * math.log(1.6))
     assert drift.fitted_quantiles is not None
-    assert (drift.fitted_quantiles["p50"], drift.quantiles["p50"]) == pytest.approx((0.3, 0.45))
+    assert (drift.fitted_quantiles["p50"], drift.quantiles["p50"]) == pytest.approx((0.2, 0.35))
     content = json.loads((tmp_path / "levels" / "levels.json").read_text())
     assert content["drift"]["population_stability_index"] == drift.population_stability_index
     assert content["drift"]["fitted_counts"] == [2, 2] and content["counts"] == [1, 4]
     assert content["score_quantiles"] == drift.quantiles
 
-    write_levels(old, tmp_path / "old-levels", num_levels=2)
-    by_file = write_levels(new, tmp_path / "again", fitted=tmp_path / "old-levels")
+    assign_levels(old, tmp_path / "old-levels", num_levels=2)
+    by_file = assign_levels(new, tmp_path / "again", boundaries_from=tmp_path / "old-levels")
     assert by_file.drift == drift, "a levels.json says as much about the fit as the scores it was fitted on"
-    chained = write_levels(old, tmp_path / "chained", fitted=tmp_path / "again")
+    chained = assign_levels(old, tmp_path / "chained", boundaries_from=tmp_path / "again")
     assert chained.drift is not None
     assert chained.drift.fitted_counts == (2, 2), "boundaries passed on are still compared with their own fit"
     assert chained.drift.population_stability_index == 0
@@ -320,38 +321,38 @@ def test_scores_of_other_pairs_give_boundaries_and_a_drift_report(tmp_path: Path
 
 def test_scores_of_another_scorer_are_not_fitted_on(tmp_path: Path) -> None:
     ours, foreign = write_scores(tmp_path / "ours", [0.1, 0.2]), write_scores(tmp_path / "foreign", [0.1], "fedcba9876")
-    with pytest.raises(ValueError, match=r"foreign holds scores of tiny \(fedcba98\), these scores are of tiny"):
-        write_levels(ours, tmp_path / "levels", fit_scores=foreign)
+    with pytest.raises(ValueError, match=r"foreign belongs to the scorer tiny \(fedcba98\), the scores to tiny"):
+        assign_levels(ours, tmp_path / "levels", boundaries_from=foreign)
     assert not (tmp_path / "levels").exists()
 
 
 def test_the_scores_of_a_second_scorer_are_cut_by_name(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", [0.1, 0.2, 0.3, 0.4], second=[0.4, 0.3, None, 0.1])
-    summary = write_levels(scores, tmp_path / "levels", num_levels=2, scorer="second")
+    summary = assign_levels(scores, tmp_path / "levels", num_levels=2, scorer="second")
     assert read_levels(tmp_path / "levels") == {"p0": 2, "p1": 1, "p3": 1}
     assert summary.counts == (2, 1)
     assert json.loads((tmp_path / "levels" / "levels.json").read_text())["scorer"]["name"] == "second"
     first = write_scores(tmp_path / "first", [0.4, 0.3], weights_hash="second-hash")
-    fitted = write_levels(first, tmp_path / "l", num_levels=2, fit_scores=scores)
+    fitted = assign_levels(first, tmp_path / "l", num_levels=2, boundaries_from=scores)
     assert fitted.boundaries == summary.boundaries, "the same weights are found whatever their place and name"
-    with pytest.raises(ValueError, match="no scores of 'third' here: expected one of tiny, second"):
-        write_levels(scores, tmp_path / "levels", scorer="third")
+    with pytest.raises(ValueError, match="no scores of 'third'; choose one of tiny, second"):
+        assign_levels(scores, tmp_path / "levels", scorer="third")
 
 
 def test_given_boundaries_cut_the_scores(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", [0.1, 0.26, 0.3, 0.9])
-    summary = write_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.5, 0.95])
+    summary = assign_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.5, 0.95])
     assert summary.counts == (1, 2, 1, 0) and summary.drift is None
-    assert LevelBoundaries.load(tmp_path / "levels") == summary.boundaries
-    assert summary.boundaries.strategy == "given"
+    assert LevelBoundaries.load(tmp_path / "levels") == LevelBoundaries.of(summary)
+    assert summary.strategy == "given"
 
 
 def test_levels_are_the_same_however_the_scores_are_cut_into_files(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     scores = generator.normal(0.25, 0.05, 500).round(3).tolist()
-    one = write_levels(write_scores(tmp_path / "one", scores, parts=1), tmp_path / "levels-1")
-    many = write_levels(write_scores(tmp_path / "many", scores, parts=9), tmp_path / "levels-9")
-    assert one.boundaries == many.boundaries == LevelBoundaries.fit(np.array(scores, np.float32))
+    one = assign_levels(write_scores(tmp_path / "one", scores, parts=1), tmp_path / "levels-1")
+    many = assign_levels(write_scores(tmp_path / "many", scores, parts=9), tmp_path / "levels-9")
+    assert LevelBoundaries.of(one) == LevelBoundaries.of(many) == LevelBoundaries.fit(np.array(scores, np.float32))
     assert one.counts == many.counts
     assert read_levels(tmp_path / "levels-1") == read_levels(tmp_path / "levels-9")
     order = pq.read_table(tmp_path / "levels-9" / "levels.parquet")["id"].to_pylist()
@@ -360,25 +361,38 @@ def test_levels_are_the_same_however_the_scores_are_cut_into_files(tmp_path: Pat
 
 def test_nothing_scored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 2 scores"):
-        write_levels(write_scores(tmp_path / "scores", [None, None]), tmp_path / "levels")
+        assign_levels(write_scores(tmp_path / "scores", [None, None]), tmp_path / "levels")
     with pytest.raises(FileNotFoundError, match="aligngpt score"):
-        write_levels(tmp_path / "nowhere", tmp_path / "levels")
+        assign_levels(tmp_path / "nowhere", tmp_path / "levels")
     with pytest.raises(FileNotFoundError, match="aligngpt level"):
         read_levels(tmp_path / "levels")
 
 
-def test_pairs_are_written_with_their_levels(tmp_path: Path) -> None:
-    # p2 has no score; p0 stands there again, as the error row of a record with a duplicate id
-    scores = write_scores(tmp_path / "scores", [0.1, 0.2, None, None], ids=["p0", "p1", "p2", "p0"])
-    write_json(tmp_path, [llava(number, alignment_level=7) for number in range(4)])
-    target = tmp_path / "leveled.json"
-    summary = write_levels(scores, tmp_path / "l", num_levels=2, write_pairs=(tmp_path / "pairs.json", target))
-    leveled = json.loads(target.read_text())
-    assert leveled == [llava(0, alignment_level=1), llava(1, alignment_level=2)]
-    assert summary.warnings[-1] == f"2 of 4 pairs have no level and are not in {target}"
-    other = write_json(tmp_path, [llava(9)], "other.json")
-    with pytest.raises(ValueError, match="none of its 1 pairs was scored"):
-        write_levels(scores, tmp_path / "l", num_levels=2, write_pairs=(other, target))
+def test_levels_of_other_settings_or_scores_are_not_overwritten(tmp_path: Path) -> None:
+    scores, output = write_scores(tmp_path / "scores", [0.4, 0.1, 0.3, 0.2]), tmp_path / "levels"
+    first = assign_levels(scores, output, num_levels=2)
+    with pytest.raises(
+        ValueError, match=r"belongs to another run: its settings\.num_levels is 2, not 4; choose another"
+    ):
+        assign_levels(scores, output, num_levels=4)
+    others = write_scores(tmp_path / "others", [0.5, 0.1])
+    with pytest.raises(ValueError, match="its scores_hash is"):
+        assign_levels(others, output, num_levels=2)
+    assert LevelBoundaries.load(output) == LevelBoundaries.of(first)
+    with pytest.raises(ValueError, match=r"exists and has no levels\.json"):
+        assign_levels(scores, others)
+
+
+def test_the_same_levels_are_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, output = write_scores(tmp_path / "scores", [0.4, 0.1, 0.3, 0.2]), tmp_path / "levels"
+    first = assign_levels(scores, output, num_levels=2)
+    content = {path.name: path.read_bytes() for path in output.iterdir()}
+    (scores / "part-00000.parquet").touch()  # read again, found to be the same
+    assert assign_levels(scores, output, num_levels=2).scores_hash == first.scores_hash
+    assert (output / "levels.parquet").read_bytes() == content["levels.parquet"]
+    monkeypatch.setattr("aligngpt.curation.levels.hash_folder", None)
+    monkeypatch.setattr("aligngpt.curation.levels.iter_scores", None)
+    assert assign_levels(scores, output, num_levels=2).counts == (2, 2), "neither hashed nor read"
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -389,23 +403,24 @@ def level(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["level", *map(str, arguments)], prog_name="aligngpt")
 
 
-def test_the_command_fits_on_one_folder_applies_to_another_and_prints_the_drift(tmp_path: Path) -> None:
+def test_the_command_uses_boundaries_of_other_scores_and_prints_the_drift(tmp_path: Path) -> None:
     old = write_scores(tmp_path / "old", [0.1, 0.2, 0.3, 0.4])
     new = write_scores(tmp_path / "new", [0.05, 0.35, 0.3, 0.9, 0.45])
-    arguments = ("--fit", old, "--apply", new, "--output", tmp_path / "levels", "--num-levels", 2)
+    arguments = ("--scores", new, "--boundaries-from", old, "--output", tmp_path / "levels", "--num-levels", 2)
     done = level(*arguments)
     assert done.exit_code == 0, done.output
-    assert "Drift: fit anew" in done.stdout
+    assert "Drift: refit" in done.stdout
     printed = [[part.strip() for part in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
     for row in (
         ["population stability index", "-", "0.416"],
-        ["share of level 1", "0.500", "0.200"],
-        ["score p50", "0.300", "0.450"],
+        ["fraction in level 1", "0.500", "0.200"],
+        ["score p50", "0.200", "0.350"],
         ["below the fitted range", "0.000", "0.200"],
         ["above the fitted range", "0.000", "0.400"],
     ):
         assert row in printed
-    assert "3 of 5 scores lie outside the range" in done.stderr
+    assert "3 of 5 scores are outside the range" in done.stderr
+    assert f"Next: aligngpt pretrain --levels {tmp_path / 'levels'}" in done.stdout
     assert json.loads(level(*arguments, "--json").stdout)["drift"]["fitted_counts"] == [2, 2]
 
 
@@ -419,16 +434,13 @@ def test_the_command_cuts_at_given_boundaries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--fit F", "--fit and --apply go together"),
-        ("--apply F", "--fit and --apply go together"),
-        ("--scores F --fit F --apply F", "stand in the place of --scores"),
-        ("--scores F --fit F", "--fit and --apply go together"),
-        ("--fit F --apply F --fitted J", "boundaries come from --fitted, or from --boundaries or --fit"),
-        ("--scores F --fitted J --boundaries 0.1", "boundaries come from --fitted, or from --boundaries or --fit"),
-        ("--scores F --boundaries 0.1 --num-levels 2", "follow from --boundaries"),
-        ("--scores F --boundaries 0.2,0.1", "boundaries must rise, got 0.2,0.1"),
-        ("--scores F --boundaries 0.1,nan", "boundaries must rise"),
-        ("--scores F --boundaries 0.1,x", "is no list of numbers"),
+        ("--scores F --boundaries-from J --boundaries 0.1", "boundaries cannot be combined with"),
+        ("--scores F --boundaries-from J --num-levels 2", "num_levels and strategy are those of"),
+        ("--scores F --boundaries-from J --strategy uniform", "num_levels and strategy are those of"),
+        ("--scores F --boundaries 0.1 --num-levels 2", "boundaries cannot be combined with"),
+        ("--scores F --boundaries 0.2,0.1", "expected ascending numbers such as 0.2,0.25,0.3, got '0.2,0.1'"),
+        ("--scores F --boundaries 0.1,nan", "expected ascending numbers"),
+        ("--scores F --boundaries 0.1,x", "expected ascending numbers"),
     ],
 )
 def test_boundaries_come_from_one_place(tmp_path: Path, arguments: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Each kind of defect by hand, and those that compare rows against slow loops."""
+"""Each quality issue by hand; those that compare rows, compared with slow loops."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation import quality_issues as defects
-from aligngpt.curation.filters import DEFECTS, Defect
-from aligngpt.curation.quality_issues import defect_mask
+from aligngpt.curation import duplicates
+from aligngpt.curation.filters import QUALITY_ISSUES, QualityIssue
 from aligngpt.curation.scoring.store import iter_scores
 from tests.curation.score_files import make_source, write_scores
 
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Any:
-    """Make a folder of scores with the columns given, of a source of JSON Lines."""
+    """Write a folder of scores with these columns, of a source of JSON Lines."""
 
     def make(**columns: list[Any]) -> Path:
         names = [f"p{number}" for number in range(len(columns["clip_score"]))]
@@ -27,9 +26,9 @@ def scored(tmp_path: Path) -> Any:
     return make
 
 
-def found(folder: Path, defect: str, boundaries: tuple[float, ...] = ()) -> list[int]:
-    """Places of the rows that have a defect, looked for batch by batch."""
-    mask = defect_mask(Defect.parse(defect), folder, "clip_score", boundaries)
+def find(folder: Path, issue: str, boundaries: tuple[float, ...] = ()) -> list[int]:
+    """Return the numbers of the rows that have an issue, found batch by batch."""
+    mask = QualityIssue.parse(issue).prepare(folder, "clip_score", boundaries)
     places: list[int] = []
     start = 0
     for batch in iter_scores(folder, ["text_truncated", "error", "clip_score"]):
@@ -40,12 +39,12 @@ def found(folder: Path, defect: str, boundaries: tuple[float, ...] = ()) -> list
     return places
 
 
-def test_what_a_row_tells_by_itself(scored: Any) -> None:
+def test_issues_of_a_row_alone(scored: Any) -> None:
     folder = scored(clip_score=[0.1, None, 0.3, 0.25, 0.2499, 0.2], text_truncated=[True] + [False] * 4 + [True])
-    assert found(folder, "truncated_caption") == [0, 5]
-    assert found(folder, "error") == [1]
-    assert found(folder, "boundary", (0.25, 0.305)) == [3, 4]
-    assert found(folder, "boundary:0.01", (0.25, 0.305)) == [2, 3, 4]
+    assert find(folder, "truncated_caption") == [0, 5]
+    assert find(folder, "error") == [1]
+    assert find(folder, "boundary", (0.25, 0.305)) == [3, 4]
+    assert find(folder, "boundary:0.01", (0.25, 0.305)) == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -54,31 +53,31 @@ def test_what_a_row_tells_by_itself(scored: Any) -> None:
 def test_mismatches_are_the_lowest_scores_and_ties_stay_together(scored: Any, percent: str, places: list[int]) -> None:
     # 0.1 < 0.2 < 0.3 = 0.3 < 0.4: of 60 percent, three of five, the two that tie would be parted
     folder = scored(clip_score=[0.1, None, 0.3, 0.2, 0.4, 0.3])
-    assert found(folder, f"mismatch{percent}") == places
+    assert find(folder, f"mismatch{percent}") == places
 
 
 def test_all_scores_are_the_lowest_hundred_percent(scored: Any) -> None:
-    assert found(scored(clip_score=[0.1, None, 0.3]), "mismatch:100") == [0, 2]
+    assert find(scored(clip_score=[0.1, None, 0.3]), "mismatch:100") == [0, 2]
 
 
 def test_of_one_image_the_best_scored_record_is_no_duplicate(scored: Any) -> None:
     folder = scored(clip_score=[0.1, 0.3, 0.3, 0.2, None, 0.5, 0.1], image_hash=[7, 7, 7, 8, 8, None, None])
-    assert found(folder, "duplicate_image") == [0, 2, 4]
+    assert find(folder, "duplicate_image") == [0, 2, 4]
 
 
 def test_of_one_pair_the_first_record_is_no_duplicate(scored: Any) -> None:
     folder = scored(clip_score=[0.1] * 6, image_hash=[7, 7, 7, 8, 7, None], caption_hash=[1, 2, 1, 1, 2, 1])
-    assert found(folder, "duplicate_pair") == [2, 4]
+    assert find(folder, "duplicate_pair") == [2, 4]
 
 
 def test_a_caption_is_reused_where_its_images_differ(scored: Any) -> None:
     folder = scored(clip_score=[0.1] * 8, image_hash=[1, 2, 3, 1, 1, 4, 5, None], caption_hash=[9, 9, 9, 8, 8, 7, 7, 7])
-    assert found(folder, "reused_caption") == [0, 1, 2, 5, 6], "8 stands twice with one image_hash"
-    assert found(folder, "reused_caption:3") == [0, 1, 2]
+    assert find(folder, "reused_caption") == [0, 1, 2, 5, 6], "8 stands twice with one image_hash"
+    assert find(folder, "reused_caption:3") == [0, 1, 2]
 
 
-def repeats_by_hand(rows: list[tuple[float | None, int | None, int | None]]) -> dict[str, list[int]]:
-    """Places of rows (score, image_hash, caption) that repeat others, each compared with all."""
+def duplicates_by_hand(rows: list[tuple[float | None, int | None, int | None]]) -> dict[str, list[int]]:
+    """Return the numbers of rows (score, image_hash, caption) that repeat others, each compared with all."""
     image, pair, caption = [], [], []
     for place, (score, image_hash, text) in enumerate(rows):
         value = -9 if score is None else score
@@ -96,8 +95,8 @@ def repeats_by_hand(rows: list[tuple[float | None, int | None, int | None]]) -> 
 
 
 @pytest.mark.parametrize("at_once", [4, 1 << 22])
-def test_repeats_are_those_of_comparing_all_rows(scored: Any, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(defects, "_ROWS_AT_ONCE", at_once)
+def test_duplicates_are_those_of_comparing_all_rows(scored: Any, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(duplicates, "LIMIT", at_once)
     generator = np.random.default_rng(at_once)
     hashes = [*generator.integers(0, 2**64, 9, dtype=np.uint64).tolist(), None]
     rows = [
@@ -110,29 +109,29 @@ def test_repeats_are_those_of_comparing_all_rows(scored: Any, monkeypatch: pytes
     ]
     score, image_hash, caption = (list(column) for column in zip(*rows, strict=True))
     folder = scored(clip_score=score, image_hash=image_hash, caption_hash=caption)
-    for name, places in repeats_by_hand(rows).items():
+    for name, places in duplicates_by_hand(rows).items():
         assert 0 < len(places) < 60
-        assert found(folder, name) == places, name
+        assert find(folder, name) == places, name
 
 
-def test_defects_are_read_and_written() -> None:
-    for name in DEFECTS:
-        assert Defect.parse(str(Defect(name))) == Defect(name)
-    assert Defect("mismatch").value == 1 and str(Defect.parse("mismatch:2.5")) == "mismatch:2.5"
+def test_issues_are_parsed_and_formatted() -> None:
+    for name in QUALITY_ISSUES:
+        assert QualityIssue.parse(str(QualityIssue(name))) == QualityIssue(name)
+    assert QualityIssue("mismatch").value == 1 and str(QualityIssue.parse("mismatch:2.5")) == "mismatch:2.5"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("blurred", "no defect 'blurred': expected one of error, truncated_caption"),
+        ("blurred", "'blurred' is not a quality issue; choose one of error, truncated_caption"),
         ("error:1", "error takes no number, got 1"),
-        ("mismatch:101", "the number of mismatch must be within 0 to 100, got 101"),
-        ("mismatch:nan", "must be within"),
-        ("reused_caption:1", "must be within 2"),
-        ("mismatch:x", "'mismatch:x': expected a number behind the colon"),
-        ("mismatch:", "expected a number behind the colon"),
+        ("mismatch:101", "the number of mismatch must be from 0 to 100, got 101"),
+        ("mismatch:nan", "must be from"),
+        ("reused_caption:1", "must be from 2"),
+        ("mismatch:x", "'mismatch:x': 'x' after the colon is not a number"),
+        ("mismatch:", "after the colon is not a number"),
     ],
 )
-def test_other_defects_are_refused(text: str, message: str) -> None:
+def test_other_issues_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Defect.parse(text)
+        QualityIssue.parse(text)

@@ -15,7 +15,7 @@ EDGE_CASES = np.array([-HUGE, -1, -0.25, -TINY, 0.0, TINY, 0.1, np.nextafter(np.
 
 
 def stream_of(scores: np.ndarray, size: int = 7) -> ScoreStream:
-    """The scores in batches of `size`, from their beginning each time it is called."""
+    """Return a stream of the scores in batches of `size`."""
 
     def batches() -> Iterator[np.ndarray]:
         for start in range(0, len(scores), size):
@@ -24,7 +24,7 @@ def stream_of(scores: np.ndarray, size: int = 7) -> ScoreStream:
     return batches
 
 
-def test_keys_rise_with_the_scores_and_lead_back_to_them() -> None:
+def test_keys_have_the_order_of_the_scores_and_can_be_inverted() -> None:
     keys = order_keys(EDGE_CASES)
     assert keys.dtype == np.uint32
     assert (np.diff(keys.astype(np.int64)) > 0).all()
@@ -38,7 +38,7 @@ def test_both_zeros_have_one_key() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_every_place_is_that_of_sorting(seed: int) -> None:
+def test_every_rank_is_that_of_sorting(seed: int) -> None:
     generator = np.random.default_rng(seed)
     # Few distinct values of every size for ties, and many that differ in the low bits of one bucket alone.
     close = np.float32(0.25) + generator.integers(0, 200, 60).astype(np.float32) * np.float32(2**-25)
@@ -51,7 +51,7 @@ def test_every_place_is_that_of_sorting(seed: int) -> None:
     assert ranking.at([149, 0, 75, 75]).tobytes() == np.sort(scores)[[149, 0, 75, 75]].tobytes()
 
 
-def test_the_stream_is_read_once_to_count_and_once_for_any_number_of_places() -> None:
+def test_the_stream_is_read_once_to_count_and_once_for_any_number_of_ranks() -> None:
     reads: list[int] = []
 
     def batches() -> Iterator[np.ndarray]:
@@ -64,23 +64,25 @@ def test_the_stream_is_read_once_to_count_and_once_for_any_number_of_places() ->
     assert len(reads) == 2
 
 
-def test_percentiles_stand_at_the_places_of_levels() -> None:
+def test_percentiles_are_those_of_the_inverted_cdf() -> None:
     scores = np.random.default_rng(0).permutation(200).astype(np.float32)
     percentiles = ScoreRanking(stream_of(scores)).percentiles()
-    assert percentiles == {"p1": 2, "p5": 10, "p25": 50, "p50": 100, "p75": 150, "p95": 190, "p99": 198}
+    assert percentiles == {"p1": 1, "p5": 9, "p25": 49, "p50": 99, "p75": 149, "p95": 189, "p99": 197}
+    expected = np.percentile(scores, [1, 5, 25, 50, 75, 95, 99], method="inverted_cdf")
+    assert list(percentiles.values()) == expected.tolist()
     assert set(ScoreRanking(stream_of(scores[:1])).percentiles().values()) == {scores[0]}
 
 
-def test_places_beyond_the_scores_are_refused() -> None:
+def test_ranks_beyond_the_scores_are_refused() -> None:
     ranking = ScoreRanking(stream_of(EDGE_CASES))
     assert ranking.at([]).tolist() == []
-    with pytest.raises(ValueError, match="places must be within 0 to 9, got 3 to 10"):
+    with pytest.raises(ValueError, match="ranks must be within 0 to 9, got 3 to 10"):
         ranking.at([3, 10])
     with pytest.raises(ValueError, match="got -1 to 0"):
         ranking.at([-1, 0])
 
 
-def test_a_stream_without_a_finite_score_has_no_places() -> None:
+def test_a_stream_without_a_finite_score_has_no_ranks() -> None:
     assert ScoreRanking(stream_of(np.zeros(0, np.float32))).count == 0
     ranking = ScoreRanking(stream_of(np.array([np.nan], np.float32)))
     assert (ranking.rows, ranking.count) == (1, 0)

@@ -1,22 +1,21 @@
-"""What lies behind the scorers' agreement: the manifest's figures, and levels and pairs of the same rows."""
+"""Agreement of scorers: the metrics of the manifest, and levels and examples of the same rows."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aligngpt.curation.scorer_agreement import NUM_LEVELS, Agreement, agreements
-from aligngpt.curation.scoring.store import read_manifest
+from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails, compare, compare_all, describe_agreements
+from aligngpt.curation.scoring.store import PartWriter, part_metadata, part_path, read_manifest, score_schema
 from tests.reporting.score_folders import rows_table, synthetic, write_scores
 
 
-def compared(folder: Path, table: Any, column: str = "clip_score") -> Agreement:
+def compared(folder: Path, table: Any, column: str = "clip_score") -> AgreementDetails:
     write_scores(folder, table, part=700)
-    (found,) = agreements(folder, read_manifest(folder), column)
+    (found,) = describe_agreements(folder, read_manifest(folder), column)
     return found
 
 
@@ -39,19 +38,17 @@ def test_levels_and_pairs_are_those_of_the_ranks(tmp_path: Path) -> None:
     assert known[int(np.argmax(y - x))] in found.other_higher
 
 
-def test_the_figures_are_the_manifest_s_and_the_levels_fit_them(tmp_path: Path) -> None:
+def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
     found = compared(tmp_path / "scores", synthetic(3_000))
-    (told,) = read_manifest(tmp_path / "scores")["agreement"]
+    (summary,) = read_manifest(tmp_path / "scores").agreement
     assert (found.pairs, found.spearman, found.equal_levels) == (
-        told["pairs"], told["spearman"], told["equal_levels"]
+        summary.pairs, summary.spearman, summary.equal_levels
     )  # fmt: skip
-    assert np.trace(found.matrix) / found.matrix.sum() == pytest.approx(told["equal_levels"], abs=1e-6)
+    assert np.trace(found.matrix) / found.matrix.sum() == pytest.approx(summary.equal_levels, abs=1e-6)
 
 
-def test_of_very_many_pairs_the_same_are_looked_at_as_for_the_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aligngpt.curation.scorer_ranks.MOST_PAIRS", 600)
+def test_large_inputs_are_sampled_as_for_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aligngpt.curation.scorer_agreement.MAX_PAIRS", 600)
     found = compared(tmp_path / "scores", both([(place / 2_000, abs(place - 999) / 2_000) for place in range(2_000)]))
     assert (found.pairs, found.every, found.matrix.sum()) == (500, 4, 500)
     assert found.other_higher[0] == 0 and all(row % 4 == 0 for row in (*found.first_higher, *found.other_higher))
@@ -81,9 +78,9 @@ def test_the_same_order_on_another_scale_agrees_in_all(tmp_path: Path) -> None:
 def test_scorers_that_cannot_be_compared(tmp_path: Path) -> None:
     assert compared(tmp_path / "flat", both([(place / 10, 0.5) for place in range(5)])).spearman is None
     apart = write_scores(tmp_path / "apart", both([(0.5, None), (None, 0.5)]))
-    assert agreements(apart, read_manifest(apart), "clip_score") == ()
+    assert describe_agreements(apart, read_manifest(apart), "clip_score") == ()
     alone = write_scores(tmp_path / "alone", rows_table([{"clip_score": 0.5}]))
-    assert agreements(alone, read_manifest(alone), "clip_score") == ()
+    assert describe_agreements(alone, read_manifest(alone), "clip_score") == ()
 
 
 def test_of_three_scorers_each_is_compared_with_the_first(tmp_path: Path) -> None:
@@ -91,13 +88,57 @@ def test_of_three_scorers_each_is_compared_with_the_first(tmp_path: Path) -> Non
     table = table.append_column("clip_score_c", table["clip_score"].cast("float32"))
     write_scores(tmp_path / "scores", table)
     manifest = read_manifest(tmp_path / "scores")
-    (told,) = manifest["agreement"]
-    manifest["scorers"].append(manifest["scorers"][0] | {"name": "c"})
-    manifest["agreement"] += [
-        told | {"scorers": ["clip-a", "c"], "pairs": 0, "spearman": None},
-        told | {"scorers": ["clip-b", "c"], "spearman": 0.25},
+    (summary,) = manifest.agreement
+    agreement = [
+        summary,
+        summary.model_copy(update={"scorers": ("clip-a", "c"), "pairs": 0, "spearman": None}),
+        summary.model_copy(update={"scorers": ("clip-b", "c"), "spearman": 0.25}),
     ]
-    (tmp_path / "scores" / "manifest.json").write_text(json.dumps(manifest))
-    found = agreements(tmp_path / "scores", manifest, "clip_score_clip-b")
+    scorers = [*manifest.scorers, manifest.scorers[0].model_copy(update={"name": "c"})]
+    manifest = manifest.model_copy(update={"scorers": scorers, "agreement": agreement})
+    manifest.write(tmp_path / "scores")
+    found = describe_agreements(tmp_path / "scores", manifest, "clip_score_clip-b")
     assert [(one.column, one.spearman) for one in found] == [("clip_score", 1), ("clip_score_c", 0.25)]
-    assert [one.column for one in agreements(tmp_path / "scores", manifest, "clip_score")] == ["clip_score_clip-b"]
+    assert [one.column for one in describe_agreements(tmp_path / "scores", manifest, "clip_score")] == [
+        "clip_score_clip-b"
+    ]
+
+
+def metrics(left: np.ndarray, right: np.ndarray) -> tuple[int, float | None, float | None]:
+    summary = compare(left, right, ("a", "b"))
+    return summary.pairs, summary.spearman, summary.equal_levels
+
+
+def test_agreement_of_two_scorers() -> None:
+    first = np.arange(16, dtype=np.float32)
+    assert metrics(first, first**3) == (16, 1.0, 1.0)
+    assert metrics(first, -first) == (16, -1.0, 0.0)
+    swapped = first.copy()
+    swapped[[0, 2]] = swapped[[2, 0]]  # over the boundary of the first two levels: 1 - 6 * 8 / (16 * 255)
+    assert metrics(first, swapped) == (16, 0.988235, 0.875)
+    ties = np.array([0, 0, 1], np.float32)  # ranks 1.5, 1.5, 3 against 1, 2, 3
+    assert metrics(ties, first[:3])[1] == pytest.approx(0.866025)
+    gaps = np.where(first == 3, np.nan, first)
+    assert metrics(first, gaps)[0] == 15
+    assert metrics(first, np.ones(16, np.float32))[1] is None
+    assert metrics(first, first * np.nan) == (0, None, None)
+
+
+@pytest.mark.parametrize("most", [1_000_000, 8, 1])
+def test_agreement_is_sampled_evenly_over_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("aligngpt.curation.scorer_agreement.MAX_PAIRS", most)
+    schema = score_schema(["b"])
+    for number in range(3):
+        scores = [score / 100 for score in range(10 * number, 10 * number + 10)]
+        columns: dict[str, Any] = {name: [None] * 10 for name in schema.names}
+        columns |= {"id": list("abcdefghij"), "text_truncated": [False] * 10, "clip_score": scores}
+        columns["clip_score_b"] = [-score for score in scores]
+        writer = PartWriter(part_path(tmp_path, number), schema, part_metadata({}, str(number)))
+        writer.write(columns)
+        writer.close()
+    parts = [part_path(tmp_path, number) for number in range(3)]
+    (found,) = compare_all(parts, ["clip_score", "clip_score_b"], ["a", "b"])
+    assert found.scorers == ("a", "b")
+    assert found.pairs == {1_000_000: 30, 8: 8, 1: 1}[most]
+    assert found.spearman == (None if most == 1 else -1)
+    assert compare_all(parts, ["clip_score"], ["a"]) == []

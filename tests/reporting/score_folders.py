@@ -11,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aligngpt.curation.artifacts import LevelSettings, LevelsSummary, ScorerInfo
 from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.curation.scorer_ranks import agreements
-from aligngpt.curation.scoring.store import ScoreCounts, score_columns
+from aligngpt.curation.scorer_agreement import compare_all
+from aligngpt.curation.scoring.store import score_columns
 from aligngpt.data.sources import open_source
+from tests.curation.score_files import write_manifest
 from tests.tiny import make_image
 
 SCORERS = (
-    {"name": "clip-a", "class": "CLIPModel", "weights_hash": "a" * 64, "dtype": "float32"},
-    {"name": "clip-b", "class": "SiglipModel", "weights_hash": "b" * 64, "dtype": "float32"},
+    ScorerInfo(name="clip-a", architecture="CLIPModel", weights_hash="a" * 64, dtype="float32"),
+    ScorerInfo(name="clip-b", architecture="SiglipModel", weights_hash="b" * 64, dtype="float32"),
 )
 KINDS: dict[str, pa.DataType] = {
     "id": pa.string(), "image": pa.string(), "clip_score": pa.float32(), "clip_score_clip-b": pa.float32(),
@@ -96,27 +98,16 @@ def write_scores(
     for start in range(0, max(1, table.num_rows), part):
         parts.append(folder / f"part-{len(parts):05d}.parquet")
         pq.write_table(table.slice(start, part), parts[-1])
-    counts = ScoreCounts()
-    for path in parts:
-        counts.add(path)
-    scorers = list(SCORERS[: 1 + ("clip_score_clip-b" in table.column_names)])
-    names = [scorer["name"] for scorer in scorers]
-    manifest = {
-        "inputs": {
-            "pairs_hash": "c" * 64 if pairs is None else open_source(pairs).fingerprint,
-            "fields": {"image": None, "caption": None, "id": None},
-            "long_captions": long_captions,
-            "shards": len(parts),
-        },
-        "scorers": scorers,
-        "counts": counts.as_dict(),
-        "agreement": agreements(parts, score_columns(names[1:]), names),
-        "versions": {"aligngpt": "0.1.0", "torch": "2.13.0"},
-        "complete": True,
-        "seconds": 12.5,
-        "shards": len(parts),
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    scorers = SCORERS[: 1 + ("clip_score_clip-b" in table.column_names)]
+    names = [scorer.name for scorer in scorers]
+    manifest = write_manifest(
+        folder,
+        scorers=scorers,
+        agreement=compare_all(parts, score_columns(names[1:]), names),
+        pairs_hash="c" * 64 if pairs is None else open_source(pairs).fingerprint,
+    )
+    inputs = manifest.inputs.model_copy(update={"long_captions": long_captions})
+    manifest.model_copy(update={"inputs": inputs}).write(folder)
     return folder
 
 
@@ -124,9 +115,28 @@ def write_levels(folder: Path, table: pa.Table, num_levels: int = 8, scorer: int
     """Write the `levels.json` of a table of scores, equally full levels of one of its scorers."""
     column = "clip_score" if scorer == 0 else "clip_score_clip-b"
     scores = [math.nan if score is None else score for score in table[column].to_pylist()]
-    content = LevelBoundaries.fit(scores, num_levels).as_dict() | {"scorer": SCORERS[scorer]}
+    fitted = LevelBoundaries.fit(scores, num_levels)
+    levels = fitted.apply(scores)
     folder.mkdir(parents=True)
-    (folder / "levels.json").write_text(json.dumps(content))
+    LevelsSummary(
+        num_levels=num_levels,
+        strategy=fitted.strategy,
+        boundaries=fitted.boundaries,
+        minimum=fitted.minimum,
+        maximum=fitted.maximum,
+        counts=tuple(np.bincount(levels, minlength=num_levels + 1)[1:].tolist()),
+        mean_score_by_level=(None,) * num_levels,
+        score_quantiles={},
+        unscored=int((levels == 0).sum()),
+        drift=None,
+        warnings=(),
+        scorer=SCORERS[scorer],
+        pairs_hash="c" * 64,
+        scores_hash="d" * 64,
+        settings=LevelSettings(num_levels=num_levels, strategy="quantile", boundaries=None, boundaries_from=None),
+        snapshot="",
+        versions={},
+    ).write(folder)
     return folder
 
 

@@ -1,329 +1,344 @@
-"""`score` and `level`: pairs to CLIP scores, scores to alignment levels."""
+"""`score`, `level` and `filter`: pairs to CLIP scores, scores to alignment levels, pairs filtered by both."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import plain, print_json, print_table, print_warnings, results_alone
-from aligngpt.cli.params import FILE, FOLDER, MODEL, NEW_FILE, NEW_FOLDER, SHARD, json_option, strict_option
+from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table, print_warnings
+from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, SHARD, json_option, strict_option
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
 if TYPE_CHECKING:
-    from aligngpt.curation.drift import DriftReport
-    from aligngpt.curation.levels import LevelSummary
-    from aligngpt.curation.scoring.store import ScoreSummary
-    from aligngpt.data.sources import Source
+    from aligngpt.curation.artifacts import DriftReport, FilterResult, LevelsSummary
+    from aligngpt.curation.scoring.run import ScoreSummary
 
 SCORE_EXAMPLE = """
-aligngpt score --pairs runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
+aligngpt score --data runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
     --scorer synthetic-clip --output scores
-aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --shard 1/4
-aligngpt score --pairs 'shards/{00000..00331}.tar' --scorer clip-vit-large-patch14-336 --output scores --engine ray
+aligngpt score --data 'shards/{00000..00331}.tar' --scorer openai/clip-vit-large-patch14-336 --output scores
+aligngpt score --data 'shards/{00000..00331}.tar' --scorer clip --output scores --shard 1/4
 """
-_NAMED = 100
-
 LEVEL_EXAMPLE = """
 aligngpt level --scores scores --output levels
-aligngpt level --fit scores --apply new-scores --output new-levels
-aligngpt level --scores new-scores --output new-levels --fitted levels/levels.json
+aligngpt level --scores new-scores --boundaries-from levels/levels.json --output new-levels
 """
+FILTER_EXAMPLE = """
+aligngpt filter --data pairs.json --scores scores --levels levels --min-level 3 --output filtered.json
+aligngpt filter --data pairs.json --scores scores --exclude error --exclude mismatch:5 --output clean.json
+aligngpt filter --data 'shards/{000..099}.tar' --scores scores --levels levels --level-weights 1:0.2,8:2 --output mixed
+"""
+_MAX_BATCH_SIZE = 1 << 20
+_MAX_NAMED = 100  # bad records that are named
+_ISSUES = (
+    "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:IMAGES, mismatch:PERCENT, "
+    "boundary:DISTANCE"
+)
+
+
+class Parsed(click.ParamType):
+    """Text that a function parses.
+
+    Args:
+        name: Name in the help.
+        parse: Raises a `ValueError` for invalid text.
+        expected: What is expected, for errors; default the message of the `ValueError`.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], expected: str | None = None) -> None:
+        self.name = name
+        self._parse, self._expected = parse, expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parsed value.
+
+        Raises:
+            click.BadParameter: The text is invalid.
+        """
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(f"expected {self._expected}, got {value!r}." if self._expected else f"{error}.", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
+def _parse_boundaries(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    if any(not lower < upper for lower, upper in pairwise((-math.inf, *numbers, math.inf))):
+        raise ValueError
+    return numbers
+
+
+def _parse_issue(text: str) -> Any:
+    from aligngpt.curation.filters import QualityIssue
+
+    return QualityIssue.parse(text)
+
+
+def _parse_weights(text: str) -> dict[int, float]:
+    pairs = [part.split(":") for part in text.split(",")]
+    weights = {int(level): float(weight) for level, weight in pairs}
+    if len(weights) < len(pairs):
+        raise ValueError
+    return weights
+
+
+BOUNDARIES = Parsed("S,S,...", _parse_boundaries, "ascending numbers such as 0.2,0.25,0.3")
+ISSUE = Parsed("ISSUE", _parse_issue)
+LEVELS = Parsed("L,L,...", lambda text: tuple(map(int, text.split(","))), "levels such as 3,4")
+WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2,8:2")
 
 
 @click.command(cls=Command, example=SCORE_EXAMPLE)
 @click.option(
-    "--pairs",
+    "--data",
     metavar="SOURCE",
     required=True,
     help="Image-text pairs: .json, .jsonl, .parquet or .tar, a folder of these or of datasets, or 'x/{00..99}.tar'.",
 )
-@click.option("--images", type=FOLDER, help="Folder the pairs' image paths start from, where they have paths.")
+@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the pairs have paths.")
 @click.option(
     "--scorer",
     "scorers",
     type=MODEL,
     required=True,
     multiple=True,
-    help="Folder of a CLIP-like model, or synthetic-clip. Repeatable: all score in one pass, the first counts.",
+    help="CLIP-like model. Repeatable: all score in one pass; the first defines clip_score.",
 )
-@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the scores; finished shards are kept.")
+@click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the scores; finished shards are skipped.")
 @click.option(
     "--long-captions",
     type=click.Choice(["truncate", "chunk-mean"]),
     default="truncate",
-    help="Read the beginning of a caption beyond the model's limit, or all of it in pieces.",
+    help="Captions longer than the scorer's context: truncate, or average the embeddings of chunks.",
 )
-@click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", help="This machine, or those of a Ray cluster."
-)
+@click.option("--backend", type=click.Choice(["local", "ray"]), default="local", help="This machine or a Ray cluster.")
 @click.option("--actors", type=click.IntRange(min=1), help="With ray: processes with the scorers.  [default: per GPU]")
 @click.option("--address", metavar="HOST:PORT", help="With ray: the cluster, or auto.  [default: start one here]")
-@click.option("--shard", type=SHARD, default="1/1", help="Score this share of the shards; other runs do the rest.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: one per CPU]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Images embedded at once.")
+@click.option("--shard", type=SHARD, default="1/1", help="Score shard i of n; other jobs score the others.")
+@click.option("--num-workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: per CPU]")
+@click.option("--batch-size", type=click.IntRange(1, _MAX_BATCH_SIZE), default=64, help="Images embedded at once.")
 @click.option("--image-column", metavar="NAME", help="Field of the image.  [default: image, image_path or file_name]")
 @click.option("--caption-column", metavar="NAME", help="Field of the text.  [default: conversations, caption or text]")
 @click.option("--id-column", metavar="NAME", help="Field of the id.  [default: id or key]")
 @strict_option
 @json_option
-def score(
-    pairs: str,
-    images: Path | None,
-    scorers: tuple[Path, ...],
-    output: Path,
-    long_captions: Literal["truncate", "chunk-mean"],
-    engine: Literal["local", "ray"],
-    actors: int | None,
-    address: str | None,
-    shard: tuple[int, int],
-    workers: int | None,
-    batch_size: int,
-    image_column: str | None,
-    caption_column: str | None,
-    id_column: str | None,
-    strict: bool,
-    as_json: bool,
-) -> None:
-    """Score every pair by how well image and text agree.
+@click.pass_context
+def score(ctx: click.Context, strict: bool, as_json: bool, **settings: Any) -> None:
+    """Score image-text pairs by the cosine similarity of their CLIP embeddings.
 
-    The score is the cosine of their embeddings under a CLIP-like model. A record that cannot be used has
-    its reason in the scores instead; reasons are counted, and the first hundred named, on standard error.
+    A record that cannot be used has its reason in the scores instead. Reasons are counted, and the first
+    hundred records named, on standard error.
     """
-    if engine == "local" and (actors or address):
-        raise click.UsageError("--actors and --address are for --engine ray.")
-    if engine == "ray" and workers == 0:
-        raise click.UsageError("--engine ray decodes in processes of its own: --workers must be at least 1.")
-    with results_alone():
-        from aligngpt.curation.scoring.local_backend import NothingScored
-        from aligngpt.data.sources import open_source
+    backend, data, output = settings["backend"], settings["data"], settings["output"]
+    if backend == "local" and (settings["actors"] or settings["address"]):
+        raise click.UsageError("--actors and --address require --backend ray.", ctx)
+    if backend == "ray" and settings["num_workers"] == 0:
+        raise click.UsageError("--backend ray decodes in its own processes; --num-workers must be at least 1.", ctx)
+    with logs_to_stderr():
+        from aligngpt.curation.scoring.run import NothingScored
+        from aligngpt.curation.scoring.score import score_pairs
 
-        if engine == "ray":  # its processes are in folders of their own
-            pairs, images = _absolute(pairs), images and images.absolute()
-        source = open_source(
-            pairs, images, image_column=image_column, caption_column=caption_column, id_column=id_column
-        )
-        settings: dict[str, Any] = {"batch_size": batch_size, "shard": shard, "long_captions": long_captions}
         try:
-            if engine == "ray":
-                summary = _score_with_ray(source, scorers, output, settings, actors, workers, address)
-            else:
-                summary = _score_here(source, scorers, output, settings, workers)
+            summary = score_pairs(**settings)
         except NothingScored as error:
-            _tell_failures(pairs, output, error.summary, strict)
+            _report_failures(data, output, error.summary, strict)
             raise
-        _tell_failures(pairs, output, summary, strict)
+        _report_failures(data, output, summary, strict)
     if as_json:
-        print_json(summary)
+        print_json(summary.model_dump(mode="json"))
         return
-    print_table(f"Scores in {output}", ("", ""), _score_rows(summary))
+    print_table(f"Scores in {output}", ("scores", ""), _score_rows(summary))
+    if summary.missing_shards:
+        print_next_step("run the other shards; the last one completes the folder")
+    else:
+        print_next_step(f"aligngpt level --scores {output} --output LEVELS")
 
 
-def _score_here(
-    source: Source, scorers: Sequence[Path], output: Path, settings: dict[str, Any], workers: int | None
-) -> ScoreSummary:
-    from aligngpt.curation.scoring.decoding import start_early
-    from aligngpt.curation.scoring.local_backend import score_source
-    from aligngpt.curation.scoring.scorers import ClipScorer
-
-    if workers != 0:
-        start_early()
-    loaded = [ClipScorer.from_pretrained(folder, long_captions=settings["long_captions"]) for folder in scorers]
-    return score_source(source, loaded, output, workers=workers, **settings)
-
-
-def _score_with_ray(
-    source: Source,
-    scorers: Sequence[Path],
-    output: Path,
-    settings: dict[str, Any],
-    actors: int | None,
-    decoders: int | None,
-    address: str | None,
-) -> ScoreSummary:
-    from aligngpt.curation.scoring.ray_backend import load_clip_scorers, score_source_with_ray
-
-    load = partial(load_clip_scorers, [folder.absolute() for folder in scorers], settings["long_captions"])
-    pools: dict[str, Any] = {"actors": actors, "decoders": decoders, "address": address}
-    return score_source_with_ray(source, load, output, **pools, **settings)
-
-
-def _absolute(place: str) -> str:
-    """A source as it is found from any folder; a URL stays as it is."""
-    return place if "://" in place else os.path.abspath(place)
-
-
-def _tell_failures(pairs: str, output: Path, summary: ScoreSummary, strict: bool) -> None:
-    """Count the records without a score by reason and name the first of them.
+def _report_failures(data: str, output: Path, summary: ScoreSummary, strict: bool) -> None:
+    """Count the records without a score by reason, and name the first of them.
 
     Raises:
-        StrictDataError: If there are any and none is allowed.
+        StrictDataError: There are any, and `strict` is set.
     """
     from aligngpt.curation.scoring.store import iter_errors
     from aligngpt.data.schema import BadRecord, StrictDataError
 
     if not summary.failed:
         return
-    rows = islice(iter_errors(output), _NAMED)
-    named = [str(BadRecord(str(pairs), None, row["id"], row["image"], row["error"])) for row in rows]
+    rows = islice(iter_errors(output), _MAX_NAMED)
+    named = [str(BadRecord(str(data), None, row["id"], row["image"], row["error"])) for row in rows]
     more = summary.failed - len(named)
-    what = f"{summary.failed} bad {'record' if summary.failed == 1 else 'records'}"
-    click.echo(f"aligngpt: {what}, without a score:", err=True)
+    click.echo(f"aligngpt: {summary.failed} bad record{'s' * (summary.failed > 1)}, without a score:", err=True)
     for reason, count in summary.errors.items():
         click.echo(f"  {count:6d}  {reason}", err=True)
     for line in named:
         click.echo(f"  {printable(line)}", err=True)
     if more:
-        click.echo(f"  and {more} more, which the column `error` of the scores names", err=True)
+        click.echo(f"  and {more} more, listed in the column `error` of the scores", err=True)
     if strict:
         total = summary.scored + summary.failed
         raise StrictDataError(f"{summary.failed} of {total} records are bad, the first is {named[0]}")
 
 
 def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
-    told = plain(summary)
-    rows = [[name, value] for name, value in told.items() if name not in ("errors", "agreement")]
-    rows = [row for row in rows if row[0] != "missing_shards" or row[1]]
-    for one in summary.agreement:
-        rows += [[f"{what} of {' and '.join(one['scorers'])}", one[what]] for what in ("spearman", "equal_levels")]
-    return rows
-
-
-def _required_without_apply(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Ask for --scores unless --fit or --apply, which are parsed first if they are given, stands in its place."""
-    if value is None and not (ctx.params.get("fit") or ctx.params.get("apply")):
-        raise click.MissingParameter(ctx=ctx, param=param)
-    return value
-
-
-def _rising_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers such as 0.2,0.25,0.3.", ctx, param) from None
-    if any(not lower < upper for lower, upper in pairwise((-math.inf, *numbers, math.inf))):
-        raise click.BadParameter(f"boundaries must rise, got {value}.", ctx, param)
-    return numbers
+    rows: list[list[Any]] = [
+        ["pairs with a score", summary.scored],
+        ["pairs without a score", summary.failed],
+        ["truncated captions", summary.truncated],
+        ["shards", summary.shards],
+        ["shards finished before", summary.resumed_shards],
+    ]
+    if summary.missing_shards:
+        rows.append(["shards missing", summary.missing_shards])
+    for agreement in summary.agreement:
+        names = " and ".join(agreement.scorers)
+        rows += [[f"Spearman correlation of {names}", agreement.spearman]]
+        rows += [[f"equal levels of {names}", agreement.equal_levels]]
+    return [*rows, ["seconds", summary.seconds]]
 
 
 @click.command(cls=Command, example=LEVEL_EXAMPLE)
-@click.option("--fit", type=FOLDER, help="Scores to fit the boundaries on, for those of --apply; reports their drift.")
-@click.option("--apply", type=FOLDER, help="Scores to be cut at the boundaries of --fit.")
-@click.option(
-    "--scores",
-    type=FOLDER,
-    callback=_required_without_apply,
-    help="Folder written by aligngpt score; required without --fit and --apply.",
-)
+@click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for levels.parquet and levels.json.")
-@click.option("--num-levels", type=click.IntRange(MIN_LEVELS, MAX_LEVELS), default=8, help="How many levels.")
+@click.option("--num-levels", type=click.IntRange(MIN_LEVELS, MAX_LEVELS), help="Number of levels.  [default: 8]")
 @click.option(
     "--strategy",
     type=click.Choice(["quantile", "uniform"]),
-    default="quantile",
-    help="Levels of equal frequency or of equal width.",
+    help="Equally full or equally wide levels.  [default: quantile]",
 )
+@click.option("--boundaries", type=BOUNDARIES, help="Explicit level boundaries (ascending), instead of fitting them.")
 @click.option(
-    "--boundaries", metavar="S,S,...", callback=_rising_numbers, help="Rising scores to cut at instead of fitting any."
+    "--boundaries-from",
+    metavar="LEVELS|SCORES",
+    type=click.Path(exists=True, path_type=Path),
+    help="Use the boundaries of a levels.json, or fit them on other scores; reports the drift.",
 )
-@click.option("--fitted", type=FILE, help="A levels.json whose boundaries are applied instead of fitting new ones.")
-@click.option("--scorer", metavar="NAME", help="Whose scores are cut where there are several.  [default: the first]")
-@click.option(
-    "--write-pairs",
-    type=(FILE, NEW_FILE),
-    metavar="IN OUT",
-    help="Also write the pairs of file IN to file OUT with their level.",
-)
+@click.option("--scorer", metavar="NAME", help="Scorer whose scores define the levels.  [default: the first]")
 @json_option
 @click.pass_context
-def level(
-    ctx: click.Context,
-    fit: Path | None,
-    apply: Path | None,
-    scores: Path | None,
-    output: Path,
-    num_levels: int,
-    strategy: Literal["quantile", "uniform"],
-    boundaries: tuple[float, ...] | None,
-    fitted: Path | None,
-    scorer: str | None,
-    write_pairs: tuple[Path, Path] | None,
-    as_json: bool,
-) -> None:
-    """Cut scores into alignment levels, counted from 1, the worst.
+def level(ctx: click.Context, scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
+    """Bin scores into alignment levels, from 1 (lowest scores) to N."""
+    from aligngpt.curation.levels import assign_levels, check_level_arguments
 
-    With --fit and --apply, or with --fitted, it also tells how far the scores have moved from those of the fit.
-    """
-    if (fit is None) != (apply is None) or (fit and scores):
-        raise click.UsageError("--fit and --apply go together and stand in the place of --scores", ctx)
-    _check_one_origin(ctx, boundaries, fit, fitted)
-    from aligngpt.curation.levels import write_levels
-
-    with results_alone():
-        summary = write_levels(
-            cast(Path, scores or apply),
-            output,
-            num_levels=num_levels,
-            strategy=strategy,
-            boundaries=boundaries,
-            fit_scores=fit,
-            fitted=fitted,
-            scorer=scorer,
-            write_pairs=write_pairs,
-        )
+    try:
+        check_level_arguments(**{name: value for name, value in settings.items() if name != "scorer"})
+    except ValueError as error:
+        raise click.UsageError(f"{error}.", ctx) from None
+    with logs_to_stderr():
+        summary = assign_levels(scores, output, **settings)
     print_warnings(summary.warnings)
     if as_json:
-        print_json(summary)
+        print_json(summary.model_dump(mode="json"))
         return
     print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), _level_rows(summary))
     if summary.drift is not None:
-        print_table(*_drift_table(summary.drift))
+        print_table(f"Drift: {summary.drift.reading}", ("", "at the fit", "now"), _drift_rows(summary.drift))
+    print_next_step(
+        f"aligngpt pretrain --levels {output} --data PAIRS ..., or aligngpt filter --levels {output} --scores {scores} "
+        "--data PAIRS ..."
+    )
 
 
-def _check_one_origin(
-    ctx: click.Context, boundaries: tuple[float, ...] | None, fit: Path | None, fitted: Path | None
-) -> None:
-    """Boundaries come from one place only."""
-    given = click.core.ParameterSource.COMMANDLINE
-    named = given in (ctx.get_parameter_source("num_levels"), ctx.get_parameter_source("strategy"))
-    if fitted and named:
-        raise click.UsageError("--num-levels and --strategy are those of the --fitted file; leave them out", ctx)
-    if boundaries and named:
-        raise click.UsageError("--num-levels and --strategy follow from --boundaries; leave them out", ctx)
-    if fitted and (boundaries or fit):
-        raise click.UsageError("boundaries come from --fitted, or from --boundaries or --fit, not from both", ctx)
-
-
-def _level_rows(summary: LevelSummary) -> list[list[Any]]:
-    fitted = summary.boundaries
-    edges = (min(fitted.minimum, fitted.boundaries[0]), *fitted.boundaries)
-    rows = zip(range(1, fitted.num_levels + 1), summary.counts, edges, summary.mean_score_by_level, strict=True)
+def _level_rows(summary: LevelsSummary) -> list[list[Any]]:
+    edges = (min(summary.minimum, summary.boundaries[0]), *summary.boundaries)
+    rows = zip(range(1, summary.num_levels + 1), summary.counts, edges, summary.mean_score_by_level, strict=True)
     unscored = [["unscored", summary.unscored, None, None]] if summary.unscored else []
     return [*map(list, rows), *unscored]
 
 
-def _drift_table(drift: DriftReport) -> tuple[str, tuple[str, ...], list[list[Any]]]:
-    """Title, heads and rows: the share of each level and the score at each percentile, at the fit and now."""
+def _drift_rows(drift: DriftReport) -> list[list[Any]]:
+    """Return the fraction of each level and the score at each percentile, at the fit and now."""
     fitted, now = sum(drift.fitted_counts), sum(drift.counts)
-    shares = zip(drift.fitted_counts, drift.counts, strict=True)
     rows: list[list[Any]] = [
         ["population stability index", None, drift.population_stability_index],
         ["expected by chance", None, drift.expected_by_chance],
     ]
-    rows += [
-        [f"share of level {level}", before / fitted, count / now] for level, (before, count) in enumerate(shares, 1)
-    ]
+    for number, (left, right) in enumerate(zip(drift.fitted_counts, drift.counts, strict=True), 1):
+        rows.append([f"fraction in level {number}", left / fitted, right / now])
     quantiles = drift.fitted_quantiles or dict.fromkeys(drift.quantiles)
     rows += [[f"score {name}", quantiles[name], drift.quantiles[name]] for name in drift.quantiles]
-    rows += [["below the fitted range", 0.0, drift.below], ["above the fitted range", 0.0, drift.above]]
-    return f"Drift: {drift.reading}", ("", "at the fit", "now"), rows
+    return [*rows, ["below the fitted range", 0.0, drift.below], ["above the fitted range", 0.0, drift.above]]
+
+
+@click.command("filter", cls=Command, example=FILTER_EXAMPLE)
+@click.option("--data", metavar="SOURCE", required=True, help="The pairs that were scored.")
+@click.option("--images", type=FOLDER, help="Folder of the images, if the pairs have absolute image paths.")
+@click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
+@click.option("--levels", type=FOLDER, help="Folder written by aligngpt level, for filters on levels.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="File or folder, in the format of the pairs."
+)
+@click.option("--min-level", type=int, help="Lowest level to retain.")
+@click.option("--max-level", type=int, help="Highest level to retain.")
+@click.option("--keep-levels", type=LEVELS, default=(), show_default=False, help="Levels to retain.")
+@click.option("--min-score", type=float, help="Lowest score to retain.")
+@click.option("--max-score", type=float, help="Highest score to retain.")
+@click.option("--exclude", type=ISSUE, multiple=True, help=f"Skip pairs with a quality issue: {_ISSUES}. Repeatable.")
+@click.option("--only", type=ISSUE, multiple=True, help="Retain only pairs with such an issue, to inspect them.")
+@click.option(
+    "--level-weights",
+    type=WEIGHTS,
+    default={},
+    show_default=False,
+    help="How often pairs of a level are written on average: 0.2 is every fifth, 2 is twice. [default: 1 each]",
+)
+@click.option("--seed", type=int, default=0, help="Random seed for --level-weights.")
+@click.option("--write-levels", is_flag=True, help="Also write alignment_level of each pair.")
+@json_option
+@click.pass_context
+def filter_(
+    ctx: click.Context,
+    data: str,
+    images: Path | None,
+    scores: Path,
+    levels: Path | None,
+    output: Path,
+    write_levels: bool,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Filter pairs by scores, levels and quality issues.
+
+    A pair is retained if it passes all filters. Fields, order and format do not change; filter.json, in the
+    output folder or next to the output file, states what was retained and why the others were skipped.
+    """
+    from aligngpt.curation.filters import FilterConfig
+
+    try:
+        needs_levels = FilterConfig(**filters).needs_levels
+    except ValueError as error:
+        raise click.UsageError(f"{error}.", ctx) from None
+    if levels is None and (needs_levels or write_levels):
+        raise click.UsageError("Filters on levels and --write-levels require --levels.", ctx)
+    from aligngpt.curation.filtering import filter_pairs
+
+    with logs_to_stderr():
+        result = filter_pairs(
+            data, output, scores=scores, levels=levels, images=images, write_levels=write_levels, **filters
+        )
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    _print_filter_result(result, output)
+    print_next_step(f"aligngpt pretrain --data {output} ...")
+
+
+def _print_filter_result(result: FilterResult, output: Path) -> None:
+    rows: list[list[Any]] = [["read", result.num_read], ["retained", result.num_retained]]
+    if result.num_written != result.num_retained:
+        rows.append(["written, with repetitions", result.num_written])
+    rows += [[f"skipped: {reason}", count] for reason, count in result.skipped.items()]
+    print_table(f"Pairs in {output}", ("filter", "pairs"), rows)
+    if result.read_by_level:
+        by_level = zip(result.read_by_level, result.written_by_level, strict=True)
+        print_table("By level", ("level", "read", "written"), [[n, *counts] for n, counts in enumerate(by_level, 1)])

@@ -130,6 +130,11 @@ def print_warnings(warnings: Iterable[str]) -> None:
         click.echo(f"aligngpt: warning: {warning}", err=True)
 
 
+def print_next_step(command: str) -> None:
+    """Print the command that usually follows."""
+    click.echo(f"Next: {command}")
+
+
 def print_bad_records(bad: Sequence[BadRecord]) -> None:
     """Print bad records to standard error: the number for each reason, then each record."""
     if not bad:

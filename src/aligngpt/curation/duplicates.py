@@ -1,56 +1,140 @@
-"""Images and captions that occur more than once: exact copies, near copies, and captions over many images.
+"""Duplicate images, near-duplicate images, and captions that occur with several images, by the hashes in the scores.
 
-All is found by the hashes in the scores. Up to `LIMIT` rows are looked at whole. Of more, a sample of the *hashes* is
-taken, one in `every` by a hash of the hash, so that all rows of an image or a caption are in the sample or none is:
-shares found in it hold for the whole, and memory stays under 1 GB. (Near copies have different hashes, so in a sample
-most of them lose their partner: there the number is a lower bound. An image or caption that alone fills more than
-`LIMIT` rows falls out of the sample.)
+Masks for filters (`duplicate_image_mask` and so on) are exact: they read the hashes in as many passes as keep about
+200 MB in memory.
 
-Near copies are images of other bytes whose 64-bit perceptual hashes differ in at most `NEAR_BITS` = 4 bits. Cut a
-hash into 7 parts: 4 differing bits touch at most 4 of them, so two near hashes agree in some 3 parts. For each of the
-35 choices of 3 parts the hashes are sorted by these parts and compared with those that agree in them, at most `_WINDOW`
-behind each: no near pair is missed as long as no more than that many different hashes agree in a choice, and
-`NearCopies.complete` says whether that held. On 48 photographs, halved, cut to a third, brightened or stored again at
-JPEG quality 30, every copy was within 4 bits, and no two photographs were within 15.
+Statistics for reports use all rows up to `LIMIT`. Of more, they use a sample of the *hashes*, one in `every` by a hash
+of the hash, so that all rows of an image or a caption are in the sample or none is: fractions in it hold for the whole,
+and memory stays under 1 GB. (Near-duplicates have different hashes, so that in a sample most of them lose their
+partner: there the number is a lower bound. An image or caption that alone has more than `LIMIT` rows leaves the
+sample.)
+
+Near-duplicates are images of different bytes whose 64-bit perceptual hashes differ in at most `NEAR_BITS` = 4 bits.
+Divide a hash into 7 parts: 4 differing bits touch at most 4 of them, so two near hashes agree in some 3 parts. For each
+of the 35 choices of 3 parts the hashes are sorted by these parts and compared with those that agree in them, at most
+the next `_WINDOW`: no near pair is missed as long as no more than that many different hashes agree in a choice, and
+`NearDuplicates.complete` says whether that held. On 48 photographs, halved, cropped to a third, brightened or stored
+again at JPEG quality 30, every version was within 4 bits, and no two photographs were within 15.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
+
+from aligngpt.curation.scoring.store import iter_scores
 
 LIMIT = 1 << 22
 NEAR_BITS = 4
+SPREAD = (2, 3, 10, 100, 1_000)  # classes of repeated captions: from so many images on
 
 _PARTS = (9, 9, 9, 9, 9, 9, 10)  # bits of a perceptual hash
 _WINDOW = 64
-_KEPT = 2_000  # near pairs to choose examples from
-_GROUPS_SHOWN = 8
-_ROWS_SHOWN = 3
-_NEAR_SHOWN = 8
+_MAX_PAIRS = 2_000  # near pairs to choose examples from
+_NUM_GROUPS = 8
+_ROWS_PER_GROUP = 3
+_NUM_NEAR_EXAMPLES = 8
 _BIT_COUNTS = np.array([number.bit_count() for number in range(256)], np.uint8)
-SPREAD = (2, 3, 10, 100, 1_000)  # first numbers of images of the classes in which reused captions are counted
+
+
+# Masks for filters --------------------------------------------------------------------------------------------------
+
+
+def duplicate_image_mask(folder: str | os.PathLike[str], column: str) -> np.ndarray:
+    """Mark all records of an image but the one with the highest score, the first among equals: bool (rows,).
+
+    Args:
+        folder: A finished folder of scores.
+        column: Its column of scores.
+    """
+    mask = _empty_mask(folder)
+    for images, scores, rows in _iter_groups(folder, "image_hash", column, mask.size):
+        order = np.lexsort((-np.nan_to_num(scores, nan=-np.inf), images))
+        mask[rows[order]] = ~_starts(images[order])
+    return mask
+
+
+def duplicate_pair_mask(folder: str | os.PathLike[str]) -> np.ndarray:
+    """Mark all records of an image with one caption but the first: bool (rows,)."""
+    mask = _empty_mask(folder)
+    for images, captions, rows in _iter_groups(folder, "image_hash", "caption_hash", mask.size):
+        order = np.lexsort((captions, images))
+        mask[rows[order]] = ~_starts(images[order], captions[order])
+    return mask
+
+
+def repeated_caption_mask(folder: str | os.PathLike[str], min_images: float) -> np.ndarray:
+    """Mark all records of a caption that occurs with at least `min_images` different images: bool (rows,)."""
+    mask = _empty_mask(folder)
+    for captions, images, rows in _iter_groups(folder, "caption_hash", "image_hash", mask.size):
+        order = np.lexsort((images, captions))
+        group = np.cumsum(_starts(captions[order])) - 1
+        num_images = np.bincount(group, weights=_starts(captions[order], images[order]))
+        mask[rows[order]] = num_images[group] >= min_images
+    return mask
+
+
+def _empty_mask(folder: str | os.PathLike[str]) -> np.ndarray:
+    return np.zeros(sum(batch.num_rows for batch in iter_scores(folder, ["text_truncated"])), bool)
+
+
+def _iter_groups(
+    folder: str | os.PathLike[str], key: str, value: str, rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield two columns and their row numbers for a fraction of the keys at a time; all rows of a key come together.
+
+    Rows without a hash are skipped; a missing score is NaN.
+    """
+    passes = max(1, -(-rows // LIMIT))
+    for number in range(passes):
+        parts, start = [], 0
+        for batch in iter_scores(folder, [key, value]):
+            keys = batch[key].fill_null(0).to_numpy()
+            chosen = batch[key].is_valid().to_numpy(zero_copy_only=False) & (keys % np.uint64(passes) == number)
+            if pa.types.is_uint64(batch[value].type):
+                chosen &= batch[value].is_valid().to_numpy(zero_copy_only=False)
+                values = batch[value].fill_null(0).to_numpy()
+            else:
+                values = batch[value].to_numpy(zero_copy_only=False)
+            parts.append((keys[chosen], values[chosen], start + np.flatnonzero(chosen)))
+            start += batch.num_rows
+        if parts:
+            merged = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+            yield merged[0], merged[1], merged[2]
+
+
+def _starts(*columns: np.ndarray) -> np.ndarray:
+    """Return where a run of rows that are equal in all columns starts, in sorted columns: bool (n,)."""
+    starts = np.ones(columns[0].size, bool)
+    starts[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return starts
+
+
+# Statistics for reports ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Group:
-    """Something that occurs several times: how often, and a few of its rows."""
+    """An image or a caption that occurs several times: how often, and some of its rows."""
 
     count: int
     rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Images with the very same bytes, in a sample of one image in `every`.
+class DuplicateImages:
+    """Images with the same bytes, in a sample of one image in `every`.
 
     Attributes:
-        rows: Pairs that were looked at.
+        rows: Pairs in the sample.
         images: Different images among them.
-        shared_rows: Pairs whose image is also that of another pair, under whatever name.
-        copied_rows: Pairs whose image also exists under another name.
+        shared_rows: Pairs whose image is also that of another pair, under any name.
+        duplicate_rows: Pairs whose image also exists under another name.
         groups: Images with the most names, each with rows of different names.
     """
 
@@ -58,19 +142,19 @@ class Copies:
     rows: int
     images: int
     shared_rows: int
-    copied_rows: int
+    duplicate_rows: int
     groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)
-class NearCopies:
-    """Images that look alike and are not the same bytes, in the sample of `Copies`.
+class NearDuplicates:
+    """Images that look alike and have different bytes, in the sample of `DuplicateImages`.
 
     Attributes:
         images: Different images that have a perceptual hash.
         near: How many of them are near another one.
         pairs: (differing bits, row, row), nearest first, no image twice.
-        complete: Whether every near pair was sure to be found.
+        complete: Whether no near pair can have been missed.
     """
 
     images: int
@@ -80,40 +164,40 @@ class NearCopies:
 
 
 @dataclass(frozen=True)
-class Reuse:
-    """Captions that stand over more than one image, in a sample of one caption in `every`.
+class RepeatedCaptions:
+    """Captions that occur with more than one image, in a sample of one caption in `every`.
 
     Attributes:
-        rows: Pairs that were looked at.
+        rows: Pairs in the sample.
         captions: Different captions among them.
-        reused: Those over two or more images.
-        reused_rows: Pairs with one of these.
-        doubled_rows: Pairs that repeat an earlier pair, caption and image.
-        spread: How many captions stand over as many images as each class of `SPREAD` says.
-        groups: Captions over the most images, `count` of them, each with rows of different images.
+        repeated: Those with two or more images.
+        repeated_rows: Pairs with one of these.
+        duplicate_pairs: Pairs that repeat an earlier pair, caption and image.
+        spread: Number of captions by number of images, in the classes of `SPREAD`.
+        groups: Captions with the most images, `count` of them, each with rows of different images.
     """
 
     every: int
     rows: int
     captions: int
-    reused: int
-    reused_rows: int
-    doubled_rows: int
+    repeated: int
+    repeated_rows: int
+    duplicate_pairs: int
     spread: tuple[int, ...]
     groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)
-class Repeats:
-    """All that occurs more than once."""
+class DuplicateStats:
+    """What occurs more than once."""
 
-    copies: Copies
-    near: NearCopies
-    reuse: Reuse
+    images: DuplicateImages
+    near: NearDuplicates
+    captions: RepeatedCaptions
 
 
-def mixed(values: np.ndarray) -> np.ndarray:
-    """uint64 (n,) to uint64 (n,), one to one, each bit of the result hanging on all bits (the mixer of SplitMix64)."""
+def mix_bits(values: np.ndarray) -> np.ndarray:
+    """Map uint64 (n,) to uint64 (n,), one to one, each output bit depending on all input bits (SplitMix64)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -121,7 +205,7 @@ def mixed(values: np.ndarray) -> np.ndarray:
 
 
 class _Sample:
-    """Rows whose key, an uint64, is in the sample: all until there are more than `limit`, then fewer keys."""
+    """Rows whose key, a uint64, is in the sample: all until there are more than `limit`, then fewer keys."""
 
     def __init__(self, limit: int | None) -> None:
         self.every = 1
@@ -130,17 +214,17 @@ class _Sample:
         self._chunks: list[tuple[np.ndarray, ...]] = []
 
     def _add(self, keys: np.ndarray, *values: np.ndarray) -> None:
-        self._keep((keys, *values))
+        self._add_chunk((keys, *values))
         while self._count > self._limit:
             self.every *= 2
             chunks, self._chunks, self._count = self._chunks, [], 0
             for chunk in chunks:
-                self._keep(chunk)
+                self._add_chunk(chunk)
 
-    def _keep(self, chunk: tuple[np.ndarray, ...]) -> None:
+    def _add_chunk(self, chunk: tuple[np.ndarray, ...]) -> None:
         if self.every > 1:
-            kept = mixed(chunk[0]) % np.uint64(self.every) == 0
-            chunk = tuple(values[kept] for values in chunk)
+            chosen = mix_bits(chunk[0]) % np.uint64(self.every) == 0
+            chunk = tuple(values[chosen] for values in chunk)
         self._chunks.append(chunk)
         self._count += chunk[0].size
 
@@ -159,86 +243,93 @@ class ImageSample(_Sample):
         has_perceptual: np.ndarray,
         rows: np.ndarray,
     ) -> None:
-        """Arrays (n,): hashes of bytes (uint64), of names (int64), perceptual (uint64), whether there is one, rows."""
+        """Add rows.
+
+        Args:
+            images: uint64 (n,), hashes of bytes.
+            names: int64 (n,), hashes of names.
+            perceptual: uint64 (n,), perceptual hashes.
+            has_perceptual: bool (n,), whether there is a perceptual hash.
+            rows: int64 (n,), row numbers.
+        """
         self._add(images, names, perceptual, has_perceptual, rows)
 
-    def result(self) -> tuple[Copies, NearCopies]:
-        """What was found in the sample."""
+    def count(self) -> tuple[DuplicateImages, NearDuplicates]:
+        """Count duplicates in the sample."""
         if not self._count:
-            return Copies(self.every, 0, 0, 0, 0, ()), NearCopies(0, 0, (), True)
+            return DuplicateImages(self.every, 0, 0, 0, 0, ()), NearDuplicates(0, 0, (), True)
         images, names, perceptual, has_perceptual, rows = self._columns()
         order = np.lexsort((rows, names, images))
         images, names, rows = images[order], names[order], rows[order]
-        starts, sizes, named = _grouped(images, names)
-        copies = Copies(
+        starts, sizes, num_names = _group(images, names)
+        duplicates = DuplicateImages(
             every=self.every,
             rows=rows.size,
             images=starts.size,
             shared_rows=int(sizes[sizes > 1].sum()),
-            copied_rows=int(sizes[named > 1].sum()),
-            groups=_largest(images, names, rows, starts, sizes, named),
+            duplicate_rows=int(sizes[num_names > 1].sum()),
+            groups=_largest_groups(names, rows, starts, sizes, num_names),
         )
         first = order[starts]
-        known = first[has_perceptual[first]]
-        firsts = np.minimum.reduceat(rows, starts)[has_perceptual[first]]
-        return copies, near_copies(perceptual[known], firsts)
+        hashed = first[has_perceptual[first]]
+        first_rows = np.minimum.reduceat(rows, starts)[has_perceptual[first]]
+        return duplicates, find_near_duplicates(perceptual[hashed], first_rows)
 
 
 class CaptionSample(_Sample):
     """Collects captions by the hash of their text."""
 
     def add(self, captions: np.ndarray, images: np.ndarray, rows: np.ndarray) -> None:
-        """Arrays (n,): hashes of captions (uint64) and of the images they stand over (uint64), and rows."""
+        """Add hashes of captions and of their images, uint64 (n,), and row numbers, int64 (n,)."""
         self._add(captions, images, rows)
 
-    def result(self) -> Reuse:
-        """What was found in the sample."""
+    def count(self) -> RepeatedCaptions:
+        """Count repeated captions in the sample."""
         if not self._count:
-            return Reuse(self.every, 0, 0, 0, 0, 0, (0,) * len(SPREAD), ())
+            return RepeatedCaptions(self.every, 0, 0, 0, 0, 0, (0,) * len(SPREAD), ())
         captions, images, rows = self._columns()
         order = np.lexsort((rows, images, captions))
         captions, images, rows = captions[order], images[order], rows[order]
-        starts, sizes, imaged = _grouped(captions, images)
-        classes = np.searchsorted(SPREAD, imaged[imaged > 1], side="right") - 1
-        return Reuse(
+        starts, sizes, num_images = _group(captions, images)
+        classes = np.searchsorted(SPREAD, num_images[num_images > 1], side="right") - 1
+        return RepeatedCaptions(
             every=self.every,
             rows=rows.size,
             captions=starts.size,
-            reused=int((imaged > 1).sum()),
-            reused_rows=int(sizes[imaged > 1].sum()),
-            doubled_rows=int(rows.size - imaged.sum()),
+            repeated=int((num_images > 1).sum()),
+            repeated_rows=int(sizes[num_images > 1].sum()),
+            duplicate_pairs=int(rows.size - num_images.sum()),
             spread=tuple(np.bincount(classes, minlength=len(SPREAD)).tolist()),
-            groups=_largest(captions, images, rows, starts, sizes, imaged),
+            groups=_largest_groups(images, rows, starts, sizes, num_images),
         )
 
 
-def _grouped(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of rows sorted by key, then value: where each key starts, its number of rows and of different values."""
-    new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
-    new_value = new_key | np.concatenate([[True], values[1:] != values[:-1]])
-    starts = np.flatnonzero(new_key)
-    return starts, np.diff(starts, append=keys.size), np.add.reduceat(new_value.astype(np.int64), starts)
+def _group(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where each key starts, its number of rows and of different values, for rows sorted by key, then value."""
+    starts = np.flatnonzero(_starts(keys))
+    different = np.add.reduceat(_starts(keys, values).astype(np.int64), starts)
+    return starts, np.diff(starts, append=keys.size), different
 
 
-def _largest(
-    keys: np.ndarray, values: np.ndarray, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, different: np.ndarray
+def _largest_groups(
+    values: np.ndarray, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, different: np.ndarray
 ) -> tuple[Group, ...]:
-    """The keys with the most different values, at least two; of equal ones that which comes first in the data."""
+    """Return the groups with the most different values, at least two; among equals the first in the data."""
     several = np.flatnonzero(different > 1)
-    firsts = np.minimum.reduceat(rows, starts)[several]
+    first_rows = np.minimum.reduceat(rows, starts)[several]
     groups = []
-    for key in several[np.lexsort((firsts, -different[several]))[:_GROUPS_SHOWN]].tolist():
-        span = slice(starts[key], starts[key] + sizes[key])
-        _, first_of_value = np.unique(values[span], return_index=True)  # rows rise within a value
-        shown = np.sort(rows[span][first_of_value])[:_ROWS_SHOWN]
-        groups.append(Group(int(different[key]), tuple(shown.tolist())))
+    for index in several[np.lexsort((first_rows, -different[several]))[:_NUM_GROUPS]].tolist():
+        span = slice(starts[index], starts[index] + sizes[index])
+        _, first_of_value = np.unique(values[span], return_index=True)  # rows ascend within a value
+        examples = np.sort(rows[span][first_of_value])[:_ROWS_PER_GROUP]
+        groups.append(Group(int(different[index]), tuple(examples.tolist())))
     return tuple(groups)
 
 
-# ---------------------------------------------------------------------------------------------------------- near copies
+# Near-duplicates ----------------------------------------------------------------------------------------------------
 
 
-def near_copies(perceptual: np.ndarray, rows: np.ndarray) -> NearCopies:
+def find_near_duplicates(perceptual: np.ndarray, rows: np.ndarray) -> NearDuplicates:
     """Find images that look alike.
 
     Args:
@@ -248,64 +339,65 @@ def near_copies(perceptual: np.ndarray, rows: np.ndarray) -> NearCopies:
     order = np.lexsort((rows, perceptual))
     values, starts, sizes = np.unique(perceptual[order], return_index=True, return_counts=True)
     rows = rows[order]
-    twin, found, complete = near_values(values)
+    is_near, near_pairs, complete = find_near_values(values)
     equal = starts[sizes > 1]
     pairs = [(0, int(rows[start]), int(rows[start + 1])) for start in equal.tolist()]
-    pairs += [(bits, int(rows[starts[one]]), int(rows[starts[other]])) for bits, one, other in found]
-    return NearCopies(rows.size, int(sizes[twin | (sizes > 1)].sum()), _shown_once(pairs), complete)
+    pairs += [(bits, int(rows[starts[left]]), int(rows[starts[right]])) for bits, left, right in near_pairs]
+    return NearDuplicates(rows.size, int(sizes[is_near | (sizes > 1)].sum()), _choose_examples(pairs), complete)
 
 
-def near_values(values: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]], bool]:
+def find_near_values(values: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]], bool]:
     """Find pairs of hashes that differ in at most `NEAR_BITS` bits without comparing all with all.
 
     Args:
         values: uint64 (n,), all different.
 
     Returns:
-        bool (n,), which have a near one; (bits, place, place) of the nearest pairs, at most `_KEPT`; and whether no
-        near pair can have been missed.
+        bool (n,), which have a near one; (bits, index, index) of the nearest pairs, at most `_MAX_PAIRS`; and whether
+        no near pair can have been missed.
     """
-    twin, complete = np.zeros(values.size, bool), True
-    kept = np.empty((0, 3), np.int64)
+    is_near, complete = np.zeros(values.size, bool), True
+    nearest = np.empty((0, 3), np.int64)
     for mask in _masks():
         keys = values & mask
         order = np.argsort(keys)
         keys = keys[order]
-        behind = np.arange(values.size)
+        current = np.arange(values.size)
         for step in range(1, _WINDOW + 1):
-            behind = behind[behind < values.size - step]
-            behind = behind[keys[behind] == keys[behind + step]]
-            if not behind.size:
+            current = current[current < values.size - step]
+            current = current[keys[current] == keys[current + step]]
+            if not current.size:
                 break
-            one, other = order[behind], order[behind + step]
-            bits = _differing_bits(values[one], values[other])
+            left, right = order[current], order[current + step]
+            bits = _count_different_bits(values[left], values[right])
             close = bits <= NEAR_BITS
-            twin[one[close]] = twin[other[close]] = True
-            pairs = np.stack([bits, np.minimum(one, other), np.maximum(one, other)], axis=1)[close]
-            kept = np.unique(np.concatenate([kept, pairs]), axis=0)[:_KEPT] if pairs.size else kept
+            is_near[left[close]] = is_near[right[close]] = True
+            pairs = np.stack([bits, np.minimum(left, right), np.maximum(left, right)], axis=1)[close]
+            if pairs.size:
+                nearest = np.unique(np.concatenate([nearest, pairs]), axis=0)[:_MAX_PAIRS]
         else:
             complete = False
-    return twin, [(bits, one, other) for bits, one, other in kept.tolist()], complete
+    return is_near, [(bits, left, right) for bits, left, right in nearest.tolist()], complete
 
 
 def _masks() -> list[np.uint64]:
-    """The bits of each choice of 3 of the 7 parts."""
+    """Return the bits of each choice of 3 of the 7 parts."""
     ends = np.cumsum(_PARTS).tolist()
     parts = [((1 << size) - 1) << (end - size) for size, end in zip(_PARTS, ends, strict=True)]
     return [np.uint64(sum(chosen)) for chosen in combinations(parts, len(parts) - NEAR_BITS)]
 
 
-def _differing_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """int64 (n,) of two uint64 (n,)."""
-    return _BIT_COUNTS[(one ^ other).view(np.uint8).reshape(-1, 8)].sum(axis=1, dtype=np.int64)
+def _count_different_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return int64 (n,) of two uint64 (n,)."""
+    return _BIT_COUNTS[(left ^ right).view(np.uint8).reshape(-1, 8)].sum(axis=1, dtype=np.int64)
 
 
-def _shown_once(pairs: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """The nearest pairs to be shown, none of which shares an image with one before it."""
-    shown: list[tuple[int, int, int]] = []
-    seen: set[int] = set()
-    for bits, one, other in sorted(pairs):
-        if len(shown) < _NEAR_SHOWN and not {one, other} & seen:
-            shown.append((bits, min(one, other), max(one, other)))
-            seen |= {one, other}
-    return tuple(shown)
+def _choose_examples(pairs: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """Return the nearest pairs, none of which shares an image with an earlier one."""
+    examples: list[tuple[int, int, int]] = []
+    used: set[int] = set()
+    for bits, left, right in sorted(pairs):
+        if len(examples) < _NUM_NEAR_EXAMPLES and not {left, right} & used:
+            examples.append((bits, min(left, right), max(left, right)))
+            used |= {left, right}
+    return tuple(examples)

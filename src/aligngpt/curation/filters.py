@@ -1,24 +1,32 @@
-"""Rules by which scored pairs are kept or dropped, and the defects that they name.
+"""Filters of scored pairs, and the quality issues that they name.
 
     error                 the pair has no score
-    truncated_caption     the caption was longer than the scorer's text limit
-    duplicate_image       the same image, byte for byte, has a higher score elsewhere, or an equal one before
-    duplicate_pair        the same image and the same caption are in an earlier record
-    reused_caption[:N]    the caption is that of at least N different images, 2 unless given
-    mismatch[:PERCENT]    the score is among the lowest, 1 percent unless given
-    boundary[:DISTANCE]   the score is within 0.001 of a level's boundary, or the distance given
+    truncated_caption     the caption was longer than the scorer's context
+    duplicate_image       the same image, byte for byte, occurs with a higher score, or with an equal one earlier
+    duplicate_pair        the same image and caption occur earlier
+    reused_caption[:N]    the caption occurs with at least N different images (default 2)
+    mismatch[:PERCENT]    the score is among the lowest (default 1 percent)
+    boundary[:DISTANCE]   the score is within this distance of a level boundary (default 0.001)
 
-Comparisons are made over all records that were scored, whichever of them other rules drop.
+Comparisons include all scored records, also those that other filters skip.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-# Default of the number that may follow the name, and the range it must lie in; `None` where there is none.
+import numpy as np
+import pyarrow as pa
+
+from aligngpt.curation.duplicates import duplicate_image_mask, duplicate_pair_mask, repeated_caption_mask
+from aligngpt.curation.levels import score_stream
+from aligngpt.curation.quantiles import ScoreRanking
+
+# Default of the number after the name, and the range of the number; `None` where there is none.
 _VALUES: dict[str, tuple[float, float, float] | None] = {
     "error": None,
     "truncated_caption": None,
@@ -28,24 +36,26 @@ _VALUES: dict[str, tuple[float, float, float] | None] = {
     "mismatch": (1, 0, 100),
     "boundary": (0.001, 0, 2),
 }
-DEFECTS = tuple(_VALUES)
+QUALITY_ISSUES = tuple(_VALUES)
+
+# Returns which rows of a batch of scores have an issue, bool (n,), given the batch and the number of its first row.
+IssueMask = Callable[[pa.RecordBatch, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Defect:
-    """A kind of defect and the number that goes with it, as listed at the top of this module."""
+class QualityIssue:
+    """A quality issue and its number, as listed at the top of this module.
+
+    Raises:
+        ValueError: There is no such issue, or its number is out of range.
+    """
 
     name: str
     value: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields, and fill in the value where the kind has one.
-
-        Raises:
-            ValueError: If there is no such defect, or its value is out of range.
-        """
         if self.name not in _VALUES:
-            raise ValueError(f"no defect {self.name!r}: expected one of {', '.join(DEFECTS)}")
+            raise ValueError(f"{self.name!r} is not a quality issue; choose one of {', '.join(QUALITY_ISSUES)}")
         values = _VALUES[self.name]
         if values is None:
             if self.value is not None:
@@ -55,45 +65,87 @@ class Defect:
         if self.value is None:
             object.__setattr__(self, "value", default)
         elif not lowest <= self.value <= highest:
-            raise ValueError(f"the number of {self.name} must be within {lowest:g} to {highest:g}, got {self.value:g}")
+            raise ValueError(f"the number of {self.name} must be from {lowest:g} to {highest:g}, got {self.value:g}")
 
     @classmethod
-    def parse(cls, text: str) -> Defect:
-        """Read `NAME` or `NAME:NUMBER`.
+    def parse(cls, text: str) -> QualityIssue:
+        """Parse `NAME` or `NAME:NUMBER`.
 
         Raises:
-            ValueError: If it is neither, or out of range.
+            ValueError: It is neither, or out of range.
         """
         name, colon, value = text.partition(":")
         try:
-            return cls(name, float(value) if colon else None)
-        except ValueError as error:
-            if colon and str(error).startswith("could not convert"):
-                raise ValueError(f"{text!r}: expected a number behind the colon") from None
-            raise
+            number = float(value) if colon else None
+        except ValueError:
+            raise ValueError(f"{text!r}: {value!r} after the colon is not a number") from None
+        return cls(name, number)
 
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}:{self.value:g}"
 
+    def prepare(self, folder: str | os.PathLike[str], column: str, boundaries: tuple[float, ...]) -> IssueMask:
+        """Prepare to find the issue, which for some takes passes over the scores.
+
+        Args:
+            folder: A finished folder of scores.
+            column: Its column of scores.
+            boundaries: Level boundaries, for `boundary`.
+
+        Returns:
+            A function of a batch with the columns `text_truncated`, `error` and `column`.
+        """
+        value = self.value or 0
+        if self.name == "truncated_caption":
+            return lambda batch, start: batch["text_truncated"].to_numpy(zero_copy_only=False)
+        if self.name == "error":
+            return lambda batch, start: batch["error"].is_valid().to_numpy(zero_copy_only=False)
+        if self.name == "mismatch":
+            return _prepare_mismatch(ScoreRanking(score_stream(folder, column)), column, value)
+        if self.name == "boundary":
+            near = np.asarray(boundaries)
+            return lambda batch, start: (np.abs(_scores(batch, column)[:, None] - near) <= value).any(axis=1)
+        if self.name == "duplicate_image":
+            mask = duplicate_image_mask(folder, column)
+        elif self.name == "duplicate_pair":
+            mask = duplicate_pair_mask(folder)
+        else:
+            mask = repeated_caption_mask(folder, value)
+        return lambda batch, start: mask[start : start + batch.num_rows]
+
+
+def _scores(batch: pa.RecordBatch, column: str) -> np.ndarray:
+    return batch[column].to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _prepare_mismatch(ranking: ScoreRanking, column: str, percent: float) -> IssueMask:
+    """Prepare to find the lowest scores, at most `percent` of them; scores equal to the next one are retained."""
+    rank = int(percent * ranking.count / 100)
+    threshold = np.inf if rank >= ranking.count else float(ranking.at([rank])[0])
+    return lambda batch, start: _scores(batch, column) < threshold
+
 
 @dataclass(frozen=True)
-class SelectionRules:
-    """What a record must be like to be kept; it has to pass every rule that is given.
+class FilterConfig:
+    """Filters; a record is retained if it passes all of them.
 
-    A record without a score passes no rule on scores, one without a level none on levels, weights among them.
+    A record without a score passes no filter on scores, one without a level no filter on levels, weights included.
 
     Attributes:
-        min_level: Lowest level that is kept, counted from 1.
-        max_level: Highest level that is kept.
-        keep_levels: The levels that are kept; all if empty.
-        min_score: Lowest score that is kept.
-        max_score: Highest score that is kept.
-        drop_defects: Records with any of these are dropped.
-        only_defects: Records with none of these are dropped, if there are any.
-        weights: How often a record of a level is written on average, 0 or more; once if its level is not named. A part
-            of one is a probability, drawn from a hash of `seed` and the record's id: neither order nor shards matter,
-            and whoever is kept at a weight is kept at a higher one.
-        seed: Of the draw.
+        min_level: Lowest level to retain, counted from 1.
+        max_level: Highest level to retain.
+        keep_levels: Levels to retain; empty for all.
+        min_score: Lowest score to retain.
+        max_score: Highest score to retain.
+        exclude: Records with any of these quality issues are skipped; `NAME` or `NAME:NUMBER`.
+        only: Records with none of these quality issues are skipped, if there are any.
+        level_weights: How often a record of a level is written on average, 0 or more; default once. A fraction is a
+            probability, sampled by a hash of `seed` and the id: neither order nor shards matter, and a record that is
+            retained at a weight is retained at a higher one.
+        seed: Seed of the sampling.
+
+    Raises:
+        ValueError: A number is out of range, or no record can pass.
     """
 
     min_level: int | None = None
@@ -101,47 +153,47 @@ class SelectionRules:
     keep_levels: tuple[int, ...] = ()
     min_score: float | None = None
     max_score: float | None = None
-    drop_defects: tuple[Defect, ...] = ()
-    only_defects: tuple[Defect, ...] = ()
-    weights: Mapping[int, float] = field(default_factory=dict)
+    exclude: tuple[QualityIssue, ...] = ()
+    only: tuple[QualityIssue, ...] = ()
+    level_weights: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: If a number is out of range, or two of them leave nothing to keep.
-        """
-        for level in self.named_levels():
+        for name in ("exclude", "only"):
+            issues = [QualityIssue.parse(issue) if isinstance(issue, str) else issue for issue in getattr(self, name)]
+            object.__setattr__(self, name, tuple(issues))
+        object.__setattr__(self, "keep_levels", tuple(self.keep_levels))
+        for level in self.named_levels:
             if level < 1:
                 raise ValueError(f"levels count from 1, got {level}")
-        for level, weight in self.weights.items():
+        for level, weight in self.level_weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"the weight of level {level} must be a number from 0, got {weight}")
         for name, score in (("min_score", self.min_score), ("max_score", self.max_score)):
             if score is not None and math.isnan(score):
                 raise ValueError(f"{name} must be a number, got nan")
-        ends = (("level", self.min_level, self.max_level), ("score", self.min_score, self.max_score))
-        for what, lowest, highest in ends:
+        ranges = (("level", self.min_level, self.max_level), ("score", self.min_score, self.max_score))
+        for what, lowest, highest in ranges:
             if lowest is not None and highest is not None and lowest > highest:
                 raise ValueError(f"no {what} is at least {lowest:g} and at most {highest:g}")
 
+    @property
     def named_levels(self) -> list[int]:
-        """Every level a rule names."""
-        ends = [level for level in (self.min_level, self.max_level) if level is not None]
-        return [*ends, *self.keep_levels, *self.weights]
+        """Every level that a filter names."""
+        limits = [level for level in (self.min_level, self.max_level) if level is not None]
+        return [*limits, *self.keep_levels, *self.level_weights]
 
     @property
-    def need_levels(self) -> bool:
-        """Whether the rules can only be applied to pairs with levels."""
-        defects = (*self.drop_defects, *self.only_defects)
-        return bool(self.named_levels()) or any(defect.name == "boundary" for defect in defects)
+    def needs_levels(self) -> bool:
+        """Whether the filters require pairs with levels."""
+        return bool(self.named_levels) or any(issue.name == "boundary" for issue in (*self.exclude, *self.only))
 
-    def as_dict(self) -> dict[str, Any]:
-        """The rules as they stand in `selection.json`."""
-        return asdict(self) | {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the filters as they are written to `filter.json`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values | {
             "keep_levels": list(self.keep_levels),
-            "drop_defects": [str(defect) for defect in self.drop_defects],
-            "only_defects": [str(defect) for defect in self.only_defects],
-            "weights": {str(level): weight for level, weight in self.weights.items()},
+            "exclude": [str(issue) for issue in self.exclude],
+            "only": [str(issue) for issue in self.only],
+            "level_weights": {str(level): weight for level, weight in self.level_weights.items()},
         }

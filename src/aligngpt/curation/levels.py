@@ -1,37 +1,38 @@
-"""Alignment levels: scores cut into N bins, fitted once and applicable to new data.
+"""Alignment levels: scores binned into N levels, by boundaries fitted once that apply to new data too.
 
-Levels count from 1, the worst fitting text, to N. `levels.parquet` holds the level of each pair, `levels.json` where
-the boundaries lie and what they were fitted on. Scores are read batch by batch, several times over, and never kept;
-boundaries are exact all the same, see `quantiles`.
+Levels count from 1, the lowest scores, to N. `levels.parquet` holds the level of each pair, `levels.json` the
+boundaries and what they were fitted on, see `LevelsSummary`. Scores are read batch by batch, several times, and never
+held in memory; boundaries are exact all the same, see `quantiles`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aligngpt.curation.drift import DriftReport, drift_report
+from aligngpt.curation.artifacts import LevelSettings, LevelsSummary, ScoreManifest, ScorerInfo, Strategy
+from aligngpt.curation.drift import report_drift
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
-from aligngpt.curation.scoring.store import SCORE, iter_scores, read_manifest, score_columns
-from aligngpt.data.sources import open_source
-from aligngpt.data.writers import check_output, open_writer
-from aligngpt.utils.constants import MAX_LEVELS
-from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.curation.scoring.store import PART_PATTERN, SCORE, iter_scores, read_manifest, score_columns
+from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, versions
+from aligngpt.utils.output_dir import OutputDir
 
-Strategy = Literal["quantile", "uniform", "given"]
+_logger = logging.getLogger(__name__)
 
-LEVELS_JSON = "levels.json"
+LEVELS_JSON = LevelsSummary.FILE
 LEVELS_PARQUET = "levels.parquet"
-SCORE_FILES = "part-*.parquet"
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -43,17 +44,20 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LevelBoundaries:
-    """Where N levels part: the level of a score is 1 plus the number of boundaries it reaches.
+    """The scores that separate N levels: the level of a score is 1 plus the number of boundaries it reaches.
 
-    Equal scores therefore always share a level, in whatever order the pairs come.
+    Equal scores therefore always have the same level, in any order of the pairs.
 
     Attributes:
         num_levels: N, 2 to 64.
-        strategy: `"quantile"` (as many pairs in each level), `"uniform"` (levels of the same width) or `"given"`.
-        boundaries: N - 1 scores that never fall; two equal ones mean an empty level between them. Given ones rise,
-            and may lie beyond the scores.
+        strategy: `"quantile"` (equally full levels), `"uniform"` (equally wide levels) or `"given"`.
+        boundaries: N - 1 scores that never descend; two equal ones mean an empty level between them. Given ones
+            ascend, and may lie beyond the scores.
         minimum: Lowest score they were fitted on.
         maximum: Highest score they were fitted on.
+
+    Raises:
+        ValueError: The fields contradict one another or their ranges.
     """
 
     num_levels: int
@@ -63,11 +67,6 @@ class LevelBoundaries:
     maximum: float
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: If they contradict one another or their ranges.
-        """
         _check_choice(self.num_levels, self.strategy)
         if len(self.boundaries) != self.num_levels - 1:
             raise ValueError(
@@ -78,19 +77,19 @@ class LevelBoundaries:
             raise ValueError(f"boundaries, minimum and maximum must be finite, got {edges}")
         if self.strategy == "given":
             if any(lower >= upper for lower, upper in pairwise(self.boundaries)):
-                raise ValueError(f"given boundaries must rise, got {', '.join(map(str, self.boundaries))}")
+                raise ValueError(f"given boundaries must ascend, got {', '.join(map(str, self.boundaries))}")
         elif any(lower > upper for lower, upper in pairwise(edges)):
-            raise ValueError(f"minimum, boundaries and maximum must not fall, got {edges}")
+            raise ValueError(f"minimum, boundaries and maximum must not descend, got {edges}")
 
     @classmethod
     def fit(
         cls, scores: Sequence[float] | np.ndarray, num_levels: int = 8, strategy: Strategy = "quantile"
     ) -> LevelBoundaries:
-        """Fit boundaries to scores; those that are NaN or infinite are left out.
+        """Fit boundaries to the finite ones of scores.
 
-        `"quantile"` puts the k-th boundary at the sorted scores' place ceil(k n / N): without ties the levels' counts
-        differ by at most one; ties, or fewer scores than levels, leave levels empty. `"uniform"` parts the range from
-        the lowest to the highest score equally. If all scores are the same, they are all of level N.
+        `"quantile"` takes the scores at ranks ceil(k n / N) as boundaries: without ties the counts of the levels
+        differ by at most one; ties, or fewer scores than levels, leave levels empty. `"uniform"` divides the range
+        from the lowest to the highest score equally. If all scores are equal, they all have level N.
 
         Args:
             scores: (n,) CLIP scores.
@@ -98,195 +97,175 @@ class LevelBoundaries:
             strategy: `"quantile"` or `"uniform"`.
 
         Raises:
-            ValueError: If no score is finite, or N or the strategy is none of the above.
+            ValueError: No score is finite, or N or the strategy is none of the above.
         """
-        given = np.asarray(scores, dtype=np.float64)
-        known = np.sort(given[np.isfinite(given)]) + 0.0  # the sum turns -0 into 0
-        return cls._fit(known.size, given.size, lambda places: known[places], num_levels, strategy)
+        values = np.asarray(scores, dtype=np.float64)
+        finite = np.sort(values[np.isfinite(values)]) + 0.0  # the sum turns -0 into 0
+        return cls._fit(finite.size, values.size, lambda ranks: finite[ranks], num_levels, strategy)
 
     @classmethod
     def fit_ranking(
         cls, ranking: ScoreRanking, num_levels: int = 8, strategy: Strategy = "quantile"
     ) -> LevelBoundaries:
-        """Fit boundaries as `fit` does, to scores that need not fit into memory; the result is the same to the bit."""
+        """Fit boundaries as `fit` does, with equal results, to scores that need not fit into memory."""
         return cls._fit(ranking.count, ranking.rows, ranking.at, num_levels, strategy)
 
     @classmethod
     def _fit(
         cls, count: int, rows: int, at: Callable[[list[int]], np.ndarray], num_levels: int, strategy: Strategy
     ) -> LevelBoundaries:
-        """Fit to `count` finite scores, of which `at` gives those at places of their sorted order."""
+        """Fit to `count` finite scores, of which `at` returns those at ranks of their sorted order."""
         _check_choice(num_levels, strategy)
         if strategy == "given":
-            raise ValueError("boundaries that are given are not fitted: the strategy must be 'quantile' or 'uniform'")
-        _check_any(count, rows)
-        # With fewer scores than levels the last places lie beyond the end: then the highest score is the boundary.
-        places = [min(-(-k * count // num_levels), count - 1) for k in range(1, num_levels)]
-        lowest, *boundaries, highest = at([0, *(places if strategy == "quantile" else []), count - 1]).tolist()
+            raise ValueError("the strategy of a fit must be 'quantile' or 'uniform', got 'given'")
+        _check_scored(count, rows)
+        ranks = [min(-(-k * count // num_levels), count - 1) for k in range(1, num_levels)]
+        lowest, *boundaries, highest = at([0, *(ranks if strategy == "quantile" else []), count - 1]).tolist()
         if strategy == "uniform":
             boundaries = [lowest + (highest - lowest) * k / num_levels for k in range(1, num_levels)]
         return cls(num_levels, strategy, tuple(boundaries), lowest, highest)
 
     @classmethod
     def given(cls, boundaries: Sequence[float], ranking: ScoreRanking) -> LevelBoundaries:
-        """Take boundaries as they are; `minimum` and `maximum` are those of the scores.
+        """Return explicit boundaries; `minimum` and `maximum` are those of the scores.
 
         Args:
-            boundaries: N - 1 rising scores.
-            ranking: The scores that are to be cut.
+            boundaries: N - 1 ascending scores.
+            ranking: The scores to bin.
 
         Raises:
-            ValueError: If no score is finite, or the boundaries do not rise or are fewer than 1 or more than 63.
+            ValueError: No score is finite, or the boundaries do not ascend or are fewer than 1 or more than 63.
         """
-        _check_any(ranking.count, ranking.rows)
+        _check_scored(ranking.count, ranking.rows)
         lowest, highest = ranking.at([0, ranking.count - 1]).tolist()
         return cls(len(boundaries) + 1, "given", tuple(float(boundary) for boundary in boundaries), lowest, highest)
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LevelBoundaries:
+        """Read boundaries from a `levels.json`, or the folder that holds one.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            ValueError: The file holds no boundaries, or impossible ones.
+        """
+        summary = LevelsSummary.read(path)
+        try:
+            return cls.of(summary)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def of(cls, summary: LevelsSummary) -> LevelBoundaries:
+        """Return the boundaries of a summary."""
+        return cls(summary.num_levels, summary.strategy, summary.boundaries, summary.minimum, summary.maximum)
+
     def apply(self, scores: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Levels of scores, new or those of the fit.
+        """Return the level of each score.
 
         Args:
-            scores: (n,) CLIP scores. Below the fitted range they are of level 1, above it of level N.
+            scores: (n,) CLIP scores. Below the fitted range they have level 1, above it level N.
 
         Returns:
             int64 (n,), 1 to N, and 0 where the score is NaN or infinite.
         """
-        given = np.asarray(scores, dtype=np.float64)
-        levels = 1 + np.searchsorted(np.asarray(self.boundaries), given, side="right")
-        return np.where(np.isfinite(given), levels, 0)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the boundaries as JSON, atomically."""
-        write_json(path, self.as_dict())
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as they stand in `levels.json`."""
-        return {
-            "num_levels": self.num_levels,
-            "strategy": self.strategy,
-            "boundaries": list(self.boundaries),
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-        }
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LevelBoundaries:
-        """Read boundaries from a file of `save`, a `levels.json`, or the folder that holds one.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file holds no boundaries, or impossible ones.
-        """
-        path = levels_file(path, LEVELS_JSON)
-        content = read_json(path)
-        try:
-            return cls(
-                content["num_levels"],
-                content["strategy"],
-                tuple(float(boundary) for boundary in content["boundaries"]),
-                float(content["minimum"]),
-                float(content["maximum"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: expected the boundaries that `aligngpt level` writes ({error!r})") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        values = np.asarray(scores, dtype=np.float64)
+        levels = 1 + np.searchsorted(np.asarray(self.boundaries), values, side="right")
+        return np.where(np.isfinite(values), levels, 0)
 
 
-@dataclass(frozen=True)
-class LevelSummary:
-    """What the levels look like.
-
-    Attributes:
-        boundaries: Where the levels part.
-        counts: Pairs of level 1, 2, ... N.
-        mean_score_by_level: Mean CLIP score of each level, `None` for an empty one.
-        score_quantiles: Scores by percentile, `p1` to `p99`.
-        unscored: Pairs without a score, which have no level.
-        drift: How these scores differ from those of the fit; `None` if they are the same.
-        warnings: What the user should know, one line each.
-    """
-
-    boundaries: LevelBoundaries
-    counts: tuple[int, ...]
-    mean_score_by_level: tuple[float | None, ...]
-    score_quantiles: dict[str, float]
-    unscored: int
-    drift: DriftReport | None = None
-    warnings: tuple[str, ...] = ()
+def _check_choice(num_levels: int, strategy: str) -> None:
+    if isinstance(num_levels, bool) or not isinstance(num_levels, int) or not MIN_LEVELS <= num_levels <= MAX_LEVELS:
+        raise ValueError(f"num_levels must be an integer from {MIN_LEVELS} to {MAX_LEVELS}, got {num_levels!r}")
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"strategy must be 'quantile', 'uniform' or 'given', got {strategy!r}")
 
 
-def write_levels(
-    scores_folder: str | os.PathLike[str],
+def _check_scored(count: int, rows: int) -> None:
+    if count == 0:
+        raise ValueError(f"none of the {rows} scores is finite; levels need at least one score")
+
+
+# Writing and reading ------------------------------------------------------------------------------------------------
+
+
+def assign_levels(
+    scores: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    num_levels: int = 8,
-    strategy: Strategy = "quantile",
+    num_levels: int | None = None,
+    strategy: Strategy | None = None,
     boundaries: Sequence[float] | None = None,
-    fit_scores: str | os.PathLike[str] | None = None,
-    fitted: str | os.PathLike[str] | None = None,
+    boundaries_from: str | os.PathLike[str] | None = None,
     scorer: str | None = None,
-    write_pairs: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
-) -> LevelSummary:
-    """Give every scored pair its alignment level and write `levels.parquet` and `levels.json`.
+) -> LevelsSummary:
+    """Assign an alignment level to every scored pair, and write `levels.parquet` and `levels.json`.
 
-    Memory is bounded whatever the number of pairs, but for `write_pairs`.
+    Memory is bounded for any number of pairs. The same call on the same scores is skipped.
 
     Args:
-        scores_folder: A finished folder of `aligngpt score`.
-        output: The folder to write to; other files in it stay.
-        num_levels: N, 2 to 64.
-        strategy: `"quantile"` or `"uniform"`.
-        boundaries: N - 1 rising scores to be used instead of fitting any.
-        fit_scores: Another folder of scores to fit the boundaries on; the summary then has a drift report.
-        fitted: A `levels.json` (or its folder) whose boundaries are applied instead of fitting new ones; `num_levels`
-            and `strategy` are then those of that file, and the summary has a drift report.
-        scorer: Whose scores are cut, by its name in the manifest, where there are several; else the first.
-        write_pairs: (pairs file, file to write): the pairs again, with `alignment_level`; those without are left out.
+        scores: A finished folder of `aligngpt score`.
+        output: Folder for the levels.
+        num_levels: N, 2 to 64; default 8.
+        strategy: `"quantile"` (equally full levels, the default) or `"uniform"` (equally wide levels).
+        boundaries: N - 1 ascending scores, instead of fitting them.
+        boundaries_from: Levels whose boundaries are used (a `levels.json` or its folder), or another folder of scores
+            to fit the boundaries on; the summary then has a drift report.
+        scorer: Name of the scorer whose scores are binned; default the first.
 
     Raises:
-        FileNotFoundError: If an input is missing.
-        ValueError: If no pair has a score, an argument is out of range, the fit belongs to another scorer, or the
-            pairs of `write_pairs` are not those that were scored.
+        FileNotFoundError: An input is missing.
+        ValueError: No pair has a score, an argument is out of range or contradicts another, `boundaries_from` belongs
+            to another scorer, or `output` holds other levels.
     """
-    manifest = read_manifest(scores_folder)
+    origin = None if boundaries_from is None else Path(boundaries_from)
+    check_level_arguments(num_levels, strategy, boundaries, origin)
+    manifest = read_manifest(scores)
     column, scored_by = score_column(manifest, scorer)
-    ranking = ScoreRanking(score_stream(scores_folder, column))
-    _check_any(ranking.count, ranking.rows)
-    if fitted is not None:
-        fit = _read_fit(fitted, scored_by)
-    elif fit_scores is not None:
-        fit = _fit_on_scores(fit_scores, boundaries, num_levels, strategy, scored_by)
-    else:
-        fit = _Fit(_boundaries(ranking, boundaries, num_levels, strategy))
-    with atomic_path(Path(output) / LEVELS_PARQUET) as temporary:
-        tally = _write_parquet(iter_scores(scores_folder, ["id", column]), fit.boundaries, temporary)
-        summary = _summary(fit, tally, ranking.percentiles())
-        if write_pairs is not None:
-            summary = _write_leveled_pairs(*write_pairs, read_levels(temporary), summary)
-    description = {
-        **fit.boundaries.as_dict(),
-        "counts": list(summary.counts),
-        "mean_score_by_level": list(summary.mean_score_by_level),
-        "score_quantiles": summary.score_quantiles,
-        "unscored": summary.unscored,
-        "drift": None if summary.drift is None else asdict(summary.drift),
-        "warnings": list(summary.warnings),
-        "scorer": scored_by,
-        "pairs_hash": manifest["inputs"]["pairs_hash"],
-        "scores_hash": hash_folder(scores_folder, (SCORE_FILES,)),
-        "fitted_hash": fit.source_hash,
-        "versions": versions(),
+    settings = LevelSettings(
+        num_levels=num_levels if boundaries or _holds_levels(origin) else num_levels or 8,
+        strategy=strategy if boundaries or _holds_levels(origin) else strategy or "quantile",
+        boundaries=None if boundaries is None else tuple(boundaries),
+        boundaries_from=None if origin is None else _hash_origin(origin),
+    )
+    snapshot = _snapshot(Path(scores))
+    output = Path(output)
+    if all((output / name).is_file() for name in (LEVELS_JSON, LEVELS_PARQUET)):
+        existing = LevelsSummary.read(output)
+        if (existing.snapshot, existing.settings, existing.scorer) == (snapshot, settings, scored_by):
+            _logger.info("%s is complete; nothing to do", output)
+            return existing
+    scores_hash = hash_folder(scores, (PART_PATTERN,))
+    identity = {
+        "settings": settings.model_dump(mode="json"),
+        "scorer": scored_by.model_dump(mode="json"),
+        "scores_hash": scores_hash,
     }
-    write_json(Path(output) / LEVELS_JSON, description)
+    folder = OutputDir(output, identity, run_file=LEVELS_JSON, result_file=LEVELS_JSON)
+    folder.check()
+    ranking = ScoreRanking(score_stream(scores, column))
+    _check_scored(ranking.count, ranking.rows)
+    fit = _find_boundaries(ranking, settings, origin, scored_by)
+    with folder.lock():
+        with atomic_path(output / LEVELS_PARQUET) as temporary:
+            binned = _write_parquet(iter_scores(scores, ["id", column]), fit.boundaries, temporary)
+        summary = LevelsSummary(
+            **_summarize(fit, binned, ranking.percentiles()),
+            scorer=scored_by,
+            pairs_hash=manifest.inputs.pairs_hash,
+            scores_hash=scores_hash,
+            settings=settings,
+            snapshot=snapshot,
+            versions=versions(),
+        )
+        summary.write(output)
     return summary
 
 
 def read_levels(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Read the levels by pair id from a `levels.parquet`, or the folder that has one; pairs without a level are absent.
+    """Read the levels by pair id from a `levels.parquet`, or the folder that holds one; pairs without one are absent.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     return {pair: level for ids, levels in iter_levels(path) for pair, level in zip(ids, levels.tolist(), strict=True)}
 
@@ -301,116 +280,131 @@ def iter_levels(path: str | os.PathLike[str]) -> Iterator[tuple[list[str], np.nd
         yield leveled["id"].to_pylist(), leveled["alignment_level"].to_numpy()
 
 
-def _check_choice(num_levels: int, strategy: str) -> None:
-    if isinstance(num_levels, bool) or not isinstance(num_levels, int) or not 2 <= num_levels <= MAX_LEVELS:
-        raise ValueError(f"num_levels must be an integer from 2 to {MAX_LEVELS}, got {num_levels!r}")
-    if strategy not in get_args(Strategy):
-        raise ValueError(f"strategy must be 'quantile', 'uniform' or 'given', got {strategy!r}")
-
-
-def _check_any(count: int, rows: int) -> None:
-    if count == 0:
-        raise ValueError(f"none of the {rows} scores is a finite number: levels need at least one")
-
-
 def levels_file(path: str | os.PathLike[str], name: str) -> Path:
-    """The file itself, or the one of that name in a folder."""
+    """Return the file itself, or the file of that name in a folder."""
     return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
-def score_column(manifest: dict[str, Any], scorer: str | None = None) -> tuple[str, dict[str, Any]]:
-    """The column that holds a scorer's scores, and the scorer as the manifest describes it.
+def score_column(manifest: ScoreManifest, scorer: str | None = None) -> tuple[str, ScorerInfo]:
+    """Return the column of a scorer's scores, and the scorer.
 
     Args:
-        manifest: Of a folder of scores.
-        scorer: The scorer's name; the first one's if not given.
+        manifest: Manifest of a folder of scores.
+        scorer: Name of the scorer; default the first.
 
     Raises:
-        ValueError: If there is no scorer of that name.
+        ValueError: There is no scorer of that name.
     """
-    names = [one["name"] for one in manifest["scorers"]]
+    names = [info.name for info in manifest.scorers]
     if scorer is not None and scorer not in names:
-        raise ValueError(f"no scores of {scorer!r} here: expected one of {', '.join(names)}")
-    place = 0 if scorer is None else names.index(scorer)
-    return score_columns(names[1:])[place], manifest["scorers"][place]
+        raise ValueError(f"no scores of {scorer!r}; choose one of {', '.join(names)}")
+    index = 0 if scorer is None else names.index(scorer)
+    return score_columns(names[1:])[index], manifest.scorers[index]
 
 
 def score_stream(folder: str | os.PathLike[str], column: str = SCORE) -> ScoreStream:
-    """One column of a folder of scores as a stream that can be read again and again; NaN stands for no score."""
+    """Return one column of a folder of scores as a stream that can be read repeatedly; NaN stands for no score."""
     return lambda: (batch.column(0).to_numpy(zero_copy_only=False) for batch in iter_scores(folder, [column]))
 
 
-# Where the boundaries come from --------------------------------------------------------------------------------------
+# Origin of the boundaries -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Boundaries, and what the scores were like that they were fitted on; empty if those are the ones to be cut."""
+class _Fit(NamedTuple):
+    """Boundaries, and counts and quantiles of the scores they were fitted on, unless these are the scores to bin."""
 
     boundaries: LevelBoundaries
     counts: tuple[int, ...] | None = None
     quantiles: dict[str, float] | None = None
-    source_hash: str | None = None
 
 
-def _boundaries(
-    ranking: ScoreRanking, boundaries: Sequence[float] | None, num_levels: int, strategy: Strategy
-) -> LevelBoundaries:
-    if boundaries is None:
-        return LevelBoundaries.fit_ranking(ranking, num_levels, strategy)
-    return LevelBoundaries.given(boundaries, ranking)
-
-
-def _fit_on_scores(
-    folder: str | os.PathLike[str],
+def check_level_arguments(
+    num_levels: int | None,
+    strategy: str | None,
     boundaries: Sequence[float] | None,
-    num_levels: int,
-    strategy: Strategy,
-    scored_by: dict[str, Any],
+    boundaries_from: str | os.PathLike[str] | None,
+) -> None:
+    """Check that arguments of `assign_levels` do not contradict one another.
+
+    Raises:
+        ValueError: They do.
+    """
+    named = num_levels is not None or strategy is not None
+    if boundaries is not None and (named or boundaries_from is not None):
+        raise ValueError("boundaries cannot be combined with num_levels, strategy or boundaries_from")
+    if named and boundaries_from is not None and _holds_levels(Path(boundaries_from)):
+        raise ValueError(f"num_levels and strategy are those of {boundaries_from}; omit them")
+
+
+def _holds_levels(path: Path | None) -> bool:
+    return path is not None and (path.is_file() or (path / LEVELS_JSON).is_file())
+
+
+def _hash_origin(path: Path) -> str:
+    if _holds_levels(path):
+        return hash_file(levels_file(path, LEVELS_JSON))
+    read_manifest(path)
+    return hash_folder(path, (PART_PATTERN,))
+
+
+def _snapshot(scores: Path) -> str:
+    """Return a hash over names, sizes and modification times of the parts of scores."""
+    stats = [(path.name, path.stat()) for path in sorted(scores.glob(PART_PATTERN))]
+    lines = [str(scores.absolute()), *(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in stats)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _find_boundaries(
+    ranking: ScoreRanking, settings: LevelSettings, origin: Path | None, scored_by: ScorerInfo
 ) -> _Fit:
-    """Fit on the scores that the same scorer gave to other pairs, under whatever name it stands there."""
-    scorers = read_manifest(folder)["scorers"]
-    same = [scorer["name"] for scorer in scorers if scorer["weights_hash"] == scored_by["weights_hash"]]
+    if settings.boundaries is not None:
+        return _Fit(LevelBoundaries.given(settings.boundaries, ranking))
+    if origin is None:
+        return _Fit(_fit(ranking, settings))
+    if not _holds_levels(origin):
+        return _fit_on_scores(origin, settings, scored_by)
+    summary = LevelsSummary.read(origin)
+    if summary.scorer.weights_hash != scored_by.weights_hash:
+        raise ValueError(_other_scorer(origin, summary.scorer, scored_by))
+    boundaries = LevelBoundaries.load(origin)
+    if summary.drift is not None:  # its boundaries were fitted elsewhere themselves
+        return _Fit(boundaries, summary.drift.fitted_counts, summary.drift.fitted_quantiles)
+    return _Fit(boundaries, summary.counts, summary.score_quantiles)
+
+
+def _fit(ranking: ScoreRanking, settings: LevelSettings) -> LevelBoundaries:
+    assert settings.num_levels is not None
+    return LevelBoundaries.fit_ranking(ranking, settings.num_levels, settings.strategy)  # type: ignore[arg-type]
+
+
+def _fit_on_scores(folder: Path, settings: LevelSettings, scored_by: ScorerInfo) -> _Fit:
+    """Fit on the scores that the same scorer, under any name, gave to other pairs."""
+    manifest = read_manifest(folder)
+    same = [scorer.name for scorer in manifest.scorers if scorer.weights_hash == scored_by.weights_hash]
     if not same:
-        raise ValueError(_other_scorer(folder, "holds", scorers[0], scored_by))
-    column, _ = score_column({"scorers": scorers}, same[0])
-    stream = score_stream(folder, column)
+        raise ValueError(_other_scorer(folder, manifest.scorers[0], scored_by))
+    stream = score_stream(folder, score_column(manifest, same[0])[0])
     ranking = ScoreRanking(stream)
-    fitted = _boundaries(ranking, boundaries, num_levels, strategy)
+    fitted = _fit(ranking, settings)
     counts = np.zeros(fitted.num_levels + 1, np.int64)
     for scores in stream():
         counts += np.bincount(fitted.apply(scores), minlength=counts.size)
-    return _Fit(fitted, tuple(counts[1:].tolist()), ranking.percentiles(), hash_folder(folder, (SCORE_FILES,)))
+    return _Fit(fitted, tuple(counts[1:].tolist()), ranking.percentiles())
 
 
-def _read_fit(path: str | os.PathLike[str], scored_by: dict[str, Any]) -> _Fit:
-    """Boundaries of another run, with the scores they were fitted on: it may have taken them from elsewhere itself."""
-    boundaries = LevelBoundaries.load(path)
-    file = levels_file(path, LEVELS_JSON)
-    content = read_json(file)
-    fitted_on = content.get("scorer")
-    if fitted_on is not None and fitted_on["weights_hash"] != scored_by["weights_hash"]:
-        raise ValueError(_other_scorer(path, "was fitted on", fitted_on, scored_by))
-    drift = content.get("drift")
-    if drift is not None:
-        return _Fit(boundaries, tuple(drift["fitted_counts"]), drift["fitted_quantiles"], hash_file(file))
-    counts = content.get("counts")
-    return _Fit(boundaries, None if counts is None else tuple(counts), content.get("score_quantiles"), hash_file(file))
-
-
-def _other_scorer(path: str | os.PathLike[str], verb: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _other_scorer(path: Path, existing: ScorerInfo, expected: ScorerInfo) -> str:
     return (
-        f"{path} {verb} scores of {found['name']} ({found['weights_hash'][:8]}), these scores are "
-        f"of {wanted['name']} ({wanted['weights_hash'][:8]}): score with the same weights, or fit anew"
+        f"{path} belongs to the scorer {existing.name} ({existing.weights_hash[:8]}), the scores to {expected.name} "
+        f"({expected.weights_hash[:8]}); score with the same weights, or fit new boundaries"
     )
 
 
-# Cutting the scores --------------------------------------------------------------------------------------------------
+# Binning ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Tally:
-    """What is counted while the levels are written; index 0 stands for pairs without a score."""
+class _Binned:
+    """Counts and sums of scores by level, 0 for no level, and the number of scores below and above the fit."""
 
     counts: np.ndarray
     sums: np.ndarray
@@ -418,69 +412,59 @@ class _Tally:
     above: int = 0
 
 
-def _write_parquet(batches: Iterable[pa.RecordBatch], boundaries: LevelBoundaries, path: Path) -> _Tally:
-    """Write `levels.parquet` batch by batch; `batches` have the columns of id and score."""
+def _write_parquet(batches: Iterable[pa.RecordBatch], boundaries: LevelBoundaries, path: Path) -> _Binned:
+    """Write `levels.parquet` batch by batch, from batches with the columns of id and score."""
     size = boundaries.num_levels + 1
-    tally = _Tally(np.zeros(size, np.int64), np.zeros(size))
+    binned = _Binned(np.zeros(size, np.int64), np.zeros(size))
     with pq.ParquetWriter(path, _SCHEMA) as writer:
         for batch in batches:
             scores = batch.column(1).to_numpy(zero_copy_only=False)
             levels = boundaries.apply(scores)
             nullable = pa.array(levels, pa.int8(), mask=levels == 0)
             writer.write_batch(pa.record_batch([batch.column(0), batch.column(1), nullable], schema=_SCHEMA))
-            known = levels > 0
-            tally.counts += np.bincount(levels, minlength=size)
-            tally.sums += np.bincount(levels, weights=np.where(known, scores, 0), minlength=size)
-            tally.below += int((scores[known] < boundaries.minimum).sum())
-            tally.above += int((scores[known] > boundaries.maximum).sum())
-    return tally
+            leveled = levels > 0
+            binned.counts += np.bincount(levels, minlength=size)
+            binned.sums += np.bincount(levels, weights=np.where(leveled, scores, 0), minlength=size)
+            binned.below += int((scores[leveled] < boundaries.minimum).sum())
+            binned.above += int((scores[leveled] > boundaries.maximum).sum())
+    return binned
 
 
-def _summary(fit: _Fit, tally: _Tally, quantiles: dict[str, float]) -> LevelSummary:
-    unscored, *counts = tally.counts.tolist()
-    means = [total / count if count else None for total, count in zip(tally.sums[1:].tolist(), counts, strict=True)]
+def _summarize(fit: _Fit, binned: _Binned, quantiles: dict[str, float]) -> dict[str, Any]:
+    """Return the fields of `LevelsSummary` that describe the levels."""
+    boundaries = fit.boundaries
+    unscored, *counts = binned.counts.tolist()
+    means = [total / count if count else None for total, count in zip(binned.sums[1:].tolist(), counts, strict=True)]
     drift = None
     if fit.counts is not None:
-        drift = drift_report(fit.counts, counts, fit.quantiles, quantiles, tally.below, tally.above)
-    warnings = _warnings(fit.boundaries, counts, unscored, tally.below + tally.above)
-    return LevelSummary(fit.boundaries, tuple(counts), tuple(means), quantiles, unscored, drift, tuple(warnings))
+        drift = report_drift(fit.counts, counts, fit.quantiles, quantiles, binned.below, binned.above)
+    return {
+        "num_levels": boundaries.num_levels,
+        "strategy": boundaries.strategy,
+        "boundaries": boundaries.boundaries,
+        "minimum": boundaries.minimum,
+        "maximum": boundaries.maximum,
+        "counts": tuple(counts),
+        "mean_score_by_level": tuple(means),
+        "score_quantiles": quantiles,
+        "unscored": unscored,
+        "drift": drift,
+        "warnings": tuple(_warnings(boundaries, counts, unscored, binned.below + binned.above)),
+    }
 
 
 def _warnings(boundaries: LevelBoundaries, counts: list[int], unscored: int, outside: int) -> Iterator[str]:
     scored = sum(counts)
     empty = [str(level) for level, count in enumerate(counts, start=1) if count == 0]
     if empty:
-        few = f"there is {scored} scored pair only" if scored == 1 else f"there are {scored} scored pairs only"
-        why = few if scored < len(counts) else "no score lies there"
+        few = f"there is only {scored} scored pair" if scored == 1 else f"there are only {scored} scored pairs"
+        reason = few if scored < len(counts) else "no score is in its range"
         if scored >= len(counts) and any(lower == upper for lower, upper in pairwise(boundaries.boundaries)):
-            why = "many scores are equal"
-        yield f"no pair has level {', '.join(empty)} of {len(counts)}: {why}"
+            reason = "many scores are equal"
+        yield f"no pair has level {', '.join(empty)} of {len(counts)}: {reason}"
     if unscored:
         verb = "has" if unscored == 1 else "have"
         yield f"{unscored} of {scored + unscored} pairs {verb} no score and hence no level"
     if outside:
-        verb = "lies" if outside == 1 else "lie"
-        yield f"{outside} of {scored} scores {verb} outside the range the boundaries were fitted on"
-
-
-def _write_leveled_pairs(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], levels: dict[str, int], summary: LevelSummary
-) -> LevelSummary:
-    """Write the pairs that have a level; the summary, with a warning if some have none."""
-    pairs = open_source(source)
-    check_output(pairs, target)
-    retained = skipped = 0
-    with atomic_path(target) as temporary, open_writer(pairs, target, temporary, with_levels=True) as write:
-        for shard in pairs.shards():
-            for record in shard.read(whole=True):
-                level = None if record.error is not None else levels.get(record.id)
-                if level is None:
-                    skipped += 1
-                else:
-                    write(shard, record, 1, level)
-                    retained += 1
-        if not retained:
-            raise ValueError(f"{source}: none of its {skipped} pairs was scored; pass the data that was scored")
-    total = retained + skipped
-    warnings = [f"{skipped} of {total} pairs have no level and are not in {target}"] if skipped else []
-    return replace(summary, warnings=(*summary.warnings, *warnings))
+        verb = "is" if outside == 1 else "are"
+        yield f"{outside} of {scored} scores {verb} outside the range that the boundaries were fitted on"

@@ -1,30 +1,36 @@
-"""Where two scorers differ: what lies behind the agreement that the manifest tells, over the very same pairs."""
+"""How far scorers agree on the same pairs, by rank, because their scores have different scales."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
-from aligngpt.curation.scorer_ranks import NUM_LEVELS, equally_full_levels, mean_ranks, sampled_scores
-from aligngpt.curation.scoring.store import part_path, score_columns
-from aligngpt.curation.statistics import Smallest
+from aligngpt.curation.artifacts import ScoreManifest, ScorerAgreement
+from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scoring.store import iter_part, part_path, score_columns
+from aligngpt.curation.statistics import SmallestRows
 
-_SHOWN = 5
+NUM_LEVELS = 8  # equally full ones, in which scorers are compared
+MAX_PAIRS = 1_000_000
+
+_NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Two scorers over the pairs that both gave a score.
+class AgreementDetails:
+    """Two scorers over the pairs that both scored.
 
     Attributes:
-        column: The column of the other scorer.
-        pairs: How many pairs were compared.
-        every: One pair of so many in the input was looked at.
-        spearman: Rank correlation of the scores, -1 to 1; `None` if one of them gave the same score to all.
-        equal_levels: Share of pairs with the same level.
+        column: Column of the other scorer.
+        pairs: Compared pairs, as in the manifest.
+        every: One pair in `every` of the input was compared.
+        spearman: Rank correlation, as in the manifest.
+        equal_levels: Fraction of pairs with equal levels, as in the manifest.
         matrix: int64 (8, 8), pairs by level of the first scorer (row) and of the other (column), levels equally full.
         first_higher: Rows that the first scorer ranks highest above the other, by difference of rank.
         other_higher: The reverse.
@@ -41,47 +47,88 @@ class Agreement:
 
     @property
     def close(self) -> float:
-        """Share of pairs whose levels differ by one at most."""
-        apart = np.abs(np.subtract.outer(np.arange(NUM_LEVELS), np.arange(NUM_LEVELS)))
-        return float(self.matrix[apart <= 1].sum()) / self.pairs
+        """Fraction of pairs whose levels differ by at most one."""
+        levels = np.arange(NUM_LEVELS)
+        return float(self.matrix[np.abs(levels[:, None] - levels) <= 1].sum()) / self.pairs
 
 
-def agreements(folder: str | os.PathLike[str], manifest: dict[str, Any], column: str) -> tuple[Agreement, ...]:
-    """Compare the scorer of a column with each of the others.
+def compare_all(parts: Sequence[Path], columns: Sequence[str], names: Sequence[str]) -> list[ScorerAgreement]:
+    """Compare every two scorers, on at most a million pairs at equal distances in the input.
 
     Args:
-        folder: The scores.
-        manifest: What it says of them.
-        column: The first scorer's column.
+        parts: Parts of a folder of scores.
+        columns: Columns of the scorers.
+        names: Names of the scorers, in the same order.
     """
-    names = [scorer["name"] for scorer in manifest["scorers"]]
-    columns = score_columns(names[1:])
-    told = {frozenset(one["scorers"]): one for one in manifest["agreement"]}
-    if not any(one["pairs"] for one in told.values()):
-        return ()
-    scores, every = sampled_scores([part_path(folder, number) for number in range(manifest["shards"])], columns)
-    first = columns.index(column)
-    others = [(place, told[frozenset((names[first], names[place]))]) for place in range(len(names)) if place != first]
-    return tuple(
-        _agreement(columns[place], found, scores[:, first], scores[:, place], every)
-        for place, found in others
-        if found["pairs"]
+    if len(columns) < 2:
+        return []
+    scores, _ = sample_scores(parts, columns)
+    return [
+        compare(scores[:, left], scores[:, right], (names[left], names[right]))
+        for left, right in combinations(range(len(columns)), 2)
+    ]
+
+
+def compare(left: np.ndarray, right: np.ndarray, names: tuple[str, str]) -> ScorerAgreement:
+    """Compare the scores (n,) that two scorers give to the same pairs; pairs without both scores are ignored."""
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+    both = np.isfinite(left) & np.isfinite(right)
+    x, y = left[both].astype(np.float64), right[both].astype(np.float64)
+    if not x.size:
+        return ScorerAgreement(scorers=names, pairs=0, spearman=None, equal_levels=None)
+    varied = np.ptp(x) > 0 and np.ptp(y) > 0
+    return ScorerAgreement(
+        scorers=names,
+        pairs=x.size,
+        spearman=round(float(spearmanr(x, y).statistic), 6) if varied else None,
+        equal_levels=round(float((equally_full_levels(x) == equally_full_levels(y)).mean()), 6),
     )
 
 
-def _agreement(column: str, told: dict[str, Any], firsts: np.ndarray, others: np.ndarray, every: int) -> Agreement:
-    both = np.isfinite(firsts) & np.isfinite(others)
+def describe_agreements(
+    folder: str | os.PathLike[str], manifest: ScoreManifest, column: str
+) -> tuple[AgreementDetails, ...]:
+    """Compare the scorer of a column with each of the others in detail.
+
+    Args:
+        folder: The scores.
+        manifest: Their manifest.
+        column: Column of the first scorer.
+    """
+    names = [scorer.name for scorer in manifest.scorers]
+    columns = score_columns(names[1:])
+    summaries = {frozenset(agreement.scorers): agreement for agreement in manifest.agreement}
+    if not any(summary.pairs for summary in summaries.values()):
+        return ()
+    scores, every = sample_scores([part_path(folder, number) for number in range(manifest.shards)], columns)
+    first = columns.index(column)
+    others = [index for index in range(len(names)) if index != first]
+    pairs = [(index, summaries[frozenset((names[first], names[index]))]) for index in others]
+    return tuple(
+        _describe(columns[index], summary, scores[:, first], scores[:, index], every)
+        for index, summary in pairs
+        if summary.pairs
+    )
+
+
+def _describe(
+    column: str, summary: ScorerAgreement, left: np.ndarray, right: np.ndarray, every: int
+) -> AgreementDetails:
+    from scipy.stats import rankdata
+
+    both = np.isfinite(left) & np.isfinite(right)
     rows = every * np.flatnonzero(both)
-    x, y = (scores[both].astype(np.float64) for scores in (firsts, others))
+    x, y = left[both].astype(np.float64), right[both].astype(np.float64)
     matrix = np.zeros((NUM_LEVELS, NUM_LEVELS), np.int64)
     np.add.at(matrix, (equally_full_levels(x) - 1, equally_full_levels(y) - 1), 1)
-    higher = mean_ranks(x) - mean_ranks(y)
-    return Agreement(
+    higher = rankdata(x) - rankdata(y)
+    return AgreementDetails(
         column=column,
-        pairs=told["pairs"],
+        pairs=summary.pairs,
+        spearman=summary.spearman,
+        equal_levels=summary.equal_levels or 0.0,
         every=every,
-        spearman=told["spearman"],
-        equal_levels=told["equal_levels"],
         matrix=matrix,
         first_higher=_largest(higher, rows),
         other_higher=_largest(-higher, rows),
@@ -89,7 +136,29 @@ def _agreement(column: str, told: dict[str, Any], firsts: np.ndarray, others: np
 
 
 def _largest(differences: np.ndarray, rows: np.ndarray) -> tuple[int, ...]:
-    """The rows with the largest differences above 0."""
-    largest = Smallest(_SHOWN)
+    """Return the rows with the largest differences above 0."""
+    largest = SmallestRows(_NUM_EXAMPLES)
     largest.add(-differences[differences > 0], rows[differences > 0])
     return largest.rows
+
+
+def sample_scores(parts: Sequence[Path], columns: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Return every k-th row of scores, k the smallest power of 2 that leaves at most `MAX_PAIRS`.
+
+    Returns:
+        float32 (n, scorers), NaN for no score; and k: row i is row i * k of the input.
+    """
+    chunks: list[np.ndarray] = []
+    step, row = 1, 0
+    for batch in (batch for part in parts for batch in iter_part(part, columns)):
+        rows = np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
+        chunks.append(rows[-row % step :: step])
+        row += len(rows)
+        while sum(map(len, chunks)) > MAX_PAIRS:
+            chunks, step = [np.concatenate(chunks)[::2]], 2 * step
+    return np.concatenate(chunks) if chunks else np.zeros((0, len(columns)), np.float32), step
+
+
+def equally_full_levels(scores: np.ndarray) -> np.ndarray:
+    """Return the level, 1 to `NUM_LEVELS`, of finite scores (n,) if levels are fitted to these scores; int64 (n,)."""
+    return LevelBoundaries.fit(scores, NUM_LEVELS).apply(scores)

@@ -1,8 +1,8 @@
-"""One pass over a folder of scores of any length: counts, histograms, and which rows are worth showing.
+"""Statistics of a folder of scores of any length: counts, histograms, and rows to show as examples.
 
-Memory does not grow with the number of pairs: scores and lengths are counted in bins, and of the rows to be shown only
-those numbers are kept that are still among the first. Which of many equal rows are shown is drawn by a fixed hash of
-their number, so the same scores give the same page.
+Memory does not grow with the number of pairs: scores and lengths are counted in bins, and of the rows to show only the
+best so far are retained. Random examples are chosen by a fixed hash of the row number, so that equal scores give equal
+reports.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from aligngpt.curation.duplicates import CaptionSample, ImageSample, Repeats, mixed
-from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.duplicates import CaptionSample, DuplicateStats, ImageSample, mix_bits
+from aligngpt.curation.levels import LevelBoundaries, score_stream
+from aligngpt.curation.quantiles import ScoreRanking, quantile_rank
 from aligngpt.curation.scoring.store import OTHER_REASONS, error_kind, iter_scores, read_manifest, score_schema
 from aligngpt.utils.text import printable
 
 SCORE_BINS = 20_000  # of 0.0001 each, from -1 to 1
-LONGEST = 4_096  # characters; longer captions count as this long
+MAX_LENGTH = 4_096  # characters; longer captions count as this long
 
-_LOWEST = 24
-_SHOWN_CUT = 5
-_BOUNDARIES_SHOWN = 8
-_SHOWN_OF_REASON = 3
+_NUM_LOWEST = 24
+_NUM_TRUNCATED = 5
+_NUM_BOUNDARIES = 8
+_ROWS_PER_REASON = 3
 
 
-class Smallest:
-    """The so many rows with the smallest keys of all that were added; of equal keys the earlier row."""
+class SmallestRows:
+    """The rows with the smallest keys, at most `size` of them; among equal keys the earlier rows."""
 
     def __init__(self, size: int) -> None:
-        """Keep at most `size` rows."""
         self._size = size
         self._keys = np.empty(0, np.float64)
         self._rows = np.empty(0, np.int64)
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        """Offer rows, float64 (n,) keys and int64 (n,) row numbers, later ones than all before."""
+        """Add keys, float64 (n,), and row numbers, int64 (n,), higher than all added before."""
         if self._keys.size == self._size:
             smaller = keys < self._keys[-1]
             keys, rows = keys[smaller], rows[smaller]
@@ -49,18 +49,18 @@ class Smallest:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The row numbers, smallest key first."""
+        """Row numbers, smallest key first."""
         return tuple(self._rows.tolist())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of the scores as arrays of n; what is null has False in the array of that name with `has_`.
+    """Rows of the scores as arrays (n,); where a value is null, its `has_` array is False.
 
     Attributes:
-        rows: int64, numbers of the rows, from 0 in the order of the input.
+        rows: int64, row numbers from 0 in the order of the input.
         scores: float64, NaN without a score.
-        names: int64, a hash of the image's name; good for telling names apart within this process alone.
+        names: int64, hashes of the image names, comparable within this process only.
     """
 
     rows: np.ndarray
@@ -79,7 +79,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reason:
-    """A kind of error as the manifest counts it, every number written as N, and a few of its rows."""
+    """A reason of failure as the manifest counts it, numbers written as N, and some of its rows."""
 
     text: str
     count: int
@@ -87,37 +87,41 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What a pass over the scores found. Level 0 stands for scores without a level.
+class ScoreStatistics:
+    """Statistics of a folder of scores. Level 0 stands for scores without a level.
 
     Attributes:
+        rows: Pairs, with a score or without.
         histogram: int64 (levels + 1, `SCORE_BINS`), scores by level.
         sums: float64 (levels + 1,), the sum of each level's scores.
-        lengths: int64 (levels + 1, `LONGEST` + 1), captions by level and number of characters.
-        longest: The longest caption's number of characters.
-        cut: int64 (levels + 1,), captions of which a part was not read.
-        num_scorers: How many scorers were at work.
+        quantiles: Exact scores by percentile, `p1` to `p99`, as in `levels.json`; empty without scores.
+        lengths: int64 (levels + 1, `MAX_LENGTH` + 1), captions by level and number of characters.
+        longest: Number of characters of the longest caption.
+        truncated: int64 (levels + 1,), pairs whose caption was truncated.
+        num_scorers: Number of scorers.
         reasons: As in the manifest, the most frequent first.
+        duplicates: What occurs more than once.
         lowest: Rows with the lowest scores, lowest first.
-        drawn: For each level from 0, rows drawn from it at random.
-        cut_rows: Rows drawn from those whose caption was cut.
-        boundary_rows: Place of a boundary, and the rows nearest below it and nearest above; -1 where there is none.
+        examples: For each level from 0, a random sample of its rows.
+        truncated_rows: A random sample of rows whose caption was truncated.
+        boundary_rows: (index of a boundary, nearest row below it, nearest row above it); -1 where there is none.
     """
 
     rows: int
     histogram: np.ndarray
     sums: np.ndarray
+    quantiles: dict[str, float]
     minimum: float
     maximum: float
     lengths: np.ndarray
     longest: int
-    cut: np.ndarray
+    truncated: np.ndarray
     num_scorers: int
     reasons: tuple[Reason, ...]
-    repeats: Repeats
+    duplicates: DuplicateStats
     lowest: tuple[int, ...]
-    drawn: tuple[tuple[int, ...], ...]
-    cut_rows: tuple[int, ...]
+    examples: tuple[tuple[int, ...], ...]
+    truncated_rows: tuple[int, ...]
     boundary_rows: tuple[tuple[int, int, int], ...]
 
     @property
@@ -132,33 +136,34 @@ class Scan:
         return counts
 
 
-def scan(
+def collect_statistics(
     folder: str | os.PathLike[str],
     column: str = "clip_score",
     boundaries: LevelBoundaries | None = None,
     limit: int | None = None,
-) -> Scan:
-    """Go once over a finished folder of scores.
+) -> ScoreStatistics:
+    """Collect the statistics of a finished folder of scores, in three passes.
 
     Args:
         folder: As `aligngpt score` writes it.
-        column: Whose scores count.
-        boundaries: Where the column's levels part; without them every score has level 0.
-        limit: Most rows in which repeated images and captions are looked for, see `data_repeats`.
+        column: Column of the scores.
+        boundaries: Level boundaries of the column; without them every score has level 0.
+        limit: Maximum number of rows in which duplicates are counted, see `duplicates`.
 
     Raises:
-        FileNotFoundError: If the folder, its manifest or one of its parts is missing.
-        ValueError: If it is not finished.
+        FileNotFoundError: The folder, its manifest or one of its parts is missing.
+        ValueError: It is not finished.
     """
     manifest = read_manifest(folder)
-    tally = _Tally(boundaries, limit, manifest["counts"]["errors"], len(manifest["scorers"]))
+    ranking = ScoreRanking(score_stream(folder, column))
+    collector = _Collector(boundaries, limit, manifest.counts.errors)
     for batch in _batches(folder, column):
-        tally.add(batch)
-    return tally.result()
+        collector.add(batch)
+    return collector.result(len(manifest.scorers), ranking.percentiles() if ranking.count else {})
 
 
 def _batches(folder: str | os.PathLike[str], column: str) -> Iterator[Batch]:
-    """The rows of a folder of scores from the first to the last."""
+    """Yield the rows of a folder of scores in order."""
     columns = dict.fromkeys([column, *score_schema().names])
     first = 0
     for batch in iter_scores(folder, list(columns)):
@@ -192,13 +197,12 @@ def _batch(batch: pa.RecordBatch, first: int, column: str) -> Batch:
 
 
 @dataclass
-class _Tally:
-    """The sums while the pass goes on."""
+class _Collector:
+    """The statistics of the batches so far."""
 
     boundaries: LevelBoundaries | None
     limit: int | None
-    errors: dict[str, int]  # of the manifest: how many rows failed for which reason
-    num_scorers: int
+    errors: dict[str, int]  # of the manifest: failed rows by reason
     rows: int = 0
     minimum: float = np.inf
     maximum: float = -np.inf
@@ -207,12 +211,12 @@ class _Tally:
     def __post_init__(self) -> None:
         levels = 1 + (self.boundaries.num_levels if self.boundaries else 0)
         self.histogram = np.zeros((levels, SCORE_BINS), np.int64)
-        self.lengths = np.zeros((levels, LONGEST + 1), np.int64)
-        self.cut, self.sums = np.zeros(levels, np.int64), np.zeros(levels)
-        self.of_reason: dict[str, list[int]] = {reason: [] for reason in self.errors}
-        self.lowest, self.cut_rows = Smallest(_LOWEST), Smallest(_SHOWN_CUT)
-        self.drawn = [Smallest(examples_per_level(levels - 1)) for _ in range(levels)]
-        self.near = {place: (Smallest(1), Smallest(1)) for place in _boundaries_shown(self.boundaries)}
+        self.lengths = np.zeros((levels, MAX_LENGTH + 1), np.int64)
+        self.truncated, self.sums = np.zeros(levels, np.int64), np.zeros(levels)
+        self.rows_of_reason: dict[str, list[int]] = {reason: [] for reason in self.errors}
+        self.lowest, self.truncated_rows = SmallestRows(_NUM_LOWEST), SmallestRows(_NUM_TRUNCATED)
+        self.examples = [SmallestRows(examples_per_level(levels - 1)) for _ in range(levels)]
+        self.near = {index: (SmallestRows(1), SmallestRows(1)) for index in _choose_boundaries(self.boundaries)}
         self.image_sample = ImageSample(self.limit)
         self.caption_sample = CaptionSample(self.limit)
 
@@ -221,14 +225,14 @@ class _Tally:
         scored = np.isfinite(batch.scores)
         levels = np.zeros(batch.rows.size, np.int64) if self.boundaries is None else self.boundaries.apply(batch.scores)
         self._add_scores(batch.scores[scored], levels[scored], batch.rows[scored])
-        told = scored & (batch.chars >= 0)
-        np.add.at(self.lengths, (levels[told], np.minimum(batch.chars[told], LONGEST)), 1)
+        measured = scored & (batch.chars >= 0)
+        np.add.at(self.lengths, (levels[measured], np.minimum(batch.chars[measured], MAX_LENGTH)), 1)
         self.longest = max(self.longest, int(batch.chars.max(initial=0)))
-        cut = scored & batch.truncated
-        self.cut += np.bincount(levels[cut], minlength=self.cut.size)
-        self.cut_rows.add(priorities(batch.rows[cut]), batch.rows[cut])
+        truncated = scored & batch.truncated
+        self.truncated += np.bincount(levels[truncated], minlength=self.truncated.size)
+        self.truncated_rows.add(random_keys(batch.rows[truncated]), batch.rows[truncated])
         self._add_errors(batch)
-        self._add_repeats(batch)
+        self._add_duplicates(batch)
 
     def _add_scores(self, scores: np.ndarray, levels: np.ndarray, rows: np.ndarray) -> None:
         np.add.at(self.histogram, (levels, score_bins(scores)), 1)
@@ -236,93 +240,97 @@ class _Tally:
         self.minimum = min(self.minimum, float(scores.min(initial=np.inf)))
         self.maximum = max(self.maximum, float(scores.max(initial=-np.inf)))
         self.lowest.add(scores, rows)
-        drawn = priorities(rows)
+        keys = random_keys(rows)
         for level in np.unique(levels).tolist():
-            self.drawn[level].add(drawn[levels == level], rows[levels == level])
-        for place, (below, above) in self.near.items():
+            self.examples[level].add(keys[levels == level], rows[levels == level])
+        for index, (below, above) in self.near.items():
             assert self.boundaries is not None
-            beyond = scores - self.boundaries.boundaries[place]
+            beyond = scores - self.boundaries.boundaries[index]
             below.add(-beyond[beyond < 0], rows[beyond < 0])
             above.add(beyond[beyond >= 0], rows[beyond >= 0])
 
     def _add_errors(self, batch: Batch) -> None:
-        for place in np.flatnonzero(batch.errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            kind = error_kind(batch.errors[place].as_py())
-            rows = self.of_reason[kind if kind in self.of_reason else OTHER_REASONS]
-            if len(rows) < _SHOWN_OF_REASON:
-                rows.append(int(batch.rows[place]))
+        for index in np.flatnonzero(batch.errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            kind = error_kind(batch.errors[index].as_py())
+            rows = self.rows_of_reason[kind if kind in self.rows_of_reason else OTHER_REASONS]
+            if len(rows) < _ROWS_PER_REASON:
+                rows.append(int(batch.rows[index]))
 
-    def _add_repeats(self, batch: Batch) -> None:
-        seen = batch.has_image & np.isfinite(batch.scores)  # bytes that are no image have a hash as well
+    def _add_duplicates(self, batch: Batch) -> None:
+        usable = batch.has_image & np.isfinite(batch.scores)  # bytes that are no image have a hash as well
         self.image_sample.add(
-            batch.images[seen], batch.names[seen], batch.perceptual[seen], batch.has_perceptual[seen],
-            batch.rows[seen],
+            batch.images[usable], batch.names[usable], batch.perceptual[usable], batch.has_perceptual[usable],
+            batch.rows[usable],
         )  # fmt: skip
-        told = seen & batch.has_caption
-        self.caption_sample.add(batch.captions[told], batch.images[told], batch.rows[told])
+        usable &= batch.has_caption
+        self.caption_sample.add(batch.captions[usable], batch.images[usable], batch.rows[usable])
 
-    def result(self) -> Scan:
-        reasons = [Reason(printable(text), count, tuple(self.of_reason[text])) for text, count in self.errors.items()]
-        return Scan(
+    def result(self, num_scorers: int, quantiles: dict[str, float]) -> ScoreStatistics:
+        rows_of = self.rows_of_reason
+        return ScoreStatistics(
             rows=self.rows,
             histogram=self.histogram,
             sums=self.sums,
+            quantiles=quantiles,
             minimum=self.minimum,
             maximum=self.maximum,
             lengths=self.lengths,
             longest=self.longest,
-            cut=self.cut,
-            num_scorers=self.num_scorers,
-            reasons=tuple(reasons),
-            repeats=Repeats(*self.image_sample.result(), self.caption_sample.result()),
+            truncated=self.truncated,
+            num_scorers=num_scorers,
+            reasons=tuple(Reason(printable(text), count, tuple(rows_of[text])) for text, count in self.errors.items()),
+            duplicates=DuplicateStats(*self.image_sample.count(), self.caption_sample.count()),
             lowest=self.lowest.rows,
-            drawn=tuple(drawn.rows for drawn in self.drawn),
-            cut_rows=self.cut_rows.rows,
+            examples=tuple(examples.rows for examples in self.examples),
+            truncated_rows=self.truncated_rows.rows,
             boundary_rows=tuple(
-                (place, next(iter(below.rows), -1), next(iter(above.rows), -1))
-                for place, (below, above) in self.near.items()
+                (index, next(iter(below.rows), -1), next(iter(above.rows), -1))
+                for index, (below, above) in self.near.items()
             ),
         )
 
 
 def examples_per_level(num_levels: int) -> int:
-    """How many pairs of each level are shown: fewer where there are many levels, to bound the page."""
+    """Return how many pairs of each level are shown: fewer with many levels, to bound the size of a report."""
     return max(2, min(5, 96 // max(1, num_levels))) if num_levels else 12
 
 
-def _boundaries_shown(boundaries: LevelBoundaries | None) -> list[int]:
-    """Places of the boundaries whose pairs are shown: all, or so many at even distances; equal ones count once."""
+def _choose_boundaries(boundaries: LevelBoundaries | None) -> list[int]:
+    """Return indices of boundaries to show: of the different ones all, or some at even distances."""
     if boundaries is None:
         return []
-    cuts = boundaries.boundaries
-    places = [place for place, cut in enumerate(cuts) if place == 0 or cut != cuts[place - 1]]
-    if len(places) <= _BOUNDARIES_SHOWN:
-        return places
-    return [places[(2 * shown + 1) * len(places) // (2 * _BOUNDARIES_SHOWN)] for shown in range(_BOUNDARIES_SHOWN)]
+    scores = boundaries.boundaries
+    indices = [index for index, score in enumerate(scores) if index == 0 or score != scores[index - 1]]
+    if len(indices) <= _NUM_BOUNDARIES:
+        return indices
+    return [indices[(2 * number + 1) * len(indices) // (2 * _NUM_BOUNDARIES)] for number in range(_NUM_BOUNDARIES)]
 
 
-def priorities(rows: np.ndarray) -> np.ndarray:
-    """A fixed draw: float64 (n,) from 0 to 1 for row numbers (n,), as if at random, whatever the batches."""
-    return (mixed(rows.astype(np.uint64)) >> np.uint64(11)) * 2.0**-53
+def random_keys(rows: np.ndarray) -> np.ndarray:
+    """Return a fixed pseudo-random number, 0 to 1, for each row number: float64 (n,)."""
+    return (mix_bits(rows.astype(np.uint64)) >> np.uint64(11)) * 2.0**-53
 
 
 def score_bins(scores: np.ndarray) -> np.ndarray:
-    """The bins, 0 to `SCORE_BINS` - 1, of finite scores (n,); those beyond -1 and 1 fall into the outermost."""
+    """Return the bins, 0 to `SCORE_BINS` - 1, of finite scores (n,), clipped to -1 and 1."""
     return np.clip((scores + 1) * (SCORE_BINS // 2), 0, SCORE_BINS - 1).astype(np.int64)
 
 
-def bin_score(place: float) -> float:
-    """The score at a place of the histogram's axis; bin k reaches from k to k + 1."""
-    return place / (SCORE_BINS // 2) - 1
+def bin_score(position: float) -> float:
+    """Return the score at a position of the histogram's axis; bin k reaches from k to k + 1."""
+    return position / (SCORE_BINS // 2) - 1
 
 
 def bin_centers() -> np.ndarray:
-    """The score in the middle of each bin, float64 (`SCORE_BINS`,)."""
+    """Return the score in the middle of each bin, float64 (`SCORE_BINS`,)."""
     return (np.arange(SCORE_BINS) + 0.5) / (SCORE_BINS // 2) - 1
 
 
-def quantile_bin(counts: np.ndarray, share: float) -> int:
-    """The bin that holds a quantile of what was counted in (bins,), 0 to 1, by nearest rank; not all may be empty."""
-    below = np.cumsum(counts)
-    place = max(int(np.ceil(share * below[-1])) - 1, 0)
-    return int(np.searchsorted(below, place, side="right"))
+def quantile_bin(counts: np.ndarray, fraction: float) -> int:
+    """Return the bin that holds a quantile, 0 to 1, of counts (bins,), at least one of them positive.
+
+    The rank is that of `quantile_rank`, so the bin holds the quantile of `levels.json`.
+    """
+    cumulative = np.cumsum(counts)
+    rank = quantile_rank(round(1000 * fraction), 1000, int(cumulative[-1]))
+    return int(np.searchsorted(cumulative, rank, side="right"))

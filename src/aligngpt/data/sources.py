@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -147,22 +147,6 @@ def open_source(
     kind, files = _in_folder(location) if _is_folder(location) else _in_pattern(location)
     columns = Columns(image_column, caption_column, id_column)
     return Source(kind, location, None if images is None else Path(images), files, columns)
-
-
-def open_as_scored(
-    path: str | os.PathLike[str], manifest: Mapping[str, Any], images: str | os.PathLike[str] | None = None
-) -> Source:
-    """Open an input with the fields it was scored by; errors as in `open_source`.
-
-    Args:
-        path: The input.
-        manifest: The manifest of its scores.
-        images: The folder that image paths are relative to.
-    """
-    fields = manifest["inputs"]["fields"]
-    return open_source(
-        path, images, image_column=fields["image"], caption_column=fields["caption"], id_column=fields["id"]
-    )
 
 
 def _without_file_protocol(location: str) -> str:

@@ -63,7 +63,7 @@ def plan_steps(config: DemoConfig, folder: Path) -> list[Step]:
     """Return the commands of the run, and write the configs of its training stages to `configs/`."""
     data, scores, levels = folder / "data", folder / "scores", folder / "levels"
     sizes = {name: getattr(config, name) for name in ("pairs", "conversations", "questions", "seed")}
-    pairs = {"pairs": data / "pretrain.json", "images": data / "images"}
+    pairs = {"data": data / "pretrain.json", "images": data / "images"}
     binning = {"scores": scores, "output": levels, "num_levels": config.num_levels, "strategy": config.strategy}
     stage1 = folder / "pretrain-adaptive"
     captions = {"model": stage1, "data": data, "output": folder / "captions", "limit": config.captioned}

@@ -118,10 +118,15 @@ def is_empty(folder: Path) -> bool:
 def compare_identities(
     existing: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the fields of `expected` whose value differs in `existing`, by dotted name, with both values."""
+    """Return the fields of `expected` whose value differs in `existing`, by dotted name, with both values.
+
+    Items of lists of equal length are compared one by one and named by their index.
+    """
     differences: dict[str, tuple[Any, Any]] = {}
     for name, value in expected.items():
         other = existing.get(name)
+        if isinstance(value, list) and isinstance(other, list) and len(value) == len(other):
+            value, other = ({str(index): item for index, item in enumerate(items)} for items in (value, other))
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             differences |= compare_identities(other, value, f"{prefix}{name}.")
         elif other != value:

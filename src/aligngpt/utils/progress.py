@@ -87,8 +87,11 @@ class _Lines:
         if self._total is None:
             _print(f"{self._description}: {self._done:,} done in {format_duration(now - self._started)}")
             return
-        left = (now - self._started) * (self._total - self._done) / max(1, self._done - self._before)
-        _print(f"{self._description}: {self._done:,} of {self._total:,}, about {format_duration(left)} left")
+        line = f"{self._description}: {self._done:,} of {self._total:,}"
+        if self._done > self._before:  # else the speed is unknown
+            left = (now - self._started) * (self._total - self._done) / (self._done - self._before)
+            line += f", about {format_duration(left)} left"
+        _print(line)
 
 
 def _print(line: str) -> None:

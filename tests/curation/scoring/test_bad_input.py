@@ -1,4 +1,4 @@
-"""Whatever is wrong with an input ends as a row with its reason, in the counts, and as exit code 0, or 3 if strict."""
+"""Bad input becomes rows with reasons, is counted, and ends with exit code 0, or 3 with --strict."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def bad_images() -> dict[str, tuple[bytes, str]]:
 
 
 def score(pairs: Path | str, scorer: Path, output: Path, *more: object) -> Result:
-    arguments = ["score", "--pairs", pairs, "--scorer", scorer, "--output", output, "--workers", 0, *more]
+    arguments = ["score", "--data", pairs, "--scorer", scorer, "--output", output, "--num-workers", 0, *more]
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="aligngpt")
 
 
@@ -102,7 +102,7 @@ def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
         assert any(name in line and told in line for line in done.stderr.splitlines())
     summary = json.loads(done.stdout)
     assert (summary["scored"], summary["failed"]) == (4, len(expected))
-    assert sum(read_manifest(tmp_path / "out")["counts"]["errors"].values()) == len(expected)
+    assert sum(read_manifest(tmp_path / "out").counts.errors.values()) == len(expected)
     strict = score(pairs, clip_folder, tmp_path / "strict", *more, "--strict")
     assert (strict.exit_code, strict.stdout) == (3, "")
     last = strict.stderr.splitlines()[-1]
@@ -180,12 +180,12 @@ def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tm
     assert found["d"] == "member d.png is cut short: the tar ends within it"
     assert found["3.tar#0"] == "shard cannot be read: damaged: not a readable tar file"
     assert "PNG" in (found["e"] or "")
-    assert read_manifest(tmp_path / "out")["shards"] == 5
+    assert read_manifest(tmp_path / "out").shards == 5
     for name in ("1.tar", "3.tar", "d.png"):
         assert name in done.stderr
 
 
-def test_what_is_no_input_or_no_scorer_is_one_line(clip_folder: Path, tmp_path: Path) -> None:
+def test_wrong_inputs_and_scorers_are_one_line(clip_folder: Path, tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -195,7 +195,7 @@ def test_what_is_no_input_or_no_scorer_is_one_line(clip_folder: Path, tmp_path: 
     for arguments, message in (
         ((table, clip_folder), "expected a column of images"),
         ((pairs, tmp_path / "vision"), "holds a CLIPVisionModel, which has no text tower to score pairs with"),
-        ((pairs, clip_folder), "names its images by paths: give the folder they start from"),
+        ((pairs, clip_folder), "images are given by paths; pass the folder of --images"),
         ((tmp_path / "gone.json", clip_folder), "no such file"),
     ):
         done = score(arguments[0], arguments[1], tmp_path / "out")
@@ -204,12 +204,12 @@ def test_what_is_no_input_or_no_scorer_is_one_line(clip_folder: Path, tmp_path: 
         assert len(lines) == 1 and lines[0].startswith("aligngpt: error: ") and message in lines[0]
 
 
-def test_only_so_many_bad_records_are_named(images: Path, clip_folder: Path, tmp_path: Path) -> None:
+def test_the_number_of_named_bad_records_is_limited(images: Path, clip_folder: Path, tmp_path: Path) -> None:
     records = [llava(0, image="0.png"), *(llava(number, image=f"gone{number}.png") for number in range(1, 251))]
     done = score(write_json(tmp_path, records), clip_folder, tmp_path / "out", "--images", images)
     assert done.exit_code == 0
     assert sum("gone" in line for line in done.stderr.splitlines()) == 100
-    assert "   250  no such file" in done.stderr and "  and 150 more, which the column `error`" in done.stderr
+    assert "   250  no such file" in done.stderr and "  and 150 more, listed in the column `error`" in done.stderr
 
 
 def test_broken_photos_become_rows(photos: Path, clip_folder: Path, tmp_path: Path) -> None:
@@ -228,16 +228,16 @@ def test_nothing_to_score_is_counted_and_an_error(images: Path, clip_folder: Pat
     assert set(errors(tmp_path / "out").values()) == {"no such file"}
 
 
-def test_a_share_with_a_bad_record_ends_well(clip_folder: Path, tmp_path: Path) -> None:
-    """A share that failed would be started again and again by whatever runs the shares."""
+def test_a_shard_with_a_bad_record_succeeds(clip_folder: Path, tmp_path: Path) -> None:
+    """A scheduler would start a shard that fails again and again."""
     for number in range(3):
         members = {f"p{number}.png": encoded(make_image(number), "PNG"), f"p{number}.txt": b"an image"}
         write_tar(tmp_path / "tars" / f"{number}.tar", members | {"bad.png": b"", "bad.txt": b"nothing"})
-    for share, code in ((1, 0), (3, 0), (2, 0)):
-        done = score(tmp_path / "tars", clip_folder, tmp_path / "out", "--shard", f"{share}/3")
+    for index, code in ((1, 0), (3, 0), (2, 0)):
+        done = score(tmp_path / "tars", clip_folder, tmp_path / "out", "--shard", f"{index}/3")
         assert done.exit_code == code, done.stderr
         assert "empty" in done.stderr
-    assert read_manifest(tmp_path / "out")["counts"]["failed"] == 3
+    assert read_manifest(tmp_path / "out").counts.failed == 3
 
 
 def test_control_characters_do_not_reach_the_terminal(images: Path, clip_folder: Path, tmp_path: Path) -> None:

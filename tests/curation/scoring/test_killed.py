@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, and the same command again: the same bytes, and no finished shard is scored twice."""
+"""A run killed with SIGKILL at any moment resumes to the same bytes, and scores no finished shard twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.source_files import write_tar
 SHARDS, SAMPLES, KILLS = 10, 12, 4
 CAPTIONS = SHARDS * SAMPLES
 
-# Scores slowly, and notes every caption it embeds before it does.
+# Scores slowly, and logs each caption before embedding it.
 PROGRAM = """
 import sys, time, torch
 from aligngpt.curation.scoring.local_backend import score_source
@@ -39,7 +39,7 @@ class Noting(ClipScorer):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     scorer = Noting.from_pretrained(sys.argv[1], "cpu")
-    score_source(open_source(sys.argv[2]), [scorer], sys.argv[3], batch_size=4, workers=2, progress=False)
+    score_source(open_source(sys.argv[2]), [scorer], sys.argv[3], batch_size=4, num_workers=2, show_progress=False)
 """
 
 
@@ -100,15 +100,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(clip_folder: Path,
                 time.sleep(0.005)
             time.sleep(rng.random() * 0.05)
             os.kill(process.pid, signal.SIGKILL)
-        _, told = process.communicate()
+        _, stderr = process.communicate()
         asked = noted(log)[start:]
         assert not captions_of(before) & set(asked), "a finished shard was scored again"
         after = finished(out)
         assert before.items() <= after.items() and after.items() <= whole.items()
         before = after
-    assert process.returncode == 0, told
+    assert process.returncode == 0, stderr
     assert before == whole and read_scores(out).equals(read_scores(tmp_path / "whole"))
-    assert not list(out.glob(".*")), "what killed runs left is cleared away"
+    assert not list(out.glob(".*")), "remains of killed runs are removed"
     deadline = time.monotonic() + 20
     while any(map(alive, groups)) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Scores stand in the input's order, whatever decodes them; what is embedded once; what an interruption costs."""
+"""Scores in the order of the input, for any number of workers; what is embedded once; resuming interrupted runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from aligngpt.curation.scoring import batches as score_batches
-from aligngpt.curation.scoring.batches import caption_hash, planned
-from aligngpt.curation.scoring.decoding import IMAGES_PER_TASK, Decoder, Encoded, decoded, perceptual_hash
+from aligngpt.curation.scoring.batches import caption_hash, plan_batches
+from aligngpt.curation.scoring.decoding import IMAGES_PER_TASK, Decoder, Encoded, decode_images, perceptual_hash
 from aligngpt.curation.scoring.local_backend import SCORE_TOLERANCE, score_source
+from aligngpt.curation.scoring.run import ScoreSummary
+from aligngpt.curation.scoring.score import score_pairs
 from aligngpt.curation.scoring.scorers import ClipScorer
-from aligngpt.curation.scoring.store import SCHEMA, ScoreSummary, read_manifest, read_scores
+from aligngpt.curation.scoring.store import SCHEMA, read_manifest, read_scores
 from aligngpt.data import json_format as json_records
 from aligngpt.data.images import DecodedImage, load_image
 from aligngpt.data.sources import open_source
@@ -30,12 +32,12 @@ from tests.source_files import datasets_folder, llava, samples, write_json, writ
 
 def run(pairs: Path | str, images: Path | None, scorer: Any, output: Path, **settings: Any) -> ScoreSummary:
     scorers = scorer if isinstance(scorer, list) else [scorer]
-    settings = {"batch_size": 4, "workers": 0, "progress": False} | settings
+    settings = {"batch_size": 4, "num_workers": 0, "show_progress": False} | settings
     return score_source(open_source(pairs, images), scorers, output, **settings)
 
 
 def pairs_of(folder: Path, count: int, **changes: Any) -> Path:
-    """Pairs over the six good images of `images`, one after the other."""
+    """Write pairs with the six good images of `images` in turn."""
     records = [llava(number, image=f"{number % 6}.png", **changes) for number in range(count)]
     return write_json(folder, records)
 
@@ -47,7 +49,7 @@ def shards_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A folder for a test's own files beside its output."""
+    """Return a folder for inputs, next to the output."""
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
@@ -60,14 +62,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 # What is written ----------------------------------------------------------------------------------------------------
 
 
-def test_parts_hold_the_scorers_scores_in_order(
+def test_parts_hold_the_scores_in_order(
     clip_folder: Path, images: Path, work: Path, tmp_path: Path, shards_of_8: None
 ) -> None:
     scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
     summary = run(pairs_of(work, 19), images, scorer, tmp_path / "out", batch_size=3)
     assert (summary.scored, summary.failed, summary.shards, summary.resumed_shards) == (19, 0, 3, 0)
-    names = ["manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    names = [*(f"part-0000{number}.parquet" for number in range(3)), "run_config.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", *names]
     table = read_scores(tmp_path / "out")
     assert table.schema.equals(SCHEMA)
     captions = [f"cäption {number}" for number in range(19)]
@@ -83,10 +85,10 @@ def test_parts_hold_the_scorers_scores_in_order(
         hashes = table[column].to_pylist()
         assert hashes[:6] * 3 == hashes[:18] and len(set(hashes)) == 6
     manifest = read_manifest(tmp_path / "out")
-    assert manifest["scorers"] == [scorer.describe()] and manifest["shards"] == 3
-    assert manifest["counts"] == {"scored": 19, "failed": 0, "truncated": 0, "errors": {}}
-    assert manifest["inputs"]["pairs_hash"] == open_source(work / "pairs.json").fingerprint
-    assert set(manifest["versions"]) == {"aligngpt", "python", "torch", "transformers"}
+    assert [info.model_dump() for info in manifest.scorers] == [scorer.describe()] and manifest.shards == 3
+    assert manifest.counts.model_dump() == {"scored": 19, "failed": 0, "truncated": 0, "errors": {}}
+    assert manifest.inputs.pairs_hash == open_source(work / "pairs.json").fingerprint
+    assert set(manifest.versions) == {"aligngpt", "python", "torch", "transformers"}
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_batches_and_processes_do_not_change_the_scores(
 ) -> None:
     pairs, written = pairs_of(work, 21), []
     for place, (batch_size, workers) in enumerate([(1, 0), (7, 0), (64, 0), (4, 2), (64, 1)]):
-        run(pairs, images, CountingScorer(), tmp_path / str(place), batch_size=batch_size, workers=workers)
+        run(pairs, images, CountingScorer(), tmp_path / str(place), batch_size=batch_size, num_workers=workers)
         written.append(contents(tmp_path / str(place)))
     assert len(written[0]) == 3 and all(one == written[0] for one in written[1:])
 
@@ -159,16 +161,17 @@ def test_several_scorers_share_one_pass(
 ) -> None:
     pairs = pairs_of(work, 12)
     scorers = [ClipScorer.from_pretrained(folder, "cpu") for folder in (clip_folder, siglip_folder)]
-    summary = run(pairs, images, scorers, tmp_path / "both", workers=1)
+    summary = run(pairs, images, scorers, tmp_path / "both", num_workers=1)
     both = read_scores(tmp_path / "both")
     for scorer, column in zip(scorers, ("clip_score", "clip_score_tiny-siglip"), strict=True):
         run(pairs, images, scorer, tmp_path / column)
         assert both[column].to_pylist() == read_scores(tmp_path / column)["clip_score"].to_pylist()
     (agreement,) = summary.agreement
-    assert agreement["scorers"] == ["tiny-clip", "tiny-siglip"] and agreement["pairs"] == 12
+    assert agreement.scorers == ("tiny-clip", "tiny-siglip") and agreement.pairs == 12
     manifest = read_manifest(tmp_path / "both")
-    assert manifest["agreement"] == [agreement] and -1 <= agreement["spearman"] <= 1
-    assert [scorer["name"] for scorer in manifest["scorers"]] == ["tiny-clip", "tiny-siglip"]
+    assert manifest.agreement == [agreement]
+    assert agreement.spearman is not None and -1 <= agreement.spearman <= 1
+    assert [scorer.name for scorer in manifest.scorers] == ["tiny-clip", "tiny-siglip"]
 
 
 def test_a_pass_of_two_scorers_decodes_each_image_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +193,7 @@ def test_a_pass_of_two_scorers_decodes_each_image_once(images: Path, monkeypatch
 # What is embedded once ----------------------------------------------------------------------------------------------
 
 
-def test_images_and_captions_that_come_again_are_embedded_once(
+def test_repeated_images_and_captions_are_embedded_once(
     images: Path, work: Path, tmp_path: Path, shards_of_8: None
 ) -> None:
     """Five captions over one image, then a second shard that may not know of the first."""
@@ -208,15 +211,15 @@ def test_images_and_captions_that_come_again_are_embedded_once(
     assert scores == pytest.approx([np.cos(means[n // 5] - lengths[n] / 100) for n in range(16)], abs=1e-6)
 
 
-def test_only_so_many_images_are_remembered(
+def test_the_number_of_cached_images_is_limited(
     images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded = {}
-    for remembered in (2, 6):
-        monkeypatch.setattr(score_batches, "REMEMBERED", remembered)
+    for size in (2, 6):
+        monkeypatch.setattr(score_batches, "CACHE_SIZE", size)
         scorer = CountingScorer()
-        run(pairs_of(work, 12), images, scorer, tmp_path / str(remembered))
-        embedded[remembered] = sum(scorer.images)
+        run(pairs_of(work, 12), images, scorer, tmp_path / str(size))
+        embedded[size] = sum(scorer.images)
     assert embedded == {2: 12, 6: 6}
     assert contents(tmp_path / "2") == contents(tmp_path / "6")
 
@@ -241,26 +244,24 @@ def test_captions_of_images_that_cannot_be_used_are_not_embedded(images: Path, w
     assert read_scores(tmp_path / "out")["clip_score"].null_count == 1
 
 
-def test_a_batch_closes_when_it_has_enough_of_anything(
-    images: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_full_by_images_rows_or_bytes(images: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_batches, "BYTES_PER_BATCH", 1500)
     same = write_json(work, [llava(number, image="0.png") for number in range(40)])
     shards = open_source(same, images).shards()
-    assert [(len(batch.rows), len(batch.new), batch.last) for batch in planned(shards, images, 2)] == [
+    assert [(len(plan.batch.rows), len(plan.images), plan.batch.last) for plan in plan_batches(shards, images, 2)] == [
         (16, 1, False),
         (16, 0, False),
         (8, 0, True),
     ]
     tar = open_source(write_tar(work / "a.tar", samples(range(7)))).shards()  # images of 700 bytes
-    assert [len(batch.new) for batch in planned(tar, None, 100)] == [3, 3, 1]
+    assert [len(plan.images) for plan in plan_batches(tar, None, 100)] == [3, 3, 1]
 
 
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_more_is_read_than_is_under_way(images: Path, workers: int) -> None:
+def test_tasks_are_read_only_as_far_ahead_as_asked(images: Path, workers: int) -> None:
     read = 0
 
     def tasks() -> Iterator[list[Encoded]]:
@@ -270,40 +271,38 @@ def test_no_more_is_read_than_is_under_way(images: Path, workers: int) -> None:
             yield [Encoded(f"{number}", path=str(images / f"{number % 6}.png"))] * IMAGES_PER_TASK
 
     done = 0
-    for results in decoded(tasks(), Decoder([mean_of]), workers, 4 * IMAGES_PER_TASK, True):
+    for results in decode_images(tasks(), Decoder([mean_of]), workers, 4 * IMAGES_PER_TASK, True):
         done += 1
         assert len(results) == IMAGES_PER_TASK and results[0].error is None
         assert read - done <= 4 + 1
     assert done == read == 60
 
 
-def test_large_images_travel_in_smaller_portions(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_sent_in_smaller_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1500)
-    (batch,) = planned(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
-    assert [len(task) for task in score_batches._tasks(batch)] == [3, 3, 3, 1]
+    (plan,) = plan_batches(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
+    assert [len(task) for task in score_batches._decoding_tasks(plan.images)] == [3, 3, 3, 1]
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1 << 20)
-    assert [len(task) for task in score_batches._tasks(batch)] == [8, 2]
+    assert [len(task) for task in score_batches._decoding_tasks(plan.images)] == [8, 2]
 
 
 # Interruptions ------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
-    images: Path, work: Path, tmp_path: Path, shards_of_8: None
-) -> None:
+def test_an_interrupted_run_resumes(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
     pairs = pairs_of(work, 20)
     run(pairs, images, CountingScorer(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):  # in the second shard, whose six images take two batches
         run(pairs, images, CountingScorer(fail_after=3), tmp_path / "parts")
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["manifest.json", "part-00000.parquet"]
-    with pytest.raises(ValueError, match="cut off before its end"):
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["part-00000.parquet", "run_config.json"]
+    with pytest.raises(ValueError, match="scoring is not finished"):
         read_scores(tmp_path / "parts")
     rest = CountingScorer()
     summary = run(pairs, images, rest, tmp_path / "parts")
     assert sorted(rest.captions) == sorted(f"cäption {number}" for number in range(8, 20))
     assert (summary.scored, summary.shards, summary.resumed_shards) == (20, 3, 1)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    assert read_manifest(tmp_path / "parts")["counts"]["scored"] == 20
+    assert read_manifest(tmp_path / "parts").counts.scored == 20
 
 
 def test_a_finished_run_is_not_repeated(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
@@ -315,18 +314,48 @@ def test_a_finished_run_is_not_repeated(images: Path, work: Path, tmp_path: Path
     assert again.captions == [] and (summary.scored, summary.resumed_shards) == (20, 3)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (out / "part-00001.parquet").unlink()
-    mend = CountingScorer()
-    run(pairs, images, mend, out)
-    assert len(mend.captions) == 8 and {path.name: path.read_bytes() for path in out.iterdir()} == before
+    missing = CountingScorer()
+    run(pairs, images, missing, out)
+    assert len(missing.captions) == 8 and {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_shares_make_up_the_whole(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
+def test_a_finished_run_is_recognized_without_reading(
+    clip_folder: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, out = work / "images", tmp_path / "out"
+    folder.mkdir()
+    for number in range(6):
+        make_image(number).save(folder / f"{number}.png")
+    pairs = pairs_of(work, 6)
+    settings: dict[str, Any] = {"images": folder, "scorers": [clip_folder], "num_workers": 0}
+    first = score_pairs(pairs, out, **settings)
+    assert not first.was_done
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+
+    with monkeypatch.context() as patch, caplog.at_level("INFO", "aligngpt"):
+        patch.setattr("aligngpt.data.sources.Source.shards", None)
+        patch.setattr("aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", None)
+        again = score_pairs(pairs, out, **settings)
+    assert again.was_done and (again.scored, again.shards) == (6, 1)
+    assert f"{out} is complete; nothing to do" in caplog.text
+
+    pairs.touch()  # compared by content, which is the same
+    assert score_pairs(pairs, out, **settings).was_done
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    make_image(7, (50, 50)).save(folder / "0.png")
+    with pytest.raises(ValueError, match=r"its inputs\.images_hash is"):
+        score_pairs(pairs, out, **settings)
+    with pytest.raises(ValueError, match=r"its inputs\.long_captions is \"truncate\", not \"chunk-mean\""):
+        score_pairs(pairs, out, **settings, long_captions="chunk-mean")
+
+
+def test_shards_of_the_work_add_up(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
     pairs = pairs_of(work, 38)
     run(pairs, images, CountingScorer(), tmp_path / "whole")
     summaries, asked = [], []
-    for share in (2, 3, 1):
+    for index in (2, 3, 1):
         scorer = CountingScorer()
-        summaries.append(run(pairs, images, scorer, tmp_path / "shares", shard=(share, 3)))
+        summaries.append(run(pairs, images, scorer, tmp_path / "shares", shard=(index, 3)))
         asked.append(len(scorer.captions))
     assert asked == [8 + 6, 8, 8 + 8]  # shards 1 and 4, then 2, then 0 and 3
     assert [summary.missing_shards for summary in summaries] == [3, 2, 0]
@@ -346,17 +375,17 @@ def test_scores_of_another_input_are_refused(images: Path, work: Path, tmp_path:
     (tmp_path / "other").mkdir()
     other_pairs = pairs_of(tmp_path / "other", 12, note="changed")
     changes: list[tuple[str, Path, Path, Any, dict[str, Any]]] = [
-        ("pairs_hash", other_pairs, images, CountingScorer(), {}),
-        ("images_hash", pairs, other_images, CountingScorer(), {}),
-        ("scorers", pairs, images, CountingScorer(weights_hash="def"), {}),
-        ("scorers, columns", pairs, images, [CountingScorer(), CountingScorer("b")], {}),
-        ("long_captions", pairs, images, CountingScorer(), {"long_captions": "chunk-mean"}),
+        ("inputs.pairs_hash", other_pairs, images, CountingScorer(), {}),
+        ("inputs.images_hash", pairs, other_images, CountingScorer(), {}),
+        (r"inputs.scorers\.0\.weights_hash", pairs, images, CountingScorer(weights_hash="def"), {}),
+        ("inputs.scorers", pairs, images, [CountingScorer(), CountingScorer("b")], {}),
+        ("inputs.long_captions", pairs, images, CountingScorer(), {"long_captions": "chunk-mean"}),
     ]
     for differing, source, folder, scorer, settings in changes:
-        with pytest.raises(ValueError, match=rf"another input \({differing} differ\): give another output folder"):
+        with pytest.raises(ValueError, match=rf"belongs to another run: its {differing} is .*; choose another"):
             run(source, folder, scorer, out, **settings)
     (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())
-    with pytest.raises(ValueError, match=r"part-00001\.parquet does not hold the scores expected there"):
+    with pytest.raises(ValueError, match=r"part-00001\.parquet does not hold the scores of its shard"):
         run(pairs, images, CountingScorer(), out)
 
 
@@ -367,31 +396,32 @@ def kill_this_process(image: DecodedImage) -> None:
 def test_a_decoding_process_that_is_killed_ends_the_run_in_one_line(images: Path, work: Path, tmp_path: Path) -> None:
     scorer = CountingScorer()
     scorer.preparation = kill_this_process
-    with pytest.raises(OSError, match="a process that decodes images was killed, perhaps for want of memory"):
-        run(pairs_of(work, 12), images, scorer, tmp_path / "out", workers=2)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    with pytest.raises(OSError, match="a process that decodes images was killed, possibly out of memory"):
+        run(pairs_of(work, 12), images, scorer, tmp_path / "out", num_workers=2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run_config.json"]
 
 
-# Arguments and signs of life ----------------------------------------------------------------------------------------
+# Arguments and progress ----------------------------------------------------------------------------------------
 
 
 def test_impossible_arguments_are_refused(images: Path, work: Path, tmp_path: Path) -> None:
     pairs = pairs_of(work, 2)
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        (CountingScorer(), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (CountingScorer(), {"workers": -1}, "workers must be at least 0, got -1"),
+        (CountingScorer(), {"batch_size": 0}, "batch_size must be between 1 and 1,048,576, got 0"),
+        (CountingScorer(), {"batch_size": 10**20}, "batch_size must be between 1 and 1,048,576, got 1000"),
+        (CountingScorer(), {"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ([], {}, "at least one scorer"),
-        ([CountingScorer(), CountingScorer()], {}, "told apart by their folders' names, got counting, counting"),
+        ([CountingScorer(), CountingScorer()], {}, "scorers are named after their folders, got counting, counting"),
     ]
     for scorer, settings, message in wrong:
         with pytest.raises(ValueError, match=message):
             run(pairs, images, scorer, tmp_path / "out", **settings)
-    with pytest.raises(ValueError, match=r"pairs\.json names its images by paths: give the folder they start from"):
+    with pytest.raises(ValueError, match=r"pairs\.json: images are given by paths; pass the folder of --images"):
         run(pairs, None, CountingScorer(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_input_without_a_usable_record_asks_for_the_right_folder(work: Path, tmp_path: Path) -> None:
+def test_an_input_without_a_usable_record_is_an_error(work: Path, tmp_path: Path) -> None:
     for records, count in (([], 0), ([llava(0), llava(1)], 2)):
         pairs = write_json(work, records)
         for _ in range(2):
@@ -400,18 +430,27 @@ def test_an_input_without_a_usable_record_asks_for_the_right_folder(work: Path, 
         assert ("p0: 0.png: no such file" in str(caught.value)) == bool(records)
 
 
-def test_no_progress_bar_without_a_terminal(
-    images: Path, work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_progress_without_a_terminal_is_lines_after_some_time(
+    images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "out", progress=True)
+    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "quick", show_progress=True)
     assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr("aligngpt.utils.progress.FIRST_LINE", 0)
+    monkeypatch.setattr("aligngpt.utils.progress.INTERVAL", 0)
+    run(pairs_of(work, 20), images, CountingScorer(), tmp_path / "json", show_progress=True)
+    assert "aligngpt: scoring: 20 of 20, about 0 s left" in capfd.readouterr().err
+    for number in range(3):
+        write_tar(work / "tars" / f"{number}.tar", samples(range(4)))
+    with pytest.raises(ValueError, match="none of them can be used"):
+        run(work / "tars", None, CountingScorer(), tmp_path / "tars", show_progress=True)
+    assert "aligngpt: scoring shards (4 pairs): 1 of 3, about" in capfd.readouterr().err
 
 
 def test_a_progress_bar_counts_pairs_on_a_terminal(
     images: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "out", progress=True)
+    run(pairs_of(work, 8), images, CountingScorer(), tmp_path / "out", show_progress=True)
     captured = capsys.readouterr()
     assert "8/8" in captured.err and captured.out == ""
 

@@ -1,4 +1,4 @@
-"""The Ray engine writes what the local one writes, whichever of them begins, and whatever dies on the way.
+"""The Ray backend writes what the local one writes, whichever of them begins, and whichever process is killed.
 
 One Ray cluster of this machine serves all tests; without Ray they are skipped, but for those of the order.
 """
@@ -27,17 +27,18 @@ from click.testing import CliRunner
 from aligngpt.cli import cli
 from aligngpt.curation.scoring import batches as score_batches
 from aligngpt.curation.scoring import ray_backend as ray_engine
-from aligngpt.curation.scoring.batches import decoded_batches, planned, scored_batches
+from aligngpt.curation.scoring.batches import decode_batches, plan_batches
+from aligngpt.curation.scoring.batches import score_batches as score_all
 from aligngpt.curation.scoring.decoding import Decoder
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.ray_backend import (
     _Decode,
     _Embed,
-    _in_order,
     _one_line_errors,
-    _packed,
+    _pack,
     _Pools,
-    _unpacked,
+    _score_in_order,
+    _unpack,
     load_clip_scorers,
 )
 from aligngpt.data.images import DecodedImage
@@ -79,11 +80,11 @@ def manifest(folder: Path) -> dict[str, Any]:
 # The order, without Ray ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remembered", [4096, 3])
+@pytest.mark.parametrize("size", [4096, 3])
 def test_blocks_may_arrive_in_any_order(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(score_batches, "REMEMBERED", remembered)
+    monkeypatch.setattr(score_batches, "CACHE_SIZE", size)
     rng = random.Random(0)
     records = []
     for number in range(80):
@@ -95,15 +96,15 @@ def test_blocks_may_arrive_in_any_order(
     shards = open_source(write_json(tmp_path, records), images).shards()
     scorers = [CountingScorer(), CountingScorer("other")]
     decoder = Decoder([scorer.preparation for scorer in scorers])
-    whole = list(scored_batches(decoded_batches(planned(shards, images, 2), decoder, 0, 0, False), scorers))
+    whole = list(score_all(decode_batches(plan_batches(shards, images, 2), decoder, 0, 0, False), scorers))
     assert len(shards) == 2 and len(whole) > 10
 
     decode, embed = _Decode(decoder, images, 2), _Embed(lambda: scorers)
-    rows = [embed(row) for shard in shards for row in decode(_packed(shard=shard))]
+    rows = [embed(row) for shard in shards for row in decode(_pack(shard=shard))]
     for _ in range(20):
         rng.shuffle(rows)
-        blocks = ((_unpacked(row, "batch"), _unpacked(row, "vectors")) for row in rows)
-        found = sorted(_in_order(blocks, ["counting", "other"]), key=lambda batch: batch.shard)
+        blocks = ((_unpack(row, "batch"), _unpack(row, "embeddings")) for row in rows)
+        found = sorted(_score_in_order(blocks, ["counting", "other"]), key=lambda batch: batch.shard)
         assert found == whole
 
 
@@ -111,8 +112,8 @@ def test_a_block_carries_the_pixels_of_one_batch(images: Path, tmp_path: Path) -
     records = [llava(number, image=f"{number % 6}.png") for number in range(29)]
     (shard,) = open_source(write_json(tmp_path, records), images).shards()
     decode = _Decode(Decoder([lambda image: os.urandom(100_000)]), images, 3)
-    blocks = list(decode(_packed(shard=shard)))
-    assert [len(_unpacked(block, "request").prepared) for block in blocks] == [3, 3, 0]
+    blocks = list(decode(_pack(shard=shard)))
+    assert [len(_unpack(block, "request").prepared) for block in blocks] == [3, 3, 0]
     assert [block.nbytes // 100_000 for block in blocks] == [3, 3, 0]
     assert all(block["batch"].nbytes < 10_000 for block in blocks)
 
@@ -128,11 +129,11 @@ def test_an_error_of_an_actor_travels_as_it_is(tars: Path) -> None:
     (shard, *_) = open_source(tars).shards()
     gone = replace(shard, rows=partial(_no_network, "x"))
     decode = _Decode(Decoder([mean_of]), None, 4)
-    (row,) = decode(_packed(shard=gone))
+    (row,) = decode(_pack(shard=gone))
     (passed,) = [_Embed(lambda: [CountingScorer()])(row)]
-    (failed,) = [_Embed(lambda: [Failing()])(each) for each in islice(decode(_packed(shard=shard)), 1)]
+    (failed,) = [_Embed(lambda: [Failing()])(each) for each in islice(decode(_pack(shard=shard)), 1)]
     for found, message in ((passed, "the network is down"), (failed, "the disk\nis gone")):
-        error = _unpacked(found, "batch")
+        error = _unpack(found, "batch")
         assert isinstance(error, OSError) and str(error) == message and "Traceback" in error.__notes__[0]
         assert found.schema.equals(passed.schema)
 
@@ -162,16 +163,16 @@ def cluster() -> Iterator[str]:
 
 def run(source: Source, load: Any, output: Path, **settings: Any) -> Any:
     return ray_engine.score_source_with_ray(
-        source, load, output, **{"batch_size": 4, "actors": 1, "decoders": 1, "progress": False} | settings
+        source, load, output, **{"batch_size": 4, "actors": 1, "decoders": 1, "show_progress": False} | settings
     )
 
 
 def run_here(source: Source, scorers: Any, output: Path, **settings: Any) -> Any:
-    return score_source(source, scorers, output, batch_size=4, workers=0, progress=False, **settings)
+    return score_source(source, scorers, output, batch_size=4, num_workers=0, show_progress=False, **settings)
 
 
 @needs_ray
-def test_it_writes_what_the_local_engine_writes(
+def test_both_backends_write_the_same(
     cluster: str, clip_folder: Path, tars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = open_source(f"{tars}/{{0..{SHARDS}}}.tar")  # the last is missing
@@ -183,7 +184,7 @@ def test_it_writes_what_the_local_engine_writes(
     assert (summary.errors, summary.shards, summary.resumed_shards) == (expected.errors, SHARDS + 1, 0)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local") and len(contents(tmp_path / "ray")) == SHARDS + 1
     assert manifest(tmp_path / "ray") == manifest(tmp_path / "local")
-    assert len(list((tmp_path / "ray").iterdir())) == SHARDS + 2
+    assert len(list((tmp_path / "ray").iterdir())) == SHARDS + 3
 
 
 def die_once(marker: Path) -> None:
@@ -241,24 +242,22 @@ def failing() -> list[CountingScorer]:
 
 
 @needs_ray
-def test_what_cannot_begin_is_one_line(cluster: str, tars: Path, tmp_path: Path) -> None:
+def test_errors_at_the_start_are_one_line(cluster: str, tars: Path, tmp_path: Path) -> None:
     source = open_source(tars)
     with pytest.raises(ValueError, match=r"^x holds no tokenizer: copy its files there too$"):
         run(source, failing, tmp_path / "none")
-    with pytest.raises(
-        ValueError, match=r"has 2 CPUs and 0 GPUs, too few for 1 actors with the scorers and 2 decoders"
-    ):
+    with pytest.raises(ValueError, match=r"has 2 CPUs and 0 GPUs, too few for 1 actors with scorers and 2 decoders"):
         run(source, failing, tmp_path / "none", decoders=2)
-    with pytest.raises(ValueError, match="actors must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="actors must be at least 1 with the backend ray, got 0"):
         run(source, failing, tmp_path / "none", actors=0)
     assert not (tmp_path / "none").exists()
 
 
 @needs_ray
-def test_a_cluster_that_is_not_there_is_one_line() -> None:
+def test_a_missing_cluster_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(OSError, match=rf"^no Ray cluster can be used at 127\.0\.0\.1:{port} \(.* refused\): start one"):
+    with pytest.raises(OSError, match=rf"^no Ray cluster can be used at 127\.0\.0\.1:{port} \(.* refused\); start one"):
         ray_engine._connect(f"127.0.0.1:{port}", 2)
 
 
@@ -274,7 +273,7 @@ def test_a_cluster_that_is_not_there_is_one_line() -> None:
         ({"CPU": 16.0, "GPU": 4.0}, (2, 5), _Pools(2, 5, 1)),
     ],
 )
-def test_a_cluster_is_shared_out(
+def test_a_cluster_is_divided_into_pools(
     monkeypatch: pytest.MonkeyPatch,
     machines: dict[str, float],
     asked: tuple[int | None, int | None],
@@ -282,7 +281,7 @@ def test_a_cluster_is_shared_out(
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: machines)
     assert _Pools.sized(*asked) == pools
-    with pytest.raises(ValueError, match="ask for fewer or start more machines"):
+    with pytest.raises(ValueError, match="or start more machines"):
         _Pools.sized(16, 1)
     if pools.gpus:
         with pytest.raises(ValueError, match="16 CPUs and 4 GPUs, too few for 5 actors"):
@@ -290,11 +289,11 @@ def test_a_cluster_is_shared_out(
 
 
 @needs_ray
-def test_a_process_that_is_killed_again_and_again_is_one_line() -> None:
+def test_a_process_that_is_killed_repeatedly_is_one_line() -> None:
     from ray.exceptions import ActorUnavailableError
 
-    told = r"killed 4 times at the same work, .*run the same again.*socket closed"
-    with pytest.raises(OSError, match=told) as caught, _one_line_errors():
+    message = r"killed 4 times at the same task, .*run the same command again.*socket closed"
+    with pytest.raises(OSError, match=message) as caught, _one_line_errors():
         raise ActorUnavailableError("socket\nclosed", None)
     assert "\n" not in str(caught.value)
 
@@ -336,7 +335,7 @@ score_source_with_ray(open_source(sys.argv[2]), partial(noting, Path(sys.argv[4]
 
 
 @needs_ray
-def test_each_engine_goes_on_where_the_other_stopped_or_was_killed(cluster: str, tars: Path, tmp_path: Path) -> None:
+def test_each_backend_resumes_the_other(cluster: str, tars: Path, tmp_path: Path) -> None:
     source, out, killed, log, last = open_source(tars), *(tmp_path / name for name in ("out", "killed", "log", "last"))
     run_here(source, [CountingScorer()], tmp_path / "whole")
     run_here(source, [CountingScorer()], out, shard=(2, SHARDS))
@@ -345,8 +344,8 @@ def test_each_engine_goes_on_where_the_other_stopped_or_was_killed(cluster: str,
     while len(contents(out)) < 2 and driver.poll() is None:
         time.sleep(0.005)
     driver.kill()
-    _, told = driver.communicate()
-    assert told == "" and "1" not in shards_of(log)
+    _, stderr = driver.communicate()
+    assert stderr == "" and "1" not in shards_of(log)
     finished = {name[9] for name in contents(out)}
     assert {"1"} < finished < {"0", "1", "2", "3"}
     shutil.copytree(out, killed)
@@ -366,19 +365,19 @@ def test_each_engine_goes_on_where_the_other_stopped_or_was_killed(cluster: str,
 
 
 def score(*words: object) -> Any:
-    arguments = ["score", "--pairs", "x.json", "--scorer", "synthetic-clip", "--output", "out", *map(str, words)]
+    arguments = ["score", "--data", "x.json", "--scorer", "synthetic-clip", "--output", "out", *map(str, words)]
     return CliRunner().invoke(cli, arguments, prog_name="aligngpt")
 
 
-def test_the_command_refuses_what_does_not_go_together() -> None:
+def test_contradictory_options_are_refused() -> None:
     for words in (("--actors", 2), ("--address", "auto")):
         done = score(*words)
-        assert done.exit_code == 2 and "--actors and --address are for --engine ray; see aligngpt score" in done.stderr
-    done = score("--engine", "ray", "--workers", 0)
-    assert done.exit_code == 2 and "--workers must be at least 1" in done.stderr
+        assert done.exit_code == 2 and "--actors and --address require --backend ray; see aligngpt score" in done.stderr
+    done = score("--backend", "ray", "--num-workers", 0)
+    assert done.exit_code == 2 and "--num-workers must be at least 1" in done.stderr
 
 
-def test_the_command_names_what_actors_read_from_the_root(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actors_get_absolute_paths(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def stop(source: Source, load: Any, output: Path, **settings: Any) -> None:
@@ -387,8 +386,8 @@ def test_the_command_names_what_actors_read_from_the_root(tars: Path, monkeypatc
 
     monkeypatch.setattr(ray_engine, "score_source_with_ray", stop)
     monkeypatch.chdir(tars)
-    words = ["score", "--pairs", "{0..3}.tar", "--images", ".", "--scorer", "synthetic-clip", "--output", "out"]
-    words += ["--engine", "ray", "--actors", "2", "--workers", "3", "--address", "auto", "--shard", "2/4"]
+    words = ["score", "--data", "{0..3}.tar", "--images", ".", "--scorer", "synthetic-clip", "--output", "out"]
+    words += ["--backend", "ray", "--actors", "2", "--num-workers", "3", "--address", "auto", "--shard", "2/4"]
     done = CliRunner().invoke(cli, words, prog_name="aligngpt")
     assert done.stderr == "aligngpt: error: enough\n"
     assert asked["source"].files == tuple(f"{tars}/{number}.tar" for number in range(4))
@@ -400,9 +399,7 @@ def test_without_ray_the_command_says_what_to_install(tars: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.chdir(tars)
     done = CliRunner().invoke(
-        cli, ["score", "--pairs", "0.tar", "--scorer", "synthetic-clip", "--output", "out", "--engine", "ray"]
+        cli, ["score", "--data", "0.tar", "--scorer", "synthetic-clip", "--output", "out", "--backend", "ray"]
     )
     assert done.exit_code == 1 and not (tars / "out").exists()
-    assert done.stderr == (
-        "aligngpt: error: --engine ray needs Ray, which is not installed: pip install 'aligngpt[ray]'\n"
-    )
+    assert done.stderr == ("aligngpt: error: the backend ray needs Ray; install it with: pip install 'aligngpt[ray]'\n")

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.duplicates import Copies, Group, NearCopies, Reuse
+from aligngpt.curation.duplicates import DuplicateImages, Group, NearDuplicates, RepeatedCaptions
 from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.curation.scorer_agreement import Agreement
+from aligngpt.curation.scorer_agreement import AgreementDetails
 from aligngpt.curation.scoring import scorers
-from aligngpt.curation.statistics import Scan, scan
+from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
 from aligngpt.reporting.data import insights
 from tests.reporting.score_folders import rows_table, write_scores
 
 TWO_LEVELS = LevelBoundaries(2, "quantile", (0.3,), 0.1, 0.5)
 
 
-def scanned(folder: Path, rows: list[dict[str, Any]], boundaries: LevelBoundaries | None = None) -> Scan:
-    return scan(write_scores(folder / "scores", rows_table(rows)), boundaries=boundaries)
+def scanned(folder: Path, rows: list[dict[str, Any]], boundaries: LevelBoundaries | None = None) -> ScoreStatistics:
+    return collect_statistics(write_scores(folder / "scores", rows_table(rows)), boundaries=boundaries)
 
 
 def test_the_distribution_of_the_scores(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_long_caption_of_several_scorers(tmp_path: Path) -> None:
 
 
 def test_the_number_of_chunks_is_that_of_the_scorer() -> None:
-    assert insights.MAX_CHUNKS == scorers._MOST_CHUNKS
+    assert insights.MAX_CHUNKS == scorers.MAX_CHUNKS
 
 
 def test_data_without_issues(tmp_path: Path) -> None:
@@ -115,13 +115,13 @@ def test_the_most_frequent_reason_is_named(tmp_path: Path) -> None:
 
 
 def test_duplicates() -> None:
-    near = NearCopies(50, 4, (), True)
-    assert insights.duplicates(Copies(1, 1_000, 50, 990, 0, ()), near) == [
+    near = NearDuplicates(50, 4, (), True)
+    assert insights.duplicates(DuplicateImages(1, 1_000, 50, 990, 0, ()), near) == [
         "990 pairs (99.0%) share their image with another pair; 0 pairs (0.0%) have an image that exists under several "
         "names.",
         "4 images (8.0%) are near-duplicates: perceptual hashes that differ in at most 4 of 64 bits.",
     ]
-    sentences = insights.duplicates(Copies(8, 1_000, 999, 2, 2, ()), NearCopies(9, 9, (), False))
+    sentences = insights.duplicates(DuplicateImages(8, 1_000, 999, 2, 2, ()), NearDuplicates(9, 9, (), False))
     assert sentences[0].startswith("Computed on one image in 8")
     assert "2 pairs (0.2%) have an image that exists under several names." in sentences[1]
     assert "this is a lower bound" in sentences[2]
@@ -129,7 +129,7 @@ def test_duplicates() -> None:
 
 
 def test_repeated_captions() -> None:
-    few = Reuse(1, 10_000, 9_998, 1, 3, 1, (0, 1, 0, 0, 0), (Group(3, (1, 2, 3)),))
+    few = RepeatedCaptions(1, 10_000, 9_998, 1, 3, 1, (0, 1, 0, 0, 0), (Group(3, (1, 2, 3)),))
     assert insights.repeated_captions(few) == [
         "3 pairs (under 0.1%) have a caption that occurs with more than one image; the most frequent caption occurs "
         "with 3 images.",
@@ -138,12 +138,12 @@ def test_repeated_captions() -> None:
 
 
 def test_agreement_names_its_pairs() -> None:
-    result = Agreement("clip_score_b", 500_000, 4, 0.84, 0.625, np.diag(np.full(8, 62_500)), (), ())
+    result = AgreementDetails("clip_score_b", 500_000, 4, 0.84, 0.625, np.diag(np.full(8, 62_500)), (), ())
     assert insights.agreement("a", "b", result) == [
         "a and b agree strongly: Spearman correlation 0.84 over 500,000 pairs (one in 4). With 8 levels of equal size "
         "each, 62.5% of the pairs get the same level from both, 100.0% the same or an adjacent one."
     ]
-    flat = Agreement("clip_score_b", 1, 1, None, 1.0, np.eye(8, dtype=int), (), ())
+    flat = AgreementDetails("clip_score_b", 1, 1, None, 1.0, np.eye(8, dtype=int), (), ())
     assert insights.agreement("a", "b", flat) == [
         "a and b cannot be compared by rank: one of them gives every pair the same score."
     ]

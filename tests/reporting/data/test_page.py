@@ -232,7 +232,7 @@ def test_captions_are_read_from_the_field_that_was_scored(tmp_path: Path) -> Non
         make_image(index).save(tmp_path / f"{index}.png")
     fields = {"image_column": "file", "caption_column": "alt", "id_column": "key"}
     source = open_source(tmp_path / "pairs.jsonl", tmp_path, **fields)
-    score_source(source, [CountingScorer()], tmp_path / "scores", workers=0, progress=False)
+    score_source(source, [CountingScorer()], tmp_path / "scores", num_workers=0, show_progress=False)
     page = Page(report_data(tmp_path / "scores", tmp_path / "page.html", data=source.path, images=tmp_path).page)
     assert "No. 0 p0 0.png" in page.text["pairs"] and "No. 1 p1 1.png" in page.text["pairs"]
 

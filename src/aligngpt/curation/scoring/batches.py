@@ -1,11 +1,14 @@
 """From records to scores, batch by batch: what is embedded together, decoded ahead, and embedded once.
 
-planned            shards -> batches: records with the images and texts they share
-decoded_batches    batches -> the same with their new images decoded, in other processes
-requested          a batch -> what of it the scorers embed
-embedded           that -> vectors, of nothing else, so that another machine may do it
-scored             a batch and its vectors -> columns of scores
-scored_batches     the last three, batch after batch, in this process
+    plan_batches      shards -> planned batches: rows, and the images that occur in them for the first time
+    decode_batches    -> decoded batches, whose images were decoded in other processes
+    RequestBuilder    a decoded batch -> a pending batch, and the request: what of it the scorers embed
+    embed_batch       a request -> embeddings; depends on nothing else, so it may run on another machine
+    BatchScorer       a pending batch and its embeddings -> columns of scores
+    score_batches     the last three, batch after batch, in this process
+
+Rows refer to images and texts by their number within the shard. Each step that needs to remember them has a
+`ShardCache`, which forgets exactly what `plan_batches` forgets, because it sees the same uses in the same order.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,14 +34,14 @@ from aligngpt.curation.scoring.decoding import (
     Decoder,
     Encoded,
     Task,
-    decoded,
+    decode_images,
     hash64,
 )
 from aligngpt.curation.scoring.scorers import Scorer, cosines
 from aligngpt.curation.scoring.store import score_columns
 from aligngpt.data.sources import SourceRecord, SourceShard
 
-REMEMBERED = 4096
+CACHE_SIZE = 4096
 RECORDS_PER_IMAGE = 8
 BYTES_PER_BATCH = 1 << 28
 
@@ -45,186 +49,101 @@ Columns = dict[str, list[Any]]
 T = TypeVar("T")
 
 
-@dataclass(eq=False, slots=True)
-class ImageEntry:
-    """An image that any number of a shard's records show. What it is decoded and embedded to is filled in on the way.
-
-    Attributes:
-        number: Its place among the images of its shard.
-        encoded: Where its content is, until that is on its way to be decoded.
-        decoded: Its hashes and size, or the error.
-        vectors: One for each scorer.
-    """
-
-    number: int
-    encoded: Encoded | None
-    decoded: Decoded = field(default_factory=Decoded)
-    vectors: list[np.ndarray] = field(default_factory=list)
-
-
-@dataclass(eq=False, slots=True)
-class Text:
-    """A text that any number of a shard's records have.
-
-    Attributes:
-        number: Its place among the texts of its shard.
-        asked: Whether it has been given to the scorers.
-        vectors: One for each scorer.
-        truncated: Whether any scorer has not read a part of it.
-    """
-
-    number: int
-    asked: bool = False
-    vectors: list[np.ndarray] = field(default_factory=list)
-    truncated: bool = False
-
-
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A record on its way to a row of scores; a bad one has neither image nor text."""
+    """A record on its way to a row of scores.
+
+    Attributes:
+        error: Why the record has no score, apart from errors of its image.
+        image_number: Number of its image among the images of its shard; `None` for a bad record.
+        text_number: Number of its caption among the captions of its shard; `None` for a bad record.
+    """
 
     id: str
     image: str | None
     caption: str | None
     error: str | None
-    image_entry: ImageEntry | None = None
-    text: Text | None = None
-
-    @property
-    def reason(self) -> str | None:
-        """Why it has no score; its image's error counts once that is decoded."""
-        return self.error or (self.image_entry.decoded.error if self.image_entry is not None else None)
+    image_number: int | None = None
+    text_number: int | None = None
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one shard that are scored together, and the images that come up in them for the first time.
+    """Rows of one shard that are scored together.
 
-    `texts` are those to be embedded with it, known once the images are decoded.
+    Attributes:
+        shard: Number of the shard.
+        number: Number of the batch within its shard.
+        new_images: Numbers of the images that occur for the first time.
+        last: Whether it is the last batch of its shard.
     """
 
     shard: int
-    number: int = 0
-    rows: list[Row] = field(default_factory=list)
-    new: list[ImageEntry] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)
-    bytes: int = 0
-    last: bool = False
-
-    def good(self) -> list[ImageEntry]:
-        """The new images that could be decoded, once that has been tried."""
-        return [image for image in self.new if image.decoded.error is None]
-
-    def is_full(self, batch_size: int) -> bool:
-        """Whether it holds enough images to embed, rows to keep, or bytes to send."""
-        many = len(self.rows) >= RECORDS_PER_IMAGE * batch_size
-        return len(self.new) >= batch_size or many or self.bytes >= BYTES_PER_BATCH
+    number: int
+    rows: tuple[Row, ...]
+    new_images: tuple[int, ...]
+    last: bool
 
 
-class LRUCache(OrderedDict[Hashable, T]):
-    """The objects used last, up to 4,096 of them; each gets the number of those made before it."""
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch and the content of its new images."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._made = 0
-
-    def use(self, key: Hashable, make: Callable[[int], T]) -> tuple[T, bool]:
-        """The thing of this key, made of its number if it is not remembered, and whether it was made."""
-        made = key not in self
-        if made:
-            self[key] = make(self._made)
-            self._made += 1
-        self.move_to_end(key)
-        if len(self) > REMEMBERED:
-            self.popitem(last=False)
-        return self[key], made
+    batch: Batch
+    images: tuple[Encoded, ...]
 
 
-def planned(shards: Iterable[SourceShard], images: Path | None, batch_size: int) -> Iterator[Batch]:
-    """Divide shards into batches; the last batch of a shard says so and may be empty.
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """A batch and its new images, decoded and prepared for the scorers."""
 
-    Args:
-        shards: The shards to read.
-        images: What image paths are relative to.
-        batch_size: New images of a batch, at most.
+    batch: Batch
+    images: tuple[Decoded, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingBatch:
+    """A batch whose embedding was requested.
+
+    Attributes:
+        images: Facts about its new images, without pixels.
+        texts: Numbers of the captions that are embedded with it.
     """
-    for shard in shards:
-        entries: LRUCache[ImageEntry] = LRUCache()
-        texts: LRUCache[Text] = LRUCache()
-        batch = Batch(shard.number)
-        for record in shard.read():
-            row = Row(record.id, record.image, record.caption, record.error)
-            if record.error is None and record.caption is not None:
-                encoded = _encoded(record, images)
-                row.text, _ = texts.use(_digest(record.caption.encode()), Text)
-                row.image_entry, new = entries.use(_image_key(encoded), partial(ImageEntry, encoded=encoded))
-                if new:
-                    batch.new.append(row.image_entry)
-                    batch.bytes += len(encoded.data or b"")
-            batch.rows.append(row)
-            if batch.is_full(batch_size):
-                yield batch
-                batch = Batch(shard.number, batch.number + 1)
-        batch.last = True
-        yield batch
+
+    batch: Batch
+    images: tuple[Decoded, ...]
+    texts: tuple[int, ...]
 
 
-def _encoded(record: SourceRecord, images: Path | None) -> Encoded:
-    name = record.image or record.id
-    return Encoded(name, record.data, None if record.data is not None else os.path.join(images or "", name))
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """What of a batch the scorers embed.
+
+    Attributes:
+        prepared: Of each new image that could be decoded, the result of each scorer's preparation.
+        captions: The captions that are embedded with it.
+    """
+
+    prepared: list[tuple[Any, ...]]
+    captions: list[str]
 
 
-def _image_key(encoded: Encoded) -> Hashable:
-    return encoded.path if encoded.data is None else _digest(encoded.data)
+@dataclass(frozen=True)
+class Embeddings:
+    """The result of a request, one entry for each scorer; `None` where nothing was requested.
 
+    Attributes:
+        images: Unit vectors of the images, arrays or tensors that may not be computed yet.
+        captions: Unit vectors of the captions, and whether each was truncated.
+    """
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    images: list[Any]
+    captions: list[tuple[Any, np.ndarray] | None]
 
-
-# From batches to scores ---------------------------------------------------------------------------------------------
-
-
-def decoded_batches(
-    batches: Iterable[Batch], decoder: Decoder, workers: int, ahead: int, polite: bool
-) -> Iterator[Batch]:
-    """Batches whose new images are decoded; further ones are decoded meanwhile."""
-    waiting: deque[tuple[Batch, int, list[Decoded]]] = deque()
-
-    def tasks() -> Iterator[Task]:
-        for batch in batches:
-            parts = _tasks(batch)
-            waiting.append((batch, len(parts), []))
-            for image in batch.new:
-                image.encoded = None
-            while parts:
-                yield parts.pop(0)
-
-    done = 0
-    for results in decoded(tasks(), decoder, workers, ahead, polite):
-        batch, count, arrived = waiting[0]
-        arrived += results
-        done += 1
-        if done == count:
-            for image, result in zip(batch.new, arrived, strict=True):
-                image.decoded = result
-            waiting.popleft()
-            done = 0
-            yield batch
-
-
-def _tasks(batch: Batch) -> list[list[Encoded]]:
-    """A batch's new images in portions small enough to be shared out; one empty portion if there are none."""
-    tasks: list[list[Encoded]] = [[]]
-    size = 0
-    for image in batch.new:
-        assert image.encoded is not None
-        size += len(image.encoded.data or b"")
-        tasks[-1].append(image.encoded)
-        if len(tasks[-1]) == IMAGES_PER_TASK or size >= BYTES_PER_TASK:
-            tasks.append([])
-            size = 0
-    return tasks if tasks[-1] or len(tasks) == 1 else tasks[:-1]
+    def to_arrays(self) -> Embeddings:
+        """Return the same as arrays in the memory of this process."""
+        captions = [None if entry is None else (_to_array(entry[0]), entry[1]) for entry in self.captions]
+        return Embeddings([None if images is None else _to_array(images) for images in self.images], captions)
 
 
 @dataclass(frozen=True)
@@ -236,111 +155,255 @@ class ScoredBatch:
     last: bool
 
 
-@dataclass(frozen=True)
-class Request:
-    """What of a batch the scorers embed.
+class LRUCache(OrderedDict[Hashable, T]):
+    """The most recently used objects, at most `CACHE_SIZE` of them."""
 
-    Attributes:
-        prepared: Of each new image that could be decoded, what each scorer's preparation made of it.
-        captions: The texts that are embedded with it.
-    """
-
-    prepared: list[tuple[Any, ...]]
-    captions: list[str]
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What the scorers made of a request, one entry for each scorer; `None` where nothing was asked.
-
-    Attributes:
-        images: Unit vectors of the images, arrays or tensors perhaps not yet computed.
-        captions: Unit vectors of the texts, and whether a part of each was not read.
-    """
-
-    images: list[Any]
-    captions: list[tuple[Any, np.ndarray] | None]
-
-    def arrived(self) -> Vectors:
-        """The same as arrays, brought here from where they were computed."""
-        captions = [None if one is None else (_array(one[0]), one[1]) for one in self.captions]
-        return Vectors([None if images is None else _array(images) for images in self.images], captions)
+    def use(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the object of a key, made if it is not in the cache, and mark it as used."""
+        if key not in self:
+            self[key] = make()
+        self.move_to_end(key)
+        if len(self) > CACHE_SIZE:
+            self.popitem(last=False)
+        return self[key]
 
 
-def scored_batches(batches: Iterable[Batch], scorers: Sequence[Scorer]) -> Iterator[ScoredBatch]:
-    """Score batches, in order. One is collected when the next is under way, so that a GPU need not wait."""
-    names = [scorer.describe()["name"] for scorer in scorers]
-    before: tuple[Batch, Vectors] | None = None
-    for batch in batches:
-        under_way = batch, embedded(requested(batch), scorers)
-        if before is not None:
-            yield scored(*before, names)
-        before = under_way
-    if before is not None:
-        yield scored(*before, names)
+# Planning and decoding ----------------------------------------------------------------------------------------------
 
 
-def requested(batch: Batch) -> Request:
-    """Take out of a decoded batch what is to be embedded; the batches of a shard have to come in order."""
-    prepared = [image.decoded.prepared for image in batch.good()]
-    for image in batch.good():
-        image.decoded = replace(image.decoded, prepared=())
-    captions = []
-    for row in batch.rows:
-        if row.reason is None and row.text is not None and row.caption is not None and not row.text.asked:
-            row.text.asked = True
-            batch.texts.append(row.text)
-            captions.append(row.caption)
-    return Request(prepared, captions)
+def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size: int) -> Iterator[PlannedBatch]:
+    """Divide shards into batches. The last batch of a shard is marked and may be empty.
 
-
-def embedded(request: Request, scorers: Sequence[Scorer]) -> Vectors:
-    """Give a request to the scorers. Depends on nothing else, so that its result is the same in any process."""
-    prepared, captions = request.prepared, request.captions
-    images = [
-        scorer.embed_images([each[place] for each in prepared]) if prepared else None
-        for place, scorer in enumerate(scorers)
-    ]
-    return Vectors(images, [scorer.embed_captions(captions) if captions else None for scorer in scorers])
-
-
-def scored(batch: Batch, vectors: Vectors, names: Sequence[str]) -> ScoredBatch:
-    """Wait for the vectors of a batch and compare them; those of the batches before it in its shard must be known.
+    A batch is full when it holds enough images to embed, rows to write, or bytes to send.
 
     Args:
-        batch: The batch, after `requested`.
-        vectors: What was made of its request.
-        names: The scorers'.
+        shards: The shards to read.
+        images: Folder that image paths are relative to.
+        batch_size: New images of a batch, at most.
     """
-    arrived = vectors.arrived()
-    for images, captions in zip(arrived.images, arrived.captions, strict=True):
-        if images is not None:
-            for image, vector in zip(batch.good(), images, strict=True):
-                image.vectors.append(vector)
-        if captions is not None:
-            for text, vector, truncated in zip(batch.texts, *captions, strict=True):
-                text.vectors.append(vector)
-                text.truncated |= bool(truncated)
-    return ScoredBatch(batch.shard, _columns(batch.rows, names), batch.last)
+    for shard in shards:
+        image_numbers: LRUCache[int] = LRUCache()
+        text_numbers: LRUCache[int] = LRUCache()
+        next_image, next_text = count().__next__, count().__next__
+        number, size = 0, 0
+        rows: list[Row] = []
+        new: dict[int, Encoded] = {}
+        for record in shard.read():
+            row = Row(record.id, record.image, record.caption, record.error)
+            if record.error is None and record.caption is not None:
+                encoded = _encoded_image(record, images)
+                text = text_numbers.use(_digest(record.caption.encode()), next_text)
+                key = encoded.path if encoded.data is None else _digest(encoded.data)
+                is_new = key not in image_numbers
+                image = image_numbers.use(key, next_image)
+                row = replace(row, image_number=image, text_number=text)
+                if is_new:
+                    new[image] = encoded
+                    size += len(encoded.data or b"")
+            rows.append(row)
+            if len(new) >= batch_size or len(rows) >= RECORDS_PER_IMAGE * batch_size or size >= BYTES_PER_BATCH:
+                yield PlannedBatch(Batch(shard.number, number, tuple(rows), tuple(new), False), tuple(new.values()))
+                number, size, rows, new = number + 1, 0, [], {}
+        yield PlannedBatch(Batch(shard.number, number, tuple(rows), tuple(new), True), tuple(new.values()))
 
 
-def _array(vectors: Any) -> np.ndarray:
-    """An array, or a tensor brought here from where it was computed."""
+def _encoded_image(record: SourceRecord, images: Path | None) -> Encoded:
+    name = record.image or record.id
+    return Encoded(name, record.data, None if record.data is not None else os.path.join(images or "", name))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def decode_batches(
+    batches: Iterable[PlannedBatch], decoder: Decoder, workers: int, ahead: int, low_priority: bool
+) -> Iterator[DecodedBatch]:
+    """Decode the new images of batches, in order; arguments as in `decode_images`."""
+    waiting: deque[tuple[Batch, int]] = deque()  # without the encoded images, which are in the tasks alone
+
+    def iter_tasks() -> Iterator[Task]:
+        for planned in batches:
+            tasks = deque(_decoding_tasks(planned.images))
+            waiting.append((planned.batch, len(tasks)))
+            del planned
+            while tasks:
+                yield tasks.popleft()
+
+    images: list[Decoded] = []
+    done = 0
+    for results in decode_images(iter_tasks(), decoder, workers, ahead, low_priority):
+        images += results
+        done += 1
+        if done == waiting[0][1]:
+            yield DecodedBatch(waiting.popleft()[0], tuple(images))
+            images, done = [], 0
+
+
+def _decoding_tasks(images: Iterable[Encoded]) -> list[list[Encoded]]:
+    """Divide images into tasks small enough for one process each; one empty task if there are none."""
+    tasks: list[list[Encoded]] = [[]]
+    size = 0
+    for image in images:
+        size += len(image.data or b"")
+        tasks[-1].append(image)
+        if len(tasks[-1]) == IMAGES_PER_TASK or size >= BYTES_PER_TASK:
+            tasks.append([])
+            size = 0
+    return tasks if tasks[-1] or len(tasks) == 1 else tasks[:-1]
+
+
+# Embedding and scoring ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, slots=True)
+class _Image:
+    decoded: Decoded
+    vectors: list[np.ndarray] = field(default_factory=list)  # one for each scorer
+
+
+@dataclass(eq=False, slots=True)
+class _Text:
+    requested: bool = False
+    truncated: bool = False
+    vectors: list[np.ndarray] = field(default_factory=list)  # one for each scorer
+
+
+class ShardCache:
+    """The images and texts of a shard that later batches may refer to, by number."""
+
+    def __init__(self) -> None:
+        self._images: LRUCache[_Image] = LRUCache()
+        self._texts: LRUCache[_Text] = LRUCache()
+
+    def look_up(self, batch: Batch, images: Sequence[Decoded]) -> list[tuple[_Image, _Text] | None]:
+        """Return the image and the text of each row, `None` for a bad record.
+
+        Args:
+            batch: The next batch of the shard.
+            images: Its new images.
+        """
+        new = {number: _Image(image) for number, image in zip(batch.new_images, images, strict=True)}
+        entries: list[tuple[_Image, _Text] | None] = []
+        for row in batch.rows:
+            if row.image_number is None:
+                entries.append(None)
+                continue
+            text = self._texts.use(row.text_number, _Text)
+            image = self._images.use(row.image_number, partial(new.__getitem__, row.image_number))
+            entries.append((image, text))
+        return entries
+
+
+class _ShardCaches(dict[int, ShardCache]):
+    """The cache of each shard that has begun and not ended."""
+
+    def look_up(self, batch: Batch, images: Sequence[Decoded]) -> list[tuple[_Image, _Text] | None]:
+        entries = self.setdefault(batch.shard, ShardCache()).look_up(batch, images)
+        if batch.last:
+            del self[batch.shard]
+        return entries
+
+
+class RequestBuilder:
+    """Requests each image and each caption once per shard; the batches of a shard have to come in order."""
+
+    def __init__(self) -> None:
+        self._caches = _ShardCaches()
+
+    def build(self, decoded: DecodedBatch) -> tuple[PendingBatch, EmbeddingRequest]:
+        """Separate what of a batch is embedded from what is needed to score it.
+
+        Captions of images that cannot be used are not requested.
+        """
+        prepared = [image.prepared for image in decoded.images if image.error is None]
+        facts = tuple(replace(image, prepared=()) for image in decoded.images)
+        texts, captions = [], []
+        for row, entry in zip(decoded.batch.rows, self._caches.look_up(decoded.batch, facts), strict=True):
+            if entry is None or entry[0].decoded.error is not None or entry[1].requested:
+                continue
+            assert row.text_number is not None
+            assert row.caption is not None
+            entry[1].requested = True
+            texts.append(row.text_number)
+            captions.append(row.caption)
+        return PendingBatch(decoded.batch, facts, tuple(texts)), EmbeddingRequest(prepared, captions)
+
+
+def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> Embeddings:
+    """Embed a request. The result depends on nothing else, so it is the same in any process."""
+    prepared, captions = request.prepared, request.captions
+    images = [
+        scorer.embed_images([image[index] for image in prepared]) if prepared else None
+        for index, scorer in enumerate(scorers)
+    ]
+    return Embeddings(images, [scorer.embed_captions(captions) if captions else None for scorer in scorers])
+
+
+class BatchScorer:
+    """Compares images and captions; the batches of a shard have to come in order.
+
+    Args:
+        names: Names of the scorers.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._caches = _ShardCaches()
+
+    def score(self, pending: PendingBatch, embeddings: Embeddings) -> ScoredBatch:
+        """Wait for the embeddings of a batch and score its rows."""
+        batch = pending.batch
+        entries = self._caches.look_up(batch, pending.images)
+        images: dict[int | None, _Image] = {}
+        texts: dict[int | None, _Text] = {}
+        for row, entry in zip(batch.rows, entries, strict=True):
+            if entry is not None:
+                images[row.image_number], texts[row.text_number] = entry
+        new = [images[number] for number in batch.new_images if images[number].decoded.error is None]
+        arrays = embeddings.to_arrays()
+        for image_vectors, captions in zip(arrays.images, arrays.captions, strict=True):
+            if image_vectors is not None:
+                for image, vector in zip(new, image_vectors, strict=True):
+                    image.vectors.append(vector)
+            if captions is not None:
+                for number, vector, truncated in zip(pending.texts, *captions, strict=True):
+                    texts[number].vectors.append(vector)
+                    texts[number].truncated |= bool(truncated)
+        return ScoredBatch(batch.shard, _to_columns(batch.rows, entries, self._names), batch.last)
+
+
+def score_batches(batches: Iterable[DecodedBatch], scorers: Sequence[Scorer]) -> Iterator[ScoredBatch]:
+    """Score batches, in order. One is collected after the next was requested, so that a GPU need not wait."""
+    builder, batch_scorer = RequestBuilder(), BatchScorer([scorer.describe()["name"] for scorer in scorers])
+    previous: tuple[PendingBatch, Embeddings] | None = None
+    for decoded in batches:
+        pending, request = builder.build(decoded)
+        current = pending, embed_batch(request, scorers)
+        if previous is not None:
+            yield batch_scorer.score(*previous)
+        previous = current
+    if previous is not None:
+        yield batch_scorer.score(*previous)
+
+
+def _to_array(vectors: Any) -> np.ndarray:
     return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
 
 
-def _columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
-    """The rows as columns of `score_schema`."""
-    scores, reasons = _scores(rows, len(names))
-    facts = [row.image_entry.decoded if row.image_entry is not None else Decoded() for row in rows]
+def _to_columns(rows: Sequence[Row], entries: Sequence[tuple[_Image, _Text] | None], names: Sequence[str]) -> Columns:
+    """Return the rows as columns of `score_schema`."""
+    facts = [Decoded() if entry is None else entry[0].decoded for entry in entries]
+    reasons = [row.error or fact.error for row, fact in zip(rows, facts, strict=True)]
+    scores = _score_rows(entries, reasons, len(names))
     captions = [row.caption for row in rows]
     return {
         "id": [row.id for row in rows],
         "image": [row.image for row in rows],
         **dict(zip(score_columns(names[1:]), scores, strict=True)),
         "text_truncated": [
-            reason is None and row.text is not None and row.text.truncated
-            for row, reason in zip(rows, reasons, strict=True)
+            reason is None and entry is not None and entry[1].truncated
+            for entry, reason in zip(entries, reasons, strict=True)
         ],
         "error": reasons,
         "caption_chars": [None if caption is None else len(caption) for caption in captions],
@@ -352,25 +415,29 @@ def _columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
     }
 
 
-def _scores(rows: Sequence[Row], scorers: int) -> tuple[list[list[float | None]], list[str | None]]:
-    """The scores of each scorer, and why a row has none. A row has the scores of all scorers or of none."""
-    reasons = [row.reason for row in rows]
-    good = [place for place, reason in enumerate(reasons) if reason is None]
-    found: list[list[float | None]] = [[None] * len(rows) for _ in range(scorers)]
-    for which in range(scorers if good else 0):
-        images = np.stack([rows[place].image_entry.vectors[which] for place in good])  # type: ignore[union-attr]
-        texts = np.stack([rows[place].text.vectors[which] for place in good])  # type: ignore[union-attr]
-        for place, score in zip(good, cosines(images, texts).tolist(), strict=True):
-            found[which][place] = score
-    for place in good:
-        broken = next((column[place] for column in found if not math.isfinite(column[place] or 0.0)), None)
+def _score_rows(
+    entries: Sequence[tuple[_Image, _Text] | None], reasons: list[str | None], num_scorers: int
+) -> list[list[float | None]]:
+    """Return the scores of each scorer, and add the reason where a score is not finite.
+
+    A row has the scores of all scorers or of none.
+    """
+    good = [index for index, reason in enumerate(reasons) if reason is None]
+    columns: list[list[float | None]] = [[None] * len(entries) for _ in range(num_scorers)]
+    for number in range(num_scorers if good else 0):
+        images = np.stack([entries[index][0].vectors[number] for index in good])  # type: ignore[index]
+        texts = np.stack([entries[index][1].vectors[number] for index in good])  # type: ignore[index]
+        for index, score in zip(good, cosines(images, texts).tolist(), strict=True):
+            columns[number][index] = score
+    for index in good:
+        broken = next((column[index] for column in columns if not math.isfinite(column[index] or 0.0)), None)
         if broken is not None:
-            reasons[place] = f"the scorer gave {broken}: are its weights in order?"
-            for column in found:
-                column[place] = None
-    return found, reasons
+            reasons[index] = f"the score is {broken}; check the weights of the scorer"
+            for column in columns:
+                column[index] = None
+    return columns
 
 
 def caption_hash(caption: str) -> int:
-    """64 bits that are the same for texts that differ in case, white space or the form of their characters only."""
+    """Return 64 bits that are equal for captions that differ only in case, white space or Unicode form."""
     return hash64(" ".join(unicodedata.normalize("NFKC", caption).casefold().split()).encode())

@@ -1,9 +1,9 @@
-"""From encoded images to what models take, in processes beside the one that runs the models.
+"""From encoded images to what models take, in worker processes next to the one that runs the models.
 
-The processes come from a server that is forked before any thread runs (`forkserver`) and has imported what they need,
-once. Plain forks of the main process would be unsafe: its model runs threads and perhaps a GPU, and a lock that one of
-them holds at that moment stays locked in the child for ever. Where there is no such server, as on Windows, each starts
-anew (`spawn`). Both import the main script again, so a script of one's own that scores with workers needs the usual
+The workers come from a server that is forked before any thread runs (`forkserver`) and has imported what they need,
+once. Plain forks of the main process would be unsafe: its model runs threads and perhaps a GPU, and a lock that a
+thread holds at that moment stays locked in the child forever. Where there is no such server, as on Windows, each worker
+is a new process (`spawn`). Both import the main script again, so a script that scores with workers needs the usual
 `if __name__ == "__main__":`.
 """
 
@@ -12,18 +12,17 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import imagehash
 import numpy as np
-import scipy.fftpack  # type: ignore[import-untyped]  # noqa: F401  imagehash imports it in its first call, which would then be every process's own
+import scipy.fftpack  # type: ignore[import-untyped]  # noqa: F401  imported here once, not by imagehash in each worker
 from torch.utils.data import DataLoader, Dataset
 
 from aligngpt.data.images import BadImage, DecodedImage, decode_image, read_encoded
+from aligngpt.utils.processes import exit_with_parent
 
 Task = Sequence["Encoded"]
 
@@ -36,7 +35,7 @@ _NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image to be decoded: its bytes, or the file that holds them; `name` names it in a reason for refusal."""
+    """An image to decode: its bytes, or the file that holds them; `name` is used in errors."""
 
     name: str
     data: bytes | None = None
@@ -45,13 +44,13 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image ready to be embedded, or the reason why it is not.
+    """An image ready to be embedded, or the reason why it cannot be used.
 
     Attributes:
-        prepared: What each scorer's preparation made of it; empty if there is an `error`.
+        prepared: The result of each scorer's preparation; empty if there is an `error`.
         error: Why it cannot be used, in one line.
-        content_hash: Of the encoded bytes; `None` where they could not be read.
-        perceptual_hash: 64 bits that differ in few places between images that look alike; `None` with an `error`.
+        content_hash: Hash of the encoded bytes; `None` if they could not be read.
+        perceptual_hash: 64 bits that differ in few bits between images that look alike; `None` with an `error`.
         size: (width, height) of the whole image, upright; `None` with an `error`.
     """
 
@@ -63,17 +62,17 @@ class Decoded:
 
 
 class Decoder(Dataset):
-    """Decodes tasks; the task itself is the index, so any number of processes can share them out.
+    """Decodes tasks. The task itself is the index, so that any number of processes can divide the work.
 
     Args:
-        preparations: One for each scorer, all of which see the same decoded image.
+        preparations: One for each scorer; all of them see the same decoded image.
     """
 
     def __init__(self, preparations: Sequence[Callable[[DecodedImage], Any]]) -> None:
         self._preparations = tuple(preparations)
-        needed: list[int | None] = [getattr(each, "at_least", None) for each in preparations]
-        known = [pixels for pixels in needed if pixels is not None]
-        self._at_least = max(known) if len(known) == len(needed) else None
+        sizes: list[int | None] = [getattr(prepare, "at_least", None) for prepare in preparations]
+        limits = [pixels for pixels in sizes if pixels is not None]
+        self._at_least = max(limits) if len(limits) == len(sizes) else None
 
     def __getitem__(self, task: Task) -> list[Decoded]:
         """Decode each image of a task."""
@@ -96,31 +95,33 @@ class Decoder(Dataset):
 
 
 def hash64(data: bytes) -> int:
-    """64 bits of BLAKE2b."""
+    """Return 64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def perceptual_hash(image: DecodedImage) -> int:
-    """The image's pHash: which of its 64 lowest frequencies are above their median, the lowest as the highest bit."""
+    """Return the pHash: which of the 64 lowest frequencies are above their median, the lowest as the highest bit."""
     pixels = image.image
     factor = min(pixels.size) // _HASHED_SIDE
-    if factor > 1:  # the hash looks at 32 x 32 pixels; to get there in two steps takes a part of the time
+    if factor > 1:  # the hash uses 32 x 32 pixels; reducing first is several times faster
         pixels = pixels.reduce(factor)
     return int.from_bytes(np.packbits(imagehash.phash(pixels).hash).tobytes(), "big")
 
 
-def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, polite: bool) -> Iterator[list[Decoded]]:
+def decode_images(
+    tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, low_priority: bool
+) -> Iterator[list[Decoded]]:
     """Decode tasks, in order.
 
     Args:
-        tasks: Read only as far as `ahead` says.
+        tasks: Read only as far as `ahead` requires.
         decoder: What decodes.
-        workers: Processes; 0 decodes in this one.
-        ahead: Images to keep under way.
-        polite: Whether the processes step back where the model needs the same cores.
+        workers: Number of processes; 0 decodes in this one.
+        ahead: Images to decode ahead of the consumer.
+        low_priority: Whether the workers yield to this process, because the model needs the same cores.
 
     Raises:
-        OSError: If a process is killed.
+        OSError: A worker is killed.
     """
     if not workers:
         yield from map(decoder.__getitem__, tasks)
@@ -128,11 +129,11 @@ def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, p
     loader = DataLoader(
         decoder,
         batch_size=None,
-        sampler=tasks,  # DataLoader asks for nothing but an iterator of it
+        sampler=tasks,  # DataLoader only iterates over it
         num_workers=workers,
         prefetch_factor=max(2, -(-ahead // (IMAGES_PER_TASK * workers))),
-        collate_fn=_as_it_is,
-        worker_init_fn=_begin_politely if polite else _begin,
+        collate_fn=_identity,
+        worker_init_fn=_start_with_low_priority if low_priority else _start,
         multiprocessing_context=_context(),
     )
     try:
@@ -141,13 +142,13 @@ def decoded(tasks: Iterable[Task], decoder: Decoder, workers: int, ahead: int, p
         if "DataLoader worker" not in str(error):
             raise
         raise OSError(
-            "a process that decodes images was killed, perhaps for want of memory: run the same again, it goes on "
-            "behind the last finished shard; --workers sets how many there are"
+            "a process that decodes images was killed, possibly out of memory: run the same command again to resume "
+            "after the last finished shard, with fewer --num-workers"
         ) from error
 
 
-def start_early() -> None:
-    """Let the server of processes import what they need while this process loads models."""
+def start_forkserver() -> None:
+    """Let the server of worker processes import what they need while this process loads models."""
     context = _context()
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver
@@ -163,25 +164,15 @@ def _context() -> Any:
     return context
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
-def _begin(worker: int) -> None:
-    """Leave the end of this process to the main one: an interrupt is its to handle, and its death is seen."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start(worker: int) -> None:
+    exit_with_parent()
 
 
-def _end_with_parent() -> None:
-    """Wait for the main process, not the server, which itself lives as long as any of its processes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _begin_politely(worker: int) -> None:
-    _begin(worker)
+def _start_with_low_priority(worker: int) -> None:
+    _start(worker)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)

@@ -1,11 +1,11 @@
-"""Scores an input on the machines of a Ray cluster, with the same results as on one.
+"""Score pairs on the machines of a Ray cluster, with the same results as on one machine.
 
-    decoders    actors that read a shard and decode its images: a block for each batch of `score_batches.planned`
-    models      actors that hold the scorers: vectors of what the batch has to embed
-    driver      the process that was started: compares the vectors, in order, and writes the parts of `engine.ScoreRun`
+    decoders    actors that read a shard and decode its images: one block for each batch of `plan_batches`
+    models      actors that hold the scorers: embeddings of what a batch requests
+    driver      the process that was started: compares the embeddings, in order, and writes the parts of `ScoreRun`
 
-Blocks arrive in any order, also those of one shard. A model needs nothing but its block, so a shard's batches may go to
-different machines; the images and texts that come again in a later batch are known to the driver alone.
+Blocks arrive in any order, also those of one shard. A model needs nothing but its block, so batches of a shard may go
+to different machines; only the driver remembers the images and texts that occur again in a later batch.
 
 Ray is imported when it is used; it comes with the extra `ray`.
 """
@@ -16,57 +16,54 @@ import logging
 import os
 import pickle
 import socket
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
+from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.batches import (
-    Batch,
-    ImageEntry,
-    LRUCache,
-    Request,
+    BatchScorer,
+    EmbeddingRequest,
+    Embeddings,
+    PendingBatch,
+    RequestBuilder,
     ScoredBatch,
-    Text,
-    Vectors,
-    decoded_batches,
-    embedded,
-    planned,
-    requested,
-    scored,
+    decode_batches,
+    embed_batch,
+    plan_batches,
 )
 from aligngpt.curation.scoring.decoding import Decoder
-from aligngpt.curation.scoring.local_backend import ScoreRun, available_cpus, check_arguments, progress_bar, share_of
-from aligngpt.curation.scoring.scorers import ClipScorer, LongCaptions, Scorer
-from aligngpt.curation.scoring.store import ScoreSummary
+from aligngpt.curation.scoring.run import ScoreRun, ScoreSummary, check_arguments
+from aligngpt.curation.scoring.scorers import ClipScorer, Scorer
 from aligngpt.data.sources import Source, SourceShard
+from aligngpt.utils.processes import available_cpus
+from aligngpt.utils.progress import status
 from aligngpt.utils.text import one_line
 
-# A block is handed on once it holds this much, so that it carries one batch unless batches are small.
+# A block is sent once it holds this much, so that it carries one batch unless batches are small.
 _BYTES_PER_BLOCK = 1 << 20
 _LOCAL_OBJECT_STORE = 1 << 30
 _CPUS_PER_DECODER = 4
 _RETRIES = 3
 _SECONDS_TO_CONNECT = 10
-# A model works on one block while another one travels to it; a decoder takes a shard when it has none.
+# A model works on one block while the next one is sent to it; a decoder takes a shard when it has none.
 _BLOCKS_PER_MODEL, _SHARDS_PER_DECODER = 2, 1
 
-# Set unless the user's environment says otherwise. Messages of Ray's own processes come past Python's logging.
+# Set unless the environment has them. Messages of Ray's own processes bypass Python's logging.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 Load = Callable[[], Sequence[Scorer]]
-T = TypeVar("T", ImageEntry, Text)
-_Block = tuple[Batch, Vectors]
+_Block = tuple[PendingBatch, Embeddings]
 
 
 def load_clip_scorers(folders: Sequence[Path], long_captions: LongCaptions) -> list[ClipScorer]:
-    """Load scorers where they are to work; see `score_source_with_ray`."""
+    """Load scorers in the process that runs them; see `score_source_with_ray`."""
     return [ClipScorer.from_pretrained(folder, long_captions=long_captions) for folder in folders]
 
 
@@ -81,155 +78,126 @@ def score_source_with_ray(
     address: str | None = None,
     shard: tuple[int, int] = (1, 1),
     long_captions: LongCaptions = "truncate",
-    progress: bool = True,
+    show_progress: bool = True,
+    snapshot: str | None = None,
+    started: float | None = None,
 ) -> ScoreSummary:
-    """Score every pair of an input as `engine.score_source` does, on all machines of a Ray cluster.
+    """Score every pair of an input as `score_source` does, on all machines of a Ray cluster.
 
-    The folder is the same as that engine's, so either goes on where the other was cut off. What actors read, input,
-    images and weights, must be found at the same place on every machine; the output is written by this process alone.
+    The folder is the same as that of the local backend, so either resumes what the other began. What actors read
+    (pairs, images and weights) must have the same path on every machine; only this process writes the output.
 
     Args:
         source: The input.
-        load: Makes the scorers; called on the machines that are to run them, so it must be possible to pickle it.
-        output: The folder to write or to continue.
+        load: Returns the scorers; called on the machines that run them, so it has to be picklable.
+        output: Folder to write or to resume.
         batch_size: Images embedded at once.
-        actors: Processes with the scorers, each with one GPU where there are any; unless given one per GPU, or without
-            GPUs three of four CPUs. Each also takes a CPU.
-        decoders: Processes that read and decode, one CPU each; unless given the other CPUs.
-        address: Of a cluster, as `ray.init` takes it. Unless given, that of the variable RAY_ADDRESS, or a cluster of
-            this machine alone that ends with this call. Where this process already uses a cluster, that one is used.
-        shard: As in `engine.score_source`.
-        long_captions: What the scorers do with captions beyond their limit, for the manifest.
-        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        actors: Processes with the scorers, each with one CPU, and one GPU if there are any; default one per GPU, or
+            without GPUs three of four CPUs.
+        decoders: Processes that read and decode, one CPU each; default the other CPUs.
+        address: Address of a cluster for `ray.init`; default the variable RAY_ADDRESS, or a cluster of this machine
+            that ends with this call. If this process is connected to a cluster, that one is used.
+        shard: See `score_pairs`.
+        long_captions: How the scorers handle captions beyond their context, for the manifest.
+        show_progress: Whether to show progress on standard error.
+        snapshot: See `ScoreRunConfig`.
+        started: `time.monotonic()` at the start of the run; default now.
 
     Raises:
-        ImportError: If Ray is not installed.
-        NothingScored, ValueError: As in `engine.score_source`, or if the cluster has too few CPUs or GPUs.
-        OSError: If reading or writing fails, no cluster can be reached, or a process is killed again and again.
+        ImportError: Ray is not installed.
+        NothingScored, ValueError: As `score_pairs`, or the cluster has too few CPUs or GPUs.
+        OSError: Reading or writing fails, no cluster can be reached, or a process is killed repeatedly.
     """
-    for name, number in (("actors", actors), ("decoders", decoders)):
+    for name, number in (("actors", actors), ("num_workers", decoders)):
         if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    started = time.monotonic()
+            raise ValueError(f"{name} must be at least 1 with the backend ray, got {number}")
     with _cluster(address, (actors or 1) + (decoders or 1)), _one_line_errors():
         pools = _Pools.sized(actors, decoders)
-        described, preparations = pools.describe(load)
-        check_arguments([one["name"] for one in described], batch_size, shard)
-        shards = source.shards()
-        with share_of(output, shard):
-            run = ScoreRun(Path(output), source, shards, described, long_captions)
-            todo = run.unfinished(shard)
-            if todo:
-                decode = (Decoder(preparations), source.images, batch_size)
-                blocks = pools.stream(todo, decode, load)
-                with progress_bar(todo, progress) as advance:
-                    run.write(_in_order(blocks, [one["name"] for one in described]), advance)
-            return run.finish(len(shards) - len(todo), started)
+        with status("loading the scorers", show_progress):
+            described, preparations = pools.describe(load)
+        names = [scorer["name"] for scorer in described]
+        check_arguments(names, batch_size, shard)
+
+        def score(shards: Sequence[SourceShard]) -> Iterable[ScoredBatch]:
+            decode = (Decoder(preparations), source.images, batch_size)
+            return _score_in_order(pools.stream(shards, decode, load), names)
+
+        run = ScoreRun(Path(output), source, described, long_captions, snapshot, started)
+        return run.score(shard, show_progress, score)
 
 
 # The driver ---------------------------------------------------------------------------------------------------------
 
 
-def _in_order(blocks: Iterable[_Block], names: Sequence[str]) -> Iterator[ScoredBatch]:
-    """Score batches that come in any order; those of a shard leave in theirs."""
-    shards: dict[int, _Arriving] = {}
-    for batch, vectors in blocks:
-        arriving = shards.setdefault(batch.shard, _Arriving())
-        for each in arriving.ready(batch, vectors):
-            yield scored(*each, names)
-            if each[0].last:
-                del shards[batch.shard]
-
-
-class _Arriving:
-    """A shard whose batches come from other processes, where each of them is copied with all that it refers to.
-
-    The images and texts remembered here are the same as in the process that planned the batches, which used the same
-    ones in the same order.
-    """
-
-    def __init__(self) -> None:
-        self._early: dict[int, _Block] = {}
-        self._next = 0
-        self._images: LRUCache[ImageEntry] = LRUCache()
-        self._texts: LRUCache[Text] = LRUCache()
-
-    def ready(self, batch: Batch, vectors: Vectors) -> Iterator[_Block]:
-        """The batches that are next in the shard's order, now that this one is here."""
-        self._early[batch.number] = batch, vectors
-        while self._next in self._early:
-            batch, vectors = self._early.pop(self._next)
-            self._next += 1
-            self._join(batch)
-            yield batch, vectors
-
-    def _join(self, batch: Batch) -> None:
-        """Replace copies of what an earlier batch had."""
-        texts: dict[int, Text] = {}
-        for row in batch.rows:
-            if row.text is not None and row.image_entry is not None:
-                row.text = texts[row.text.number] = _known(self._texts, row.text)
-                row.image_entry = _known(self._images, row.image_entry)
-        batch.texts = [texts[text.number] for text in batch.texts]
-
-
-def _known(recent: LRUCache[T], one: T) -> T:
-    return recent.use(one.number, lambda _: one)[0]
+def _score_in_order(blocks: Iterable[_Block], names: Sequence[str]) -> Iterator[ScoredBatch]:
+    """Score batches that come in any order; those of one shard are yielded in order."""
+    scorer = BatchScorer(names)
+    early: dict[tuple[int, int], _Block] = {}
+    following: dict[int, int] = {}
+    for pending, embeddings in blocks:
+        shard = pending.batch.shard
+        early[shard, pending.batch.number] = pending, embeddings
+        while (shard, following.setdefault(shard, 0)) in early:
+            block = early.pop((shard, following[shard]))
+            following[shard] += 1
+            yield scorer.score(*block)
 
 
 # The actors ---------------------------------------------------------------------------------------------------------
 
 
 class _Decode:
-    """Reads and decodes shards; a row of its output is a batch, and what of it is to be embedded."""
+    """Reads and decodes shards; a row of its output is a pending batch and its request."""
 
     def __init__(self, decoder: Decoder, images: Path | None, batch_size: int) -> None:
         self._decoder, self._images, self._batch_size = decoder, images, batch_size
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        builder = RequestBuilder()
         try:
-            shard: SourceShard = _unpacked(rows, "shard")
-            for batch in decoded_batches(planned([shard], self._images, self._batch_size), self._decoder, 0, 0, False):
-                request = requested(batch)  # which takes the pixels out of the batch
-                yield _packed(batch=batch, request=request)
+            shard: SourceShard = _unpack(rows, "shard")
+            planned = plan_batches([shard], self._images, self._batch_size)
+            for decoded in decode_batches(planned, self._decoder, 0, 0, False):
+                pending, request = builder.build(decoded)
+                yield _pack(batch=pending, request=request)
         except Exception as error:
-            yield _packed(batch=_noted(error), request=None)
+            yield _pack(batch=_add_traceback(error), request=None)
 
 
 class _Embed:
-    """Holds the scorers; a row of its output is a batch and its vectors."""
+    """Holds the scorers; a row of its output is a pending batch and its embeddings."""
 
     def __init__(self, load: Load) -> None:
         self._scorers = load()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        request: Request | None = _unpacked(rows, "request")
+        request: EmbeddingRequest | None = _unpack(rows, "request")
         try:
-            vectors = None if request is None else embedded(request, self._scorers).arrived()
+            embeddings = None if request is None else embed_batch(request, self._scorers).to_arrays()
         except Exception as error:
-            return _packed(batch=_noted(error), vectors=None)
-        return rows.select(["batch"]).append_column("vectors", _packed(vectors=vectors)["vectors"])
+            return _pack(batch=_add_traceback(error), embeddings=None)
+        return rows.select(["batch"]).append_column("embeddings", _pack(embeddings=embeddings)["embeddings"])
 
 
-def _noted(error: Exception) -> Exception:
-    """An error that travels to the driver as a row, because Ray adds advice to the text of those that are raised."""
+def _add_traceback(error: Exception) -> Exception:
+    """Prepare an error to be sent to the driver as a row, because Ray adds advice to the text of raised ones."""
     error.add_note(traceback.format_exc())
     return error
 
 
 def _describe(load: Load) -> tuple[list[dict[str, str]], list[Any]]:
-    """What the manifest says of the scorers, and what decoders need of them."""
+    """Return the descriptions of the scorers, and their preparations."""
     scorers = load()
     return [scorer.describe() for scorer in scorers], [scorer.preparation for scorer in scorers]
 
 
-def _packed(**values: Any) -> pa.Table:
-    """A row of pickled values."""
+def _pack(**values: Any) -> pa.Table:
+    """Return a row of pickled values."""
     return pa.table({name: pa.array([pickle.dumps(value, 5)], pa.large_binary()) for name, value in values.items()})
 
 
-def _unpacked(rows: pa.Table, name: str, place: int = 0) -> Any:
-    return pickle.loads(rows[name][place].as_buffer())
+def _unpack(rows: pa.Table, name: str, index: int = 0) -> Any:
+    return pickle.loads(rows[name][index].as_buffer())
 
 
 # The cluster --------------------------------------------------------------------------------------------------------
@@ -237,7 +205,7 @@ def _unpacked(rows: pa.Table, name: str, place: int = 0) -> Any:
 
 @dataclass(frozen=True)
 class _Pools:
-    """How many actors of each kind there are, and how many GPUs each of those with the scorers has."""
+    """The number of actors of each kind, and the number of GPUs of each model."""
 
     models: int
     decoders: int
@@ -245,34 +213,35 @@ class _Pools:
 
     @classmethod
     def sized(cls, models: int | None, decoders: int | None) -> _Pools:
-        """Share out what the cluster has.
+        """Divide the resources of the cluster.
 
         Raises:
-            ValueError: If that is less than was asked for.
+            ValueError: There are fewer than requested.
         """
         import ray
 
-        found = ray.cluster_resources()
-        cpus, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         if models is None:
             models = gpus or max(1, cpus - (decoders or max(1, cpus // _CPUS_PER_DECODER)))
         decoders = decoders or max(1, cpus - models)
         if models + decoders > cpus or (gpus and models > gpus):
             raise ValueError(
-                f"the Ray cluster has {cpus} CPUs and {gpus} GPUs, too few for {models} actors with the scorers and "
-                f"{decoders} decoders (a CPU each, and a GPU for every actor): ask for fewer or start more machines"
+                f"the Ray cluster has {cpus} CPUs and {gpus} GPUs, too few for {models} actors with scorers and "
+                f"{decoders} decoders (one CPU each, and one GPU for every actor); use fewer --actors or "
+                "--num-workers, or start more machines"
             )
         return cls(models, decoders, 1 if gpus else 0)
 
     def describe(self, load: Load) -> tuple[list[dict[str, str]], list[Any]]:
-        """Ask one of the machines that are to run the scorers: precision, for one, depends on its GPU."""
+        """Describe the scorers on a machine that runs them, because the precision depends on its GPU."""
         import ray
 
         task = ray.remote(num_cpus=1, num_gpus=self.gpus)(_describe)
         return ray.get(task.remote(load))
 
     def stream(self, shards: Sequence[SourceShard], decode: tuple[Any, ...], load: Load) -> Iterator[_Block]:
-        """Each batch of the shards with its vectors, in no order."""
+        """Yield each batch of the shards with its embeddings, in any order."""
         from ray.data import ActorPoolStrategy, DataContext, Dataset, from_arrow
 
         settings: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "max_task_retries": _RETRIES}
@@ -280,21 +249,21 @@ class _Pools:
         decoding = ActorPoolStrategy(size=decoders, max_tasks_in_flight_per_actor=_SHARDS_PER_DECODER)
         embedding = ActorPoolStrategy(size=self.models, max_tasks_in_flight_per_actor=_BLOCKS_PER_MODEL)
         with DataContext.current(_quiet_context()):
-            data: Dataset = from_arrow([_packed(shard=shard) for shard in shards])
+            data: Dataset = from_arrow([_pack(shard=shard) for shard in shards])
             data = data.map_batches(_Decode, fn_constructor_args=decode, compute=decoding, num_cpus=1, **settings)
             data = data.map_batches(
                 _Embed, fn_constructor_args=(load,), compute=embedding, num_cpus=1, num_gpus=self.gpus, **settings
             )
             for rows in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for place in range(len(rows)):
-                    batch = _unpacked(rows, "batch", place)
-                    if isinstance(batch, Exception):
-                        raise batch
-                    yield batch, _unpacked(rows, "vectors", place)
+                for index in range(len(rows)):
+                    pending = _unpack(rows, "batch", index)
+                    if isinstance(pending, Exception):
+                        raise pending
+                    yield pending, _unpack(rows, "embeddings", index)
 
 
 def _quiet_context() -> Any:
-    """Ray Data's settings: small blocks, and nothing printed."""
+    """Return Ray Data's settings with small blocks and without output."""
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
@@ -306,28 +275,28 @@ def _quiet_context() -> Any:
 
 @contextmanager
 def _cluster(address: str | None, cpus: int) -> Iterator[None]:
-    """Use the cluster at an address, or start one here and end it; see `score_source_with_ray`.
+    """Use the cluster at an address, or start one on this machine and end it; see `score_source_with_ray`.
 
     Args:
-        address: As it was given.
-        cpus: What a cluster started here has at the least, whatever this machine has: processes can share a CPU.
+        address: Argument of the caller.
+        cpus: Minimum for a cluster started here, even if this machine has fewer: processes can share a CPU.
 
     Raises:
-        ImportError: If Ray is not installed.
-        OSError: If there is no cluster at the address.
+        ImportError: Ray is not installed.
+        OSError: There is no cluster at the address.
     """
     try:
         import ray
     except ImportError:
-        raise ImportError("--engine ray needs Ray, which is not installed: pip install 'aligngpt[ray]'") from None
+        raise ImportError("the backend ray needs Ray; install it with: pip install 'aligngpt[ray]'") from None
     with _quiet():
-        mine = not ray.is_initialized()
-        if mine:
+        is_own = not ray.is_initialized()
+        if is_own:
             _connect(address or os.environ.get("RAY_ADDRESS") or "local", cpus)
         try:
             yield
         finally:
-            if mine:
+            if is_own:
                 ray.shutdown()
 
 
@@ -345,13 +314,15 @@ def _connect(address: str, cpus: int) -> None:
         with _silent():
             ray.init(address, **settings)
     except (OSError, RuntimeError, ValueError) as error:
-        told = f"no Ray cluster can be used at {address} ({one_line(error)})"
-        raise OSError(f"{told}: start one there with `ray start --head`, or leave --address out") from error
+        raise OSError(
+            f"no Ray cluster can be used at {address} ({one_line(error)}); start one there with `ray start --head`, or "
+            "omit --address"
+        ) from error
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Lose what this process writes to its standard error past Python; starting, Ray tells of its logging there."""
+    """Discard what this process writes to standard error outside Python: Ray reports its start there."""
     stderr = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -364,22 +335,23 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray from reporting on its use, over the network or here; its own files of logs are left as they are."""
-    import ray.data  # noqa: F401  sets up its logging, which is changed below
+    """Prevent Ray from reporting its use, over the network or on the terminal; its log files are not affected."""
+    import ray.data  # noqa: F401  configures its logging, which is changed below
 
-    asked = {name: value for name, value in _QUIET.items() if name not in os.environ}
-    os.environ |= asked
-    handlers = [one for one in logging.getLogger("ray.data").handlers if isinstance(one, logging.StreamHandler)]
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ |= added
+    loggers = logging.getLogger("ray.data").handlers
+    handlers = [handler for handler in loggers if isinstance(handler, logging.StreamHandler)]
     levels = [handler.level for handler in handlers]
     for handler in handlers:
         handler.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            for module in (r"ray\.", __name__.replace(".", r"\.")):  # of its own, and of how it is called from here
+            for module in (r"ray\.", __name__.replace(".", r"\.")):  # of Ray, and of how this module calls it
                 warnings.filterwarnings("ignore", module=module)
             yield
     finally:
-        for name in asked:
+        for name in added:
             os.environ.pop(name, None)
         for handler, level in zip(handlers, levels, strict=True):
             handler.setLevel(level)
@@ -387,7 +359,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Raise what an actor raised as if it had been raised here; the death of an actor is an `OSError`."""
+    """Raise the error of an actor as an error of this process; the death of an actor is an `OSError`."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -396,6 +368,6 @@ def _one_line_errors() -> Iterator[None]:
         raise error.cause from error
     except RayError as error:
         raise OSError(
-            f"a process of the Ray cluster was killed {_RETRIES + 1} times at the same work, perhaps for want of "
-            f"memory: run the same again, it goes on behind the last finished shard ({one_line(error)})"
+            f"a process of the Ray cluster was killed {_RETRIES + 1} times at the same task, possibly out of memory: "
+            f"run the same command again to resume after the last finished shard ({one_line(error)})"
         ) from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.curation.scorer_agreement import Agreement
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
-from aligngpt.curation.statistics import Scan, bin_score, quantile_bin
+from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails
+from aligngpt.curation.statistics import ScoreStatistics, bin_score, quantile_bin
 from aligngpt.reporting.charts import (
     INK,
     Chart,
@@ -28,7 +27,7 @@ _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @styled
-def score_histogram(scanned: Scan, boundaries: LevelBoundaries | None) -> Chart:
+def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None) -> Chart:
     """Draw the distribution of the scores by level (Figure 3 of the paper); there must be a score."""
     bins = np.flatnonzero(scanned.histogram.any(axis=0))
     width = 1 + (bins[-1] - bins[0]) // _BARS
@@ -50,7 +49,7 @@ def score_histogram(scanned: Scan, boundaries: LevelBoundaries | None) -> Chart:
 
 
 @styled
-def lengths_by_level(scanned: Scan) -> Chart:
+def lengths_by_level(scanned: ScoreStatistics) -> Chart:
     """Draw median, quartiles and the 5% to 95% range of the caption length of each level."""
     fractions = (0.05, 0.25, 0.5, 0.75, 0.95)
     num_levels = len(scanned.lengths) - 1
@@ -75,7 +74,7 @@ def lengths_by_level(scanned: Scan) -> Chart:
 
 
 @styled
-def level_agreement(name: str, other: str, result: Agreement, index: int) -> Chart:
+def level_agreement(name: str, other: str, result: AgreementDetails, index: int) -> Chart:
     """Draw how the pairs of each level by one scorer spread over the levels by another one."""
     percents = 100 * result.matrix / np.maximum(1, result.matrix.sum(axis=1, keepdims=True))
     figure, axes = canvas(330, grid=None)

@@ -94,7 +94,7 @@ def load_examples(
 def _read_scores(
     folder: str | os.PathLike[str], rows: list[int], column: str, boundaries: LevelBoundaries | None
 ) -> Iterator[Example]:
-    names = [scorer["name"] for scorer in read_manifest(folder)["scorers"][1:]]
+    names = [scorer.name for scorer in read_manifest(folder).scorers[1:]]
     others = [name for name in score_columns(names) if name != column]
     selected, start = np.array(rows, np.int64), 0
     for batch in iter_scores(folder, ["id", "image", "error", column, *others]):
@@ -118,7 +118,7 @@ def _read_records(
     folder: str | os.PathLike[str], rows: list[int], source: Source
 ) -> Iterator[tuple[int, SourceRecord]]:
     """Yield the records of some rows; each shard of the source has one part of the scores."""
-    parts = [part_path(folder, number) for number in range(read_manifest(folder)["shards"])]
+    parts = [part_path(folder, number) for number in range(read_manifest(folder).shards)]
     shards = source.shards()
     if len(parts) != len(shards):
         raise ValueError(f"{source.path}: {len(shards)} shards, {folder} has scores of {len(parts)}; {_REMEDY}")

@@ -8,11 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from aligngpt.curation.duplicates import NEAR_BITS, Copies, NearCopies, Reuse
+from aligngpt.curation.duplicates import NEAR_BITS, DuplicateImages, NearDuplicates, RepeatedCaptions
 from aligngpt.curation.levels import LevelBoundaries
-from aligngpt.curation.scorer_agreement import Agreement
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
-from aligngpt.curation.statistics import Scan, bin_centers, bin_score, quantile_bin
+from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails
+from aligngpt.curation.statistics import ScoreStatistics, bin_centers, quantile_bin
 from aligngpt.reporting.formatting import count_of, decimal, integer, percent, percent_of
 
 MAX_CHUNKS = 64  # chunks of a caption that are read with `--long-captions chunk-mean`
@@ -20,17 +19,17 @@ NEAR_BOUNDARY = 0.001  # default distance of `aligngpt filter --exclude boundary
 _LOWEST = 0.01  # fraction of pairs shown as suspected mismatches
 
 
-def quantile(scanned: Scan, fraction: float) -> float:
-    """Return a quantile of the scores with a resolution of 0.0001; there must be a score."""
-    return bin_score(quantile_bin(scanned.histogram.sum(axis=0), fraction) + 0.5)
+def quantile(scanned: ScoreStatistics, fraction: float) -> float:
+    """Return a quantile of the scores, one of `PERCENTS`; there must be a score."""
+    return scanned.quantiles[f"p{round(100 * fraction)}"]
 
 
-def mean_score(scanned: Scan) -> float:
+def mean_score(scanned: ScoreStatistics) -> float:
     """Return the mean score; there must be a score."""
     return float(scanned.sums.sum()) / scanned.scored
 
 
-def median_lengths(scanned: Scan) -> list[float]:
+def median_lengths(scanned: ScoreStatistics) -> list[float]:
     """Return the median caption length of each level in characters, NaN for an empty level."""
     return [float(quantile_bin(row, 0.5)) if row.any() else np.nan for row in scanned.lengths[1:]]
 
@@ -50,7 +49,7 @@ def trend(values: Sequence[float], name: str, digits: int = 2) -> str:
     return f"{name} {verb} {ends}, {shape}."
 
 
-def scores(scanned: Scan) -> list[str]:
+def scores(scanned: ScoreStatistics) -> list[str]:
     """Describe how many pairs have a score, and the distribution."""
     pairs = count_of(scanned.rows, "pair")
     if not scanned.scored:
@@ -65,7 +64,7 @@ def scores(scanned: Scan) -> list[str]:
     ]
 
 
-def levels(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
+def levels(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> list[str]:
     """Describe the size of the levels."""
     counts = scanned.counts[1:]
     names = {"quantile": "of equal size", "uniform": "of equal width"}
@@ -77,7 +76,7 @@ def levels(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
     return [f"{sentence} {count_of(empty, 'level')} {'is' if empty == 1 else 'are'} empty." if empty else sentence]
 
 
-def lowest(scanned: Scan) -> list[str]:
+def lowest(scanned: ScoreStatistics) -> list[str]:
     """Describe the lowest scores."""
     if not scanned.scored:
         return []
@@ -91,7 +90,7 @@ def lowest(scanned: Scan) -> list[str]:
     ]
 
 
-def near_boundaries(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
+def near_boundaries(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> list[str]:
     """Describe how many pairs a small change of the score would move to another level."""
     distances = np.abs(bin_centers()[:, None] - np.asarray(boundaries.boundaries)).min(axis=1)
     count = int(scanned.histogram.sum(axis=0)[distances <= NEAR_BOUNDARY].sum())
@@ -102,7 +101,7 @@ def near_boundaries(scanned: Scan, boundaries: LevelBoundaries) -> list[str]:
     ]
 
 
-def errors(scanned: Scan) -> list[str]:
+def errors(scanned: ScoreStatistics) -> list[str]:
     """Describe how many pairs could not be scored, and the most frequent reason."""
     failed = scanned.rows - scanned.scored
     if not failed:
@@ -116,7 +115,7 @@ def errors(scanned: Scan) -> list[str]:
     return [f"{sentence}; the most frequent reason ({integer(most_frequent.count)}): {most_frequent.text}."]
 
 
-def truncated(scanned: Scan, policy: str) -> list[str]:
+def truncated(scanned: ScoreStatistics, policy: str) -> list[str]:
     """Describe how many captions are longer than the scorer reads.
 
     Args:
@@ -124,7 +123,7 @@ def truncated(scanned: Scan, policy: str) -> list[str]:
     """
     if not scanned.scored:
         return []
-    count, limit = int(scanned.cut.sum()), context_limit(scanned, policy)
+    count, limit = int(scanned.truncated.sum()), context_limit(scanned, policy)
     if not count:
         return [f"No caption is longer than {limit}."]
     verb, were = ("is", "was") if count == 1 else ("are", "were")
@@ -134,13 +133,13 @@ def truncated(scanned: Scan, policy: str) -> list[str]:
     ]
 
 
-def context_limit(scanned: Scan, policy: str) -> str:
+def context_limit(scanned: ScoreStatistics, policy: str) -> str:
     """Return what captions are truncated to, in words."""
     scorer = "a scorer's" if scanned.num_scorers > 1 else "the scorer's"
     return f"{MAX_CHUNKS} times {scorer} context" if policy == "chunk-mean" else f"{scorer} context"
 
 
-def lengths(scanned: Scan) -> list[str]:
+def lengths(scanned: ScoreStatistics) -> list[str]:
     """Describe the length of the captions and how it changes with the level."""
     counts = scanned.lengths.sum(axis=0)
     if not counts.any():
@@ -155,7 +154,7 @@ def lengths(scanned: Scan) -> list[str]:
     return sentences
 
 
-def duplicates(exact: Copies, near: NearCopies) -> list[str]:
+def duplicates(exact: DuplicateImages, near: NearDuplicates) -> list[str]:
     """Describe duplicate and near-duplicate images."""
     if not exact.rows:
         return []
@@ -163,7 +162,7 @@ def duplicates(exact: Copies, near: NearCopies) -> list[str]:
     if exact.shared_rows:
         sentences.append(
             f"{_fraction(exact.shared_rows, exact.rows, 'pair')} share their image with another pair; "
-            f"{_fraction(exact.copied_rows, exact.rows, 'pair')} have an image that exists under several names."
+            f"{_fraction(exact.duplicate_rows, exact.rows, 'pair')} have an image that exists under several names."
         )
     else:
         sentences.append("No image occurs twice.")
@@ -183,27 +182,27 @@ def duplicates(exact: Copies, near: NearCopies) -> list[str]:
     return sentences
 
 
-def repeated_captions(reuse: Reuse) -> list[str]:
+def repeated_captions(reuse: RepeatedCaptions) -> list[str]:
     """Describe captions that occur with several images, and repeated pairs."""
     if not reuse.rows:
         return []
     sentences = [_sample_note(reuse.every, "caption")] if reuse.every > 1 else []
-    if reuse.reused:
+    if reuse.repeated:
         sentences.append(
-            f"{_fraction(reuse.reused_rows, reuse.rows, 'pair')} have a caption that occurs with more than one image; "
-            f"the most frequent caption occurs with {integer(reuse.groups[0].count)} images."
+            f"{_fraction(reuse.repeated_rows, reuse.rows, 'pair')} have a caption that occurs with more than one "
+            f"image; the most frequent caption occurs with {integer(reuse.groups[0].count)} images."
         )
     else:
         sentences.append("Every caption occurs with one image only.")
-    if reuse.doubled_rows:
-        verb = "repeats" if reuse.doubled_rows == 1 else "repeat"
+    if reuse.duplicate_pairs:
+        verb = "repeats" if reuse.duplicate_pairs == 1 else "repeat"
         sentences.append(
-            f"{_fraction(reuse.doubled_rows, reuse.rows, 'pair')} {verb} image and caption of another pair."
+            f"{_fraction(reuse.duplicate_pairs, reuse.rows, 'pair')} {verb} image and caption of another pair."
         )
     return sentences
 
 
-def agreement(name: str, other: str, result: Agreement) -> list[str]:
+def agreement(name: str, other: str, result: AgreementDetails) -> list[str]:
     """Describe how far two scorers agree."""
     if result.spearman is None:
         return [f"{name} and {other} cannot be compared by rank: one of them gives every pair the same score."]
@@ -219,15 +218,15 @@ def agreement(name: str, other: str, result: Agreement) -> list[str]:
     ]
 
 
-def overview(scanned: Scan, policy: str) -> list[str]:
+def overview(scanned: ScoreStatistics, policy: str) -> list[str]:
     """Return the most important insights: the scores, then quality issues."""
-    repeats = scanned.repeats
+    stats = scanned.duplicates
     return [
         *scores(scanned),
         *errors(scanned),
         *truncated(scanned, policy),
-        *duplicates(repeats.copies, repeats.near),
-        *repeated_captions(repeats.reuse),
+        *duplicates(stats.images, stats.near),
+        *repeated_captions(stats.captions),
     ]
 
 

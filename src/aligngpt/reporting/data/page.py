@@ -16,19 +16,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from aligngpt.curation.artifacts import LevelsSummary, ScoreManifest, ScorerInfo
 from aligngpt.curation.duplicates import SPREAD
-from aligngpt.curation.levels import LEVELS_JSON, LevelBoundaries, levels_file
-from aligngpt.curation.scorer_agreement import Agreement, agreements
-from aligngpt.curation.scorer_ranks import NUM_LEVELS
+from aligngpt.curation.filtering import open_scored_pairs
+from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails, describe_agreements
 from aligngpt.curation.scoring.store import read_manifest, score_columns
-from aligngpt.curation.statistics import Scan, scan
-from aligngpt.data.sources import Source, open_as_scored
+from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
+from aligngpt.data.sources import Source
 from aligngpt.reporting.charts import Table
 from aligngpt.reporting.data import charts, insights
 from aligngpt.reporting.data.examples import Example, load_examples
 from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, integer, percent_of, score_range
 from aligngpt.reporting.html import Card, Page, Section, write_page
-from aligngpt.utils.io import read_json
 from aligngpt.utils.text import printable
 
 _TEMPLATE = "data/section.html.jinja"
@@ -67,11 +67,11 @@ class DataFacts:
         with_data: Whether the pairs were passed, not only their scores.
     """
 
-    manifest: dict[str, Any]
+    manifest: ScoreManifest
     scorers: dict[str, str]
     boundaries: LevelBoundaries | None
-    scanned: Scan
-    agreements: tuple[Agreement, ...]
+    scanned: ScoreStatistics
+    agreements: tuple[AgreementDetails, ...]
     examples: dict[int, Example]
     with_data: bool
 
@@ -83,7 +83,7 @@ class DataFacts:
     @property
     def policy(self) -> str:
         """Return how long captions were handled: `truncate` or `chunk-mean`."""
-        return str(self.manifest["inputs"]["long_captions"])
+        return self.manifest.inputs.long_captions
 
     def pairs(self, rows: Sequence[int]) -> list[Example]:
         """Return the examples of some rows."""
@@ -140,69 +140,67 @@ def load_facts(
     boundaries, scorers = _read_levels(levels, manifest, scores)
     column = next(iter(scorers))
     source = None if data is None else _open_data(data, images, manifest, scores)
-    scanned = scan(scores, column, boundaries)
-    compared = agreements(scores, manifest, column)
+    scanned = collect_statistics(scores, column, boundaries)
+    compared = describe_agreements(scores, manifest, column)
     folder = None if images is None else Path(images)
     examples = load_examples(scores, _select_rows(scanned, compared), column, boundaries, source, folder)
-    names = {name: printable(scorer["name"]) for name, scorer in scorers.items()}
+    names = {name: printable(scorer.name) for name, scorer in scorers.items()}
     return DataFacts(manifest, names, boundaries, scanned, compared, examples, data is not None)
 
 
 def _read_levels(
-    levels: str | os.PathLike[str] | None, manifest: dict[str, Any], scores: str | os.PathLike[str]
-) -> tuple[LevelBoundaries | None, dict[str, dict[str, Any]]]:
+    levels: str | os.PathLike[str] | None, manifest: ScoreManifest, scores: str | os.PathLike[str]
+) -> tuple[LevelBoundaries | None, dict[str, ScorerInfo]]:
     """Return the boundaries, and the scorers by column with the scorer of the levels first."""
-    scorers = manifest["scorers"]
-    by_column = dict(zip(score_columns([scorer["name"] for scorer in scorers[1:]]), scorers, strict=True))
+    columns = score_columns([scorer.name for scorer in manifest.scorers[1:]])
+    by_column = dict(zip(columns, manifest.scorers, strict=True))
     if levels is None:
         return None, by_column
-    boundaries = LevelBoundaries.load(levels)
-    leveled = read_json(levels_file(levels, LEVELS_JSON)).get("scorer")
-    if leveled is None:
-        return boundaries, by_column
-    matches = [name for name, scorer in by_column.items() if scorer["weights_hash"] == leveled["weights_hash"]]
+    summary = LevelsSummary.read(levels)
+    leveled = summary.scorer
+    matches = [name for name, scorer in by_column.items() if scorer.weights_hash == leveled.weights_hash]
     if not matches:
         raise ValueError(
-            f"{levels}: levels of scores by {leveled['name']} ({leveled['weights_hash'][:8]}), but {scores} has scores "
-            f"by {' and '.join(scorer['name'] for scorer in scorers)}; pass levels that were made of these scores"
+            f"{levels}: levels of scores by {leveled.name} ({leveled.weights_hash[:8]}), but {scores} has scores "
+            f"by {' and '.join(scorer.name for scorer in manifest.scorers)}; pass levels that were made of these scores"
         )
-    return boundaries, {matches[0]: by_column[matches[0]]} | by_column
+    return LevelBoundaries.of(summary), {matches[0]: by_column[matches[0]]} | by_column
 
 
 def _open_data(
     data: str | os.PathLike[str],
     images: str | os.PathLike[str] | None,
-    manifest: dict[str, Any],
+    manifest: ScoreManifest,
     scores: str | os.PathLike[str],
 ) -> Source:
-    source = open_as_scored(data, manifest, images)
-    if source.fingerprint != manifest["inputs"]["pairs_hash"]:
+    source = open_scored_pairs(data, manifest, images)
+    if source.fingerprint != manifest.inputs.pairs_hash:
         raise ValueError(f"{data}: not the pairs of {scores}; pass the data that were scored")
     return source
 
 
-def _select_rows(scanned: Scan, compared: tuple[Agreement, ...]) -> set[int]:
+def _select_rows(scanned: ScoreStatistics, compared: tuple[AgreementDetails, ...]) -> set[int]:
     """Return the rows of all pairs that the report shows."""
-    repeats = scanned.repeats
-    rows = {*scanned.lowest, *scanned.cut_rows}
-    rows.update(*scanned.drawn, *(reason.rows for reason in scanned.reasons))
+    duplicates = scanned.duplicates
+    rows = {*scanned.lowest, *scanned.truncated_rows}
+    rows.update(*scanned.examples, *(reason.rows for reason in scanned.reasons))
     rows.update(row for _, *sides in scanned.boundary_rows for row in sides if row >= 0)
-    rows.update(*(group.rows for group in (*repeats.copies.groups, *repeats.reuse.groups)))
-    rows.update(row for _, *pair in repeats.near.pairs for row in pair)
+    rows.update(*(group.rows for group in (*duplicates.images.groups, *duplicates.captions.groups)))
+    rows.update(row for _, *pair in duplicates.near.pairs for row in pair)
     rows.update(*(result.first_higher for result in compared), *(result.other_higher for result in compared))
     return rows
 
 
 def make_cards(facts: DataFacts) -> list[Card]:
     """Return the key metrics of the data."""
-    scanned, exact = facts.scanned, facts.scanned.repeats.copies
+    scanned, exact = facts.scanned, facts.scanned.duplicates.images
     failed = scanned.rows - scanned.scored
     note = f"{integer(failed)} could not be scored ({percent_of(failed, scanned.rows)})"
     cards = [Card("Pairs scored", integer(scanned.scored), note if failed else f"of {integer(scanned.rows)}")]
     if scanned.scored:
         low, median, high = (decimal(insights.quantile(scanned, fraction), 3) for fraction in (0.25, 0.5, 0.75))
         cards.append(Card("Median score", median, f"middle half {low} to {high}"))
-        truncated = percent_of(int(scanned.cut.sum()), scanned.scored)
+        truncated = percent_of(int(scanned.truncated.sum()), scanned.scored)
         note = f"longer than {insights.context_limit(scanned, facts.policy)}"
         cards.append(Card("Truncated captions", truncated, note))
     if exact.rows:
@@ -243,7 +241,7 @@ def _scores(facts: DataFacts) -> Section:
     return section
 
 
-def _level_table(scanned: Scan, boundaries: LevelBoundaries) -> Table:
+def _level_table(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> Table:
     rows = []
     lengths = insights.median_lengths(scanned)
     for level, scores in enumerate(_score_ranges(boundaries), start=1):
@@ -256,7 +254,7 @@ def _level_table(scanned: Scan, boundaries: LevelBoundaries) -> Table:
                 percent_of(count, scanned.scored),
                 decimal(scanned.sums[level] / count if count else math.nan, 3),
                 NO_VALUE if math.isnan(lengths[level - 1]) else integer(lengths[level - 1]),
-                percent_of(scanned.cut[level], count),
+                percent_of(scanned.truncated[level], count),
             )
         )
     head = ("Level", "Score", "Pairs", "Fraction", "Mean score", "Median caption length", "Truncated captions")
@@ -282,7 +280,7 @@ def _pairs(facts: DataFacts) -> Section | None:
     )
     if not facts.with_data:
         section.missing.append("Captions: pass --data with the pairs that were scored, and --images with their images.")
-    sampled = [sorted(rows, key=lambda row: facts.examples[row].score) for rows in facts.scanned.drawn]
+    sampled = [sorted(rows, key=lambda row: facts.examples[row].score) for rows in facts.scanned.examples]
     if facts.boundaries is None:
         strips = [Gallery("", "", facts.pairs(sampled[0]))]
     else:
@@ -342,7 +340,7 @@ def _boundaries(facts: DataFacts) -> Section | None:
 def _duplicates(facts: DataFacts) -> Section | None:
     if not facts.scanned.scored:
         return None
-    exact, near = facts.scanned.repeats.copies, facts.scanned.repeats.near
+    exact, near = facts.scanned.duplicates.images, facts.scanned.duplicates.near
     groups = [
         Gallery("Duplicate", f"{integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups
     ] + [
@@ -366,11 +364,15 @@ def _duplicates(facts: DataFacts) -> Section | None:
 
 
 def _captions(facts: DataFacts) -> Section | None:
-    scanned, reuse = facts.scanned, facts.scanned.repeats.reuse
+    scanned, reuse = facts.scanned, facts.scanned.duplicates.captions
     if not scanned.scored:
         return None
     limit = insights.context_limit(scanned, facts.policy)
-    strips = [Gallery(f"Captions longer than {limit}", "", facts.pairs(scanned.cut_rows))] if scanned.cut_rows else []
+    strips = (
+        [Gallery(f"Captions longer than {limit}", "", facts.pairs(scanned.truncated_rows))]
+        if scanned.truncated_rows
+        else []
+    )
     groups = [
         Gallery(
             "Repeated caption",
@@ -391,7 +393,7 @@ def _captions(facts: DataFacts) -> Section | None:
         + insights.repeated_captions(reuse),
         template=_TEMPLATE,
         content=facts.content(
-            table=_repetition_table(reuse.spread) if reuse.reused else None, groups=groups, strips=strips
+            table=_repetition_table(reuse.spread) if reuse.repeated else None, groups=groups, strips=strips
         ),
     )
     if scanned.lengths[1:].any():
@@ -452,7 +454,7 @@ def _errors(facts: DataFacts) -> Section:
 
 
 def _provenance(facts: DataFacts) -> Section:
-    shown = {key: value for key, value in facts.manifest.items() if key not in ("versions", "bad")}
+    shown = facts.manifest.model_dump(mode="json", exclude={"versions"})
     lines = json.dumps(shown, indent=2, ensure_ascii=False).split("\n")
     return Section(
         "provenance",
@@ -462,6 +464,6 @@ def _provenance(facts: DataFacts) -> Section:
         template="templates/settings.html.jinja",
         content={
             "files": {"manifest.json": "\n".join(map(printable, lines))},
-            "versions": facts.manifest.get("versions") or {},
+            "versions": facts.manifest.versions,
         },
     )

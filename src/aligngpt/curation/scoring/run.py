@@ -1,0 +1,322 @@
+"""The output folder of a scoring run: what it is a run of, which shards are unfinished, and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from aligngpt.curation.artifacts import (
+    DataFields,
+    LongCaptions,
+    ScoreCounts,
+    ScoreInputs,
+    ScoreManifest,
+    ScorerAgreement,
+    ScorerInfo,
+    ScoreRunConfig,
+)
+from aligngpt.curation.scorer_agreement import compare_all
+from aligngpt.curation.scoring.batches import ScoredBatch
+from aligngpt.curation.scoring.store import (
+    PartWriter,
+    count_rows,
+    is_finished,
+    iter_part,
+    part_metadata,
+    part_path,
+    score_columns,
+    score_schema,
+)
+from aligngpt.data.sources import Source, SourceShard
+from aligngpt.utils.artifacts import Record
+from aligngpt.utils.io import file_size, versions
+from aligngpt.utils.output_dir import OutputDir
+from aligngpt.utils.progress import progress
+
+_SAMPLED_SHARDS = 8
+_SAMPLED_IMAGES = 32
+_MAX_BATCH_SIZE = 1 << 20
+
+
+class ScoreSummary(Record):
+    """What a folder of scores holds, and what the run that ended with it did."""
+
+    scored: int = Field(description="Pairs with a score.")
+    failed: int = Field(description="Rows with an error instead.")
+    truncated: int = Field(description="Pairs whose caption was truncated.")
+    errors: dict[str, int] = Field(description="Failed rows by reason, numbers written as N; most frequent first.")
+    agreement: list[ScorerAgreement] = Field(description="Agreement of every two scorers.")
+    seconds: float = Field(description="Runtime of this call (s).")
+    shards: int = Field(description="Shards of the pairs.")
+    resumed_shards: int = Field(description="Shards that were finished before this run.")
+    missing_shards: int = Field(description="Shards left to other runs with `--shard`; not in the counts above.")
+
+    @property
+    def was_done(self) -> bool:
+        """Whether nothing was left to score."""
+        return self.shards > 0 and self.resumed_shards == self.shards
+
+
+class NothingScored(ValueError):
+    """No record of an input could be used. The folder is written all the same.
+
+    Attributes:
+        summary: What it holds.
+    """
+
+    def __init__(self, message: str, summary: ScoreSummary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def check_arguments(names: Sequence[str], batch_size: int, shard: tuple[int, int]) -> None:
+    """Check arguments of `score_pairs`; `names` are those of the scorers.
+
+    Raises:
+        ValueError: One of them is out of range, or two scorers have one name.
+    """
+    if not names:
+        raise ValueError("scoring needs at least one scorer")
+    if len(set(names)) < len(names):
+        raise ValueError(f"scorers are named after their folders, got {', '.join(names)}; rename one of the folders")
+    if not 1 <= batch_size <= _MAX_BATCH_SIZE:
+        raise ValueError(f"batch_size must be between 1 and {_MAX_BATCH_SIZE:,}, got {batch_size}")
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard must be i/n with i from 1 to n, got {shard[0]}/{shard[1]}")
+
+
+def read_finished(output: Path, images: Path | None, snapshot: str | None) -> ScoreSummary | None:
+    """Return the summary of a finished run with this snapshot, without reading any input; `None` if there is none.
+
+    Raises:
+        NothingScored: The run scored no pair.
+    """
+    if snapshot is None or not all((output / file).is_file() for file in (ScoreManifest.FILE, ScoreRunConfig.FILE)):
+        return None
+    started = time.monotonic()
+    config, manifest = ScoreRunConfig.read(output), ScoreManifest.read(output)
+    parts = [part_path(output, number) for number in range(manifest.shards)]
+    if config.snapshot != snapshot or not all(part.is_file() for part in parts):
+        return None
+    if _hash_images(images, config.image_sample) != config.inputs.images_hash:
+        return None
+    seconds = time.monotonic() - started
+    return _summarize(manifest.counts, manifest.agreement, seconds, parts, resumed=len(parts), missing=0)
+
+
+class ScoreRun:
+    """The folder that a run writes, from its start to its manifest. Hold the lock of `output_dir` meanwhile.
+
+    Args:
+        folder: The folder.
+        source: The pairs.
+        scorers: What they say in `describe`.
+        long_captions: How they handle captions beyond their context.
+        snapshot: See `ScoreRunConfig`.
+        started: `time.monotonic()` at the start of the run; default now.
+
+    Raises:
+        ValueError: The folder belongs to another run, or images are given by paths and the source has no image folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        scorers: Sequence[dict[str, str]],
+        long_captions: LongCaptions,
+        snapshot: str | None = None,
+        started: float | None = None,
+    ) -> None:
+        self._folder, self._source = folder, source
+        self._started = time.monotonic() if started is None else started
+        self._shards = source.shards()
+        self._scorers = [ScorerInfo(**scorer) for scorer in scorers]
+        self._columns = score_columns([scorer.name for scorer in self._scorers[1:]])
+        self._image_sample = _sample_images(source, self._shards)
+        self._inputs = ScoreInputs(
+            pairs_hash=source.fingerprint,
+            fields=DataFields(image=source.columns.image, caption=source.columns.caption, id=source.columns.id),
+            images_hash=_hash_images(source.images, self._image_sample),
+            scorers=[scorer.model_dump(exclude={"name"}) for scorer in self._scorers],
+            columns=self._columns,
+            long_captions=long_captions,
+            shards=len(self._shards),
+        )
+        self._snapshot = snapshot
+        identity = {"schema_version": ScoreRunConfig.VERSION, "inputs": self._inputs.model_dump()}
+        self.output_dir = OutputDir(folder, identity, run_file=ScoreRunConfig.FILE, result_file=ScoreManifest.FILE)
+
+    def score(self, shard: tuple[int, int], show_progress: bool, work: _Work) -> ScoreSummary:
+        """Score the unfinished shards of a fraction (i, n) of the work, and finish the folder if nothing is missing.
+
+        Args:
+            shard: See `score_pairs`.
+            show_progress: Whether to show progress on standard error.
+            work: Returns the scored batches of shards, those of one shard in order.
+
+        Raises:
+            NothingScored: The folder is complete and no pair has a score.
+            ValueError: Another process works on the same fraction, or a part does not belong to this run.
+        """
+        self.output_dir.check()
+        with self.output_dir.lock(shard):
+            self.output_dir.start(snapshot=self._snapshot, image_sample=self._image_sample, versions=versions())
+            mine = self._shards[shard[0] - 1 :: shard[1]]
+            todo = [each for each in mine if not is_finished(self._part(each.number), self._metadata(each.number))]
+            if todo:
+                with _shard_progress(mine, todo, show_progress) as advance:
+                    self._write(work(todo), advance)
+            return self._finish(len(self._shards) - len(todo))
+
+    def _write(self, batches: Iterable[ScoredBatch], advance: Callable[[int, bool], object]) -> None:
+        writers: dict[int, PartWriter] = {}
+        try:
+            for batch in batches:
+                if batch.shard not in writers:
+                    schema = score_schema([scorer.name for scorer in self._scorers[1:]])
+                    writers[batch.shard] = PartWriter(self._part(batch.shard), schema, self._metadata(batch.shard))
+                writers[batch.shard].write(batch.columns)
+                if batch.last:
+                    writers.pop(batch.shard).close()
+                advance(len(batch.columns["id"]), batch.last)
+        except BaseException as error:
+            for writer in writers.values():
+                writer.discard(error)
+            raise
+
+    def _finish(self, resumed: int) -> ScoreSummary:
+        parts = [self._part(shard.number) for shard in self._shards]
+        present = [part for part in parts if part.is_file()]
+        missing = len(parts) - len(present)
+        counts = count_rows(present)
+        names = [scorer.name for scorer in self._scorers]
+        agreement = [] if missing else compare_all(present, self._columns, names)
+        seconds = time.monotonic() - self._started
+        if not missing and not self.output_dir.done:
+            ScoreManifest(
+                inputs=self._inputs,
+                scorers=self._scorers,
+                shards=len(parts),
+                counts=counts,
+                agreement=agreement,
+                seconds=round(seconds, 3),
+                versions=versions(),
+            ).write(self._folder)
+        return _summarize(counts, agreement, seconds, present, resumed, missing, str(self._source.path))
+
+    def _part(self, number: int) -> Path:
+        return part_path(self._folder, number)
+
+    def _metadata(self, number: int) -> dict[bytes, bytes]:
+        return part_metadata(self._inputs.model_dump(), self._shards[number].name)
+
+
+_Work = Callable[[Sequence[SourceShard]], Iterable[ScoredBatch]]
+
+
+def _summarize(
+    counts: ScoreCounts,
+    agreement: list[ScorerAgreement],
+    seconds: float,
+    parts: Sequence[Path],
+    resumed: int,
+    missing: int,
+    name: str = "the input",
+) -> ScoreSummary:
+    summary = ScoreSummary(
+        **counts.model_dump(),
+        agreement=agreement,
+        seconds=round(seconds, 3),
+        shards=len(parts) + missing,
+        resumed_shards=resumed,
+        missing_shards=missing,
+    )
+    if not missing and not counts.scored:
+        rows = (batch.slice(0, 1).to_pylist()[0] for part in parts for batch in iter_part(part))
+        row = next(rows, None)
+        example = f", the first of them {row['id']}: {row['image']}: {row['error']}" if row else ""
+        raise NothingScored(
+            f"{name} has {counts.failed} records and none of them can be used{example}; check --data, and that "
+            "--images is the folder its image paths are relative to",
+            summary,
+        )
+    return summary
+
+
+def _sample_images(source: Source, shards: Sequence[SourceShard]) -> list[str]:
+    """Return paths of some of the images; none if they are stored in the records.
+
+    Raises:
+        ValueError: There are paths and no image folder.
+    """
+    sample = []
+    for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)]:
+        for record in islice(shard.read(), _SAMPLED_IMAGES):
+            if record.error is None and record.data is None:
+                if source.images is None:
+                    raise ValueError(f"{source.path}: images are given by paths; pass the folder of --images")
+                sample.append(record.image or "")
+    return sample
+
+
+def _hash_images(images: Path | None, sample: Sequence[str]) -> str | None:
+    """Return a hash over names and sizes of image files, `None` for an empty sample."""
+    lines = "".join(f"{name}\0{file_size((images or Path()) / name)}\n" for name in sample)
+    return hashlib.sha256(lines.encode()).hexdigest() if sample else None
+
+
+@contextmanager
+def _shard_progress(
+    shards: Sequence[SourceShard], todo: Sequence[SourceShard], enabled: bool
+) -> Iterator[Callable[[int, bool], object]]:
+    """Show progress in pairs where the number of pairs is known, else in shards.
+
+    Yields a function that takes the number of pairs of a batch and whether it ends its shard.
+    """
+    sizes = [shard.size for shard in shards]
+    left = [shard.size or 0 for shard in todo]
+    if None not in sizes:
+        total = sum(size or 0 for size in sizes)
+        with progress("scoring", total, enabled, done=total - sum(left)) as advance:
+            yield lambda pairs, ends: advance(pairs)
+        return
+    scored = 0
+
+    def advance_shards(pairs: int, ends: bool) -> None:
+        nonlocal scored
+        scored += pairs
+        advance(int(ends), f"scoring shards ({scored:,} pairs)")
+
+    with progress("scoring shards", len(shards), enabled, done=len(shards) - len(todo)) as advance:
+        yield advance_shards
+
+
+def snapshot_run(source: Source, scorers: Sequence[Path], settings: dict[str, Any]) -> str | None:
+    """Return a hash over settings, and over names, sizes and modification times of the files a run reads.
+
+    Returns:
+        `None` if the files of the source are not on this machine.
+    """
+    paths = [Path(file) for file in source.files]
+    if any("://" in file for file in source.files):
+        return None
+    for folder in scorers:
+        paths += sorted(path for path in folder.iterdir() if path.is_file())
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            line = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        except OSError:
+            line = f"{path.absolute()}\0missing\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
