@@ -134,7 +134,7 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
 @json_option
 @click.pass_context
 def score(ctx: click.Context, strict: bool, as_json: bool, **settings: Any) -> None:
-    """Score image-text pairs by the cosine similarity of their CLIP embeddings.
+    """Score pairs by the cosine similarity of their CLIP embeddings.
 
     A record that cannot be used has its reason in the scores instead. Reasons are counted, and the first
     hundred records named, on standard error.

@@ -164,7 +164,7 @@ def test_text_is_never_markup(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     scores = write_scores(tmp_path / "<b>scores", rows_table(rows), pairs=tmp_path / "pairs.json")
     manifest = json.loads((scores / "manifest.json").read_text())
-    manifest["scorers"][0]["name"] = manifest["versions"][EVIL] = manifest["source"] = EVIL
+    manifest["scorers"][0]["name"] = manifest["versions"][EVIL] = EVIL
     (scores / "manifest.json").write_text(json.dumps(manifest))
     page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.json", images=tmp_path).page)
     check_self_contained(page)
@@ -200,7 +200,7 @@ def test_levels_of_the_second_scorer_put_it_first(inputs: Inputs, tmp_path: Path
 def test_levels_of_another_scorer_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     levels = write_levels(tmp_path / "levels", inputs.table)
     content = json.loads((levels / "levels.json").read_text())
-    content["scorer"] = {"name": "other", "weights_hash": "f" * 64}
+    content["scorer"] |= {"name": "other", "weights_hash": "f" * 64}
     (levels / "levels.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"scores by other \(ffffffff\), .* by clip-a and clip-b; pass levels"):
         inputs.write(tmp_path / "page.html", levels=levels)
