@@ -176,7 +176,7 @@ def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
     before = list(session.messages)
     for prompt, images, reason in (
         ("Why \ufdd0?", 0, "reserved character"),
-        ("What is <align>?", 0, "holds <align>, which is reserved"),
+        ("What is <align>?", 0, "contains <align>, which is reserved"),
         ("See <image>", 2, "the prompt has 1 <image> for 2 images; write one for each image, or none"),
         ("<image><image><image>", 2, "the prompt has 3 <image> for 2 images"),
     ):

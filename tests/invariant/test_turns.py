@@ -93,6 +93,6 @@ def test_a_gate_that_reads_all_refuses_the_first_turns_cache(fresh: Built) -> No
     fresh[0].config.gate_text = "all"
     turns = FIRST_TURNS["image in front"]
     first, whole = conversation(fresh, *turns), conversation(fresh, *turns, "Why?")
-    with pytest.raises(ValueError, match="past_key_values hold an alignment embedding of the earlier prompt"):
+    with pytest.raises(ValueError, match="past_key_values contain the alignment embedding of an earlier prompt"):
         generated(fresh[0], whole, 2, past_key_values=cache_of(fresh, first))
     assert_goes_on(fresh, first, whole, alignment="global")  # reads no gate, so nothing is out of date

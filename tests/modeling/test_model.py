@@ -296,7 +296,7 @@ def test_images_that_do_not_fit_the_placeholders_are_refused(built: Built):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
     with pytest.raises(ValueError, match="18 <image> placeholders, but 0 images"):
         model(input_ids=inputs["input_ids"])
-    with pytest.raises(ValueError, match="the prompts have 1 <image> marks, but 2 images were given"):
+    with pytest.raises(ValueError, match="the prompts have 1 <image> placeholders for 2 images"):
         processor(IMAGES[TWO], "<s>USER: <image>\nhi ASSISTANT:")
 
 
@@ -328,7 +328,7 @@ def test_other_models_are_told_apart(tmp_path: Path):
 
 
 def test_generate_does_not_pretend_to_return_gate_weights(built: Built):
-    with pytest.raises(ValueError, match=r"ask gate\(\)"):
+    with pytest.raises(ValueError, match=r"use get_gate_weights\(\)"):
         built[0].generate(**batch_of(built, ONE), return_gate_weights=True)
 
 

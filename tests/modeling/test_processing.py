@@ -153,7 +153,7 @@ def test_a_prompt_in_another_form_is_told(built: Built, caplog: pytest.LogCaptur
     processor(tiny.make_image(0), "<s><image>", alignment=3)
     assert not caplog.records
     processor(tiny.make_image(0), "<s>Question: <image>\nHi Answer:")
-    assert "no user's words were found" in caplog.text
+    assert "has no instruction text" in caplog.text
 
 
 def test_pad_to_square_centres_on_the_mean_color():
@@ -178,19 +178,19 @@ def test_bad_settings_and_texts_say_so(built: Built, tmp_path: Path):
     processor = built[1]
     with pytest.raises(ValueError, match="image_aspect_ratio is 'round'; choose one of pad, square"):
         AlignGPTProcessor(processor.image_processor, tiny.tokenizer(), image_aspect_ratio="round")
-    with pytest.raises(ValueError, match="template 'vicuna' is not known: give a path to a Jinja file or one of bare"):
+    with pytest.raises(ValueError, match="template 'vicuna' is unknown; pass the path of a Jinja file or one of bare"):
         load_template("vicuna")
     with pytest.raises(
-        ValueError, match=r"turn 1, user: 'hi \\ufdd2' holds a reserved character \(U\+FDD0 to U\+FDD4\)"
+        ValueError, match=r"turn 1, user: 'hi \\ufdd2' contains a reserved character \(U\+FDD0 to U\+FDD4\)"
     ):
         processor.render([{"role": "user", "content": f"hi {MARKS['answer_start']}"}])
-    with pytest.raises(ValueError, match="turn 1, user: 'hi <align>' holds <align>, which is reserved"):
+    with pytest.raises(ValueError, match="turn 1, user: 'hi <align>' contains <align>, which is reserved"):
         processor.render([{"role": "user", "content": "hi <align>"}])
-    with pytest.raises(ValueError, match="the text holds <align>, which is reserved"):
+    with pytest.raises(ValueError, match="the text contains <align>, which is reserved"):
         processor(text="<s>USER: hi <align> ASSISTANT:")
     with pytest.raises(ValueError, match="cannot be cut"):
         processor(text="<s>USER: hi ASSISTANT:", truncation=True)
-    with pytest.raises(ValueError, match=r"\[1, 2\] <image> marks each, but \[2, 1\] images were given to each"):
+    with pytest.raises(ValueError, match=r"\[1, 2\] <image> placeholders each, for \[2, 1\] images each"):
         images = [tiny.make_image(seed) for seed in range(3)]
         processor([images[:2], images[2:]], ["<s>USER: <image> a", "<s>USER: <image><image> b"])
     with pytest.raises(ValueError, match="no chat template"):

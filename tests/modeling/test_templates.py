@@ -298,7 +298,7 @@ def test_parts_that_spell_a_special_token_together_are_words() -> None:
 def test_tokenizing_at_once_checks_the_turns_as_rendering_does() -> None:
     made = processor("bare")
     for said in ([TURNS[0]] * 2, [{"role": "user", "content": MARKS["answer_start"]}]):
-        with pytest.raises(ValueError, match=r"should be from assistant|holds a reserved character"):
+        with pytest.raises(ValueError, match=r"should be from assistant|contains a reserved character"):
             made.apply_chat_template(said, tokenize=True, return_dict=True)
 
 
@@ -462,5 +462,5 @@ def test_reserved_words_are_shown_with_their_turn(name: str) -> None:
         (f"a{MARKS['answer_end']}", "a reserved char"),
     ):
         said = [TURNS[0], {"role": "assistant", "content": words}]
-        with pytest.raises(ValueError, match=f"turn 2, assistant: .* holds {what}"):
+        with pytest.raises(ValueError, match=f"turn 2, assistant: .* contains {what}"):
             made.render(said)

@@ -99,7 +99,7 @@ def test_mistakes_do_not_end_the_chat(talk: Talk) -> None:
     text = talk("/level 99", "/what", "What is <align>?", "What is <image>?", "/image", "What?")
     assert "alignment '99' is invalid; use one of" in text
     assert "unknown command /what" in text and text.count(HELP) == 2
-    assert "turn 1, user: 'What is <align>?' holds <align>, which is reserved" in text
+    assert "turn 1, user: 'What is <align>?' contains <align>, which is reserved" in text
     assert text.count("model: ") == 3
 
 

@@ -1,4 +1,4 @@
-"""How `generate` brings images and instruction into the prefill, and goes on from the cache of an earlier turn."""
+"""Generation: images and instruction in the prefill, and continuing from the cache of an earlier turn."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from aligngpt.modeling.alignment import needs_gate, parse_alignment
 
 
 class AlignGPTGenerationMixin(GenerationMixin):
-    """The generating half of `AlignGPTForConditionalGeneration`."""
+    """The generation methods of `AlignGPTForConditionalGeneration`."""
 
     config: Any
     generation_config: Any
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, *args: Any, alignment: Any = None, **kwargs: Any) -> Any:
-        """`GenerationMixin.generate`, with the images and the alignment setting among its inputs.
+        """Generate as `GenerationMixin.generate`, from images and an alignment setting too.
 
-        A conversation may go on from the `past_key_values` of its earlier turns: pass them with the whole conversation
-        and all of its images. The default gate reads the turn of the first image alone, so what they hold stays
-        true when another instruction follows. They cannot be checked: they must be of the same tokens under the same
-        setting, which a first image in a later turn changes (it brings `<align>` to the front), as `ChatSession` knows.
+        A conversation may continue from the `past_key_values` of its earlier turns: pass them with the complete
+        conversation and all of its images. The default gate reads only the turn of the first image, so the cache
+        stays valid when another instruction follows. It must come from the same tokens with the same setting, which
+        is not checked; a first image in a later turn changes the tokens (it adds `<align>`). See `ChatSession`.
 
         Args:
-            inputs: As `input_ids`.
+            inputs: Same as `input_ids`.
             alignment: Overrides `config.alignment` for this call, see `forward`.
-            **kwargs: The processor's outputs and anything `generate` takes.
+            **kwargs: Outputs of the processor and arguments of `GenerationMixin.generate`.
 
         Raises:
-            ValueError: `prefill_chunk_size` is set: a chunk of a prompt cannot see the whole instruction. Or
-                `return_gate_weights` is: `gate` and `forward` return them. Or `past_key_values` of an earlier turn are
-                given to a model whose gate reads the whole prompt, for which they are out of date.
+            ValueError: `prefill_chunk_size` is set (a part of a prompt does not have the complete instruction),
+                `return_gate_weights` is set (`get_gate_weights` and `forward` return them), or `past_key_values` of an
+                earlier turn are passed to a model whose gate reads the complete prompt.
         """
         if kwargs.pop("return_gate_weights", False):
-            raise ValueError("generate returns tokens: ask gate() or forward(return_gate_weights=True) for the weights")
+            raise ValueError("generate returns tokens only; use get_gate_weights() or forward()")
         generation_config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None)) is not None:
             raise ValueError(
-                "prefill_chunk_size is set, but the alignment embedding depends on the whole prompt: leave it out"
+                "prefill_chunk_size is set, but the alignment embedding depends on the complete prompt; remove it"
             )
         input_ids = kwargs.pop("input_ids", inputs)
         if cached_length(kwargs.get("past_key_values")) and self._gate_reads_all(alignment):
             raise ValueError(
-                "past_key_values hold an alignment embedding of the earlier prompt, but gate_text 'all' reads the new "
-                "one too: leave them out, so that the whole conversation is computed again"
+                "past_key_values contain the alignment embedding of an earlier prompt, but the gate of this model "
+                "reads the complete prompt (gate_text 'all'); remove them"
             )
         if alignment is not None:
             kwargs["alignment"] = parse_alignment(alignment, self.config.num_alignment_levels)
@@ -68,27 +68,27 @@ class AlignGPTGenerationMixin(GenerationMixin):
         alignment: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Images and instruction go into the prefill alone; without a cache every step is one."""
+        """Pass images and instruction to the prefill only; without a cache every step is a prefill."""
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
-            known = input_ids.shape[1] - inputs["input_ids"].shape[1]  # positions of earlier turns, in the cache
-            inputs["pixel_values"] = self._images_from(input_ids, pixel_values, known)
+            cached = input_ids.shape[1] - inputs["input_ids"].shape[1]  # positions of earlier turns
+            inputs["pixel_values"] = self._select_images(input_ids, pixel_values, cached)
             inputs["alignment"] = alignment
             inputs["prompt_length"] = prompt_length
-            if instruction_mask is not None and not known:
-                written = input_ids.shape[1] - instruction_mask.shape[1]
-                inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, written))
+            if instruction_mask is not None and not cached:
+                generated = input_ids.shape[1] - instruction_mask.shape[1]
+                inputs["instruction_mask"] = torch.nn.functional.pad(instruction_mask, (0, generated))
         return inputs
 
-    def _images_from(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
-        """The images whose placeholders stand at position `start` or behind; `None` where there are none."""
+    def _select_images(self, input_ids: Tensor, pixel_values: Tensor | None, start: int) -> Tensor | None:
+        """Return the images whose placeholders are at position `start` or later; `None` if there are none."""
         if pixel_values is None or start == 0:
             return pixel_values
         is_image = input_ids == self.config.image_token_id
-        all_images, kept = (
+        all_images, selected = (
             (mask.sum(-1) // self.config.image_seq_length).tolist() for mask in (is_image, is_image[:, start:])
         )
-        rows = zip(pixel_values.split(all_images), kept, strict=True)
+        rows = zip(pixel_values.split(all_images), selected, strict=True)
         images = torch.cat([images[len(images) - number :] for images, number in rows])
         return images if len(images) else None
 
@@ -99,7 +99,7 @@ class AlignGPTGenerationMixin(GenerationMixin):
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each row for beams; a row's images are repeated together, so that their order is kept."""
+        """Repeat each row for beams, its images together, so that they stay in the order of the rows."""
         pixel_values = model_kwargs.pop("pixel_values", None)
         if pixel_values is not None and input_ids is not None and expand_size > 1:
             counts = (input_ids == self.config.image_token_id).sum(-1) // self.config.image_seq_length
@@ -118,24 +118,24 @@ class AlignGPTGenerationMixin(GenerationMixin):
 
 
 def cached_length(past_key_values: Any) -> int:
-    """Positions whose keys and values are known; 0 without a cache."""
+    """Return the number of cached positions; 0 without a cache."""
     return 0 if past_key_values is None else past_key_values.get_seq_length()
 
 
-def build_generation_config(known: Any, processor: Any) -> GenerationConfig:
-    """Greedy generation with the special tokens of a language model's configuration.
+def build_generation_config(source: Any, processor: Any) -> GenerationConfig:
+    """Return the configuration of greedy generation with the special tokens of a language model.
 
-    The token with which the processor's template ends an answer ends generation too. What else the language model
-    brings stays behind: some, such as Vicuna, carry sampling settings that cannot be saved again without sampling.
+    The token that ends an answer in the processor's template ends generation too. Other settings are not copied: some
+    language models, such as Vicuna, have sampling settings that cannot be saved without sampling.
 
     Args:
-        known: A configuration, of the model or of its generation, with the ids of the special tokens.
+        source: Configuration of the language model or of its generation, with the ids of the special tokens.
         processor: With tokenizer and template.
     """
-    ends = known.eos_token_id
+    ends = source.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     return GenerationConfig(
-        bos_token_id=known.bos_token_id,
+        bos_token_id=source.bos_token_id,
         eos_token_id=sorted({*ends, *processor.answer_end_ids}) or None,
         pad_token_id=processor.tokenizer.pad_token_id,
     )

@@ -1,10 +1,11 @@
-"""From conversations and images to model inputs: the processor of an AlignGPT model."""
+"""The processor of an AlignGPT model: conversations and images to model inputs."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,18 @@ Message = dict[str, Any]
 
 
 class AlignGPTProcessor(ProcessorMixin):
-    """Tokenizer, image processor and template of an AlignGPT model, saved and loaded with it.
+    """Tokenizer, image processor and chat template of an AlignGPT model, saved and loaded with it.
 
     Args:
         image_processor: Of the vision tower.
-        tokenizer: A fast tokenizer; `<image>` and `<align>` are added where it lacks them.
+        tokenizer: A fast tokenizer; `<image>` and `<align>` are added if it lacks them.
         chat_template: A Jinja template; see `tokens` for its marks.
-        image_seq_length: P, the tokens one image becomes.
-        image_aspect_ratio: `"pad"`: pad to a square with the mean color first; `"square"`: resize and crop alone.
-        use_alignment: Put `<align>` into samples with an image; off for a model trained without alignment.
+        image_seq_length: P, the tokens per image.
+        image_aspect_ratio: `"pad"`: first pad to a square with the mean color; `"square"`: only resize and crop.
+        use_alignment: Insert `<align>` into samples with an image; off for a model trained without alignment.
 
     Raises:
-        ValueError: The tokenizer is a slow one, or `image_aspect_ratio` is not known.
+        ValueError: The tokenizer is slow, or `image_aspect_ratio` is unknown.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class AlignGPTProcessor(ProcessorMixin):
                 f"image_aspect_ratio is {image_aspect_ratio!r}; choose one of {', '.join(IMAGE_ASPECT_RATIOS)}"
             )
         if not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; a fast one is needed to place the masks")
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; pass a fast one, which the masks need")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         tokenizer.add_special_tokens(
             {"additional_special_tokens": [IMAGE_TOKEN, ALIGN_TOKEN]}, replace_extra_special_tokens=False
@@ -71,7 +72,7 @@ class AlignGPTProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         if getattr(tokenizer, "legacy", False):
-            tokenizer.init_kwargs["legacy"] = True  # LlamaTokenizer leaves it out when it is saved
+            tokenizer.init_kwargs["legacy"] = True  # LlamaTokenizer does not save it otherwise
         self.image_seq_length = image_seq_length
         self.image_aspect_ratio = image_aspect_ratio
         self.use_alignment = use_alignment
@@ -90,7 +91,7 @@ class AlignGPTProcessor(ProcessorMixin):
         template: str | Path = "vicuna_v1",
         image_aspect_ratio: str = "pad",
     ) -> AlignGPTProcessor:
-        """The processor for two backbones; `image_seq_length` and `use_alignment` are set with the model."""
+        """Build the processor of two backbones; `image_seq_length` and `use_alignment` are set with the model."""
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(language_model))
         image_processor = AutoImageProcessor.from_pretrained(resolve_model(vision_tower), backend="pil")
         return cls(image_processor, tokenizer, load_template(template), image_aspect_ratio=image_aspect_ratio)
@@ -98,39 +99,42 @@ class AlignGPTProcessor(ProcessorMixin):
     # ------------------------------------------------------------------------------------------------ conversations
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
-        """As in transformers; with `tokenize=True` the masks come from the template's marks, and special tokens that
-        somebody typed, such as `</s>` in a question, are words."""
+        """Render a conversation as in transformers; with `tokenize=True`, return masks and escape special tokens.
+
+        Special tokens in the text of a turn, such as `</s>` in a question, are tokenized as text.
+        """
         if kwargs.get("tokenize"):
             kwargs |= MARKS
             batched = bool(conversation) and isinstance(conversation[0], list | tuple)
-            for one in conversation if batched else [conversation]:
-                _check_turns(one)
-            conversations = [list(map(self._escaped, one)) for one in (conversation if batched else [conversation])]
-            conversation = conversations if batched else conversations[0]
+            conversations = list(conversation) if batched else [conversation]
+            for messages in conversations:
+                _check_turns(messages)
+            escaped = [list(map(self._escape_message, messages)) for messages in conversations]
+            conversation = escaped if batched else escaped[0]
         return super().apply_chat_template(conversation, chat_template, **kwargs)
 
     def render(
         self, messages: list[Message], template: str | None = None, *, has_images: bool = True, **kwargs: Any
     ) -> str:
-        """A conversation as marked text, ready for `encode`.
+        """Render a conversation as marked text for `encode`.
 
         Args:
-            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In a user's text `<image>`
-                stands for an image; among parts an image is `{"type": "image"}`, and `<image>` in text is words.
-            template: Jinja text instead of the processor's own.
-            has_images: False: `<image>` in a text is words as well.
+            messages: `{"role": "user" | "assistant" | "system", "content": text or parts}`. In the text of a user,
+                `<image>` is an image; among parts an image is `{"type": "image"}`, and `<image>` in text is text.
+            template: Jinja text instead of the processor's own template.
+            has_images: False makes every `<image>` text.
             **kwargs: Variables of the template, such as `add_generation_prompt`.
 
         Raises:
-            ValueError: The turns do not alternate, or do not fit the template; a question holds `<align>`, or a turn
-                one of the reserved characters; or there is no template.
+            ValueError: The turns do not alternate or do not fit the template; a question contains `<align>` or a turn
+                a reserved character; or there is no template.
         """
         if template is None and self.chat_template is None:
-            raise ValueError("the processor has no chat template: build it with a template, such as vicuna_v1")
+            raise ValueError("the processor has no chat template; build it with one, such as vicuna_v1")
         _check_turns(messages)
         try:
             rendered, _ = render_jinja_template(
-                conversations=[[self._escaped(message, has_images) for message in messages]],
+                conversations=[[self._escape_message(message, has_images) for message in messages]],
                 chat_template=template or self.chat_template,
                 **self.tokenizer.special_tokens_map,
                 **MARKS,
@@ -140,15 +144,15 @@ class AlignGPTProcessor(ProcessorMixin):
             raise ValueError(f"the conversation does not fit the template: {error}") from error
         return rendered[0]
 
-    def _escaped(self, message: Message, has_images: bool = True) -> Message:
-        """A message whose special tokens are marked as words, all but the `<image>` that stand for images."""
+    def _escape_message(self, message: Message, has_images: bool = True) -> Message:
+        """Return a message whose special tokens are marked as text, except each `<image>` that is an image."""
         content = message["content"]
         if isinstance(content, str):
             keep_images = has_images and message["role"] == "user"
             return {**message, "content": self._encoder.escape(content, keep_images=keep_images)}
         parts: list[dict[str, Any]] = []
         for part in content:
-            if "text" in part and parts and "text" in parts[-1]:  # two halves may spell a special token together
+            if "text" in part and parts and "text" in parts[-1]:  # two parts may spell a special token together
                 parts[-1] = {**parts[-1], "text": parts[-1]["text"] + part["text"]}
             else:
                 parts.append(part)
@@ -157,29 +161,29 @@ class AlignGPTProcessor(ProcessorMixin):
 
     @property
     def _encoder(self) -> TextEncoder:
-        """Made anew when the vocabulary has grown."""
+        """The encoder of the current vocabulary."""
         size = len(self.tokenizer)
         if self._encoder_of_size is None or self._encoder_of_size[0] != size:
             self._encoder_of_size = (size, TextEncoder(self.tokenizer))
         return self._encoder_of_size[1]
 
     def encode(self, text: str, *, alignment: Any = None) -> Encoding:
-        """Tokenise one rendered text, repeat `<image>` to its tokens and put `<align>` behind the first token.
+        """Tokenize one rendered text, repeat `<image>` once per image token and insert `<align>` after the first token.
 
         Args:
-            text: From `render` or `apply_chat_template`, or written by hand in the template's form.
-            alignment: `"none"` leaves `<align>` out; so does `use_alignment=False`.
+            text: From `render` or `apply_chat_template`, or text in the form of the template.
+            alignment: With `"none"`, as with `use_alignment=False`, no `<align>` is inserted.
 
         Raises:
-            ValueError: The text holds `<align>`, which is put in here and nowhere else.
+            ValueError: The text contains `<align>`.
         """
         if ALIGN_TOKEN in text:
-            raise ValueError(f"the text holds {ALIGN_TOKEN}, which is reserved: the processor puts it in by itself")
+            raise ValueError(f"the text contains {ALIGN_TOKEN}, which is reserved; remove it, the processor inserts it")
         if not MARK.search(text):
             text = self._mark_instructions(text)
         encoding = self._expand_images(self._encoder.encode(text))
         if self.use_alignment and not _is_none(alignment) and self.image_token_id in encoding.input_ids:
-            encoding.input_ids.insert(1, self.align_token_id)  # BOS is the first token where the tokenizer has one
+            encoding.input_ids.insert(1, self.align_token_id)  # after BOS, if the tokenizer has one
             encoding.instruction_mask.insert(1, False)
             encoding.answer_mask.insert(1, False)
         return encoding
@@ -191,31 +195,31 @@ class AlignGPTProcessor(ProcessorMixin):
             is_image = token == self.image_token_id
             times = self.image_seq_length if is_image else 1
             expanded.input_ids += [token] * times
-            expanded.instruction_mask += [in_instruction] * times  # tells which images the gate reads
+            expanded.instruction_mask += [in_instruction] * times
             expanded.answer_mask += [in_answer and not is_image] * times
         return expanded
 
     @property
     def answer_end_ids(self) -> list[int]:
-        """The special token with which the template ends an answer, where it has one: generation stops there."""
+        """The special token that ends an answer in the template, if there is one; generation stops there."""
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
         try:
             encoding = self.encode(self.render(turns))
-        except ValueError:  # plain, which ends a caption with a line
+        except ValueError:  # plain, which ends a caption with a newline
             return []
         answer = [token for token, kept in zip(encoding.input_ids, encoding.answer_mask, strict=True) if kept]
         added = self.tokenizer.added_tokens_decoder
         return [token for token in answer[-1:] if token in added and added[token].special]
 
     def _mark_instructions(self, text: str) -> str:
-        """Mark the users' words in text that was rendered without marks, by what stands around them in the template."""
+        """Mark instructions in text that was rendered without marks, by the text around them in the template."""
         first, later, closing = self._turn_borders
         if not later:
             return text
         opening = first if first.strip() and first in text else later
         marked, done = "", 0
-        while (found := text.find(opening, done)) >= 0:
-            start = found + len(opening)
+        while (position := text.find(opening, done)) >= 0:
+            start = position + len(opening)
             end = text.find(closing, start) if closing else -1
             end = len(text) if end < 0 else end
             marked += f"{text[done:start]}{_INSTRUCTION}{text[start:end]}{_INSTRUCTION_END}"
@@ -224,10 +228,10 @@ class AlignGPTProcessor(ProcessorMixin):
 
     @property
     def _turn_borders(self) -> tuple[str, str, str]:
-        """The template's text in front of the first user's turn, of a later one, and behind one.
+        """The template's text before the first user turn, before a later one, and after one.
 
         For vicuna_v1 these are twice `USER: ` and ` ASSISTANT:`; for llama_2 the first is the end of the system prompt.
-        Where a template writes the system prompt into the first turn, as mistral and gemma do, it counts as the user's.
+        A system prompt inside the first turn, as in mistral and gemma, counts as part of the instruction.
         """
         if self.chat_template is None:
             return "", "", ""
@@ -241,7 +245,7 @@ class AlignGPTProcessor(ProcessorMixin):
         before_first, before_second = MARK.sub("", parts[0]), MARK.sub("", parts[2].split(_ANSWER_END)[-1])
         try:
             other = self.render([{"role": "system", "content": "y"}, *turns]).split(_INSTRUCTION)[0]
-        except ValueError:  # no place for a system prompt
+        except ValueError:  # the template has no system prompt
             other = before_first
         first = _common_suffix(before_first, MARK.sub("", other)).lstrip(" ")
         return first, before_second.lstrip(), MARK.sub("", parts[2].split(_ANSWER)[0]).rstrip()
@@ -258,38 +262,38 @@ class AlignGPTProcessor(ProcessorMixin):
         padding_side: str = "left",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prompts and their images as model inputs.
+        """Convert prompts and images to model inputs.
 
         Args:
-            images: An image, its path or its URL; a list in the order of the `<image>` marks; or a list of such
-                lists, one for each prompt.
-            text: A prompt or a list of prompts in the template's form.
-            alignment: `"none"` leaves `<align>` out; any other setting belongs to `forward` and `generate`.
+            images: An image, its path or its URL; a list in the order of the `<image>` placeholders; or a list of such
+                lists, one per prompt.
+            text: A prompt or a list of prompts in the form of the template.
+            alignment: With `"none"` no `<align>` is inserted; pass other settings to `forward` and `generate`.
             return_tensors: `"pt"` for tensors; lists otherwise.
-            padding_side: Where shorter prompts are padded; left, as generation needs, unless told.
-            **kwargs: Accepted for compatibility with `ProcessorMixin` and not used; `truncation` and `max_length` are
-                refused, since a prompt may not lose image tokens.
+            padding_side: Side on which shorter prompts are padded; generation needs left.
+            **kwargs: Ignored, for compatibility with `ProcessorMixin`; `truncation` and `max_length` are refused, since
+                a prompt must not lose image tokens.
 
         Returns:
             `input_ids`, `attention_mask`, `instruction_mask` (B, T), and with images `pixel_values` (I, 3, h, w).
 
         Raises:
-            ValueError: The number of images is not the number of `<image>` marks, in all or in a prompt.
+            ValueError: The numbers of images and `<image>` placeholders differ, in total or in a prompt.
         """
         if kwargs.get("truncation") or kwargs.get("max_length"):
-            raise ValueError("a prompt with image tokens cannot be cut: shorten its text instead of using max_length")
+            raise ValueError("a prompt with image tokens cannot be truncated; shorten its text")
         data: dict[str, Any] = {}
-        flat = _flatten(images)
+        flat = _flatten_images(images)
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            marks = sum(prompt.count(IMAGE_TOKEN) for prompt in texts)
-            if images is not None and marks != len(flat):
-                raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks, but {len(flat)} images were given")
+            count = sum(prompt.count(IMAGE_TOKEN) for prompt in texts)
+            if images is not None and count != len(flat):
+                raise ValueError(f"the prompts have {count} {IMAGE_TOKEN} placeholders for {len(flat)} images")
             _check_each_prompt(texts, images)
             encodings = [self.encode(prompt, alignment=alignment) for prompt in texts]
             may_gate = alignment is None or needs_gate(alignment)
             if may_gate and any(map(self._gate_reads_nothing, encodings)):
-                logger.warning("no user's words were found in a prompt with an image, so the gate reads nothing there")
+                logger.warning("a prompt with an image has no instruction text, so the gate reads nothing")
             data |= self._pad(encodings, padding_side)
         if flat:
             data["pixel_values"] = self.pixel_values(flat)
@@ -305,19 +309,19 @@ class AlignGPTProcessor(ProcessorMixin):
     def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
         length = max(len(encoding.input_ids) for encoding in encodings)
 
-        def padded(rows: list[Any], value: int) -> Tensor:
+        def pad(rows: list[Any], value: int) -> Tensor:
             gaps = [[value] * (length - len(row)) for row in rows]
             whole = [gap + row if side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
             return torch.tensor(whole, dtype=torch.long)
 
         return {
-            "input_ids": padded([encoding.input_ids for encoding in encodings], self.tokenizer.pad_token_id),
-            "attention_mask": padded([[1] * len(encoding.input_ids) for encoding in encodings], 0),
-            "instruction_mask": padded([encoding.instruction_mask for encoding in encodings], 0),
+            "input_ids": pad([encoding.input_ids for encoding in encodings], self.tokenizer.pad_token_id),
+            "attention_mask": pad([[1] * len(encoding.input_ids) for encoding in encodings], 0),
+            "instruction_mask": pad([encoding.instruction_mask for encoding in encodings], 0),
         }
 
     def pixel_values(self, images: Iterable[Image.Image]) -> Tensor:
-        """Images as the vision tower takes them, (I, 3, height, width)."""
+        """Return images as inputs of the vision tower, (I, 3, height, width)."""
         converted = [image.convert("RGB") for image in images]
         if self.image_aspect_ratio == "pad":
             converted = [pad_to_square(image, self.image_processor.image_mean) for image in converted]
@@ -325,7 +329,7 @@ class AlignGPTProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What `__call__` returns."""
+        """The outputs of `__call__`."""
         return ["input_ids", "attention_mask", "instruction_mask", "pixel_values"]
 
 
@@ -333,7 +337,10 @@ class AlignGPTProcessor(ProcessorMixin):
 
 
 def load_template(template: str | Path) -> str:
-    """The text of a shipped template by name, or of a Jinja file.
+    """Return the text of a chat template.
+
+    Args:
+        template: Name of a built-in template, or path of a Jinja file.
 
     Raises:
         ValueError: It is neither.
@@ -343,7 +350,7 @@ def load_template(template: str | Path) -> str:
         path = Path(template)
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
-        raise ValueError(f"template {str(template)!r} is not known: give a path to a Jinja file or one of {names}")
+        raise ValueError(f"template {str(template)!r} is unknown; pass the path of a Jinja file or one of {names}")
     return path.read_text(encoding="utf-8")
 
 
@@ -354,22 +361,20 @@ def name_template(text: str) -> str | None:
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """Center an image on a square of its longer side, filled with the mean color (0 to 1 a channel)."""
+    """Center an image on a square of its longer side, filled with the mean color (0 to 1 per channel)."""
     side = max(image.size)
     canvas = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
 
 
-def _common_suffix(one: str, other: str) -> str:
-    length = 0
-    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
-        length += 1
-    return one[len(one) - length :]
+def _common_suffix(left: str, right: str) -> str:
+    matches = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(left), reversed(right), strict=False))
+    return left[len(left) - sum(1 for _ in matches) :]
 
 
 def _check_turns(messages: Sequence[Message]) -> None:
-    """User and assistant alternate, a system prompt may come first, and nobody writes the template's own marks."""
+    """Check that user and assistant alternate after an optional system prompt, without reserved text."""
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     for number, message in enumerate(turns, start=1):
         expected = "user" if number % 2 else "assistant"
@@ -377,35 +382,35 @@ def _check_turns(messages: Sequence[Message]) -> None:
         words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         shown = f"turn {number}, {message['role']}: {words[:60]!r}"
         if message["role"] != expected:
-            raise ValueError(f"{shown} should be from {expected}: turns alternate and start with the user")
+            raise ValueError(f"{shown} should be from {expected}; turns alternate and start with the user")
         if MARK.search(words):
-            raise ValueError(f"{shown} holds a reserved character (U+FDD0 to U+FDD4)")
-        if ALIGN_TOKEN in words and expected == "user":  # an answer may hold anything a model can write
-            raise ValueError(f"{shown} holds {ALIGN_TOKEN}, which is reserved")
+            raise ValueError(f"{shown} contains a reserved character (U+FDD0 to U+FDD4)")
+        if ALIGN_TOKEN in words and expected == "user":  # an answer may contain anything that a model generates
+            raise ValueError(f"{shown} contains {ALIGN_TOKEN}, which is reserved")
 
 
 def _check_each_prompt(texts: list[str], images: Any) -> None:
-    """Where images come in a list for each prompt, each prompt must have as many marks."""
+    """Check the number of placeholders of each prompt if images are passed as one list per prompt."""
     if not isinstance(images, list | tuple) or not any(isinstance(item, list | tuple) for item in images):
         return
-    marks = [text.count(IMAGE_TOKEN) for text in texts]
-    given = [len(_flatten(item)) for item in images]
-    if marks != given:
-        raise ValueError(f"the prompts have {marks} {IMAGE_TOKEN} marks each, but {given} images were given to each")
+    expected = [text.count(IMAGE_TOKEN) for text in texts]
+    actual = [len(_flatten_images(item)) for item in images]
+    if expected != actual:
+        raise ValueError(f"the prompts have {expected} {IMAGE_TOKEN} placeholders each, for {actual} images each")
 
 
 def _is_none(alignment: Any) -> bool:
     return isinstance(alignment, str) and alignment == "none"
 
 
-def _flatten(images: Any) -> list[Image.Image]:
+def _flatten_images(images: Any) -> list[Image.Image]:
     if images is None:
         return []
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, str | Path):
         return [hub_load_image(str(images))]
-    return [image for item in images for image in _flatten(item)]
+    return [image for item in images for image in _flatten_images(item)]
 
 
 AutoProcessor.register(AlignGPTConfig, AlignGPTProcessor)

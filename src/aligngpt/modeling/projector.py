@@ -1,4 +1,4 @@
-"""From the vision tower's features to the language model's embeddings."""
+"""The projector from the vision tower's features to the language model's embeddings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class MultiModalProjector(nn.Module):
         self.linear_2 = nn.Linear(text_hidden_size, text_hidden_size, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, as a fresh `nn.Linear` does."""
+        """Initialize both layers as a new `nn.Linear`."""
         self.linear_1.reset_parameters()
         self.linear_2.reset_parameters()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (..., vision_hidden) to embeddings (..., text_hidden)."""
+        """Return the embeddings (..., text_hidden) of features (..., vision_hidden)."""
         return self.linear_2(F.gelu(self.linear_1(features)))

@@ -1,14 +1,13 @@
-"""From marked text to tokens, and which of them are the users' words and which the assistant's.
+"""Tokenize marked text, with masks of the user's and the assistant's tokens.
 
-A template marks the users' words and the answers itself, with the variables `instruction_start`, `instruction_end`,
-`answer_start` and `answer_end`. They render as nothing unless the processor sets them, so a template stays an ordinary
-chat template; when set, they are characters that Unicode reserves for such inner use and that never reach the
-tokenizer. The label mask and the gate's mask therefore come from the template, not from searching its output for
-separators. A fifth mark stands inside words that spell a special token, such as `</s>` in a question; they remain
-words.
+A chat template marks instructions and answers with the variables `instruction_start`, `instruction_end`,
+`answer_start` and `answer_end`. They are empty unless the processor sets them, so it is an ordinary chat template; when
+set, they are Unicode noncharacters that never reach the tokenizer. The label mask and the gate's mask therefore come
+from the template, not from a search for separators in its output. A fifth mark is inserted into text that spells a
+special token, such as `</s>` in a question, so that it is tokenized as text.
 
-The text on either side of an image is encoded on its own, as the official code does, so that a SentencePiece tokenizer
-puts its leading-space marker in front of each such piece, also in front of one that begins with a space.
+As in the official code, the text on either side of an image is encoded separately, so a SentencePiece tokenizer adds
+its leading-space marker to each piece, also to one that begins with a space.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Span = tuple[int, int]
 
 @dataclass
 class Encoding:
-    """One tokenized prompt or conversation; the masks are lists of bools as long as `input_ids`."""
+    """A tokenized prompt or conversation; the masks have the length of `input_ids`."""
 
     input_ids: list[int]
     instruction_mask: list[bool]
@@ -46,7 +45,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class _Special:
-    """A special token of the template: where its text stands, and its id."""
+    """A special token of the template: start and end of its text, and its id."""
 
     start: int
     end: int
@@ -54,10 +53,10 @@ class _Special:
 
 
 class TextEncoder:
-    """Encodes marked text with a fast tokenizer, special tokens only where the template put them.
+    """Encodes marked text with a fast tokenizer; only the template can produce special tokens.
 
     Args:
-        tokenizer: Of transformers, with `<image>` among its special tokens.
+        tokenizer: A fast tokenizer of transformers, with `<image>` as a special token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -70,59 +69,58 @@ class TextEncoder:
         self._image_id: int = self._specials[IMAGE_TOKEN]
         bos = tokenizer.bos_token_id
         self._opening = bos if bos is not None and bos in tokenizer("")["input_ids"] else None
-        self._plain, self._marker = _without_leading_space(tokenizer.backend_tokenizer)
+        self._plain, self._marker = _remove_leading_space(tokenizer.backend_tokenizer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A tokenizer that was copied or sent to another process has forgotten that special tokens are words to it."""
+        """Restore `encode_special_tokens`, which is lost when a tokenizer is copied or sent to another process."""
         self.__dict__ |= state
         self._plain.encode_special_tokens = True
 
     def escape(self, words: str, *, keep_images: bool = False) -> str:
-        """Mark what spells a special token in a user's or assistant's words, so that it is encoded as words.
+        """Mark text of a user or assistant that spells a special token, so that it is encoded as text.
 
         Args:
-            words: What was said.
-            keep_images: `<image>` stands for an image.
+            words: Text of a turn.
+            keep_images: Whether `<image>` is an image.
         """
 
-        def marked(found: re.Match[str]) -> str:
-            text = found[0]
+        def mark(match: re.Match[str]) -> str:
+            text = match[0]
             return text if keep_images and text == IMAGE_TOKEN else text[0] + _LITERAL + text[1:]
 
-        return self._special.sub(marked, words)
+        return self._special.sub(mark, words)
 
     def encode(self, text: str) -> Encoding:
-        """Tokenise marked text; `<image>` becomes one token.
+        """Tokenize marked text; `<image>` becomes one token.
 
-        The instruction mask covers the turn that the gate reads, its words and images: the first with an image, or
-        the first of all where no turn has one. Every turn of the conversation then has the same alignment embedding, in
-        training and afterwards.
+        The instruction mask covers text and images of the turn that the gate reads: the first with an image, or the
+        first turn if there is none. So every turn has the same alignment embedding, in training and inference.
         """
-        plain, spans, specials = self._take_marks(text)
+        plain, spans, specials = self._remove_marks(text)
         ids: list[int] = []
         offsets: list[Span] = []
         if self._opening is not None and not (specials and specials[0] == _Special(0, specials[0].end, self._opening)):
             ids, offsets = [self._opening], [(0, 0)]
-        for special, section_ids, section_offsets in self._sections(plain, specials):
+        for special, section_ids, section_offsets in self._encode_sections(plain, specials):
             ids += section_ids
             offsets += section_offsets
             if special is not None:
                 ids.append(special.id)
                 offsets.append((special.start, special.end))
-        read = self._turn_of_first_image(spans[_INSTRUCTION], specials)
-        return Encoding(ids, _covered(offsets, read), _covered(offsets, spans[_ANSWER]))
+        read = self._select_turn(spans[_INSTRUCTION], specials)
+        return Encoding(ids, _mask_tokens(offsets, read), _mask_tokens(offsets, spans[_ANSWER]))
 
-    def _take_marks(self, text: str) -> tuple[str, dict[str, list[Span]], list[_Special]]:
-        """Text without marks, the character spans they enclosed, and the special tokens that are no words."""
+    def _remove_marks(self, text: str) -> tuple[str, dict[str, list[Span]], list[_Special]]:
+        """Return the text without marks, the character spans they enclose, and the special tokens of the template."""
         spans: dict[str, list[Span]] = {_INSTRUCTION: [], _ANSWER: []}
         specials: list[_Special] = []
         plain: list[str] = []
         length = start = done = 0
-        for found in self._pieces.finditer(text):
-            plain.append(text[done : found.start()])
-            length += found.start() - done
-            done = found.end()
-            piece = found[0]
+        for match in self._pieces.finditer(text):
+            plain.append(text[done : match.start()])
+            length += match.start() - done
+            done = match.end()
+            piece = match[0]
             if piece in self._specials:
                 plain.append(piece)
                 specials.append(_Special(length, length + len(piece), self._specials[piece]))
@@ -134,12 +132,12 @@ class TextEncoder:
         plain.append(text[done:])
         return "".join(plain), spans, specials
 
-    def _sections(
+    def _encode_sections(
         self, plain: str, specials: Sequence[_Special]
     ) -> Iterator[tuple[_Special | None, list[int], list[Span]]]:
-        """Tokens and offsets of the text in front of each special token and behind the last one."""
+        """Yield each special token, and `None` at the end, with tokens and offsets of the text before it."""
         bounds: list[tuple[int, int, bool]] = []
-        start, begins = 0, True  # whether the section begins a piece of its own, at the start or behind an image
+        start, begins = 0, True  # whether the section is at the start or after an image
         for special in specials:
             bounds.append((start, special.start, begins))
             begins = special.id == self._image_id or (special.start == 0 and special.id == self._opening)
@@ -156,56 +154,57 @@ class TextEncoder:
             for (start, end, _), space in zip(bounds, spaces, strict=True)
         ]
         encoded = self._plain.encode_batch(texts, add_special_tokens=False)
-        behind: list[_Special | None] = [*specials, None]
-        for mark, (start, _, _), space, section in zip(behind, bounds, spaces, encoded, strict=True):
+        next_specials: list[_Special | None] = [*specials, None]
+        for next_special, (start, _, _), space, section in zip(next_specials, bounds, spaces, encoded, strict=True):
             if space:  # the marker belongs to the section's first character
-                yield mark, section.ids, [(start + max(a - 1, 0), start + max(b - 1, 1)) for a, b in section.offsets]
+                offsets = [(start + max(a - 1, 0), start + max(b - 1, 1)) for a, b in section.offsets]
             else:
-                yield mark, section.ids, [(start + a, start + b) for a, b in section.offsets]
+                offsets = [(start + a, start + b) for a, b in section.offsets]
+            yield next_special, section.ids, offsets
 
-    def _turn_of_first_image(self, instructions: list[Span], specials: Iterable[_Special]) -> list[Span]:
+    def _select_turn(self, instructions: list[Span], specials: Iterable[_Special]) -> list[Span]:
         images = [special.start for special in specials if special.id == self._image_id]
         with_image = [span for span in instructions if images and span[0] <= images[0] < span[1]]
         return with_image or instructions[:1]
 
 
-def _without_leading_space(backend: Tokenizer) -> tuple[Tokenizer, str]:
-    """A copy of a tokenizer that adds no leading-space marker and knows no special tokens, and when it added one.
+def _remove_leading_space(backend: Tokenizer) -> tuple[Tokenizer, str]:
+    """Return a copy of a tokenizer without leading-space marker and special tokens, and when the original adds one.
 
     Returns:
-        The copy, and `"first"` (in front of the text), `"always"` (also behind each special token) or `"never"`.
+        The copy, and `"first"` (before the text), `"always"` (also after each special token) or `"never"`.
     """
     state = json.loads(backend.to_str())
     state["post_processor"] = None  # it would add special tokens and leave spaces out of the offsets
-    state["padding"] = state["truncation"] = None  # an earlier call of the tokenizer leaves its own behind
+    state["padding"] = state["truncation"] = None  # settings of an earlier call
     marker = "never"
-    for step in _steps(state["pre_tokenizer"], "pretokenizers"):
+    for step in _list_steps(state["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
             marker, step["prepend_scheme"] = step["prepend_scheme"], "never"
     normalizer = state["normalizer"]
-    prepends = [step for step in _steps(normalizer, "normalizers") if step["type"] == "Prepend"]
+    prepends = [step for step in _list_steps(normalizer, "normalizers") if step["type"] == "Prepend"]
     if prepends:
         marker = "always"
-        steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
+        steps = [step for step in _list_steps(normalizer, "normalizers") if step["type"] != "Prepend"]
         state["normalizer"] = {"type": "Sequence", "normalizers": steps}
     copy = Tokenizer.from_str(json.dumps(state))
     copy.encode_special_tokens = True
     return copy, marker
 
 
-def _steps(part: dict[str, Any] | None, of_sequence: str) -> list[dict[str, Any]]:
+def _list_steps(part: dict[str, Any] | None, of_sequence: str) -> list[dict[str, Any]]:
     if part is None:
         return []
     return part[of_sequence] if part["type"] == "Sequence" else [part]
 
 
-def _covered(offsets: list[Span], spans: list[Span]) -> list[bool]:
-    """Which tokens share a character with one of the spans; both are in rising order."""
-    covered = []
-    waiting = iter(spans)
-    span = next(waiting, None)
+def _mask_tokens(offsets: list[Span], spans: list[Span]) -> list[bool]:
+    """Return which tokens overlap one of the spans; both are in ascending order."""
+    mask = []
+    remaining = iter(spans)
+    span = next(remaining, None)
     for start, end in offsets:
         while span is not None and span[1] <= start:
-            span = next(waiting, None)
-        covered.append(span is not None and start < end and span[0] < end)
-    return covered
+            span = next(remaining, None)
+        mask.append(span is not None and start < end and span[0] < end)
+    return mask

@@ -579,7 +579,7 @@ def test_a_stage_1_file_needs_its_base(stage1: Path, tower: Path, tmp_path: Path
 
 
 def test_an_official_checkpoint_is_not_taken_for_one_of_ours(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint of the official code: bring it here with aligngpt convert"):
+    with pytest.raises(ValueError, match="checkpoint of the official code; convert it with"):
         load_model(checkpoint)
 
 
