@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aligngpt.evaluation.compare import compare as compare
+    from aligngpt.evaluation.run import evaluate as evaluate
     from aligngpt.inference.chat_session import ChatSession as ChatSession
     from aligngpt.inference.chat_session import generate as generate
     from aligngpt.modeling.checkpoints import load_model as load  # noqa: F401
@@ -35,6 +37,8 @@ _PUBLIC = {
     "ChatSession": "aligngpt.inference.chat_session",
     "FinetuneConfig": "aligngpt.training.configs",
     "PretrainConfig": "aligngpt.training.configs",
+    "compare": "aligngpt.evaluation.compare",
+    "evaluate": "aligngpt.evaluation.run",
     "finetune": "aligngpt.training.stages",
     "generate": "aligngpt.inference.chat_session",
     "load": "aligngpt.modeling.checkpoints:load_model",

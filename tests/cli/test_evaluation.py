@@ -44,7 +44,7 @@ def score(folder: Path, answers: str, *more: object) -> Result:
 def test_a_table(folder: Path) -> None:
     done = score(folder, "second.jsonl")
     assert done.exit_code == 0, done.output
-    for text in ("GQA, official protocol", "96.67", "missing answers", "By form", "binary", "Official figures"):
+    for text in ("GQA, official protocol", "96.67", "missing", "By form", "binary", "Official metrics"):
         assert text in done.stdout
     assert "note: answers to no question of the labels: 1 of 30" in done.stdout
     assert "note: missing predictions, counted as wrong: 1; the official scorer stops" in done.stdout
@@ -83,20 +83,24 @@ def test_strict_and_ignored(folder: Path) -> None:
 def compare(*arguments: object) -> dict[str, Any]:
     done = invoke("eval", "compare", *arguments, "--json")
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)
+    return result
 
 
 def test_compare_answers_or_results(folder: Path) -> None:
     first, second = folder / "first.jsonl", folder / "second.jsonl"
-    direct = compare(first, second, "--benchmark", "gqa", "--labels", folder)
-    assert (direct["first_better"], direct["second_better"], direct["same"]) == (0, 14, 16)
+    direct = compare(second, first, "--benchmark", "gqa", "--labels", folder)
+    assert (direct["baseline"]["n_better"], direct["model"]["n_better"], direct["n_equal"]) == (0, 14, 16)
     assert direct["p_value"] == pytest.approx(2 / 2**14)
     for name in ("first", "second"):
         score(folder, f"{name}.jsonl", "--output", folder / f"{name}.json")
-    stored = compare(folder / "first.json", folder / "second.json")
-    assert {**stored, "answers": None} == {**direct, "answers": None}
-    done = invoke("eval", "compare", folder / "first.json", folder / "second.json")
-    for text in ("GQA, accuracy, official protocol", "+46.67", "p, McNemar's exact test", "0, 14"):
+    stored = compare(folder / "second.json", folder / "first.json")
+    for one in (stored, direct):
+        for side in ("model", "baseline"):
+            assert one[side].pop("source").startswith(str(folder))
+    assert stored == direct
+    done = invoke("eval", "compare", folder / "second.json", folder / "first.json")
+    for text in ("GQA, accuracy, official protocol: second against first", "+46.67", "p, exact McNemar test"):
         assert text in done.stdout
 
 
@@ -104,14 +108,14 @@ def test_compare_with_a_page(folder: Path) -> None:
     short = "\nAnswer the question using a single word or phrase."
     lines = [{"question_id": i, "image": "x.jpg", "text": f"Question {i}?{short}"} for i in range(30)]
     write_lines(folder / "eval" / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
-    files = (folder / "first.jsonl", folder / "second.jsonl", "--benchmark", "gqa", "--labels", folder)
+    files = (folder / "second.jsonl", folder / "first.jsonl", "--benchmark", "gqa", "--labels", folder)
     page = folder / "new" / "page.html"
-    done = invoke("eval", "compare", *files, "--page", page, "--data", folder / "eval")
+    done = invoke("eval", "compare", *files, "--output", page, "--data", folder / "eval")
     assert done.exit_code == 0, done.output
     assert done.stdout.endswith(f"Page: {page}\n")
     text = page.read_text(encoding="utf-8")
     assert "second against first" in text and "Question 14?" in text
-    assert compare(*files, "--page", page) == compare(*files)
+    assert compare(*files, "--output", page) == compare(*files)
     assert "Question 14?" not in page.read_text(encoding="utf-8")
 
 
@@ -119,10 +123,10 @@ def test_files_of_the_same_name_are_called_by_their_folders(folder: Path) -> Non
     for name in ("one", "two"):
         score(folder, "first.jsonl", "--output", folder / name / "gqa" / "score.json")
     files = [folder / name / "gqa" / "score.json" for name in ("one", "two")]
-    assert invoke("eval", "compare", *files, "--page", folder / "page.html").exit_code == 0
-    assert "two against one" in (folder / "page.html").read_text(encoding="utf-8")
-    assert invoke("eval", "compare", files[0], files[0], "--page", folder / "page.html").exit_code == 0
-    assert "score (B) against score (A)" in (folder / "page.html").read_text(encoding="utf-8")
+    assert invoke("eval", "compare", *files, "--output", folder / "page.html").exit_code == 0
+    assert "one against two" in (folder / "page.html").read_text(encoding="utf-8")
+    assert invoke("eval", "compare", files[0], files[0], "--output", folder / "page.html").exit_code == 0
+    assert "score (1) against score (2)" in (folder / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -157,7 +161,7 @@ def test_report_eval(outputs: Path) -> None:
         (
             ["eval", "compare", "out/first/gqa/score.json", "out/second/gqa/score.json", "--data", "."],
             2,
-            "needs --page",
+            "needs --output",
         ),
     ],
 )
@@ -195,7 +199,7 @@ def test_submission(tmp_path: Path) -> None:
         {"image": "1.jpg", "answer": "cat"},
     ]
     done = invoke("eval", "submission", "gqa", *common)
-    assert done.exit_code == 2 and "gqa is scored here, not by a server" in done.stderr
+    assert done.exit_code == 2 and "gqa has no server, use aligngpt eval score" in done.stderr
     served = [name for name, one in BENCHMARKS.items() if one.write_submission]
     assert f"{', '.join(served)} have one" in done.stderr
 
@@ -206,7 +210,7 @@ def test_submission(tmp_path: Path) -> None:
         (
             ["score", "gqaa", "--answers", "first.jsonl"],
             2,
-            "there is no benchmark 'gqaa'; there are vqav2, gqa, vizwiz",
+            "'gqaa' is not a benchmark; choose from vqav2, gqa, vizwiz",
         ),
         (["score", "gqa", "--answers", "first.jsonl"], 1, "the GQA questions are missing; pass --labels"),
         (["score", "gqa", "--answers", "nowhere.jsonl"], 2, "'nowhere.jsonl' does not exist"),
@@ -233,7 +237,7 @@ def test_submission(tmp_path: Path) -> None:
             1,
             "MM-Vet question 0: 'capability' is missing",
         ),
-        (["compare", "first.jsonl", "second.jsonl"], 1, "need --benchmark and --labels"),
+        (["compare", "first.jsonl", "second.jsonl"], 1, "for predictions pass --benchmark and --labels"),
         (["compare", "first.jsonl", "second.jsonl", "--labels", "."], 2, "which need --benchmark as well"),
         (["compare", "first.jsonl", "second.jsonl", "--protocol", "strict"], 2, "which need --benchmark as well"),
     ],
@@ -254,7 +258,7 @@ def test_what_is_wrong_is_one_line(
 
 def test_an_unknown_benchmark_is_answered_with_every_name() -> None:
     done = invoke("eval", "score", "unknown", "--answers", "pyproject.toml")
-    assert done.exit_code == 2 and f"there are {', '.join(BENCHMARKS)};" in done.stderr
+    assert done.exit_code == 2 and f"choose from {', '.join(BENCHMARKS)};" in done.stderr
     for command in ("score", "submission"):
         assert "mmbench_cn" not in invoke("eval", command, "--help").stdout  # a further one is named nowhere but there
 
@@ -264,7 +268,7 @@ def test_an_interval_without_width_is_a_dash(folder: Path) -> None:
         "eval", "compare", folder / "first.jsonl", folder / "first.jsonl", "--benchmark", "gqa", "--labels", folder
     )
     assert done.exit_code == 0, done.output
-    assert re.search(r"95 % interval +│ - ", done.stdout) and "0.00 to 0.00" not in done.stdout
+    assert re.search(r"95% CI +│ - ", done.stdout) and "0.00 to 0.00" not in done.stdout
 
 
 def test_scoring_needs_no_model() -> None:

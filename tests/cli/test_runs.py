@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from tests.evaluation.mock_runs import content, save_model
+from tests.evaluation.mock_runs import MOCKED, content, save_model
 
 
 def invoke(*arguments: object) -> Result:
@@ -33,24 +33,24 @@ def arguments(folder: Path, output: Path, *more: object) -> list[object]:
 
 
 def test_all_from_questions_to_scores(folder: Path, tmp_path: Path) -> None:
-    done = invoke("eval", "run", "all", *arguments(folder, tmp_path / "out"))
+    done = invoke("eval", "run", "--tasks", "all", *arguments(folder, tmp_path / "out"))
     assert done.exit_code == 0, done.output
-    assert all(one.title in done.stdout for one in BENCHMARKS.values())
+    assert all(BENCHMARKS[name].title in done.stdout for name in MOCKED)
+    assert "note: synthetic: " in done.stdout and "to get Synthetic: aligngpt synthetic generate" in done.stdout
     assert "note: vqav2: scored by a server" in done.stdout
-    assert "note: mmvet: not judged: give --judge-url and --judge-model" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == sorted(BENCHMARKS)
+    assert "note: mmvet: not judged; pass --judge-url and --judge-model" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == sorted(MOCKED)
     before = content(tmp_path / "out" / "pope")
-    again = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out"), "--json")
+    again = invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path / "out"), "--json")
     assert again.exit_code == 0
     results = json.loads(again.stdout)
-    assert results["finished_before"] == ["pope"] and len(results["benchmarks"]) == len(BENCHMARKS)
+    assert len(results["benchmarks"]) == len(BENCHMARKS) and results["page"] == str(tmp_path / "out" / "index.html")
+    assert "pope: predictions are complete, only scored again" in again.stderr
     assert content(tmp_path / "out" / "pope") == before
-    said = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out")).stdout
-    assert "pope: finished before, nothing was left to do" in said
 
 
 def test_what_eval_score_writes_is_what_a_run_writes(folder: Path, tmp_path: Path) -> None:
-    assert invoke("eval", "run", "gqa", *arguments(folder, tmp_path / "out")).exit_code == 0
+    assert invoke("eval", "run", "--tasks", "gqa", *arguments(folder, tmp_path / "out")).exit_code == 0
     labels, own = folder / "data/gqa/data/testdev_balanced_questions.json", tmp_path / "out/gqa"
     scored = ["eval", "score", "gqa", "--labels", labels, "--answers", own / "answers.jsonl"]
     assert invoke(*scored, "--output", tmp_path / "score.json").exit_code == 0
@@ -64,18 +64,18 @@ def test_missing_benchmarks_and_images_are_named(folder: Path, tmp_path: Path) -
     for number in range(6):
         (data / f"vizwiz/test/VizWiz_test_{number:08d}.jpg").write_bytes(b"" if number else b"\xff\xd8 no image")
     options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
-    done = invoke("eval", "run", "all", *options)
+    done = invoke("eval", "run", "--tasks", "all", *options)
     assert done.exit_code == 0, done.output
     assert "note: pope: " in done.stdout and "pope/llava_pope_test.jsonl: no such file; to get POPE" in done.stdout
     (warning,) = done.stderr.splitlines()
-    assert "vizwiz: questions whose image could not be read, with empty answers: 6: VizWiz_test_00000000.jpg" in warning
-    assert warning.endswith(f"and 1 more, all named in {tmp_path / 'out/vizwiz/run.json'}")
-    lost = invoke("eval", "run", "pope", *options)
-    assert lost.exit_code == 1 and lost.stderr.count("\n") == 1
+    assert "vizwiz: 6 images cannot be read, their predictions are empty: VizWiz_test_00000000.jpg" in warning
+    assert warning.endswith("and 1 more in results.json")
+    lost = invoke("eval", "run", "--tasks", "pope", *options)
+    assert lost.exit_code == 2 and lost.stderr.count("\n") == 1
     assert "no such file; to get POPE: images: http://images.cocodataset.org" in lost.stderr
     shutil.rmtree(data)
     data.mkdir()
-    assert invoke("eval", "run", "all", *options).exit_code == 1
+    assert invoke("eval", "run", "--tasks", "all", *options).exit_code == 2
 
 
 def test_a_score_that_fails_is_an_error_after_all_is_written(folder: Path, tmp_path: Path) -> None:
@@ -85,40 +85,36 @@ def test_a_score_that_fails_is_an_error_after_all_is_written(folder: Path, tmp_p
             shutil.rmtree(one) if one.is_dir() else one.unlink()
     (data / "gqa/data/testdev_balanced_questions.json").write_text("{")
     options = ["--model", folder / "model", "--data", data, "--output", tmp_path / "out"]
-    done = invoke("eval", "run", "gqa", *options)
+    done = invoke("eval", "run", "--tasks", "gqa", *options)
     assert done.exit_code == 1
     assert done.stderr.startswith("aligngpt: error: gqa: ") and "broken JSON" in done.stderr
-    assert done.stderr.endswith("the answers are kept\n") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("the predictions are kept\n") and done.stderr.count("\n") == 1
     assert (tmp_path / "out/gqa/answers.jsonl").is_file() and (tmp_path / "out/index.html").is_file()
-    assert invoke("eval", "run", "vizwiz", *options).exit_code == 0  # its server scores it
-    every = invoke("eval", "run", "all", *options)
+    assert invoke("eval", "run", "--tasks", "vizwiz", *options).exit_code == 0  # its server scores it
+    every = invoke("eval", "run", "--tasks", "all", *options)
     assert every.exit_code == 0
     assert "aligngpt: warning: gqa: " in every.stderr and "broken JSON" in every.stderr
 
 
-def test_eval_all_is_eval_run_all(folder: Path, tmp_path: Path) -> None:
-    done = [
-        invoke("eval", *words, *arguments(folder, tmp_path / "-".join(words), "--limit", 1, "--json"))
-        for words in (("all",), ("run", "all"))
-    ]
-    assert [one.exit_code for one in done] == [0, 0]
-    first, second = (json.loads(one.stdout)["benchmarks"] for one in done)
-    assert first == second and [row["benchmark"] for row in first] == list(BENCHMARKS)
+def test_several_tasks_in_the_order_of_the_tables(folder: Path, tmp_path: Path) -> None:
+    done = invoke("eval", "run", "--tasks", "pope, gqa", *arguments(folder, tmp_path, "--limit", 1, "--json"))
+    assert done.exit_code == 0, done.output
+    assert [row["benchmark"] for row in json.loads(done.stdout)["benchmarks"]] == ["gqa", "pope"]
 
 
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--shard", "3/2"], 2, "'3/2' is no share such as 2/8"),
-        (["--shard", "half"], 2, "'half' is no share"),
+        (["--shard", "3/2"], 2, "'3/2' is not a shard"),
+        (["--shard", "half"], 2, "'half' is not a shard"),
         (["--batch-size", 0], 2, "0 is not in the range x>=1"),
-        (["--judge-url", "http://127.0.0.1:1/v1"], 2, "a judge needs both --judge-url and --judge-model"),
+        (["--judge-url", "http://127.0.0.1:1/v1"], 2, "a judge needs both judge_url and judge_model"),
         (["--alignment", 9], 1, "a level from 1 to 4"),
         (["--dtype", "int4"], 2, "'int4' is not one of"),
     ],
 )
 def test_what_is_wrong_is_one_line(more: list[object], code: int, message: str, folder: Path, tmp_path: Path) -> None:
-    done = invoke("eval", "run", "pope", *arguments(folder, tmp_path / "out", *more))
+    done = invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path / "out", *more))
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("aligngpt: error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr
@@ -126,15 +122,15 @@ def test_what_is_wrong_is_one_line(more: list[object], code: int, message: str, 
 
 
 def test_another_setting_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
-    assert invoke("eval", "run", "pope", *arguments(folder, tmp_path, "--limit", 2)).exit_code == 0
-    done = invoke("eval", "run", "pope", *arguments(folder, tmp_path, "--limit", 3))
+    assert invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path, "--limit", 2)).exit_code == 0
+    done = invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path, "--limit", 3))
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
-    assert "limit is 2 there and 3 here: give another --output, or delete this one" in done.stderr
+    assert "its limit is 2, not 3; choose another --output" in done.stderr
 
 
 def test_an_unknown_benchmark(folder: Path, tmp_path: Path) -> None:
-    done = invoke("eval", "run", "vqa", *arguments(folder, tmp_path))
-    assert done.exit_code == 2 and "there is no benchmark 'vqa'; there are vqav2, gqa" in done.stderr
+    done = invoke("eval", "run", "--tasks", "vqa", *arguments(folder, tmp_path))
+    assert done.exit_code == 2 and "'vqa' is not a benchmark; choose from vqav2, gqa" in done.stderr
 
 
 def test_mock_benchmarks_at_the_command_line(folder: Path, tmp_path: Path) -> None:

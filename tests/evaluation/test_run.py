@@ -18,7 +18,7 @@ from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter, read_predictions
+from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter, read_worker_files
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import EvalSettings, MissingData, open_task
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
@@ -274,7 +274,8 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "pope/parts").iterdir()) == [f"{n}-of-3.0.jsonl" for n in (1, 2, 3)]
     results = run(folder / "model", folder / "data", tmp_path, "pope", batch_size=2)
     assert row_of(results, "pope")["score"] is not None
-    assert (tmp_path / "pope/answers.jsonl").read_bytes() == (folder / "whole/pope/answers.jsonl").read_bytes()
+    run(folder / "model", folder / "data", tmp_path / "whole", "pope", batch_size=2)
+    assert (tmp_path / "pope/answers.jsonl").read_bytes() == (tmp_path / "whole/pope/answers.jsonl").read_bytes()
 
 
 def test_two_runs_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -342,7 +343,8 @@ def test_what_was_cut_off_is_asked_again_and_nothing_else(
     monkeypatch.setattr(workers, "_predict", watched)
     run(folder / "model", folder / "data", tmp_path, "pope", batch_size=3)
     assert sorted(asked) == sorted(set(range(12)) - {json.loads(line)["index"] for line in kept[:4]})
-    assert (tmp_path / "pope/answers.jsonl").read_bytes() == (folder / "whole/pope/answers.jsonl").read_bytes()
+    run(folder / "model", folder / "data", tmp_path / "whole", "pope", batch_size=3)
+    assert (tmp_path / "pope/answers.jsonl").read_bytes() == (tmp_path / "whole/pope/answers.jsonl").read_bytes()
 
 
 def test_part_files(tmp_path: Path) -> None:
@@ -350,18 +352,18 @@ def test_part_files(tmp_path: Path) -> None:
     one, two = PredictionRecord(0, {"text": "a\nb"}, 0.5), PredictionRecord(2, {"text": "ü"}, 0.5)
     with PredictionWriter(path) as part:
         part.write([one, two])
-    assert read_predictions(path.parent, 3) == {0: one, 2: two}
-    assert read_predictions(tmp_path / "none", 3) == {}
+    assert read_worker_files(path.parent, 3) == {0: one, 2: two}
+    assert read_worker_files(tmp_path / "none", 3) == {}
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])  # complete but for its end of line: not known to be whole
-    assert read_predictions(path.parent, 3) == {0: one}
+    assert read_worker_files(path.parent, 3) == {0: one}
     with PredictionWriter(path) as part:
         part.write([two])
     assert path.read_bytes() == whole
     for broken in (b'{"index": 1\n', b'{"index": 7, "line": {}, "seconds": 1}\n', b"\x00\x00\n"):
         path.write_bytes(broken + whole)
         with pytest.raises(ValueError, match=r"1.jsonl:1: not a prediction of this run; delete the file"):
-            read_predictions(path.parent, 3)
+            read_worker_files(path.parent, 3)
 
 
 # Bad data ------------------------------------------------------------------------------------------------------------

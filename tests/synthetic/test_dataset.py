@@ -43,7 +43,7 @@ def train_scenes() -> list[Scene]:
 def test_the_folder_has_these_files(data: Path) -> None:
     images = [f"images/{index:06d}.png" for index in range(16)]
     images += [f"images/test_{index:05d}.png" for index in range(15)]
-    named = ["dataset_info.json", "finetune.json", "pretrain.json", "test.json", "truth.json"]
+    named = ["dataset_info.json", "finetune.json", "pretrain.json", "questions.jsonl", "truth.json"]
     assert sorted(files(data)) == sorted(named + images)
     assert sizes_of(DatasetInfo.read(data)) == SIZES
 
@@ -95,7 +95,7 @@ def test_conversations_have_true_answers(data: Path) -> None:
 def test_questions_are_about_test_scenes_and_have_true_answers(data: Path) -> None:
     questions = read_questions(data)
     assert [question["question_id"] for question in questions] == list(range(15))
-    kinds = Counter(question["kind"] for question in questions)
+    kinds = Counter(question["category"] for question in questions)
     assert kinds == {kind: 3 if kind == QUESTION_KINDS[0] else 2 for kind in QUESTION_KINDS}
     for question in questions:
         scene = Scene(tuple(question["objects"]))
@@ -160,5 +160,5 @@ def test_sizes_are_at_least_one(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_dataset_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"test\.json is missing; write the dataset with"):
+    with pytest.raises(FileNotFoundError, match=r"questions\.jsonl is missing; write the dataset with"):
         read_questions(tmp_path)

@@ -26,7 +26,13 @@ from aligngpt.cli.params import (
 from aligngpt.modeling.settings import DTYPES
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.artifacts import BenchmarkResult, BenchmarkScore, Comparison, EvalResults
+    from aligngpt.evaluation.artifacts import (
+        BenchmarkResult,
+        BenchmarkScore,
+        Comparison,
+        EvalResults,
+        SkippedComparison,
+    )
     from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
     from aligngpt.evaluation.types import Protocol
@@ -42,8 +48,8 @@ aligngpt eval score gqa --labels gqa/data/testdev_balanced_questions.json --answ
 aligngpt eval score pope --labels pope --answers pope/answers/model.jsonl --protocol strict --output pope.json
 """
 COMPARE_EXAMPLE = """
-aligngpt eval compare adaptive/pope.json none/pope.json
-aligngpt eval compare adaptive.jsonl none.jsonl --benchmark pope --labels pope --page difference.html --data eval
+aligngpt eval compare results-adaptive results-none --output comparison.html --data playground/data/eval
+aligngpt eval compare adaptive.jsonl none.jsonl --benchmark pope --labels pope
 """
 SUBMISSION_EXAMPLE = """
 aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vizwiz/answers/model.jsonl \\
@@ -236,7 +242,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 @click.option("--benchmark", type=BENCHMARK, help="Benchmark of two predictions files. [default: that of the scores]")
 @labels_option
 @protocol_option
-@click.option("--page", type=NEW_FILE, help="Also write a page with questions on which the models differ.")
+@click.option("--output", type=NEW_FILE, help="Also write a page with questions on which the models differ.")
 @click.option("--data", type=FOLDER, help="Folder of the benchmark files, for questions and images of the page.")
 @json_option
 @click.pass_context
@@ -247,47 +253,53 @@ def compare(
     benchmark: Benchmark | None,
     labels: tuple[Path, ...],
     protocol: Protocol,
-    page: Path | None,
+    output: Path | None,
     data: Path | None,
     as_json: bool,
 ) -> None:
     """Test whether two models differ.
 
-    MODEL and BASELINE are files of eval score --output, or predictions with --benchmark and --labels. The difference is
-    MODEL minus BASELINE, with a paired bootstrap interval and an exact paired test.
+    MODEL and BASELINE are output folders of eval run, files of eval score --output, or predictions with --benchmark and
+    --labels. The difference is MODEL minus BASELINE, with a paired bootstrap interval and an exact paired test.
     """
-    from aligngpt.evaluation.compare import (
-        add_examples,
-        compare_models,
-        distinguish_names,
-        read_scored_model,
-        score_model,
-    )
+    from aligngpt.evaluation import compare as comparison
 
     explicit = ctx.get_parameter_source("protocol") is click.core.ParameterSource.COMMANDLINE
     if benchmark is None and (labels or explicit):
         raise click.UsageError("--labels and --protocol are for predictions files, which need --benchmark as well", ctx)
-    if data and not page:
-        raise click.UsageError("--data is for the page, which needs --page as well", ctx)
-    sides = [
-        read_scored_model(path, name) if benchmark is None else score_model(benchmark, labels, path, protocol, name)
-        for path, name in zip((model, baseline), distinguish_names(model, baseline), strict=True)
-    ]
-    result = compare_models(*sides)
-    if page:
-        from aligngpt.reporting import write_comparison
+    if data and not output:
+        raise click.UsageError("--data is for the page, which needs --output as well", ctx)
+    results: list[Comparison | SkippedComparison]
+    if model.is_dir() and baseline.is_dir():
+        results = comparison.compare(model, baseline, data=data)
+    else:
+        left, right = (
+            comparison.read_scored_model(path, name)
+            if benchmark is None
+            else comparison.score_model(benchmark, labels, path, protocol, name)
+            for path, name in zip((model, baseline), comparison.distinguish_names(model, baseline), strict=True)
+        )
+        results = [comparison.add_examples(comparison.compare_models(left, right), data, num_examples=_MAX_EXAMPLES)]
+    if output:
+        from aligngpt.reporting.benchmarks.comparison import write_comparison
 
         with logs_to_stderr():
-            write_comparison(page, [add_examples(result, data, num_examples=_MAX_EXAMPLES)])
+            write_comparison(output, results)
     if as_json:
-        print_json(result.model_dump(mode="json"))
+        print_json([result.model_dump(mode="json") for result in results])
         return
-    _print_comparison(result)
-    if page:
-        click.echo(f"Page: {page}")
+    for result in results:
+        _print_comparison(result)
+    if output:
+        click.echo(f"Page: {output}")
 
 
-def _print_comparison(result: Comparison) -> None:
+def _print_comparison(result: Comparison | SkippedComparison) -> None:
+    from aligngpt.evaluation.artifacts import SkippedComparison
+
+    if isinstance(result, SkippedComparison):
+        _print_notes([f"{result.title}: {result.reason}"])
+        return
     model, baseline = result.model, result.baseline
     rows: list[list[Any]] = [
         [model.name, _digits(model.score)],
@@ -303,7 +315,7 @@ def _print_comparison(result: Comparison) -> None:
     print_table(title, ("quantity", "value"), rows)
     _print_notes(result.notes)
     if result.n_unpaired:
-        click.echo(f"note: samples of only one of the two, skipped: {result.n_unpaired}")
+        _print_notes([f"samples of only one of the two, skipped: {result.n_unpaired}"])
 
 
 # submission ----------------------------------------------------------------------------------------------------------

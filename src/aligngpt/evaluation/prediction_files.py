@@ -67,7 +67,7 @@ class PredictionWriter:
         os.fsync(self._file.fileno())
 
 
-def read_predictions(folder: Path, count: int) -> dict[int, PredictionRecord]:
+def read_worker_files(folder: Path, count: int) -> dict[int, PredictionRecord]:
     """Read the predictions of all workers, by the index of the question.
 
     Of several predictions for one question the last with a readable image counts.

@@ -17,7 +17,7 @@ from aligngpt.data.images import BadImage, UnreadableImage, load_image
 from aligngpt.evaluation.artifacts import EvalRunConfig
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.config import JudgeConfig
-from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_predictions
+from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_worker_files
 from aligngpt.evaluation.readers import find
 from aligngpt.evaluation.types import Question
 from aligngpt.modeling.artifacts import Stage1Checkpoint
@@ -271,7 +271,7 @@ class TaskState:
 
     def read(self) -> None:
         """Read the predictions so far: the complete ones, replaced by later ones where an image was unreadable."""
-        records = read_predictions(self.task.parts, len(self.task.questions))
+        records = read_worker_files(self.task.parts, len(self.task.questions))
         if self.was_complete:
             for index, line in enumerate(read_answers_file(self.task.answers)):
                 complete = PredictionRecord(index, line, 0.0)

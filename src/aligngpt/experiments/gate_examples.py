@@ -25,7 +25,7 @@ def collect_gate_examples(model: str | Path, data: str | Path) -> GateExamples:
     """
     with status(f"loading {model}"):
         network, processor = load_model(model)
-    of_kind = {kind: [one for one in read_questions(data) if one["kind"] == kind] for kind in QUESTION_KINDS}
+    of_kind = {kind: [one for one in read_questions(data) if one["category"] == kind] for kind in QUESTION_KINDS}
     questions = [question for own in of_kind.values() for question in own[:_PER_KIND]]
     prompts = [build_prompt(processor, one["text"], (Path(data) / "images" / one["image"],)) for one in questions]
     settings = GenerationSettings(SYNTHETIC.max_new_tokens, return_gate_weights=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from aligngpt.utils.artifacts import Artifact, Record
 
 DATASET_INFO = "dataset_info.json"
+QUESTIONS_FILE = "questions.jsonl"
 
 
 class DatasetInfo(Artifact):
@@ -20,7 +21,7 @@ class DatasetInfo(Artifact):
     note: str = Field(description="What a reader of results on this data has to know.")
     pairs: int = Field(description="Image-text pairs in `pretrain.json`.")
     conversations: int = Field(description="Conversations in `finetune.json`.")
-    questions: int = Field(description="Test questions in `test.json`.")
+    questions: int = Field(description="Test questions in `questions.jsonl`.")
     seed: int = Field(description="Random seed of images and texts.")
 
 

@@ -4,18 +4,19 @@ images/000000.png ...   train images; images/test_00000.png ... test images
 pretrain.json           image-text pairs of uneven quality
 truth.json              kind and true coverage of each pair, for evaluation only
 finetune.json           conversations with one to three turns, some without an image
-test.json               benchmark questions with answers and ground-truth objects
+questions.jsonl         benchmark questions with answers and ground-truth objects
 dataset_info.json       settings
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aligngpt.synthetic.artifacts import DatasetInfo, PairTruth, Truth
+from aligngpt.synthetic.artifacts import QUESTIONS_FILE, DatasetInfo, PairTruth, Truth
 from aligngpt.synthetic.scenes import (
     QUESTION_KINDS,
     Question,
@@ -29,7 +30,7 @@ from aligngpt.synthetic.scenes import (
     sample_scene,
     sample_scenes,
 )
-from aligngpt.utils.io import atomic_path, read_json, write_json
+from aligngpt.utils.io import atomic_path, write_json, write_jsonl
 from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import Advance, progress
 
@@ -116,13 +117,13 @@ def _write_questions(folder: Path, number: int, rng: random.Random, advance: Adv
                 "question_id": index,
                 "image": image,
                 "text": question.text,
+                "category": question.kind,
                 "label": question.answer,
-                "kind": question.kind,
                 "objects": [vars(item) for item in scene.objects],
             }
         )
         advance(1)
-    write_json(folder / "test.json", records)
+    write_jsonl(folder / QUESTIONS_FILE, records)
 
 
 def _sample_test_questions(number: int, rng: random.Random) -> Iterator[tuple[Scene, Question]]:
@@ -138,12 +139,13 @@ def read_questions(data: str | Path) -> list[dict[str, Any]]:
     """Read the benchmark questions, with `objects` as `SceneObject`s.
 
     Raises:
-        FileNotFoundError: The folder has no `test.json`.
+        FileNotFoundError: The folder has no `questions.jsonl`.
     """
-    path = Path(data) / "test.json"
+    path = Path(data) / QUESTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write the dataset with `aligngpt synthetic generate`")
-    return [record | {"objects": [SceneObject(**item) for item in record["objects"]]} for record in read_json(path)]
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [record | {"objects": [SceneObject(**item) for item in record["objects"]]} for record in records]
 
 
 def _train_image(index: int) -> str:

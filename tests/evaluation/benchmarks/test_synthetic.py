@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from aligngpt.evaluation.artifacts import SampleScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks import synthetic as benchmark
-from aligngpt.evaluation.types import Prediction, Predictions
+from aligngpt.evaluation.types import Prediction, Predictions, Target
 from aligngpt.synthetic.dataset import generate_dataset, read_questions
 from aligngpt.synthetic.scenes import QUESTION_KINDS, SceneObject, describe
 from tests.evaluation.benchmark_files import answer_lines, scored
@@ -19,12 +19,9 @@ BLUE = SceneObject("small", "blue", "star", "left")
 TWIN = SceneObject("small", "red", "circle", "right")
 
 
-def label(kind: str, answer: str, *objects: SceneObject, number: int = 1) -> dict[str, Any]:
-    return {"question_id": number, "kind": kind, "label": answer, "objects": list(objects)}
-
-
-def score(label: dict[str, Any], text: str) -> Any:
-    return benchmark.score([label], Predictions("a", [Prediction(1, text)]), "official").samples
+def score(kind: str, answer: str, objects: list[SceneObject], text: str) -> SampleScore:
+    target = Target(1, answer, {"kind": kind}, data=objects)
+    return benchmark.score([target], Predictions("a", [Prediction(1, text)]), "official").samples[0]
 
 
 @pytest.mark.parametrize(
@@ -40,14 +37,12 @@ def score(label: dict[str, Any], text: str) -> Any:
     ],
 )
 def test_a_description_scores_the_f1_of_its_objects(text: str, expected: float) -> None:
-    first, *_ = score(label("description", "x", RED, BLUE, TWIN), text)
-    assert first.score == pytest.approx(expected)
+    assert score("description", "x", [RED, BLUE, TWIN], text).score == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("two", 1.0), ("Two", 0.0), ("two.", 0.0), ("", 0.0), ("one two", 0.0)])
 def test_any_other_answer_is_right_or_wrong(text: str, expected: float) -> None:
-    (sample,) = score(label("count", "two"), text)
-    assert sample.score == expected
+    assert score("count", "two", [], text).score == expected
 
 
 def test_objects_of_descriptions_worked_by_hand() -> None:
@@ -64,10 +59,10 @@ def test_the_score_of_a_dataset(tmp_path: Path) -> None:
     questions = read_questions(tmp_path / "data")
     texts = {question["question_id"]: question["label"] for question in questions}
     for kind in QUESTION_KINDS:
-        first = next(question for question in questions if question["kind"] == kind)
+        first = next(question for question in questions if question["category"] == kind)
         texts[first["question_id"]] = describe(first["objects"][:1]) if kind == "description" else "wrong"
     result = scored("synthetic", tmp_path / "data", answer_lines(tmp_path / "answers.jsonl", texts))
-    first, second = (question["objects"] for question in questions if question["kind"] == "description")
+    first, second = (question["objects"] for question in questions if question["category"] == "description")
     partly = 2 / (1 + len(first))
     expected = {kind: (50, 2) for kind in QUESTION_KINDS} | {"description": (pytest.approx(50 * (partly + 1)), 2)}
     kinds = result["groups"]["kind"]
