@@ -15,6 +15,21 @@ Id = int | str
 Interval = tuple[float, float]
 AlignmentSetting = str | int | list[float]
 
+TITLES = {
+    "vqav2": "VQAv2",
+    "gqa": "GQA",
+    "vizwiz": "VizWiz",
+    "scienceqa": "SQA-I",
+    "textvqa": "TextVQA",
+    "pope": "POPE",
+    "mme": "MME",
+    "mmbench": "MMB",
+    "mmbench_cn": "MMB-CN",
+    "seed": "SEED-I",
+    "llava_bench": "LLaVA-W",
+    "mmvet": "MM-Vet",
+}  # of the benchmarks in the paper, in the order of its tables
+
 
 # eval run: the run ---------------------------------------------------------------------------------------------------
 

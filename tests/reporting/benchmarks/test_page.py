@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from aligngpt.evaluation.artifacts import GroupScore
+from aligngpt.evaluation.artifacts import TITLES, GroupScore
 from aligngpt.reporting import report_eval
 from aligngpt.reporting.benchmarks import charts, insights
 from aligngpt.reporting.benchmarks.load import load_folder
-from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_13B, PAPER_MODELS, REFERENCE_MODELS, TITLES
+from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_13B, PAPER_MODELS, REFERENCE_MODELS
 from aligngpt.reporting.formatting import signed
 from tests.reporting.benchmark_folders import (
     edit,

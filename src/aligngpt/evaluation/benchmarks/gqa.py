@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import group_samples, missing_note, percent, score_targets
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
@@ -108,7 +108,7 @@ def _distribution(targets: Sequence[Target], samples: Sequence[SampleScore]) -> 
 
 GQA = Benchmark(
     name="gqa",
-    title="GQA",
+    title=TITLES["gqa"],
     metric="accuracy",
     files=BenchmarkFiles(
         questions="gqa/llava_gqa_testdev_balanced.jsonl",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.judge import (
     Judge,
@@ -227,7 +227,7 @@ def write_reviews(path: Path, judged: Sequence[JudgedPrediction]) -> None:
 
 LLAVA_BENCH = Benchmark(
     name="llava_bench",
-    title="LLaVA-W",
+    title=TITLES["llava_bench"],
     metric="judge's score relative to the reference answers",
     files=BenchmarkFiles(
         questions="llava-bench-in-the-wild/questions.jsonl",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import SampleScore
+from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER, infer_option
 from aligngpt.evaluation.matching import match_predictions, percent
@@ -244,7 +244,7 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
                     sheet.write_string(row, column, _NOT_XML.sub("\ufffd", cell))
 
 
-def mmbench(name: str, title: str, split: str, instruction: str) -> Benchmark:
+def mmbench(name: str, split: str, instruction: str) -> Benchmark:
     """Return MMBench in one language.
 
     Args:
@@ -253,7 +253,7 @@ def mmbench(name: str, title: str, split: str, instruction: str) -> Benchmark:
     """
     return Benchmark(
         name=name,
-        title=title,
+        title=TITLES[name],
         metric="circular accuracy",
         files=BenchmarkFiles(
             questions=f"{name}/{split}.tsv",
@@ -277,5 +277,5 @@ def mmbench(name: str, title: str, split: str, instruction: str) -> Benchmark:
     )
 
 
-MMBENCH = mmbench("mmbench", "MMB", "mmbench_dev_20230712", ANSWER_WITH_LETTER)
-MMBENCH_CN = mmbench("mmbench_cn", "MMB-CN", "mmbench_dev_cn_20231003", "\n请直接回答选项字母。")
+MMBENCH = mmbench("mmbench", "mmbench_dev_20230712", ANSWER_WITH_LETTER)
+MMBENCH_CN = mmbench("mmbench_cn", "mmbench_dev_cn_20231003", "\n请直接回答选项字母。")

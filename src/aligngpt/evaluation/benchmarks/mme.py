@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import count_duplicates
 from aligngpt.evaluation.metrics import mean, total
@@ -267,7 +267,7 @@ def _sample_id(task: str, image: str = "") -> str:
 
 MME = Benchmark(
     name="mme",
-    title="MME",
+    title=TITLES["mme"],
     metric="perception score",
     files=BenchmarkFiles(
         questions="MME/llava_mme.jsonl",

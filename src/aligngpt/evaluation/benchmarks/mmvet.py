@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
 from aligngpt.evaluation.matching import match_predictions, missing_note, predicted_texts
@@ -224,7 +224,7 @@ def write_reviews(path: Path, judged: Sequence[JudgedPrediction]) -> None:
 
 MMVET = Benchmark(
     name="mmvet",
-    title="MM-Vet",
+    title=TITLES["mmvet"],
     metric="judge's mean score",
     files=BenchmarkFiles(
         questions="mm-vet/llava-mm-vet.jsonl",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import match_predictions
 from aligngpt.evaluation.metrics import mean, total
@@ -167,7 +167,7 @@ def _confusion(samples: Sequence[SampleScore], parsed: Sequence[str]) -> dict[st
 
 POPE = Benchmark(
     name="pope",
-    title="POPE",
+    title=TITLES["pope"],
     metric="F1 of yes, mean of the subsets",
     files=BenchmarkFiles(
         questions="pope/llava_pope_test.jsonl",

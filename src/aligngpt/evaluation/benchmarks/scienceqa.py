@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import TITLES
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks.option_matching import ANSWER_WITH_LETTER
 from aligngpt.evaluation.matching import match_predictions, percent, score_targets
@@ -126,7 +127,7 @@ def _question(line: int, record: dict[str, Any]) -> Question:
 
 SCIENCEQA = Benchmark(
     name="scienceqa",
-    title="SQA-I",
+    title=TITLES["scienceqa"],
     metric="accuracy of questions with an image",
     files=BenchmarkFiles(
         questions="scienceqa/llava_test_CQM-A.json",

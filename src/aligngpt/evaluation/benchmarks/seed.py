@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import (
     group_samples,
@@ -104,7 +104,7 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
 
 SEED = Benchmark(
     name="seed",
-    title="SEED-I",
+    title=TITLES["seed"],
     metric="accuracy of image questions",
     files=BenchmarkFiles(
         questions="seed_bench/llava-seed-bench.jsonl",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.matching import count_duplicates, match_predictions, percent, score_target
@@ -93,7 +93,7 @@ def sample_ids(questions: Sequence[Question], targets: Sequence[Target] | None) 
 
 TEXTVQA = Benchmark(
     name="textvqa",
-    title="TextVQA",
+    title=TITLES["textvqa"],
     metric="VQA accuracy",
     files=BenchmarkFiles(
         questions="textvqa/llava_textvqa_val_v051_ocr.jsonl",

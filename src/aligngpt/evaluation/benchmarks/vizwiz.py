@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import Id
+from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.matching import match_predictions, missing_note, percent, percent_by_category, score_targets
@@ -116,7 +116,7 @@ def sample_ids(questions: Sequence[Question], labels: VizWizLabels | None) -> li
 
 VIZWIZ = Benchmark(
     name="vizwiz",
-    title="VizWiz",
+    title=TITLES["vizwiz"],
     metric="VQA accuracy",
     files=BenchmarkFiles(
         questions="vizwiz/llava_test.jsonl",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
+from aligngpt.evaluation.artifacts import TITLES
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.matching import missing_note, percent, percent_by_category, predicted_texts, score_targets
@@ -65,7 +66,7 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
 
 VQAV2 = Benchmark(
     name="vqav2",
-    title="VQAv2",
+    title=TITLES["vqav2"],
     metric="VQA accuracy",
     files=BenchmarkFiles(
         questions="vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",

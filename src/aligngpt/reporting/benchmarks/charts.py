@@ -10,13 +10,12 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GateMeans, GroupScore
+from aligngpt.evaluation.artifacts import TITLES, BenchmarkScore, Comparison, GateMeans, GroupScore
 from aligngpt.reporting.benchmarks.insights import sign_of_difference
 from aligngpt.reporting.benchmarks.paper_results import (
     FULL_SCORES,
     FULL_SUB_SCORES,
     PAPER_MODELS,
-    TITLES,
     PaperModel,
     percent_of_full,
 )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GateMeans, SkippedComparison
+from aligngpt.evaluation.artifacts import TITLES, BenchmarkScore, Comparison, GateMeans, SkippedComparison
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder
-from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_7B, TITLES, PaperModel, percent_of_full
+from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_7B, PaperModel, percent_of_full
 from aligngpt.reporting.formatting import count_of, decimal, integer, join_words, percent
 
 _MIN_DIFFERENCE = 0.001  # nats; smaller differences vanish in three digits

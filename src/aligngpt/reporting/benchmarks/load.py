@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from aligngpt.evaluation.artifacts import BenchmarkResult, BenchmarkScore, EvalResults, EvalRunConfig, GateStats
-from aligngpt.reporting.benchmarks.paper_results import PAPER_JUDGE, TITLES
+from aligngpt.evaluation.artifacts import TITLES, BenchmarkResult, BenchmarkScore, EvalResults, EvalRunConfig, GateStats
+from aligngpt.reporting.benchmarks.paper_results import PAPER_JUDGE
 from aligngpt.utils.artifacts import Artifact
 
 _A = TypeVar("_A", bound=Artifact)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aligngpt.evaluation.artifacts import Comparison, GateMeans, GroupScore
+from aligngpt.evaluation.artifacts import TITLES, Comparison, GateMeans, GroupScore
 from aligngpt.reporting.benchmarks import charts, comparison, insights
 from aligngpt.reporting.benchmarks.comparison import Compared
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, load_folder
@@ -18,7 +18,6 @@ from aligngpt.reporting.benchmarks.paper_results import (
     PAPER_MODELS,
     REFERENCE_MODELS,
     TEST_SPLITS,
-    TITLES,
     PaperModel,
 )
 from aligngpt.reporting.charts import Table

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TITLES = {
-    "vqav2": "VQAv2",
-    "gqa": "GQA",
-    "vizwiz": "VizWiz",
-    "scienceqa": "SQA-I",
-    "textvqa": "TextVQA",
-    "pope": "POPE",
-    "mme": "MME",
-    "mmbench": "MMB",
-    "mmbench_cn": "MMB-CN",
-    "seed": "SEED-I",
-    "llava_bench": "LLaVA-W",
-    "mmvet": "MM-Vet",
-}  # by benchmark, in the order of the tables
+from aligngpt.evaluation.artifacts import TITLES
+
 FULL_SCORES = {"mme": 2000.0}  # best possible score; 100 for the others
 FULL_SUB_SCORES = {"mme": 200.0}  # best possible score in a category
 PAPER_JUDGE = "GPT-4"  # of LLaVA-Bench and MM-Vet
