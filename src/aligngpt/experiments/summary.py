@@ -49,7 +49,16 @@ def compare_variants(folder: Path) -> list[Comparison | SkippedComparison]:
     results = [folder / f"eval-{name}" for name in VARIANTS]
     if not all((path / "synthetic" / BenchmarkScore.FILE).is_file() for path in results):
         return []
-    return compare(*results, data=folder / "data")
+    adaptive, none = ("Adaptive alignment", "No alignment")
+    return [_rename(row, adaptive, none) for row in compare(*results, data=folder / "data")]
+
+
+def _rename(row: Comparison | SkippedComparison, model: str, baseline: str) -> Comparison | SkippedComparison:
+    """Return a comparison with names of the variants instead of names of folders."""
+    if isinstance(row, SkippedComparison):
+        return row
+    named = {"model": row.model.model_copy(update={"name": model})}
+    return row.model_copy(update=named | {"baseline": row.baseline.model_copy(update={"name": baseline})})
 
 
 def _read_variant(folder: Path) -> VariantMetrics:

@@ -16,7 +16,7 @@ from tests.reporting.html_pages import Page, check_self_contained, check_structu
 
 DATA = ["scores", "truth", "pairs", "lowest", "boundaries", "duplicates", "captions", "errors"]
 BENCHMARK = ["results", "overview", "gate", "predictions", "protocols"]
-SECTIONS = [*DATA, "training", "level-captions", *BENCHMARK, "gate-examples", "costs", "configuration"]
+SECTIONS = [*DATA, "training", "level-captions", *BENCHMARK, "kinds", "gate-examples", "costs", "configuration"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,10 @@ def test_one_seed_is_never_presented_as_a_gain(whole: Page, made_once: Path, tmp
         and "does not show that one variant is better" in written.text["header"]
     )
     assert section_ids(written)[12:14] == ["comparison", "differing"]
+
+
+def test_both_variants_are_shown_by_kind(whole: Page) -> None:
+    assert "Kind Adaptive alignment No alignment Color count 84.0% 82.0%" in whole.text["kinds"]
 
 
 def test_captions_are_shown_at_the_first_middle_and_last_level(whole: Page) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from aligngpt.evaluation.artifacts import TITLES, BenchmarkScore, Comparison, GateMeans, GroupScore
 from aligngpt.reporting.benchmarks.insights import sign_of_difference
@@ -193,6 +194,7 @@ def _points(
             axes.plot(value, index, "o", color=color, markersize=6.5, markeredgecolor=CARD, clip_on=False)
     name_rows(axes, list(rows))
     axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     if isinstance(span, tuple):
         axes.set_xlim(span)
     else:

@@ -56,14 +56,10 @@ class BenchmarkFolder:
     """All benchmarks of an output folder, in the order of the paper's tables."""
 
     folder: Path
+    name: str
     model: str
     versions: dict[str, str]
     results: tuple[Result, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the name of the folder."""
-        return self.folder.resolve().name
 
     @cached_property
     def scores(self) -> dict[str, BenchmarkScore]:
@@ -77,8 +73,12 @@ class BenchmarkFolder:
         return {name: score for name, score in self.scores.items() if name in TITLES and name not in with_caveat}
 
 
-def load_folder(folder: Path) -> BenchmarkFolder:
+def load_folder(folder: Path, name: str | None = None) -> BenchmarkFolder:
     """Read `results.json` and the files of each benchmark.
+
+    Args:
+        folder: Folder written by `aligngpt eval run`.
+        name: Name of the model in the report; by default the name of the folder.
 
     Raises:
         FileNotFoundError: The folder has no `results.json`.
@@ -89,7 +89,8 @@ def load_folder(folder: Path) -> BenchmarkFolder:
     rows = sorted(
         content.benchmarks, key=lambda row: order.index(row.benchmark) if row.benchmark in order else len(order)
     )
-    return BenchmarkFolder(folder, content.model, content.versions, tuple(_read_result(folder, row) for row in rows))
+    results = tuple(_read_result(folder, row) for row in rows)
+    return BenchmarkFolder(folder, name or folder.resolve().name, content.model, content.versions, results)
 
 
 def _read_result(folder: Path, row: BenchmarkResult) -> Result:

@@ -65,7 +65,7 @@ def report_eval(
         output: The page; by default `index.html` in that folder, or `comparison-BASELINE.html` with comparisons, so
             that both pages can exist.
         comparisons: Comparisons with a baseline, from `aligngpt.evaluation.compare`.
-        name: Heading; by default the name of the folder.
+        name: Name of the model; by default the name of the folder.
 
     Returns:
         The path of the page, one HTML file without external requests.
@@ -74,7 +74,7 @@ def report_eval(
         FileNotFoundError: The folder has no `results.json`.
         ValueError: One of its files is not what `aligngpt eval run` writes.
     """
-    folder = load_folder(Path(results))
+    folder = load_folder(Path(results), name)
     baselines = [row.baseline.name for row in comparisons if isinstance(row, Comparison)]
     if output is None:
         slug = re.sub(r"[^\w.-]+", "-", baselines[0]) if baselines else "none"
@@ -84,7 +84,7 @@ def report_eval(
     )
     page = Page(
         "benchmark report",
-        name or (f"{folder.name} against {baselines[0]}" if baselines else folder.name),
+        f"{folder.name} against {baselines[0]}" if baselines else folder.name,
         insights.overview(folder),
         make_cards(folder),
         make_sections(folder, comparisons),

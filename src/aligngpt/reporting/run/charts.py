@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from aligngpt.experiments.artifacts import LevelCaptions
 from aligngpt.reporting.charts import (
@@ -115,6 +116,7 @@ def loss_curves(trainings: Mapping[str, TrainResult], stage: str) -> Chart:
     margin = 0.08 * (highest - lowest) or 0.05
     axes.set_ylim(max(0.0, lowest - margin), highest + margin)
     axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("Step")
     axes.set_ylabel("Loss (nats per token)")
     legend(axes)

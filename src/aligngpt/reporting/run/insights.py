@@ -35,7 +35,7 @@ def variants(
                 score = f"{score_text(result.score.score)} (95% CI {ci_text(result.score.ci95)})"
                 sentences.append(f"{VARIANT_NAMES[name]}: {result.title} {result.score.metric} {score}.")
     for row in comparisons:
-        if isinstance(row, Comparison):
+        if isinstance(row, Comparison) and row.ci95[0] < row.ci95[1]:
             includes = row.ci95[0] <= 0 <= row.ci95[1]
             verdict = "includes zero: this run shows no difference" if includes else "excludes zero"
             sentences.append(

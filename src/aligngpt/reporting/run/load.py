@@ -11,6 +11,7 @@ from aligngpt.curation.levels import LEVELS_PARQUET, read_levels
 from aligngpt.evaluation.artifacts import EvalResults
 from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, Summary
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, load_folder
+from aligngpt.reporting.formatting import VARIANT_NAMES
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
 from aligngpt.utils.artifacts import Artifact
@@ -64,7 +65,11 @@ def load_run(folder: Path) -> Run:
         },
         captions=_read(LevelCaptions, folder / "captions"),
         gate_examples=_read(GateExamples, folder),
-        evaluations={name: load_folder(path) for name, path in results.items() if (path / EvalResults.FILE).is_file()},
+        evaluations={
+            name: load_folder(path, VARIANT_NAMES[name])
+            for name, path in results.items()
+            if (path / EvalResults.FILE).is_file()
+        },
     )
     if not any((run.summary, run.trainings, run.captions, run.evaluations, has_scores(folder))):
         raise ValueError(f"{folder}: not the folder of a run; pass the --output of `aligngpt run`")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aligngpt.curation.levels import LEVELS_JSON
-from aligngpt.experiments.artifacts import GateExample
+from aligngpt.experiments.artifacts import Estimate, GateExample
 from aligngpt.reporting import data
 from aligngpt.reporting.benchmarks import page as benchmarks
 from aligngpt.reporting.benchmarks.comparison import Compared
@@ -23,6 +23,7 @@ from aligngpt.reporting.formatting import (
     duration,
     integer,
     percent,
+    percent_range,
     title_case,
 )
 from aligngpt.reporting.html import Card, Page, Section, write_page
@@ -70,7 +71,7 @@ def _sections(run: Run, comparisons: Compared) -> list[Section]:
         ]
     else:
         sections.append(_not_run(Section("results", "Results", "Results", "Benchmark results of the trained models.")))
-    return [*sections, _gate_examples(run), _costs(run), _configuration(run)]
+    return [*sections, *_kinds(run), _gate_examples(run), _costs(run), _configuration(run)]
 
 
 def _not_run(section: Section, name: str | None = None) -> Section:
@@ -244,6 +245,31 @@ def _captions(run: Run) -> Section:
         for example in run.captions.examples[:_CAPTIONED_IMAGES]
     ]
     return section
+
+
+def _kinds(run: Run) -> list[Section]:
+    if run.summary is None or not run.summary.synthetic:
+        return []
+    variants = run.summary.synthetic
+    kinds = dict.fromkeys(kind for metrics in variants.values() for kind in metrics.accuracy_by_kind)
+    cells = [[_estimate(metrics.accuracy_by_kind.get(kind)) for metrics in variants.values()] for kind in kinds]
+    rows = tuple((title_case(kind), *row) for kind, row in zip(kinds, cells, strict=True))
+    section = Section(
+        "kinds",
+        "Kinds",
+        "Accuracy by kind of question",
+        "Accuracy of each variant on the synthetic benchmark with its 95% CI over questions. With several kinds, one "
+        "may differ by chance.",
+        template=_TEMPLATE,
+        content={"tables": [("Both variants", Table(("Kind", *(VARIANT_NAMES[name] for name in variants)), rows))]},
+    )
+    return [section]
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return NO_VALUE
+    return percent(estimate.value) + (f" ({percent_range(estimate.ci95)})" if estimate.ci95 else "")
 
 
 def _gate_examples(run: Run) -> Section:
