@@ -373,11 +373,11 @@ def test_random_alignment_needs_both_backbones(tmp_path: Path, model_folder: Pat
 def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
     from aligngpt.cli.training import LevelsPath
 
-    with pytest.raises(click.BadParameter, match=r"levels\.parquet' does not exist; write it with: aligngpt level"):
+    with pytest.raises(click.BadParameter, match=r"levels\.parquet' does not exist; write it with aligngpt level"):
         LevelsPath().convert(str(tmp_path), None, None)
     (tmp_path / "levels.parquet").touch()
     (tmp_path / "levels.json").touch()
-    with pytest.raises(click.BadParameter, match=r"levels\.json' is no levels\.parquet: give that file, or the folder"):
+    with pytest.raises(click.BadParameter, match=r"levels\.json' is not a levels\.parquet; pass that file or its folder"):
         LevelsPath().convert(str(tmp_path / "levels.json"), None, None)
     for given in (tmp_path, tmp_path / "levels.parquet"):
         assert LevelsPath().convert(str(given), None, None) == tmp_path / "levels.parquet"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
-from aligngpt.cli.output import logs_to_stderr, print_json, print_table
+from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table
 from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
 
 if TYPE_CHECKING:
@@ -40,25 +40,19 @@ def finetune_spec() -> ConfigSpec:
 
 
 class LevelsPath(click.Path):
-    """A `levels.parquet`, or the folder it lies in."""
-
-    def __init__(self) -> None:
-        super().__init__(exists=True, path_type=Path)
+    """A `levels.parquet` or its folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the file.
 
         Raises:
-            click.BadParameter: If it does not exist, is a folder without one, or is another file.
+            click.BadParameter: The file does not exist or is another one.
         """
-        super().convert(value, param, ctx)
-        path = Path(value)
-        if path.is_dir():
-            path = path / "levels.parquet"
+        path = Path(value) / "levels.parquet" if Path(value).is_dir() else Path(value)
         if not path.is_file():
-            self.fail(f"'{path}' does not exist; write it with: aligngpt level.", param, ctx)
+            self.fail(f"'{path}' does not exist; write it with aligngpt level.", param, ctx)
         if path.suffix != ".parquet":
-            self.fail(f"'{path}' is no levels.parquet: give that file, or the folder aligngpt level wrote.", param, ctx)
+            self.fail(f"'{path}' is not a levels.parquet; pass that file or its folder.", param, ctx)
         return path
 
 
@@ -129,3 +123,7 @@ def _print_training(result: TrainResult, output: Path, as_json: bool) -> None:
     print_table("Modules", ("module", "parameters", "state"), modules)
     if result.loss_by_level:
         print_table("Loss by level", ("level", "loss"), enumerate(result.loss_by_level, start=1))
+    if result.stage == "pretrain":
+        print_next_step(f"aligngpt finetune --data CONVERSATIONS --images FOLDER --stage1 {output} --output MODEL")
+    else:
+        print_next_step(f"aligngpt chat --model {output} --image FILE, or aligngpt eval run --model {output}")
