@@ -377,7 +377,9 @@ def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
         LevelsPath().convert(str(tmp_path), None, None)
     (tmp_path / "levels.parquet").touch()
     (tmp_path / "levels.json").touch()
-    with pytest.raises(click.BadParameter, match=r"levels\.json' is not a levels\.parquet; pass that file or its folder"):
+    with pytest.raises(
+        click.BadParameter, match=r"levels\.json' is not a levels\.parquet; pass that file or its folder"
+    ):
         LevelsPath().convert(str(tmp_path / "levels.json"), None, None)
     for given in (tmp_path, tmp_path / "levels.parquet"):
         assert LevelsPath().convert(str(given), None, None) == tmp_path / "levels.parquet"

@@ -78,9 +78,6 @@ def to_jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-results_alone, plain = logs_to_stderr, to_jsonable
-
-
 def print_json(result: Any) -> None:
     """Print a result as JSON; an unpaired surrogate, which UTF-8 cannot encode, is escaped."""
     text = json.dumps(to_jsonable(result), ensure_ascii=False, indent=2, allow_nan=False)
