@@ -313,32 +313,20 @@ def test_chat(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- scenes
 
-RESULTS = {
-    "count": 20,
-    "accuracy": 0.75,
-    "interval": [0.5, 0.875],
-    "by_kind": {"place_of": {"accuracy": 0.25, "interval": [0.125, 0.375], "count": 8}},
-    "description": {
-        "precision": 0.5,
-        "recall": 0.625,
-        "precision_interval": [0.25, 0.75],
-        "recall_interval": [0.375, 0.875],
-    },
-}
-
 
 def estimate(value: float) -> Estimate:
     return Estimate(value=value, ci95=(round(value - 0.1, 3), round(value + 0.1, 3)))
 
 
 def make_summary() -> Summary:
-    from aligngpt.experiments.artifacts import CaptionLevel, LevelStats, VariantMetrics
+    from aligngpt.experiments.artifacts import CaptionLevel, Difference, LevelStats, VariantMetrics
 
     return Summary(
         synthetic={
             "adaptive": VariantMetrics(accuracy=estimate(0.875), accuracy_by_kind={"count": estimate(1.0)}),
             "none": VariantMetrics(accuracy=estimate(0.75), accuracy_by_kind={"count": estimate(0.5)}),
         },
+        adaptive_minus_none=Difference(value=0.125, ci95=(0.05, 0.2), p_value=0.03125),
         score_coverage_spearman=0.8125,
         stage1_loss_by_level=[1.5, 0.75],
         captions_by_level=[
@@ -351,17 +339,6 @@ def make_summary() -> Summary:
         config={},
         versions={},
     )
-
-
-def test_eval_scenes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = record(monkeypatch, "aligngpt.evaluation.benchmarks.synthetic.evaluate", RESULTS)
-    common = ["eval", "scenes", "--model", model, "--data", tmp_path, "--output", tmp_path / "out"]
-    done = invoke(*common, "--alignment", "0.5,0.5", "--limit", "20")
-    assert done.exit_code == 0, done.stderr
-    assert list(calls[0].values())[:3] == [model, tmp_path, tmp_path / "out"]
-    assert (calls[0]["alignment"], calls[0]["batch_size"], calls[0]["limit"]) == ((0.5, 0.5), 100, 20)
-    for text in ("0.750 (0.500 to 0.875)", "place_of", "objects described, recall: 0.625 (0.375 to 0.875)"):
-        assert text in done.stdout
 
 
 def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +363,14 @@ def test_run_ends_with_the_results_and_the_report(tmp_path: Path, monkeypatch: p
     assert done.exit_code == 0, done.stderr
     assert (calls[0]["config"].finetune.learning_rate, calls[0]["config"].pairs) == (1e-5, 100)
     assert calls[0]["output"] == tmp_path / "run"
-    for text in ("0.875 (0.775 to 0.975)", "1.500", "0.125", "12.500", "0.812"):
+    for text in (
+        "0.875 (0.775 to 0.975)",
+        "adaptive minus none: 0.125 (0.050 to 0.200), p 0.0312",
+        "1.500",
+        "0.125",
+        "12.500",
+        "0.812",
+    ):
         assert text in done.stdout
     assert done.stdout.splitlines()[-1] == f"Report: {tmp_path / 'run' / 'report.html'}"
     assert json.loads(invoke("run", "synthetic", *output, "--json").stdout) == summary.model_dump(mode="json")

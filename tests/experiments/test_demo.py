@@ -100,8 +100,9 @@ FILES = (
         for name in ("model.safetensors", "config.json", "tokenizer.json", *STAGE_FILES)
     ),
     *(
-        "eval-adaptive/gates.json",
-        *(f"eval-{a}/{n}" for a in ("adaptive", "none") for n in ("answers.jsonl", "results.json")),
+        "gate_examples.json",
+        "eval-adaptive/synthetic/gate_stats.json",
+        *(f"eval-{variant}/synthetic/{n}" for variant in ("adaptive", "none") for n in ("answers.jsonl", "score.json")),
     ),
 )
 
@@ -139,6 +140,9 @@ def test_the_summary_has_the_metrics(smoke_run: tuple[Path, Summary]) -> None:
         assert metrics.accuracy.ci95 is not None
         low, high = metrics.accuracy.ci95
         assert low <= metrics.accuracy.value <= high
+    difference = summary.synthetic["adaptive"].accuracy.value - summary.synthetic["none"].accuracy.value
+    assert summary.adaptive_minus_none is not None
+    assert summary.adaptive_minus_none.value == pytest.approx(difference, abs=1e-3)
     assert set(summary.runtime_s) == set(summary.peak_memory_mb) == set(STEPS)
     assert all(value > 0 for value in (*summary.runtime_s.values(), *summary.peak_memory_mb.values()))
     assert sum(summary.levels.counts) == 96 and summary.levels.counts == [12] * num_levels

@@ -167,6 +167,10 @@ def _print_summary(summary: Summary) -> None:
     for kind in next(iter(variants.values())).accuracy_by_kind:
         rows.append([kind, *(metrics.accuracy_by_kind[kind].value for metrics in variants.values())])
     print_table("Accuracy (95% CI)", ("question", *(f"alignment {name}" for name in variants)), rows)
+    if summary.adaptive_minus_none:
+        difference = summary.adaptive_minus_none
+        text = with_interval(difference.value, difference.ci95)
+        click.echo(f"adaptive minus none: {text}, p {difference.p_value:.3g}; one training run each")
     levels = zip(summary.captions_by_level, summary.stage1_loss_by_level, strict=True)
     rows = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
     print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), rows)

@@ -96,6 +96,14 @@ class VariantMetrics(Record):
     accuracy_by_kind: dict[str, Estimate] = Field(description="Mean score by kind of question.")
 
 
+class Difference(Record):
+    """Difference of two variants on the same questions."""
+
+    value: float = Field(description="Accuracy of the first variant minus accuracy of the second.")
+    ci95: tuple[float, float] = Field(description="95% confidence interval (paired bootstrap over questions).")
+    p_value: float = Field(description="Two-sided p-value of an exact paired test.")
+
+
 class LevelStats(Record):
     """The fitted alignment levels."""
 
@@ -111,6 +119,7 @@ class Summary(Artifact):
     WRITTEN_BY: ClassVar[str] = RUN_COMMAND
 
     synthetic: dict[str, VariantMetrics] = Field(description="Results on the synthetic benchmark by variant.")
+    adaptive_minus_none: Difference | None = Field(default=None, description="Of the variants, each trained once.")
     score_coverage_spearman: float = Field(description="Rank correlation of CLIP score and true coverage over pairs.")
     stage1_loss_by_level: list[float | None] = Field(description="Final stage-1 loss of each level (nats per token).")
     captions_by_level: list[CaptionLevel] = Field(description="What stage-1 captions describe at each level.")

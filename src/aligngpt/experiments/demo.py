@@ -51,11 +51,12 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         directory.start(versions=versions())
         write_yaml(folder / CONFIG_FILE, config)
         costs = run_steps(plan_steps(config, folder), folder, threads=config.threads)
-        summary = summarize(folder, costs, directory.identity["config"])
+        comparisons = compare_variants(folder)
+        summary = summarize(folder, costs, directory.identity["config"], comparisons)
         summary.write(folder)
         if not (folder / GateExamples.FILE).is_file():
             collect_gate_examples(folder / "finetune-adaptive", folder / "data").write(folder)
-        report_run(folder, comparisons=compare_variants(folder))
+        report_run(folder, comparisons=comparisons)
     return summary
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,15 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from aligngpt.curation.levels import read_levels
 from aligngpt.curation.scoring.store import read_scores
 from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GroupScore, SkippedComparison
-from aligngpt.experiments.artifacts import Estimate, LevelCaptions, LevelStats, StepCost, Summary, VariantMetrics
+from aligngpt.experiments.artifacts import (
+    Difference,
+    Estimate,
+    LevelCaptions,
+    LevelStats,
+    StepCost,
+    Summary,
+    VariantMetrics,
+)
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
 from aligngpt.utils.io import read_json, versions
@@ -20,17 +28,22 @@ from aligngpt.utils.io import read_json, versions
 VARIANTS = ("adaptive", "none")
 
 
-def summarize(folder: Path, costs: Mapping[str, StepCost], config: dict[str, Any]) -> Summary:
+Comparisons = Sequence[Comparison | SkippedComparison]
+
+
+def summarize(folder: Path, costs: Mapping[str, StepCost], config: dict[str, Any], comparisons: Comparisons) -> Summary:
     """Return the metrics of a finished run.
 
     Args:
         folder: Folder of the run.
         costs: Cost of each step.
         config: The resolved config.
+        comparisons: Comparison of the variants, as `compare_variants` returns it.
     """
     coverage = {pair: truth.coverage for pair, truth in Truth.read(folder / "data").pairs.items()}
     return Summary(
         synthetic={name: _read_variant(folder / f"eval-{name}") for name in VARIANTS},
+        adaptive_minus_none=_read_difference(comparisons),
         score_coverage_spearman=_correlate_scores(folder / "scores", coverage),
         stage1_loss_by_level=TrainResult.read(folder / "pretrain-adaptive").loss_by_level or [],
         captions_by_level=LevelCaptions.read(folder / "captions").by_level,
@@ -42,7 +55,7 @@ def summarize(folder: Path, costs: Mapping[str, StepCost], config: dict[str, Any
     )
 
 
-def compare_variants(folder: Path) -> list[Comparison | SkippedComparison]:
+def compare_variants(folder: Path) -> Comparisons:
     """Compare the results of the variants, adaptive minus none; return nothing if one of them has no score."""
     from aligngpt.evaluation.compare import compare
 
@@ -72,6 +85,16 @@ def _read_estimate(score: BenchmarkScore | GroupScore) -> Estimate:
     value = (score.score or 0.0) / 100
     low, high = score.ci95 or (100 * value, 100 * value)
     return Estimate(value=round(value, 4), ci95=(round(low / 100, 4), round(high / 100, 4)))
+
+
+def _read_difference(comparisons: Comparisons) -> Difference | None:
+    for comparison in comparisons:
+        if isinstance(comparison, Comparison):
+            low, high = (round(bound / 100, 4) for bound in comparison.ci95)
+            return Difference(
+                value=round(comparison.difference / 100, 4), ci95=(low, high), p_value=round(comparison.p_value, 6)
+            )
+    return None
 
 
 def _correlate_scores(folder: Path, coverage: Mapping[str, float]) -> float:
