@@ -63,7 +63,7 @@ def judge(
             f"reviews of {benchmark.name} hold one run; for another one pass another --judge-seed and --output", ctx
         )
     with logs_to_stderr():
-        result = judge_predictions(benchmark, data, answers, output, config)
+        result = judge_predictions(benchmark, data=data, answers=answers, output=output, config=config)
     print_warnings(_warnings(result))
     if as_json:
         print_json(result.model_dump(mode="json"))

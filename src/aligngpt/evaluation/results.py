@@ -136,7 +136,14 @@ def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | N
         return None if path.is_file() else "not judged; pass --judge-url and --judge-model"
     from aligngpt.evaluation.judge.judge import judge_predictions
 
-    judge_predictions(task.benchmark, settings.data, task.answers, path, settings.judge, settings.progress)
+    judge_predictions(
+        task.benchmark,
+        data=settings.data,
+        answers=task.answers,
+        output=path,
+        config=settings.judge,
+        progress=settings.progress,
+    )
     return None
 
 

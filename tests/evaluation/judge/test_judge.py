@@ -51,7 +51,9 @@ def mmvet(tmp_path: Path) -> Path:
 
 def judge_mmvet(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "grades.json"
-    return judge_predictions(BENCHMARKS["mmvet"], folder / "eval", folder / "a.jsonl", output, config(server, **more))
+    return judge_predictions(
+        "mmvet", data=folder / "eval", answers=folder / "a.jsonl", output=output, config=config(server, **more)
+    )
 
 
 def score(folder: Path, protocol: Any = "official") -> dict[str, Any]:
@@ -144,7 +146,11 @@ def test_question_without_prediction_is_not_judged(mmvet: Path) -> None:
     write_json(mmvet / "a.json", {"v1_0": "-1", "v1_2": ""})  # file format of the online evaluator
     with JudgeServer(lambda request, index: completion("1.0")) as server:
         result = judge_predictions(
-            BENCHMARKS["mmvet"], mmvet / "eval", mmvet / "a.json", mmvet / "out" / "grades.json", config(server)
+            "mmvet",
+            data=mmvet / "eval",
+            answers=mmvet / "a.json",
+            output=mmvet / "out" / "grades.json",
+            config=config(server),
         )
     assert len(server.requests) == 2 and result.unanswered == ["v1_1"]
     assert score(mmvet)["counts"]["n_missing"] == 1
@@ -218,11 +224,11 @@ def test_published_mmvet_score(tmp_path: Path) -> None:
     output = tmp_path / "grades.json"
     with JudgeServer(reply) as server:
         result = judge_predictions(
-            BENCHMARKS["mmvet"],
-            folder,
-            folder / "answers_llava-v1.5-13b.jsonl",
-            output,
-            config(server, max_concurrency=8),
+            "mmvet",
+            data=folder,
+            answers=folder / "answers_llava-v1.5-13b.jsonl",
+            output=output,
+            config=config(server, max_concurrency=8),
         )
     assert (len(server.requests), result.unreadable) == (218, [])
     assert scored("mmvet", folder / "mm-vet.json", output)["formatted"] == "36.1"
@@ -252,7 +258,7 @@ def llava_bench(tmp_path: Path) -> Path:
 def rate(folder: Path, server: JudgeServer, **more: Any) -> JudgeResult:
     output = folder / "out" / "reviews.jsonl"
     return judge_predictions(
-        BENCHMARKS["llava_bench"], folder / "eval", folder / "a.jsonl", output, config(server, **more)
+        "llava_bench", data=folder / "eval", answers=folder / "a.jsonl", output=output, config=config(server, **more)
     )
 
 
@@ -337,9 +343,12 @@ def test_published_llava_bench_score(llava_bench: Path) -> None:
 
     with JudgeServer(reply) as server:
         judge_predictions(
-            BENCHMARKS["llava_bench"], folder, source / "answers_llava-v1.5-13b.jsonl", llava_bench / "r.jsonl",
-            config(server),
-        )  # fmt: skip
+            "llava_bench",
+            data=folder,
+            answers=source / "answers_llava-v1.5-13b.jsonl",
+            output=llava_bench / "r.jsonl",
+            config=config(server),
+        )
     assert scored("llava_bench", source / "questions.jsonl", llava_bench / "r.jsonl")["formatted"] == "72.8"
 
 
@@ -347,11 +356,13 @@ def test_benchmarks_with_a_judge(tmp_path: Path) -> None:
     assert [name for name, one in BENCHMARKS.items() if one.judge] == ["llava_bench", "mmvet"]
     asked = JudgeConfig(judge_model="x", judge_url="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="gqa needs no judge"):
-        judge_predictions(BENCHMARKS["gqa"], tmp_path, tmp_path / "a", tmp_path / "b", asked)
+        judge_predictions(BENCHMARKS["gqa"], data=tmp_path, answers=tmp_path / "a", output=tmp_path / "b", config=asked)
     with pytest.raises(ValueError, match=r"b\.jsonl: reviews of mmvet are stored in a \.json file"):
-        judge_predictions(BENCHMARKS["mmvet"], tmp_path, tmp_path / "a", tmp_path / "b.jsonl", asked)
+        judge_predictions("mmvet", data=tmp_path, answers=tmp_path / "a", output=tmp_path / "b.jsonl", config=asked)
     with pytest.raises(ValueError, match="the judge is missing"):
-        judge_predictions(BENCHMARKS["mmvet"], tmp_path, tmp_path / "a", tmp_path / "b.json", JudgeConfig())
+        judge_predictions(
+            "mmvet", data=tmp_path, answers=tmp_path / "a", output=tmp_path / "b.json", config=JudgeConfig()
+        )
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,13 @@ _NOT_SENT = _Outcome(error=EndpointError("not sent"))
 
 
 def judge_predictions(
-    benchmark: Benchmark, data: Path, answers: Path, output: Path, config: JudgeConfig, progress: bool = True
+    task: str | Benchmark,
+    *,
+    data: str | Path,
+    answers: str | Path,
+    output: str | Path,
+    config: JudgeConfig,
+    progress: bool = True,
 ) -> JudgeResult:
     """Let a judge score predictions, and write its reviews and what it was asked, replied and cost.
 
@@ -118,7 +124,7 @@ def judge_predictions(
     is missing.
 
     Args:
-        benchmark: A benchmark with a judge.
+        task: `llava_bench`, `mmvet`, or another benchmark with a judge.
         data: The folder of all benchmarks, `playground/data/eval`, or the benchmark's own.
         answers: Predictions of a model.
         output: The reviews file.
@@ -134,7 +140,10 @@ def judge_predictions(
             process judges into the same file.
         EndpointError: If replies are missing; those that arrived are stored.
     """
-    judge = benchmark.judge
+    from aligngpt.evaluation.benchmarks import BENCHMARKS  # which import this module
+
+    benchmark = BENCHMARKS[task] if isinstance(task, str) else task
+    judge, data, answers, output = benchmark.judge, Path(data), Path(answers), Path(output)
     if judge is None:
         raise ValueError(f"{benchmark.name} needs no judge; use `aligngpt eval score`")
     if config.judge_model is None:
