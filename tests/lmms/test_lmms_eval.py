@@ -32,7 +32,7 @@ dataset_kwargs:
 task: {name}
 test_split: test
 output_type: {output}
-doc_to_visual: !function helpers.images
+doc_to_visual: !function helpers.make_images
 doc_to_text: question
 doc_to_target: {target}
 {more}
