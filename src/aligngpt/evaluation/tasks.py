@@ -23,7 +23,7 @@ from aligngpt.evaluation.types import Question
 from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
-from aligngpt.modeling.processing import TEMPLATES, load_template
+from aligngpt.modeling.processing import load_template, name_template
 from aligngpt.modeling.settings import Dtype, parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO
@@ -198,7 +198,7 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
     return ModelInfo(
         name=name_model(folder) if is_folder else str(settings.model).split("/")[-1],
         hash=_fingerprint(folder),
-        template=_name_template(template),
+        template=name_template(template) or "custom",
         template_hash=hashlib.sha256(template.encode()).hexdigest(),
         alignment=list(alignment) if isinstance(alignment, tuple) else alignment,
         dtype=settings.dtype or str(dtype).removeprefix("torch."),
@@ -217,12 +217,6 @@ def _read_template(folder: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
     return path.read_text(encoding="utf-8")
-
-
-def _name_template(template: str) -> str:
-    """Return the name of the package's template with this text, or `custom`."""
-    names = {path.read_text(encoding="utf-8").strip(): path.stem for path in sorted(TEMPLATES.glob("*.jinja"))}
-    return names.get(template.strip(), "custom")
 
 
 # The run of one benchmark --------------------------------------------------------------------------------------------

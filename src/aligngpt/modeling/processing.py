@@ -27,6 +27,7 @@ from aligngpt.utils.constants import ALIGN_TOKEN, IMAGE_TOKEN
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
+_INCLUDE = re.compile(r'\{%- include "(\w+)" -%\}\n')
 IMAGE_ASPECT_RATIOS = ("pad", "square")
 _INSTRUCTION, _INSTRUCTION_END = MARKS["instruction_start"], MARKS["instruction_end"]
 _ANSWER, _ANSWER_END = MARKS["answer_start"], MARKS["answer_end"]
@@ -345,19 +346,24 @@ def load_template(template: str | Path) -> str:
     Raises:
         ValueError: It is neither.
     """
-    path = TEMPLATES / f"{template}.jinja"
-    if not path.is_file():
-        path = Path(template)
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
+    if str(template) in list_templates():
+        text = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+        # Inserted here, since a template is saved with the model as one file.
+        return _INCLUDE.sub(lambda match: (TEMPLATES / f"_{match[1]}.jinja").read_text(encoding="utf-8"), text)
+    if not Path(template).is_file():
+        names = ", ".join(list_templates())
         raise ValueError(f"template {str(template)!r} is unknown; pass the path of a Jinja file or one of {names}")
-    return path.read_text(encoding="utf-8")
+    return Path(template).read_text(encoding="utf-8")
+
+
+def list_templates() -> list[str]:
+    """Return the names of the built-in chat templates."""
+    return sorted(path.stem for path in TEMPLATES.glob("[!_]*.jinja"))
 
 
 def name_template(text: str) -> str | None:
     """Return the name of the built-in chat template with this text, or `None`."""
-    names = {path.read_text(encoding="utf-8").strip(): path.stem for path in sorted(TEMPLATES.glob("*.jinja"))}
-    return names.get(text.strip())
+    return next((name for name in list_templates() if load_template(name).strip() == text.strip()), None)
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
