@@ -18,11 +18,11 @@ from typing import Any
 import click
 import pytest
 import torch
+from aligngpt.modeling.hub import resolve_model
 from click.testing import CliRunner
 from transformers import AutoConfig
 
 from aligngpt.cli import cli
-from aligngpt.modeling.hub import resolve_model
 from aligngpt.synthetic.configs import BackboneTrainingConfig
 from tests import official
 
@@ -31,8 +31,7 @@ PACKAGE = ROOT / "src" / "aligngpt"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
-    if "_build" not in path.parts
+    for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "examples" / "README.md"]
 }
 PAPER_MAP = PAGES["docs/about/paper-map.md"]
 
@@ -293,15 +292,15 @@ def test_presets_named_paper_have_the_numbers_of_the_paper() -> None:
     for config in (pretrain, finetune):
         assert (config.lr_scheduler_type, config.warmup_ratio, config.weight_decay) == ("cosine", 0.03, 0.0)
         assert (config.num_train_epochs, config.max_length, config.bf16) == (1, 2048, True)
-    examples = {name: (ROOT / "examples" / f"{name}.sh").read_text(encoding="utf-8") for name in ("pretrain", "finetune")}
     for name, config in (("pretrain", pretrain), ("finetune", finetune)):
-        (line,) = [line for line in join_lines(examples[name]) if line.startswith("aligngpt")]
+        script = (ROOT / "examples" / f"{name}.sh").read_text(encoding="utf-8")
+        (line,) = [line for line in join_lines(script) if line.startswith("aligngpt")]
         _, values = parse(line)
         values = {field: value for field, value in values.items() if hasattr(config, field) and value is not None}
         assert len(values) >= 8
         for field, value in values.items():
             expected = getattr(config, field)
-            assert type(expected)(value) == expected, f"examples/{name}.sh: {field} is {value}, the preset has {expected}"
+            assert type(expected)(value) == expected, f"examples/{name}.sh: {field} {value}, preset {expected}"
 
 
 def test_page_about_the_synthetic_dataset_has_the_config_of_the_backbones() -> None:
