@@ -81,7 +81,7 @@ def read_blocks(text: str, language: str) -> list[str]:
 def join_lines(script: str) -> list[str]:
     """Return the commands of a shell script, continued lines joined, comments dropped."""
     lines = script.replace("\\\n", " ").splitlines()
-    lines = [re.sub(r"(^|\s)#.*", "", line) for line in lines]
+    lines = [re.sub(r"(^|\s)#.*", "", re.sub(r"\$\(\(.*?\)\)|\$[A-Z_]+", "1", line)) for line in lines]
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
@@ -253,7 +253,8 @@ def symbols() -> list[str]:
 def test_symbol_of_the_paper_map_exists(symbol: str) -> None:
     parts = symbol.split(".")
     for end in range(len(parts), 0, -1):
-        if (PACKAGE / "/".join(parts[:end])).with_suffix(".py").is_file():
+        path = PACKAGE / "/".join(parts[:end])
+        if path.with_suffix(".py").is_file() or path.is_dir():
             value: Any = importlib.import_module(f"aligngpt.{'.'.join(parts[:end])}")
             break
     else:
