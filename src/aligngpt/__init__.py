@@ -14,6 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aligngpt.curation.filtering import filter_pairs as filter_pairs
+    from aligngpt.curation.levels import assign_levels as assign_levels
+    from aligngpt.curation.scoring.score import score_pairs as score_pairs
     from aligngpt.evaluation.compare import compare as compare
     from aligngpt.evaluation.run import evaluate as evaluate
     from aligngpt.inference.chat_session import ChatSession as ChatSession
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from aligngpt.modeling.configuration import AlignGPTConfig as AlignGPTConfig
     from aligngpt.modeling.model import AlignGPTForConditionalGeneration as AlignGPTForConditionalGeneration
     from aligngpt.modeling.processing import AlignGPTProcessor as AlignGPTProcessor
+    from aligngpt.reporting.benchmarks.page import report_eval as report_eval
+    from aligngpt.reporting.data.page import report_data as report_data
+    from aligngpt.reporting.run.page import report_run as report_run
     from aligngpt.training.configs import FinetuneConfig as FinetuneConfig
     from aligngpt.training.configs import PretrainConfig as PretrainConfig
     from aligngpt.training.stages import finetune as finetune
@@ -37,12 +43,18 @@ _PUBLIC = {
     "ChatSession": "aligngpt.inference.chat_session",
     "FinetuneConfig": "aligngpt.training.configs",
     "PretrainConfig": "aligngpt.training.configs",
+    "assign_levels": "aligngpt.curation.levels",
     "compare": "aligngpt.evaluation.compare",
     "evaluate": "aligngpt.evaluation.run",
+    "filter_pairs": "aligngpt.curation.filtering",
     "finetune": "aligngpt.training.stages",
     "generate": "aligngpt.inference.chat_session",
     "load": "aligngpt.modeling.checkpoints:load_model",
     "pretrain": "aligngpt.training.stages",
+    "report_data": "aligngpt.reporting.data.page",
+    "report_eval": "aligngpt.reporting.benchmarks.page",
+    "report_run": "aligngpt.reporting.run.page",
+    "score_pairs": "aligngpt.curation.scoring.score",
 }
 
 __all__ = ["__version__", *_PUBLIC]
