@@ -18,11 +18,11 @@ from typing import Any
 import click
 import pytest
 import torch
-from aligngpt.modeling.hub import resolve_model
 from click.testing import CliRunner
 from transformers import AutoConfig
 
 from aligngpt.cli import cli
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.synthetic.configs import BackboneTrainingConfig
 from tests import official
 
