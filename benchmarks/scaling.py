@@ -178,7 +178,7 @@ def unit_costs(size: str, images: int, rows: int, work: Path) -> dict[str, Any]:
     for (width, height), count in ((SMALL, images), (LARGE, max(1, images // 8))):
         name = f"{width}x{height}"
         names = save_images(work / name, count, (width, height))
-        tasks = [Encoded(one, path=str(work / name / one)) for one in names]
+        tasks = [Encoded(one, folder=str(work / name)) for one in names]
         costs[f"decode_{name}_cpu_seconds"] = _each(partial(decoder.__getitem__, tasks), count)
         prepared = prepared or [one.prepared[0] for one in decoder[tasks]]
     texts = captions(images, seed=5)

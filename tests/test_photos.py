@@ -6,6 +6,7 @@ Reads `../shared/photos`, whose images belong to others; skipped where it is mis
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,12 @@ def run(*arguments: object) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to all images, readable and broken, and pairs and conversations about them."""
+    """A folder with copies of all images, readable and broken, and pairs and conversations about them."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "images").mkdir()
     broken = json.loads((PHOTOS / "broken" / "broken.json").read_text())
     for path in [*(PHOTOS / "images").iterdir(), *(PHOTOS / "broken" / record["image"] for record in broken)]:
-        (folder / "images" / path.name).symlink_to(path)
+        shutil.copy(path, folder / "images" / path.name)
     caption = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "Half a kiwi on a table."}]
     question = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A kiwi."}]
     for name, messages in (("pairs.json", caption), ("instructions.json", question)):

@@ -265,7 +265,7 @@ def test_samples_of_one_name_in_several_tars_are_different(tmp_path: Path) -> No
     filter_source(source, scores, tmp_path / "out", rules, levels=levels)
     drawn = [set(ids(tmp_path / "out" / tar)) for tar in ("0.tar", "1.tar")]
     assert all(100 < len(names) < 200 for names in drawn) and 40 < len(drawn[0] & drawn[1]) < 110
-    with pytest.raises(ValueError, match=r"sample 000 is in several of the tars, .*: name a folder as output"):
+    with pytest.raises(ValueError, match=r"sample 000 is in several tars, .*; choose a folder as --output"):
         filter_source(source, scores, tmp_path / "out.tar", FilterConfig())
     assert not (tmp_path / "out.tar").exists()
 
@@ -304,7 +304,7 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         filter_source(source, scores, output, FilterConfig(min_level=2))
     with pytest.raises(ValueError, match="there are 4 levels, got a filter on level 5"):
         filter_source(source, scores, output, FilterConfig(level_weights={5: 1}), levels=levels)
-    with pytest.raises(ValueError, match=r"expected a \.jsonl file or a \.ndjson file, for .* is json_lines"):
+    with pytest.raises(ValueError, match=r"expected a \.jsonl file or a \.ndjson file, the format of .* \(json_l"):
         filter_source(source, scores, tmp_path / "out.json", FilterConfig())
     with pytest.raises(ValueError, match=r"none of its 12 records is left \(score below 0\.9: 11; no score: 1\)"):
         filter_source(source, scores, output, FilterConfig(min_score=0.9))
@@ -393,7 +393,7 @@ def test_numeric_ids_cannot_be_repeated_in_a_table(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "pairs.parquet")
     source = open_source(tmp_path / "pairs.parquet")
     scores, levels = write_curated(tmp_path, source, [0.1, 0.2], num_levels=2)
-    with pytest.raises(ValueError, match="column id holds int64, and a second copy needs an id of text"):
+    with pytest.raises(ValueError, match="column id has type int64, but a second copy needs a text id"):
         filter_source(source, scores, tmp_path / "out.parquet", FilterConfig(level_weights={2: 2}), levels=levels)
     filter_source(source, scores, tmp_path / "out.parquet", FilterConfig(min_level=2), levels=levels)
     assert ids(tmp_path / "out.parquet") == ["2"]

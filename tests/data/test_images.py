@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.data.images import BadImage, check_header, decode_image, load_image, read_encoded
+from aligngpt.data.images import BadImage, check_header, decode_image, find_image, load_image, read_encoded
 from tests.image_files import make_image, png_header
 
 BAD_HEADERS = [
     ("missing.jpg", "no such file"),
     ("empty.jpg", "empty file (0 bytes)"),
-    ("text.jpg", "not an image, in spite of its name ending in .jpg"),
+    ("text.jpg", "not an image, although its name ends in .jpg"),
     ("bomb.png", "decompression bomb: declares 30000 x 30000 pixels, more than 100,000,000"),
     ("folder.png", "not a regular file"),
     ("a\0b.png", "cannot be read: embedded null byte"),
@@ -166,7 +166,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 def test_a_image_of_one_pixel_is_refused(tmp_path: Path) -> None:
     make_image(0, (1, 1)).save(tmp_path / "x.png")
-    with pytest.raises(BadImage, match="declares 1 x 1 pixels: a counting pixel"):
+    with pytest.raises(BadImage, match="declares 1 x 1 pixels: a tracking pixel"):
         load_image(tmp_path / "x.png")
 
 
@@ -260,7 +260,7 @@ def test_files_too_large_for_a_image_are_not_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("aligngpt.data.images.MAX_BYTES", 1 << 20)
     with open(tmp_path / "x.tiff", "wb") as file:
         file.truncate((1 << 20) + 1)
-    with pytest.raises(BadImage, match="a file of over 1 MB: too large"):
+    with pytest.raises(BadImage, match="file of over 1 MB: too large"):
         read_encoded(tmp_path / "x.tiff")
     with pytest.raises(BadImage, match="no such file"):
         read_encoded(tmp_path / "gone.png")
@@ -294,3 +294,15 @@ def test_all_photos_are_read(photos: Path) -> None:
     assert len(names) == 48
     assert {load_image(name).mode for name in names[::4]} == {"RGB"}
     assert all(min(check_header(name)) >= 96 for name in names)
+
+
+def test_links_that_lead_out_of_the_image_folder_are_refused(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    folder.symlink_to(images)  # the folder itself may be a link
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "inside.png").symlink_to(tmp_path / "own" / "0.png")
+    (tmp_path / "own" / "outside.png").symlink_to(images / "0.png")
+    assert find_image(folder, "0.png") == str(folder / "0.png")
+    assert find_image(tmp_path / "own", "inside.png").endswith("inside.png")
+    with pytest.raises(BadImage, match=r"a link leads out of the image folder, to .*0\.png"):
+        find_image(tmp_path / "own", "outside.png")

@@ -1,4 +1,4 @@
-"""Images from untrusted files: refused from their header where possible, decoded whole, always RGB."""
+"""Decoding of untrusted images: refused from their header where possible, always RGB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 200
 MAX_BYTES = 1 << 28
 
-# What photographs come in. Others are left out on purpose: some, such as EPS, start other programs.
+# Formats of photographs. Others are excluded on purpose: some, such as EPS, start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _HEADER_BYTES = 1 << 16
 _EXIF_ORIENTATION = 0x0112
@@ -36,13 +36,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Which margin of the stored image, right (r) or bottom (b), is left, top, right and bottom of the upright one.
+# The margin of the stored image, right (r) or bottom (b), that is left, top, right and bottom of the upright one.
 _MARGINS = {1: "00rb", 2: "r00b", 3: "rb00", 4: "0br0", 5: "00br", 6: "b00r", 7: "br00", 8: "0rb0"}
 _quiet_lock = threading.Lock()
 
 
 class BadImage(ValueError):
-    """A file that gives no image; the message is the reason, one line, without the path."""
+    """A file that is not a usable image; the message is the reason, one line, without the path."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class UnreadableImage:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An upright RGB image, perhaps decoded at a fraction of its size.
+    """An upright RGB image, possibly decoded at a fraction of its size.
 
     Attributes:
-        image: The pixels; those of the whole image, or half, a quarter or an eighth as many on each side.
-        box: Left, top, right and bottom edge of the content within `image`, in its pixels: a side that the fraction
-            does not divide leaves a part of a pixel over.
-        size: (width, height) of the whole image.
+        image: The pixels at full size, or at 1/2, 1/4 or 1/8 of each side.
+        box: Left, top, right and bottom edge of the content in `image`, in its pixels: fractional if the fraction does
+            not divide a side.
+        size: (width, height) of the full image.
     """
 
     image: Image.Image
@@ -71,16 +71,16 @@ class DecodedImage:
 def decode_image(
     data: bytes, name: str = "", *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
-    """Decode an image that is to be scaled down, as `load_image` does.
+    """Decode an image that will be scaled down, as `load_image` does.
 
-    A JPEG far larger than needed is decoded at a fraction of its size, which takes a part of the time. Scaled down to
-    half of `at_least` or less, from `box`, it differs from the whole image scaled down by 0.4 of 255 on average and
-    by no more than 1.5 on average within one image (measured on photographs; a test holds it).
+    A JPEG far larger than needed is decoded at a fraction of its size, which is faster. Scaled down from `box` to half
+    of `at_least` or less, it differs from the full image scaled down by 0.4 of 255 on average, and by at most 1.5 on
+    average within one image (measured on photographs, tested).
 
     Args:
         data: The content of a file.
-        name: Its name, for the reason if it is refused.
-        at_least: Pixels the shorter side needs to keep; `None` decodes the whole image.
+        name: Its name, for error messages.
+        at_least: Pixels that the shorter side has to keep; `None` decodes the full image.
         max_pixels: As in `load_image`.
 
     Raises:
@@ -88,7 +88,7 @@ def decode_image(
     """
     if not data:
         raise BadImage("empty (0 bytes)")
-    with _opened(io.BytesIO(data), Path(name).suffix, max_pixels) as image:
+    with _read_header(io.BytesIO(data), Path(name).suffix, max_pixels) as image:
         size = image.size
         width, height = map(float, size)
         if at_least is not None and image.format in ("JPEG", "MPO"):
@@ -104,35 +104,35 @@ def decode_image(
 def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
-    The EXIF orientation is applied, an animation gives its first frame, 16-bit gray is scaled by 1/257, alpha is
-    dropped (not blended), CMYK and palettes are converted. Safe to call from several threads.
+    The EXIF orientation is applied, of an animation the first frame is used, 16-bit gray is scaled by 1/257, alpha is
+    dropped (not blended), CMYK and palettes are converted. Thread-safe.
 
     Args:
         path: The file, or its content.
-        max_pixels: Most pixels an image may declare; larger ones are refused before anything is decoded.
+        max_pixels: Maximum number of pixels; larger images are refused before decoding.
 
     Returns:
-        A decoded image of mode RGB that holds no open file.
+        A decoded image of mode RGB without an open file.
 
     Raises:
-        BadImage: If the file is missing, empty, no image, too large, more than 200 times longer than wide (or
-            wider than long), or cut short.
+        BadImage: The file is missing, empty, not an image, too large, truncated, or one side is over 200 times the
+            other.
     """
     if isinstance(path, bytes):
         return decode_image(path, max_pixels=max_pixels).image
-    with _open_file(path) as file, _opened(file, Path(path).suffix, max_pixels) as image:
+    with _open_file(path) as file, _read_header(file, Path(path).suffix, max_pixels) as image:
         return _upright_rgb(image)[0]
 
 
 def read_encoded(path: str | os.PathLike[str]) -> bytes:
-    """Read an image's file as it is.
+    """Read the file of an image without decoding it.
 
     Raises:
-        BadImage: If it is missing, empty, no file, or larger than 256 MB.
+        BadImage: It is missing, empty, not a file, or larger than 256 MB.
     """
     with _open_file(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise BadImage(f"a file of over {MAX_BYTES >> 20} MB: too large for one image")
+            raise BadImage(f"file of over {MAX_BYTES >> 20} MB: too large for one image")
         return file.read()
 
 
@@ -154,7 +154,7 @@ def _real_path(folder: str) -> str:
 
 
 def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read only an image's header: quick, and finds all that `load_image` refuses except damaged content.
+    """Read only the header of an image, which finds all that `load_image` refuses except damaged content.
 
     Returns:
         (width, height) as stored, before the EXIF orientation.
@@ -163,11 +163,11 @@ def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         BadImage: As `load_image`.
     """
     with _open_file(path) as file:
-        return _opened(file, Path(path).suffix, max_pixels).size
+        return _read_header(file, Path(path).suffix, max_pixels).size
 
 
-def _opened(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFile:
-    """The image with its header read and checked, its content not yet decoded."""
+def _read_header(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFile:
+    """Return the image with its header read and checked, its content not yet decoded."""
     image = _identify(file, suffix)
     _check_size(image.size, max_pixels)
     return image
@@ -175,23 +175,23 @@ def _opened(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFil
 
 def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
-        found = os.stat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size > 0:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
             return open(path, "rb", buffering=_HEADER_BYTES)
     except FileNotFoundError:
         raise BadImage("no such file") from None
     except (OSError, ValueError) as error:  # no permission, a name too long, a name with a null character
         raise BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    raise BadImage("empty file (0 bytes)" if stat.S_ISREG(found.st_mode) else "not a regular file")
+    raise BadImage("empty file (0 bytes)" if stat.S_ISREG(status.st_mode) else "not a regular file")
 
 
 def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
-    """Read the header with the first format that knows the file's first bytes.
+    """Read the header with the first format that accepts the file's first bytes.
 
-    `Image.open` does the same, but warns of images above 89 megapixels; to silence a warning around every call is
-    neither safe between threads nor free: each change of the filters lets all once-only warnings appear again.
+    `Image.open` does the same but warns about images above 89 megapixels. Silencing the warning around every call is
+    not thread-safe, and each change of the filters makes all once-only warnings appear again.
     """
-    Image.init()  # at once done where PIL knows all its formats already
+    Image.init()
     prefix = file.read(16)
     for name in _FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
@@ -200,15 +200,15 @@ def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
         file.seek(0)
         try:
             return factory(file, "")
-        except Exception as error:  # as above: a header may hold anything
+        except Exception as error:  # a header may hold anything
             raise BadImage(f"not a readable {name} image: {one_line(error)}") from error
-    raise BadImage(f"not an image, in spite of its name ending in {suffix}" if suffix else "not an image")
+    raise BadImage(f"not an image, although its name ends in {suffix}" if suffix else "not an image")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height < 2:
-        raise BadImage(f"declares {width} x {height} pixels: a counting pixel of a web page, no image")
+        raise BadImage(f"declares {width} x {height} pixels: a tracking pixel of a web page, not an image")
     if width * height > max_pixels:
         raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {max_pixels:,}")
     # A processor that first scales the short side to 224 would turn a strip of 1 x 20,000 into gigabytes.
@@ -217,7 +217,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
-    """The decoded image, and the EXIF orientation that was undone."""
+    """Return the decoded image, and the EXIF orientation that was undone."""
     try:
         with _without_bomb_warning(image):
             image.load()
@@ -231,7 +231,7 @@ def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
 
 @contextmanager
 def _without_bomb_warning(image: Image.Image) -> Iterator[None]:
-    """Silence PIL's warning for images between its limit and ours, the only ones for which it could appear."""
+    """Silence PIL's warning for images between its limit and ours, the only ones for which it can appear."""
     if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
         yield
         return
@@ -247,16 +247,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise BadImage(f"32-bit greyscale (mode {image.mode}) has no defined white: store it with 8 or 16 bits")
+        raise BadImage(f"32-bit grayscale (mode {image.mode}) has no defined white: store it with 8 or 16 bits")
     if image.mode == "P":
-        return image.convert("RGBA").convert("RGB")  # straight to RGB, PIL warns of transparent palettes
+        return image.convert("RGBA").convert("RGB")  # directly to RGB, PIL warns about transparent palettes
     return image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where none is told."""
+    """Return the EXIF orientation, 1 to 8; 1 by default."""
     try:
-        told = image.getexif().get(_EXIF_ORIENTATION)
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # a damaged EXIF block says nothing about the image
         return 1
-    return told if told in _UPRIGHT else 1
+    return orientation if orientation in _UPRIGHT else 1

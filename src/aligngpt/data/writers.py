@@ -1,4 +1,4 @@
-"""Records written in the format they were read from, one at a time, with all their fields.
+"""Writers: records in the format they were read from, one at a time, with all their fields.
 
     llava_json    a `.json` file
     json_lines    a `.jsonl` or `.ndjson` file
@@ -6,9 +6,9 @@
     datasets      a folder
     webdataset    a `.tar` or `.tar.gz` file, or a folder with the shards' own names
 
-A file of a folder of which no record is left is not written. A record may be written several times: copies from the
-second on have `~2`, `~3`, ... behind their id. With its level a record has `alignment_level`, from 1; in WebDataset it
-is a member, `alignment_level.txt`.
+A file of a folder is written only if it has a record. A record can be written several times: from the second copy on,
+its id ends in `~2`, `~3`, ... A level is written as `alignment_level`, from 1; in WebDataset as a member,
+`alignment_level.txt`.
 """
 
 from __future__ import annotations
@@ -42,54 +42,51 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "datasets": ("",),
     "webdataset": (".tar", ".tar.gz", ".tgz", ""),
 }
-_ROWS_AT_ONCE = 64
+_ROWS_PER_BATCH = 64
 _GROUP_ROWS, _GROUP_BYTES = 10_000, 1 << 23  # small, because random access reads whole row groups
 _LEVEL_FEATURE = {"dtype": "int8", "_type": "Value"}
 _ARROW_FILE = "data-00000-of-00001.arrow"
 
 
-# Writes a record of a shard: which copy of it, counted from 1, and its level, `None` to leave it out.
+# Writes a record of a shard: the number of the copy, from 1, and its level, `None` to omit it.
 WriteRecord = Callable[[SourceShard, SourceRecord, int, int | None], None]
 # The same for one file.
 _Write = Callable[[SourceRecord, int, int | None], None]
 
 
 def check_output(source: Source, output: str | os.PathLike[str]) -> None:
-    """Check that the output's suffix is one of the source's format.
+    """Check that the output has a suffix of the source's format.
 
     Raises:
-        ValueError: If it is another one.
+        ValueError: It has another one.
     """
-    wanted = _SUFFIXES[source.kind]
-    if _suffix(output) not in wanted:
-        asked = " or ".join(f"a {suffix} file" if suffix else "a folder" for suffix in wanted)
-        raise ValueError(
-            f"{output}: expected {asked}, for {source.path} is {source.kind}, and it is written as it is read"
-        )
+    if _suffix(output) not in _SUFFIXES[source.kind]:
+        expected = " or ".join(f"a {suffix} file" if suffix else "a folder" for suffix in _SUFFIXES[source.kind])
+        raise ValueError(f"{output}: expected {expected}, the format of {source.path} ({source.kind})")
 
 
 def _suffix(output: str | os.PathLike[str]) -> str:
-    """The suffix an output has of those that stand for a format; "" for a folder, whatever dots are in its name."""
+    """Return the format's suffix that an output has; "" for a folder, with or without dots in its name."""
     name = Path(output).name.lower()
-    known = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes}
-    return max((suffix for suffix in known if name.endswith(suffix)), key=len)
+    suffixes = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes}
+    return max((suffix for suffix in suffixes if name.endswith(suffix)), key=len)
 
 
 @contextmanager
 def open_writer(
     source: Source, output: str | os.PathLike[str], path: Path, with_levels: bool = False
 ) -> Iterator[WriteRecord]:
-    """Give a function that writes records in the format of a source; the output is whole when the block ends.
+    """Yield a function that writes records in the format of a source; the output is complete when the block ends.
 
     Args:
-        source: What the records come from, in its order.
-        output: What the output will be called, which tells a file from a folder.
-        path: Where to write meanwhile.
+        source: The source of the records, which are written in its order.
+        output: The final path of the output, which decides between a file and a folder.
+        path: The path to write to.
         with_levels: Whether records get their level.
 
     Raises:
-        ValueError: From the function, if a record's id cannot be changed as a second copy needs it, or samples of
-            several tars have one name and are to be written to one.
+        ValueError: From the function: a second copy needs an id that cannot be changed, or samples of several tars
+            have the same name and go into one tar.
     """
     id_column = source.columns.id
     if source.kind in ("parquet", "webdataset") and not _suffix(output):
@@ -119,31 +116,31 @@ def open_writer(
 
 
 def _check_name(shard_of: dict[str, int], name: str, shard: int) -> None:
-    """Names of samples differ within a tar only, and would run into one another where several become one."""
+    """Check that samples of different tars, which are written to one, have different names."""
     if shard_of.setdefault(name, shard) != shard:
-        raise ValueError(f"sample {name} is in several of the tars, which cannot become one: name a folder as output")
+        raise ValueError(f"sample {name} is in several tars, which cannot be merged; choose a folder as --output")
 
 
 def _first_table(source: Source) -> str:
-    """The first file that can be read and has the columns: the output is made like it."""
-    for place in source.files:
+    """Return the first file that can be read and has the columns; the output gets its schema."""
+    for location in source.files:
         with suppress(OSError, ValueError):
-            source.columns.among(table_schema(place).names)
-            return place
+            source.columns.among(table_schema(location).names)
+            return location
     raise ValueError(f"{source.path}: none of its files can be read")
 
 
 def can_be_written(source: Source, record: SourceRecord) -> bool:
-    """Whether a record can be written as it was read: what was lost in a damaged file cannot."""
+    """Return whether a record can be written as it was read, which a damaged one cannot."""
     if source.kind == "webdataset" and isinstance(record.raw, dict):
         members = [content for name, content in record.raw.items() if name != KEY]
         return bool(members) and (record.error is None or b"" not in members)
     return record.raw is not None
 
 
-def copy_id(name: str, copy: int) -> str:
-    """The id of a copy, which counts from 1."""
-    return name if copy == 1 else f"{name}~{copy}"
+def copy_id(record_id: str, copy: int) -> str:
+    """Return the id of a copy, numbered from 1."""
+    return record_id if copy == 1 else f"{record_id}~{copy}"
 
 
 # One file of each format ---------------------------------------------------------------------------------------------
@@ -151,14 +148,14 @@ def copy_id(name: str, copy: int) -> str:
 
 @contextmanager
 def _json_array(path: Path, id_column: str | None) -> Iterator[_Write]:
-    """An array with a record a line."""
-    between = b"[\n"
+    """Write an array with one record per line."""
+    separator = b"[\n"
     with open(path, "wb") as file:
 
         def write(record: SourceRecord, copy: int, level: int | None) -> None:
-            nonlocal between
-            file.write(between + _json(_changed(record.raw, record, id_column, copy, level)))
-            between = b",\n"
+            nonlocal separator
+            file.write(separator + _json(_changed(record.raw, record, id_column, copy, level)))
+            separator = b",\n"
 
         yield write
         file.write(b"\n]\n")
@@ -177,7 +174,7 @@ def _json_lines(path: Path, id_column: str | None) -> Iterator[_Write]:
 def _json(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold as an escape alone
+    except UnicodeEncodeError:  # an unpaired surrogate, which JSON can only have as an escape
         return json.dumps(value).encode()
 
 
@@ -190,7 +187,7 @@ def _parquet_file(path: Path, like: str, id_column: str | None, with_levels: boo
 
 @contextmanager
 def _datasets_folder(path: Path, like: str, id_column: str | None, with_levels: bool) -> Iterator[_Write]:
-    """A folder as `datasets` saves it: an Arrow stream, and what is known about it."""
+    """Write a folder as `datasets` saves it: an Arrow stream, and two JSON files that describe it."""
     path.mkdir(parents=True)
     schema = _schema(like, with_levels)
     with pa.ipc.new_stream(path / _ARROW_FILE, schema) as sink, _rows(sink, schema, id_column) as write:
@@ -199,18 +196,18 @@ def _datasets_folder(path: Path, like: str, id_column: str | None, with_levels: 
     if with_levels and info.get("features"):
         info["features"][LEVEL] = _LEVEL_FEATURE
     state["_data_files"] = [{"filename": _ARROW_FILE}]
-    state["_fingerprint"] = hash_file(path / _ARROW_FILE)[:16]  # by which `datasets` keeps what it makes of the rows
+    state["_fingerprint"] = hash_file(path / _ARROW_FILE)[:16]  # `datasets` caches by it
     write_json(path / "dataset_info.json", info)
     write_json(path / "state.json", state)
 
 
 @contextmanager
 def _rows(sink: Any, schema: pa.Schema, id_column: str | None) -> Iterator[_Write]:
-    """Rows of a table, gathered to groups of 10,000 rows or 64 MB."""
+    """Write rows of a table in groups of 10,000 rows or 8 MB."""
     rows: list[Any] = []
     batches: list[pa.RecordBatch] = []
 
-    def pack() -> None:
+    def add_batch() -> None:
         batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
         rows.clear()
 
@@ -222,40 +219,38 @@ def _rows(sink: Any, schema: pa.Schema, id_column: str | None) -> Iterator[_Writ
         if copy > 1:
             _check_id_type(schema, _id_key(record.raw, id_column))
         rows.append(_changed(record.raw, record, id_column, copy, level))
-        if len(rows) == _ROWS_AT_ONCE:
-            pack()
+        if len(rows) == _ROWS_PER_BATCH:
+            add_batch()
             if sum(map(len, batches)) >= _GROUP_ROWS or sum(batch.nbytes for batch in batches) >= _GROUP_BYTES:
                 flush()
 
     yield write
-    pack()
+    add_batch()
     flush()
 
 
 def _schema(like: str, with_levels: bool) -> pa.Schema:
-    """The columns of a file, and one for the level where it is to be added."""
+    """Return the columns of a file, with one for the level if it has to be added."""
     schema = table_schema(like)
     if not with_levels or LEVEL in schema.names:
         return schema
     metadata = dict(schema.metadata or {})
-    if b"huggingface" in metadata:  # `datasets` notes its own types there, and takes no column it does not find
-        noted = json.loads(metadata[b"huggingface"])
-        noted["info"]["features"][LEVEL] = _LEVEL_FEATURE
-        metadata[b"huggingface"] = json.dumps(noted).encode()
+    if b"huggingface" in metadata:  # `datasets` lists its types there and refuses other columns
+        description = json.loads(metadata[b"huggingface"])
+        description["info"]["features"][LEVEL] = _LEVEL_FEATURE
+        metadata[b"huggingface"] = json.dumps(description).encode()
     return schema.append(pa.field(LEVEL, pa.int8())).with_metadata(metadata)
 
 
 def _check_id_type(schema: pa.Schema, column: str | None) -> None:
     kind = None if column is None else schema.field(column).type
     if kind is not None and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(
-            f"column {column} holds {kind}, and a second copy needs an id of text: give weights of at most 1"
-        )
+        raise ValueError(f"column {column} has type {kind}, but a second copy needs a text id; use weights up to 1")
 
 
 @contextmanager
 def _tar_file(path: Path, like: str, id_column: str | None) -> Iterator[_Write]:
-    """A tar whose bytes depend on the samples alone, not on the time; packed where `like` is."""
+    """Write a tar whose bytes depend only on the samples, not on the time; compressed if `like` is."""
     with ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "wb"))
         if like.lower().endswith("gz"):
@@ -276,13 +271,13 @@ def _tar_file(path: Path, like: str, id_column: str | None) -> Iterator[_Write]:
         yield write
 
 
-def _json_member(content: bytes, field: str, name: str) -> bytes:
-    """A json member with another id, if it has one."""
+def _json_member(content: bytes, field: str, record_id: str) -> bytes:
+    """Return a json member with its id replaced, if it has one."""
     try:
         fields = json.loads(content)
     except ValueError:
         return content
-    return _json(fields | {field: name}) if isinstance(fields, dict) and field in fields else content
+    return _json(fields | {field: record_id}) if isinstance(fields, dict) and field in fields else content
 
 
 # A folder of files ---------------------------------------------------------------------------------------------------
@@ -292,29 +287,32 @@ def _json_member(content: bytes, field: str, name: str) -> bytes:
 def _files(
     folder: Path, source: Source, begin: Callable[[Path, str, str | None], AbstractContextManager[_Write]]
 ) -> Iterator[WriteRecord]:
-    """A file for each of the source's, under the same name, as soon as there is a record for it."""
-    places = dict(zip(short_names(source.files), source.files, strict=True))
+    """Write a file for each of the source's, under the same name, once it has a record."""
+    locations = dict(zip(short_names(source.files), source.files, strict=True))
     current = ""
     write_record: _Write | None = None
     with ExitStack() as stack:
 
         def write(shard: SourceShard, record: SourceRecord, copy: int, level: int | None) -> None:
             nonlocal current, write_record
-            name = shard.name if shard.name in places else shard.name.rpartition("[")[0]  # without the rows' range
+            name = shard.name if shard.name in locations else shard.name.rpartition("[")[0]  # without the range of rows
             if write_record is None or name != current:
                 stack.close()
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                current, write_record = name, stack.enter_context(begin(folder / name, places[name], source.columns.id))
+                current, write_record = (
+                    name,
+                    stack.enter_context(begin(folder / name, locations[name], source.columns.id)),
+                )
             write_record(record, copy, level)
 
         yield write
 
 
-# A record that is changed --------------------------------------------------------------------------------------------
+# Changed records -----------------------------------------------------------------------------------------------------
 
 
 def _changed(row: Any, record: SourceRecord, id_column: str | None, copy: int, level: int | None) -> Any:
-    """A JSON object or a row with the id of its copy and with its level."""
+    """Return a JSON object or a row with the id of the copy and with the level."""
     if not isinstance(row, dict) or (copy == 1 and level is None):
         return row
     changed = dict(row)
@@ -323,7 +321,7 @@ def _changed(row: Any, record: SourceRecord, id_column: str | None, copy: int, l
         changed[key] = copy_id(record.id, copy)
     if level is not None:
         changed[LEVEL] = level
-        if row.get("similarity") is not None:  # the same level counted from 0, which must not contradict
+        if row.get("similarity") is not None:  # the same level from 0, which has to agree
             changed["similarity"] = level - 1
     return changed
 

@@ -43,13 +43,13 @@ def bad_images() -> dict[str, tuple[bytes, str]]:
     """Images that cannot be used, and why."""
     whole = encoded(make_image(5, (200, 200)), "JPEG")
     return {
-        "dot.png": (encoded(make_image(0, (1, 1)), "PNG"), "declares 1 x 1 pixels: a counting pixel"),
+        "dot.png": (encoded(make_image(0, (1, 1)), "PNG"), "declares 1 x 1 pixels: a tracking pixel"),
         "strip.png": (
             encoded(make_image(0, (1, 10_000)), "PNG"),
             "declares 1 x 10000 pixels: one side is over 200 times",
         ),
         "cut.jpg": (whole[: len(whole) // 2], "truncated or damaged JPEG image"),
-        "text.jpg": (b"this is not an image", "not an image, in spite of its name ending in .jpg"),
+        "text.jpg": (b"this is not an image", "not an image, although its name ends in .jpg"),
         "empty.jpg": (b"", "empty"),
     }
 
@@ -98,7 +98,7 @@ def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
     expected |= {"gone.jpg": "no such file"} if "gone.jpg" in found else {}
     for name, reason in expected.items():
         told = found[name]
-        assert told is not None and reason.removesuffix(", in spite of its name ending in .jpg") in told
+        assert told is not None and reason.removesuffix(", although its name ends in .jpg") in told
         assert any(name in line and told in line for line in done.stderr.splitlines())
     summary = json.loads(done.stdout)
     assert (summary["scored"], summary["failed"]) == (4, len(expected))

@@ -186,7 +186,7 @@ def test_a_pass_of_two_scorers_decodes_each_image_once(images: Path, monkeypatch
     small.at_least, large.at_least = 64, 96  # type: ignore[attr-defined]
     for preparations in ([small, large], [large, whole]):
         with pytest.raises(ZeroDivisionError):
-            Decoder(preparations)[[Encoded("0.png", path=str(images / "0.png"))]]
+            Decoder(preparations)[[Encoded("0.png", folder=str(images))]]
     assert seen == [96, None]  # as large as the most demanding scorer needs it
 
 
@@ -268,7 +268,7 @@ def test_tasks_are_read_only_as_far_ahead_as_asked(images: Path, workers: int) -
         nonlocal read
         for number in range(60):
             read += 1
-            yield [Encoded(f"{number}", path=str(images / f"{number % 6}.png"))] * IMAGES_PER_TASK
+            yield [Encoded(f"{number % 6}.png", folder=str(images))] * IMAGES_PER_TASK
 
     done = 0
     for results in decode_images(tasks(), Decoder([mean_of]), workers, 4 * IMAGES_PER_TASK, True):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -193,7 +192,7 @@ def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size:
             if record.error is None and record.caption is not None:
                 encoded = _encoded_image(record, images)
                 text = text_numbers.use(_digest(record.caption.encode()), next_text)
-                key = encoded.path if encoded.data is None else _digest(encoded.data)
+                key = encoded.name if encoded.data is None else _digest(encoded.data)
                 is_new = key not in image_numbers
                 image = image_numbers.use(key, next_image)
                 row = replace(row, image_number=image, text_number=text)
@@ -209,7 +208,7 @@ def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size:
 
 def _encoded_image(record: SourceRecord, images: Path | None) -> Encoded:
     name = record.image or record.id
-    return Encoded(name, record.data, None if record.data is not None else os.path.join(images or "", name))
+    return Encoded(name, record.data, None if images is None else str(images))
 
 
 def _digest(data: bytes) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.fftpack  # type: ignore[import-untyped]  # noqa: F401  imported here once, not by imagehash in each worker
 from torch.utils.data import DataLoader, Dataset
 
-from aligngpt.data.images import BadImage, DecodedImage, decode_image, read_encoded
+from aligngpt.data.images import BadImage, DecodedImage, decode_image, find_image, read_encoded
 from aligngpt.utils.processes import exit_with_parent
 
 Task = Sequence["Encoded"]
@@ -35,11 +35,11 @@ _NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image to decode: its bytes, or the file that holds them; `name` is used in errors."""
+    """An image to decode: its bytes, or its file, `name` in the image `folder`; `name` is used in errors."""
 
     name: str
     data: bytes | None = None
-    path: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Decoder(Dataset):
     def _decode(self, encoded: Encoded) -> Decoded:
         content_hash = None
         try:
-            data = encoded.data if encoded.data is not None else read_encoded(encoded.path or encoded.name)
+            data = encoded.data if encoded.data is not None else read_encoded(find_image(encoded.folder, encoded.name))
             content_hash = hash64(data)
             image = decode_image(data, encoded.name, at_least=self._at_least)
         except BadImage as error:
