@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from transformers import TrainerCallback
@@ -9,17 +10,16 @@ from transformers.trainer_callback import ExportableState
 
 from aligngpt.utils.progress import Advance
 
+logger = logging.getLogger(__name__)
+
 
 class SampleCounter(TrainerCallback, ExportableState):
-    """Counts truncated and skipped samples; a resumed run continues from the counts of its checkpoint.
-
-    Only the first pass through the data counts, in which each sample occurs once.
-    """
+    """Counts distinct truncated and skipped samples; a resumed run continues from the counts of its checkpoint."""
 
     def __init__(self, num_truncated: int = 0, skipped: list[dict[str, Any]] | None = None) -> None:
         self.num_truncated = num_truncated
         self.skipped = skipped or []
-        self._counting = True
+        self._first_pass = True
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint stores."""
@@ -31,14 +31,16 @@ class SampleCounter(TrainerCallback, ExportableState):
         self.num_truncated, self.skipped = stored["num_truncated"], list(stored["skipped"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop counting after the first pass."""
-        self._counting = (state.epoch or 0.0) < 1.0
+        """Determine whether this is the first pass through the data, in which each sample occurs once."""
+        self._first_pass = (state.epoch or 0.0) < 1.0
 
     def count(self, truncated: int, skipped: list[dict[str, Any]]) -> None:
-        """Add the samples of one batch."""
-        if self._counting:
-            self.num_truncated += truncated
-            self.skipped += skipped
+        """Add the samples of one batch; log each skipped sample once."""
+        self.num_truncated += truncated if self._first_pass else 0
+        for sample in skipped:
+            if sample not in self.skipped:
+                self.skipped.append(sample)
+                logger.warning("skipped sample %s: %s", sample["id"], sample["reason"])
 
 
 class ProgressReporter(TrainerCallback):

@@ -100,18 +100,13 @@ def finetune(
     Args:
         config: Configuration of the stage.
         data: Conversations in any format that `data.sources.open_source` reads.
-        output: Folder of the model, which also gets `config.yaml`, `run_config.json`, `skipped.jsonl` and
-            `train_results.json`.
-        images: Folder that image paths are relative to.
+        output: Folder of the model; also gets the files that `pretrain` lists.
+        images, strict: As in `pretrain`.
         stage1: Stage-1 checkpoint; optional with `alignment_embeddings="random"` and both backbones.
         language_model, vision_tower: The backbones, if they were moved since stage 1.
-        strict: Stop at the first bad record instead of skipping it.
 
     Raises:
-        FileNotFoundError: An input does not exist.
-        ValueError: There is no stage-1 checkpoint and no request for random embeddings, or `output` belongs to another
-            run.
-        StrictDataError: A record is bad and `strict` is set.
+        ValueError: There is no stage-1 checkpoint and no request for random embeddings; otherwise as `pretrain`.
     """
     if stage1 is None and (config.alignment_embeddings != "random" or not language_model or not vision_tower):
         raise ValueError(

@@ -66,8 +66,6 @@ class AlignGPTTrainer(Trainer):
         if skipped and self.strict:
             raise StrictDataError(f"sample {skipped[0]['id']}: {skipped[0]['reason']}")
         if model.training:
-            for sample in skipped:
-                logger.warning("skipped sample %s: %s", sample["id"], sample["reason"])
             self.counter.count(int(truncated), skipped)
         inputs = {**inputs, "use_cache": False}
         if bool((inputs["labels"] != IGNORED).any()):

@@ -49,28 +49,22 @@ def load_config(
     if name not in presets:
         raise ValueError(f"preset {name!r} does not exist{suggest(name, presets)}; choose from {', '.join(presets)}")
     base = presets[name]()
-    fields = list_fields(type(base))
-    values = _flatten(dataclasses.asdict(base))  # type: ignore[call-overload]
-    sources = {}
+    layers = [("", _flatten(dataclasses.asdict(base)))]  # type: ignore[call-overload]
     if file is not None:
         path = Path(file) / CONFIG_FILE if Path(file).is_dir() else Path(file)
-        from_file = _flatten(read_yaml(path))
-        _check_names(from_file, fields, f"{path}: ")
-        values |= from_file
-        sources = dict.fromkeys(from_file, f"{path}: ")
-    _check_names(overrides or {}, fields, "")
-    values |= overrides or {}
-    for field in overrides or {}:
-        sources.pop(field, None)
-    for field, value in values.items():
-        if isinstance(value, bool) and not _takes_bool(fields[field]):  # pydantic would read it as 0 or 1
-            raise ValueError(f"{sources.get(field, '')}{field}: expected a number or text, got {value}")
+        layers.append((f"{path}: ", _flatten(read_yaml(path))))
+    layers.append(("", dict(overrides or {})))
+    fields = list_fields(type(base))
+    values, sources = {}, {}
+    for source, layer in layers:
+        for field, value in layer.items():
+            _check_field(field, value, fields, source)
+            values[field], sources[field] = value, source
     try:
         return TypeAdapter(type(base)).validate_python(_nest(values))
     except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        matches = (text for name, text in sources.items() if f"{field}.".startswith(f"{name}."))
-        source = next(matches, "")
+        location = ".".join(map(str, error.errors()[0]["loc"])) + "."
+        source = next((sources[field] for field in sources if location.startswith(f"{field}.")), "")
         raise ValueError(source + describe_error(error)) from None
 
 
@@ -152,13 +146,11 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _check_names(names: Iterable[str], fields: Mapping[str, FieldInfo], source: str) -> None:
-    for name in names:
-        if name not in fields:
-            if any(field.startswith(f"{name}.") for field in fields):
-                raise ValueError(f"{source}{name}: expected a mapping of fields")
-            raise ValueError(f"{source}field {name!r} does not exist{suggest(name, fields)}")
-
-
-def _takes_bool(info: FieldInfo) -> bool:
-    return info.annotation is bool or bool in get_args(info.annotation)
+def _check_field(name: str, value: Any, fields: Mapping[str, FieldInfo], source: str) -> None:
+    if name not in fields:
+        if any(field.startswith(f"{name}.") for field in fields):
+            raise ValueError(f"{source}{name}: expected a mapping of fields")
+        raise ValueError(f"{source}field {name!r} does not exist{suggest(name, fields)}")
+    hint = fields[name].annotation
+    if isinstance(value, bool) and bool not in (hint, *get_args(hint)):  # pydantic would read it as 0 or 1
+        raise ValueError(f"{source}{name}: expected a number or text, got {value}")
