@@ -248,13 +248,13 @@ def test_a_batch_is_full_by_images_rows_or_bytes(images: Path, work: Path, monke
     monkeypatch.setattr(score_batches, "BYTES_PER_BATCH", 1500)
     same = write_json(work, [llava(number, image="0.png") for number in range(40)])
     shards = open_source(same, images).shards()
-    assert [(len(plan.batch.rows), len(plan.images), plan.batch.last) for plan in plan_batches(shards, images, 2)] == [
+    assert [(len(batch.rows), len(batch.images), batch.last) for batch in plan_batches(shards, images, 2)] == [
         (16, 1, False),
         (16, 0, False),
         (8, 0, True),
     ]
     tar = open_source(write_tar(work / "a.tar", samples(range(7)))).shards()  # images of 700 bytes
-    assert [len(plan.images) for plan in plan_batches(tar, None, 100)] == [3, 3, 1]
+    assert [len(batch.images) for batch in plan_batches(tar, None, 100)] == [3, 3, 1]
 
 
 # Memory -------------------------------------------------------------------------------------------------------------
@@ -280,10 +280,10 @@ def test_tasks_are_read_only_as_far_ahead_as_asked(images: Path, workers: int) -
 
 def test_large_images_are_sent_in_smaller_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1500)
-    (plan,) = plan_batches(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
-    assert [len(task) for task in score_batches._decoding_tasks(plan.images)] == [3, 3, 3, 1]
+    (batch,) = plan_batches(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
+    assert [len(task) for task in score_batches._decoding_tasks(batch.images.values())] == [3, 3, 3, 1]
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1 << 20)
-    assert [len(task) for task in score_batches._decoding_tasks(plan.images)] == [8, 2]
+    assert [len(task) for task in score_batches._decoding_tasks(batch.images.values())] == [8, 2]
 
 
 # Interruptions ------------------------------------------------------------------------------------------------------

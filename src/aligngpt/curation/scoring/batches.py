@@ -1,14 +1,14 @@
 """From records to scores, batch by batch: what is embedded together, decoded ahead, and embedded once.
 
-    plan_batches      shards -> planned batches: rows, and the images that occur in them for the first time
-    decode_batches    -> decoded batches, whose images were decoded in other processes
-    RequestBuilder    a decoded batch -> a pending batch, and the request: what of it the scorers embed
+    plan_batches      shards -> batches of rows with the encoded images that occur in them for the first time
+    decode_batches    -> the same batches with the images decoded, in other processes
+    RequestBuilder    a decoded batch -> the batch without pixels, and the request: what of it the scorers embed
     embed_batch       a request -> embeddings; depends on nothing else, so it may run on another machine
-    BatchScorer       a pending batch and its embeddings -> columns of scores
+    BatchScorer       a batch and its embeddings -> columns of scores
     score_batches     the last three, batch after batch, in this process
 
-Rows refer to images and texts by their number within the shard. Each step that needs to remember them has a
-`ShardCache`, which forgets exactly what `plan_batches` forgets, because it sees the same uses in the same order.
+Rows refer to images and texts by their number within the shard. `RequestBuilder` and `BatchScorer` remember them in a
+`_ShardCache`, which forgets what `plan_batches` forgets, because it sees the same uses in the same order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,7 @@ BYTES_PER_BATCH = 1 << 28
 
 Columns = dict[str, list[Any]]
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,51 +68,27 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Generic[T]):
     """Rows of one shard that are scored together.
 
     Attributes:
         shard: Number of the shard.
         number: Number of the batch within its shard.
-        new_images: Numbers of the images that occur for the first time.
+        images: Images that occur for the first time, by number: `Encoded` or `Decoded`.
         last: Whether it is the last batch of its shard.
+        texts: Numbers of the captions that are embedded with it, once this is requested.
     """
 
     shard: int
     number: int
     rows: tuple[Row, ...]
-    new_images: tuple[int, ...]
+    images: dict[int, T]
     last: bool
+    texts: tuple[int, ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedBatch:
-    """A batch and the content of its new images."""
-
-    batch: Batch
-    images: tuple[Encoded, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedBatch:
-    """A batch and its new images, decoded and prepared for the scorers."""
-
-    batch: Batch
-    images: tuple[Decoded, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PendingBatch:
-    """A batch whose embedding was requested.
-
-    Attributes:
-        images: Facts about its new images, without pixels.
-        texts: Numbers of the captions that are embedded with it.
-    """
-
-    batch: Batch
-    images: tuple[Decoded, ...]
-    texts: tuple[int, ...]
+    def with_images(self, images: dict[int, U]) -> Batch[U]:
+        """Return the batch with its images in another form."""
+        return Batch(self.shard, self.number, self.rows, images, self.last, self.texts)
 
 
 @dataclass(frozen=True)
@@ -170,7 +147,7 @@ class LRUCache(OrderedDict[Hashable, T]):
 # Planning and decoding ----------------------------------------------------------------------------------------------
 
 
-def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size: int) -> Iterator[PlannedBatch]:
+def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size: int) -> Iterator[Batch[Encoded]]:
     """Divide shards into batches. The last batch of a shard is marked and may be empty.
 
     A batch is full when it holds enough images to embed, rows to write, or bytes to send.
@@ -201,9 +178,9 @@ def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size:
                     size += len(encoded.data or b"")
             rows.append(row)
             if len(new) >= batch_size or len(rows) >= RECORDS_PER_IMAGE * batch_size or size >= BYTES_PER_BATCH:
-                yield PlannedBatch(Batch(shard.number, number, tuple(rows), tuple(new), False), tuple(new.values()))
+                yield Batch(shard.number, number, tuple(rows), new, False)
                 number, size, rows, new = number + 1, 0, [], {}
-        yield PlannedBatch(Batch(shard.number, number, tuple(rows), tuple(new), True), tuple(new.values()))
+        yield Batch(shard.number, number, tuple(rows), new, True)
 
 
 def _encoded_image(record: SourceRecord, images: Path | None) -> Encoded:
@@ -216,16 +193,16 @@ def _digest(data: bytes) -> bytes:
 
 
 def decode_batches(
-    batches: Iterable[PlannedBatch], decoder: Decoder, workers: int, ahead: int, low_priority: bool
-) -> Iterator[DecodedBatch]:
-    """Decode the new images of batches, in order; arguments as in `decode_images`."""
-    waiting: deque[tuple[Batch, int]] = deque()  # without the encoded images, which are in the tasks alone
+    batches: Iterable[Batch[Encoded]], decoder: Decoder, workers: int, ahead: int, low_priority: bool
+) -> Iterator[Batch[Decoded]]:
+    """Decode the images of batches, in order; arguments as in `decode_images`."""
+    waiting: deque[tuple[Batch[None], int]] = deque()  # without the encoded images, which only the tasks hold
 
     def iter_tasks() -> Iterator[Task]:
-        for planned in batches:
-            tasks = deque(_decoding_tasks(planned.images))
-            waiting.append((planned.batch, len(tasks)))
-            del planned
+        for batch in batches:
+            tasks = deque(_decoding_tasks(batch.images.values()))
+            waiting.append((batch.with_images(dict.fromkeys(batch.images)), len(tasks)))
+            del batch
             while tasks:
                 yield tasks.popleft()
 
@@ -235,7 +212,8 @@ def decode_batches(
         images += results
         done += 1
         if done == waiting[0][1]:
-            yield DecodedBatch(waiting.popleft()[0], tuple(images))
+            batch, _ = waiting.popleft()
+            yield batch.with_images(dict(zip(batch.images, images, strict=True)))
             images, done = [], 0
 
 
@@ -268,37 +246,32 @@ class _Text:
     vectors: list[np.ndarray] = field(default_factory=list)  # one for each scorer
 
 
-class ShardCache:
-    """The images and texts of a shard that later batches may refer to, by number."""
+class _ShardCache:
+    """The images and texts that later batches of a shard may refer to, by number."""
 
     def __init__(self) -> None:
         self._images: LRUCache[_Image] = LRUCache()
         self._texts: LRUCache[_Text] = LRUCache()
 
-    def look_up(self, batch: Batch, images: Sequence[Decoded]) -> list[tuple[_Image, _Text] | None]:
-        """Return the image and the text of each row, `None` for a bad record.
-
-        Args:
-            batch: The next batch of the shard.
-            images: Its new images.
-        """
-        new = {number: _Image(image) for number, image in zip(batch.new_images, images, strict=True)}
+    def look_up(self, batch: Batch[Decoded]) -> list[tuple[_Image, _Text] | None]:
+        """Return the image and the text of each row of the next batch, `None` for a bad record."""
+        new = {number: _Image(image) for number, image in batch.images.items()}
         entries: list[tuple[_Image, _Text] | None] = []
         for row in batch.rows:
             if row.image_number is None:
                 entries.append(None)
-                continue
-            text = self._texts.use(row.text_number, _Text)
-            image = self._images.use(row.image_number, partial(new.__getitem__, row.image_number))
-            entries.append((image, text))
+            else:
+                text = self._texts.use(row.text_number, _Text)
+                image = self._images.use(row.image_number, partial(new.__getitem__, row.image_number))
+                entries.append((image, text))
         return entries
 
 
-class _ShardCaches(dict[int, ShardCache]):
+class _ShardCaches(dict[int, _ShardCache]):
     """The cache of each shard that has begun and not ended."""
 
-    def look_up(self, batch: Batch, images: Sequence[Decoded]) -> list[tuple[_Image, _Text] | None]:
-        entries = self.setdefault(batch.shard, ShardCache()).look_up(batch, images)
+    def look_up(self, batch: Batch[Decoded]) -> list[tuple[_Image, _Text] | None]:
+        entries = self.setdefault(batch.shard, _ShardCache()).look_up(batch)
         if batch.last:
             del self[batch.shard]
         return entries
@@ -310,23 +283,20 @@ class RequestBuilder:
     def __init__(self) -> None:
         self._caches = _ShardCaches()
 
-    def build(self, decoded: DecodedBatch) -> tuple[PendingBatch, EmbeddingRequest]:
+    def build(self, batch: Batch[Decoded]) -> tuple[Batch[Decoded], EmbeddingRequest]:
         """Separate what of a batch is embedded from what is needed to score it.
 
         Captions of images that cannot be used are not requested.
         """
-        prepared = [image.prepared for image in decoded.images if image.error is None]
-        facts = tuple(replace(image, prepared=()) for image in decoded.images)
-        texts, captions = [], []
-        for row, entry in zip(decoded.batch.rows, self._caches.look_up(decoded.batch, facts), strict=True):
-            if entry is None or entry[0].decoded.error is not None or entry[1].requested:
-                continue
-            assert row.text_number is not None
-            assert row.caption is not None
-            entry[1].requested = True
-            texts.append(row.text_number)
-            captions.append(row.caption)
-        return PendingBatch(decoded.batch, facts, tuple(texts)), EmbeddingRequest(prepared, captions)
+        prepared = [image.prepared for image in batch.images.values() if image.error is None]
+        batch = batch.with_images({number: replace(image, prepared=()) for number, image in batch.images.items()})
+        requested: dict[int, str] = {}
+        for row, entry in zip(batch.rows, self._caches.look_up(batch), strict=True):
+            if entry is not None and entry[0].decoded.error is None and not entry[1].requested:
+                assert row.text_number is not None
+                entry[1].requested = True
+                requested[row.text_number] = row.caption or ""
+        return replace(batch, texts=tuple(requested)), EmbeddingRequest(prepared, list(requested.values()))
 
 
 def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> Embeddings:
@@ -350,35 +320,34 @@ class BatchScorer:
         self._names = names
         self._caches = _ShardCaches()
 
-    def score(self, pending: PendingBatch, embeddings: Embeddings) -> ScoredBatch:
+    def score(self, batch: Batch[Decoded], embeddings: Embeddings) -> ScoredBatch:
         """Wait for the embeddings of a batch and score its rows."""
-        batch = pending.batch
-        entries = self._caches.look_up(batch, pending.images)
+        entries = self._caches.look_up(batch)
         images: dict[int | None, _Image] = {}
         texts: dict[int | None, _Text] = {}
         for row, entry in zip(batch.rows, entries, strict=True):
             if entry is not None:
                 images[row.image_number], texts[row.text_number] = entry
-        new = [images[number] for number in batch.new_images if images[number].decoded.error is None]
+        new = [images[number] for number, image in batch.images.items() if image.error is None]
         arrays = embeddings.to_arrays()
         for image_vectors, captions in zip(arrays.images, arrays.captions, strict=True):
             if image_vectors is not None:
                 for image, vector in zip(new, image_vectors, strict=True):
                     image.vectors.append(vector)
             if captions is not None:
-                for number, vector, truncated in zip(pending.texts, *captions, strict=True):
+                for number, vector, truncated in zip(batch.texts, *captions, strict=True):
                     texts[number].vectors.append(vector)
                     texts[number].truncated |= bool(truncated)
         return ScoredBatch(batch.shard, _to_columns(batch.rows, entries, self._names), batch.last)
 
 
-def score_batches(batches: Iterable[DecodedBatch], scorers: Sequence[Scorer]) -> Iterator[ScoredBatch]:
+def score_batches(batches: Iterable[Batch[Decoded]], scorers: Sequence[Scorer]) -> Iterator[ScoredBatch]:
     """Score batches, in order. One is collected after the next was requested, so that a GPU need not wait."""
     builder, batch_scorer = RequestBuilder(), BatchScorer([scorer.describe()["name"] for scorer in scorers])
-    previous: tuple[PendingBatch, Embeddings] | None = None
+    previous: tuple[Batch[Decoded], Embeddings] | None = None
     for decoded in batches:
-        pending, request = builder.build(decoded)
-        current = pending, embed_batch(request, scorers)
+        batch, request = builder.build(decoded)
+        current = batch, embed_batch(request, scorers)
         if previous is not None:
             yield batch_scorer.score(*previous)
         previous = current

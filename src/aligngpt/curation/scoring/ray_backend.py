@@ -28,17 +28,17 @@ import pyarrow as pa
 
 from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.batches import (
+    Batch,
     BatchScorer,
     EmbeddingRequest,
     Embeddings,
-    PendingBatch,
     RequestBuilder,
     ScoredBatch,
     decode_batches,
     embed_batch,
     plan_batches,
 )
-from aligngpt.curation.scoring.decoding import Decoder
+from aligngpt.curation.scoring.decoding import Decoded, Decoder
 from aligngpt.curation.scoring.run import ScoreRun, ScoreSummary, check_arguments
 from aligngpt.curation.scoring.scorers import ClipScorer, Scorer
 from aligngpt.data.sources import Source, SourceShard
@@ -59,7 +59,7 @@ _BLOCKS_PER_MODEL, _SHARDS_PER_DECODER = 2, 1
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 Load = Callable[[], Sequence[Scorer]]
-_Block = tuple[PendingBatch, Embeddings]
+_Block = tuple[Batch[Decoded], Embeddings]
 
 
 def load_clip_scorers(folders: Sequence[Path], long_captions: LongCaptions) -> list[ClipScorer]:
@@ -134,20 +134,19 @@ def _score_in_order(blocks: Iterable[_Block], names: Sequence[str]) -> Iterator[
     scorer = BatchScorer(names)
     early: dict[tuple[int, int], _Block] = {}
     following: dict[int, int] = {}
-    for pending, embeddings in blocks:
-        shard = pending.batch.shard
-        early[shard, pending.batch.number] = pending, embeddings
+    for batch, embeddings in blocks:
+        shard = batch.shard
+        early[shard, batch.number] = batch, embeddings
         while (shard, following.setdefault(shard, 0)) in early:
-            block = early.pop((shard, following[shard]))
+            yield scorer.score(*early.pop((shard, following[shard])))
             following[shard] += 1
-            yield scorer.score(*block)
 
 
 # The actors ---------------------------------------------------------------------------------------------------------
 
 
 class _Decode:
-    """Reads and decodes shards; a row of its output is a pending batch and its request."""
+    """Reads and decodes shards; a row of its output is a batch and its request."""
 
     def __init__(self, decoder: Decoder, images: Path | None, batch_size: int) -> None:
         self._decoder, self._images, self._batch_size = decoder, images, batch_size
@@ -158,14 +157,14 @@ class _Decode:
             shard: SourceShard = _unpack(rows, "shard")
             planned = plan_batches([shard], self._images, self._batch_size)
             for decoded in decode_batches(planned, self._decoder, 0, 0, False):
-                pending, request = builder.build(decoded)
-                yield _pack(batch=pending, request=request)
+                batch, request = builder.build(decoded)
+                yield _pack(batch=batch, request=request)
         except Exception as error:
             yield _pack(batch=_add_traceback(error), request=None)
 
 
 class _Embed:
-    """Holds the scorers; a row of its output is a pending batch and its embeddings."""
+    """Holds the scorers; a row of its output is a batch and its embeddings."""
 
     def __init__(self, load: Load) -> None:
         self._scorers = load()
@@ -256,10 +255,10 @@ class _Pools:
             )
             for rows in data.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for index in range(len(rows)):
-                    pending = _unpack(rows, "batch", index)
-                    if isinstance(pending, Exception):
-                        raise pending
-                    yield pending, _unpack(rows, "embeddings", index)
+                    batch = _unpack(rows, "batch", index)
+                    if isinstance(batch, Exception):
+                        raise batch
+                    yield batch, _unpack(rows, "embeddings", index)
 
 
 def _quiet_context() -> Any:

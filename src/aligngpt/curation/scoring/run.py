@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,7 +24,6 @@ from aligngpt.curation.artifacts import (
     ScoreRunConfig,
 )
 from aligngpt.curation.scorer_agreement import compare_all
-from aligngpt.curation.scoring.batches import ScoredBatch
 from aligngpt.curation.scoring.store import (
     PartWriter,
     count_rows,
@@ -40,6 +39,11 @@ from aligngpt.utils.artifacts import Record
 from aligngpt.utils.io import file_size, versions
 from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import progress
+
+if TYPE_CHECKING:  # batches imports torch, which a finished run does not need
+    from aligngpt.curation.scoring.batches import ScoredBatch
+
+    Work = Callable[[Sequence[SourceShard]], Iterable[ScoredBatch]]
 
 _SAMPLED_SHARDS = 8
 _SAMPLED_IMAGES = 32
@@ -155,7 +159,7 @@ class ScoreRun:
         identity = {"schema_version": ScoreRunConfig.VERSION, "inputs": self._inputs.model_dump()}
         self.output_dir = OutputDir(folder, identity, run_file=ScoreRunConfig.FILE, result_file=ScoreManifest.FILE)
 
-    def score(self, shard: tuple[int, int], show_progress: bool, work: _Work) -> ScoreSummary:
+    def score(self, shard: tuple[int, int], show_progress: bool, work: Work) -> ScoreSummary:
         """Score the unfinished shards of a fraction (i, n) of the work, and finish the folder if nothing is missing.
 
         Args:
@@ -218,9 +222,6 @@ class ScoreRun:
 
     def _metadata(self, number: int) -> dict[bytes, bytes]:
         return part_metadata(self._inputs.model_dump(), self._shards[number].name)
-
-
-_Work = Callable[[Sequence[SourceShard]], Iterable[ScoredBatch]]
 
 
 def _summarize(
