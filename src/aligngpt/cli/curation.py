@@ -12,7 +12,7 @@ import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table, print_warnings
-from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, SHARD, json_option, strict_option
+from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, SHARD, OutputPath, json_option, strict_option
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
@@ -44,17 +44,10 @@ _ISSUES = (
 
 
 class Parsed(click.ParamType):
-    """Text that a function parses.
-
-    Args:
-        name: Name in the help.
-        parse: Raises a `ValueError` for invalid text.
-        expected: What is expected, for errors; default the message of the `ValueError`.
-    """
+    """Text that `parse` converts; it raises a `ValueError` for invalid text, whose message `expected` replaces."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], expected: str | None = None) -> None:
-        self.name = name
-        self._parse, self._expected = parse, expected
+        self.name, self._parse, self._expected = name, parse, expected
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the parsed value.
@@ -157,7 +150,7 @@ def score(ctx: click.Context, strict: bool, as_json: bool, **settings: Any) -> N
     if as_json:
         print_json(summary.model_dump(mode="json"))
         return
-    print_table(f"Scores in {output}", ("scores", ""), _score_rows(summary))
+    print_table(f"Scores in {output}", ("", ""), _score_rows(summary))
     if summary.missing_shards:
         print_next_step("run the other shards; the last one completes the folder")
     else:
@@ -276,7 +269,7 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 @click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
 @click.option("--levels", type=FOLDER, help="Folder written by aligngpt level, for filters on levels.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="File or folder, in the format of the pairs."
+    "--output", type=OutputPath(path_type=Path), required=True, help="File or folder, in the format of the pairs."
 )
 @click.option("--min-level", type=int, help="Lowest level to retain.")
 @click.option("--max-level", type=int, help="Highest level to retain.")
@@ -338,7 +331,7 @@ def _print_filter_result(result: FilterResult, output: Path) -> None:
     if result.num_written != result.num_retained:
         rows.append(["written, with repetitions", result.num_written])
     rows += [[f"skipped: {reason}", count] for reason, count in result.skipped.items()]
-    print_table(f"Pairs in {output}", ("filter", "pairs"), rows)
+    print_table(f"Pairs in {output}", ("", "pairs"), rows)
     if result.read_by_level:
         by_level = zip(result.read_by_level, result.written_by_level, strict=True)
         print_table("By level", ("level", "read", "written"), [[n, *counts] for n, counts in enumerate(by_level, 1)])

@@ -7,7 +7,6 @@ held in memory; boundaries are exact all the same, see `quantiles`.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -26,7 +25,7 @@ from aligngpt.curation.drift import report_drift
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import PART_PATTERN, SCORE, iter_scores, read_manifest, score_columns
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
-from aligngpt.utils.io import atomic_path, hash_file, hash_folder, versions
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, hash_stats, versions
 from aligngpt.utils.output_dir import OutputDir
 
 _logger = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ def assign_levels(
         boundaries=None if boundaries is None else tuple(boundaries),
         boundaries_from=None if origin is None else _hash_origin(origin),
     )
-    snapshot = _snapshot(Path(scores))
+    snapshot = hash_stats(sorted(Path(scores).glob(PART_PATTERN)))
     output = Path(output)
     if all((output / name).is_file() for name in (LEVELS_JSON, LEVELS_PARQUET)):
         existing = LevelsSummary.read(output)
@@ -345,13 +344,6 @@ def _hash_origin(path: Path) -> str:
         return hash_file(levels_file(path, LEVELS_JSON))
     read_manifest(path)
     return hash_folder(path, (PART_PATTERN,))
-
-
-def _snapshot(scores: Path) -> str:
-    """Return a hash over names, sizes and modification times of the parts of scores."""
-    stats = [(path.name, path.stat()) for path in sorted(scores.glob(PART_PATTERN))]
-    lines = [str(scores.absolute()), *(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in stats)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _find_boundaries(

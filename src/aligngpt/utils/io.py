@@ -207,6 +207,18 @@ def hash_folder(folder: str | os.PathLike[str], patterns: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def hash_stats(paths: Iterable[Path], *settings: object) -> str:
+    """Return a hash over settings, and over names, sizes and modification times of files, which are not read."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+            digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path.absolute()}\0missing\n".encode())
+    return digest.hexdigest()
+
+
 def fingerprint_file(path: str | os.PathLike[str]) -> str:
     """Return size and hash of a file, `SIZE-HASH`; of a file above 1 MB, only 16 samples are hashed.
 

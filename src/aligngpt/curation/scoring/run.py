@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,8 +34,7 @@ from aligngpt.curation.scoring.store import (
     score_schema,
 )
 from aligngpt.data.sources import Source, SourceShard
-from aligngpt.utils.artifacts import Record
-from aligngpt.utils.io import file_size, versions
+from aligngpt.utils.io import file_size, hash_stats, versions
 from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import progress
 
@@ -50,13 +48,9 @@ _SAMPLED_IMAGES = 32
 _MAX_BATCH_SIZE = 1 << 20
 
 
-class ScoreSummary(Record):
+class ScoreSummary(ScoreCounts):
     """What a folder of scores holds, and what the run that ended with it did."""
 
-    scored: int = Field(description="Pairs with a score.")
-    failed: int = Field(description="Rows with an error instead.")
-    truncated: int = Field(description="Pairs whose caption was truncated.")
-    errors: dict[str, int] = Field(description="Failed rows by reason, numbers written as N; most frequent first.")
     agreement: list[ScorerAgreement] = Field(description="Agreement of every two scorers.")
     seconds: float = Field(description="Runtime of this call (s).")
     shards: int = Field(description="Shards of the pairs.")
@@ -113,11 +107,11 @@ def read_finished(output: Path, images: Path | None, snapshot: str | None) -> Sc
     if _hash_images(images, config.image_sample) != config.inputs.images_hash:
         return None
     seconds = time.monotonic() - started
-    return _summarize(manifest.counts, manifest.agreement, seconds, parts, resumed=len(parts), missing=0)
+    return _summarize(manifest.counts, manifest.agreement, seconds, parts, len(parts))
 
 
 class ScoreRun:
-    """The folder that a run writes, from its start to its manifest. Hold the lock of `output_dir` meanwhile.
+    """The folder that a run writes, from its start to its manifest.
 
     Args:
         folder: The folder.
@@ -215,7 +209,7 @@ class ScoreRun:
                 seconds=round(seconds, 3),
                 versions=versions(),
             ).write(self._folder)
-        return _summarize(counts, agreement, seconds, present, resumed, missing, str(self._source.path))
+        return _summarize(counts, agreement, seconds, present, resumed, missing)
 
     def _part(self, number: int) -> Path:
         return part_path(self._folder, number)
@@ -230,8 +224,7 @@ def _summarize(
     seconds: float,
     parts: Sequence[Path],
     resumed: int,
-    missing: int,
-    name: str = "the input",
+    missing: int = 0,
 ) -> ScoreSummary:
     summary = ScoreSummary(
         **counts.model_dump(),
@@ -244,10 +237,10 @@ def _summarize(
     if not missing and not counts.scored:
         rows = (batch.slice(0, 1).to_pylist()[0] for part in parts for batch in iter_part(part))
         row = next(rows, None)
-        example = f", the first of them {row['id']}: {row['image']}: {row['error']}" if row else ""
+        example = f", the first is {row['id']}: {row['image']}: {row['error']}" if row else ""
         raise NothingScored(
-            f"{name} has {counts.failed} records and none of them can be used{example}; check --data, and that "
-            "--images is the folder its image paths are relative to",
+            f"the input has {counts.failed} records and none of them can be used{example}; check --data, and that "
+            "--images is the folder that its image paths are relative to",
             summary,
         )
     return summary
@@ -307,17 +300,7 @@ def snapshot_run(source: Source, scorers: Sequence[Path], settings: dict[str, An
     Returns:
         `None` if the files of the source are not on this machine.
     """
-    paths = [Path(file) for file in source.files]
     if any("://" in file for file in source.files):
         return None
-    for folder in scorers:
-        paths += sorted(path for path in folder.iterdir() if path.is_file())
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for path in paths:
-        try:
-            stat = os.stat(path)
-            line = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-        except OSError:
-            line = f"{path.absolute()}\0missing\n"
-        digest.update(line.encode())
-    return digest.hexdigest()
+    weights = [path for folder in scorers for path in sorted(folder.iterdir()) if path.is_file()]
+    return hash_stats([*map(Path, source.files), *weights], sorted(settings.items()))
