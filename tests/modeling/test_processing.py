@@ -188,7 +188,7 @@ def test_bad_settings_and_texts_say_so(built: Built, tmp_path: Path):
         processor.render([{"role": "user", "content": "hi <align>"}])
     with pytest.raises(ValueError, match="the text contains <align>, which is reserved"):
         processor(text="<s>USER: hi <align> ASSISTANT:")
-    with pytest.raises(ValueError, match="cannot be cut"):
+    with pytest.raises(ValueError, match="cannot be truncated"):
         processor(text="<s>USER: hi ASSISTANT:", truncation=True)
     with pytest.raises(ValueError, match=r"\[1, 2\] <image> placeholders each, for \[2, 1\] images each"):
         images = [tiny.make_image(seed) for seed in range(3)]

@@ -1,4 +1,4 @@
-"""Prompts: the one place that decides where the images of a question stand."""
+"""Prompts: rendered questions and the position of their images."""
 
 from __future__ import annotations
 
