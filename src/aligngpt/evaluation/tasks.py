@@ -194,9 +194,8 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
     alignment = parse_setting(own if settings.alignment is None else settings.alignment, levels)
     if not aligned and alignment != "none":
         raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
-    is_folder = Path(settings.model).is_dir()
     return ModelInfo(
-        name=name_model(folder) if is_folder else str(settings.model).split("/")[-1],
+        name=name_model(folder),
         hash=_fingerprint(folder),
         template=name_template(template) or "custom",
         template_hash=hashlib.sha256(template.encode()).hexdigest(),

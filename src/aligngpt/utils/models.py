@@ -28,7 +28,7 @@ def find_model(name: str | Path) -> Path | None:
         if BUNDLED_MODELS[text].is_dir():
             return BUNDLED_MODELS[text]
         raise FileNotFoundError(f"{text}: {BUNDLED_MODELS[text]} is missing; run `aligngpt synthetic backbones`")
-    if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+    if _HUB_NAME.fullmatch(text) and not path.parent.is_dir():
         return None
     raise FileNotFoundError(
         f"{text}: no such model folder; pass a folder, a bundled model ({', '.join(BUNDLED_MODELS)}) or a hub name "
