@@ -1,4 +1,4 @@
-"""Folders of scores as `aligngpt score` writes them, made up and of any size, and the pairs they belong to."""
+"""Made-up folders of scores of any size, as `aligngpt score` writes them, and their pairs."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ PART = 10_000
 
 
 def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """A table of scores of rows written by hand; ids and images are numbered, what is left out is null."""
+    """Return a table of scores of rows written by hand; ids and images are numbered, missing values are null."""
     full = [
-        {"id": f"p{place}", "image": f"{place}.png", "text_truncated": False, **row} for place, row in enumerate(rows)
+        {"id": f"p{index}", "image": f"{index}.png", "text_truncated": False, **row} for index, row in enumerate(rows)
     ]
     columns = [name for name in KINDS if name != "clip_score_clip-b" or any(name in row for row in rows)]
     return pa.table({name: pa.array([row.get(name) for row in full], KINDS[name]) for name in columns})
 
 
 def synthetic(count: int, images: int | None = None, seed: int = 0) -> pa.Table:
-    """Made-up scores of many pairs: errors, long captions, copies, near copies, captions over many images, ties.
+    """Return scores of many pairs, with errors, long captions, duplicates, near-duplicates, repeated captions and ties.
 
     Args:
         count: Pairs.
-        images: Different image files, by name `0000.jpg` ...; each pair has its own unless given.
-        seed: Of all that is drawn.
+        images: Number of image files, `0000.jpg` ...; by default each pair has its own.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     failed = rng.random(count) < 0.002
@@ -55,19 +55,19 @@ def synthetic(count: int, images: int | None = None, seed: int = 0) -> pa.Table:
     others = (0.02 + 0.1 * quality + rng.normal(0, 0.03, count)).astype(np.float32).clip(-1, 1)
     chars = (20 + 100 * quality * rng.random(count) + rng.exponential(30, count)).astype(np.int32)
     shown = np.arange(count) if images is None else rng.integers(0, images, count)
-    content = np.where(rng.random(count) < 0.03, shown // 2, shown)  # copies: two names, the same bytes
+    content = np.where(rng.random(count) < 0.03, shown // 2, shown)  # duplicates: two names, the same bytes
     look = np.where(rng.random(count) < 0.01, content // 3, content)
     flip = np.uint64(3) << rng.integers(0, 62, count).astype(np.uint64)
     caption = np.where(rng.random(count) < 0.05, (50 * rng.random(count) ** 3).astype(np.int64), 100 + np.arange(count))
     texts = ["truncated or damaged JPEG image: image file is truncated (%d bytes not processed)", "no such file"]
     columns = {
-        "id": pa.array([f"{place:08d}" for place in range(count)]),
-        "image": pa.array([f"{place:04d}.jpg" for place in shown.tolist()]),
+        "id": pa.array([f"{index:08d}" for index in range(count)]),
+        "image": pa.array([f"{index:04d}.jpg" for index in shown.tolist()]),
         "clip_score": pa.array(scores, mask=failed),
         "clip_score_clip-b": pa.array(others, mask=failed),
         "text_truncated": pa.array((chars > 110) & ~failed),
-        "error": pa.array([texts[place % 3 // 2].replace("%d", str(place)) if bad else None
-                           for place, bad in enumerate(failed.tolist())], pa.string()),
+        "error": pa.array([texts[index % 3 // 2].replace("%d", str(index)) if bad else None
+                           for index, bad in enumerate(failed.tolist())], pa.string()),
         "caption_chars": pa.array(chars),
         "caption_hash": pa.array(_hashes(caption, 1)),
         "image_hash": pa.array(_hashes(content, 2), mask=failed),
@@ -79,7 +79,7 @@ def synthetic(count: int, images: int | None = None, seed: int = 0) -> pa.Table:
 
 
 def _hashes(values: np.ndarray, seed: int) -> np.ndarray:
-    """A different uint64, as if at random, for each different number."""
+    """Return a different, random-looking uint64 for each different number."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 1 << 64, int(values.max()) + 1, np.uint64)[values]
 
@@ -87,11 +87,12 @@ def _hashes(values: np.ndarray, seed: int) -> np.ndarray:
 def write_scores(
     folder: Path, table: pa.Table, part: int = PART, pairs: str | Path | None = None, long_captions: str = "truncate"
 ) -> Path:
-    """Write parts of so many rows and the manifest.
+    """Write the parts and the manifest.
 
     Args:
-        pairs: Those that the scores are said to be of.
-        long_captions: What the scorers are said to have done with them.
+        part: Rows per part.
+        pairs: The pairs that the manifest names.
+        long_captions: Policy in the manifest.
     """
     folder.mkdir(parents=True)
     parts: list[Path] = []
@@ -112,7 +113,7 @@ def write_scores(
 
 
 def write_levels(folder: Path, table: pa.Table, num_levels: int = 8, scorer: int = 0) -> Path:
-    """Write the `levels.json` of a table of scores, equally full levels of one of its scorers."""
+    """Write the `levels.json` of a table of scores: levels of equal size of one of its scorers."""
     column = "clip_score" if scorer == 0 else "clip_score_clip-b"
     scores = [math.nan if score is None else score for score in table[column].to_pylist()]
     fitted = LevelBoundaries.fit(scores, num_levels)
@@ -141,16 +142,16 @@ def write_levels(folder: Path, table: pa.Table, num_levels: int = 8, scorer: int
 
 
 def write_pairs(folder: Path, table: pa.Table, num_images: int, side: int = 40) -> tuple[Path, Path]:
-    """Write the pairs of a table of scores, and images of noise for the first so many images it names."""
+    """Write the pairs of a table of scores, and images of noise for its first `num_images` image names."""
     images = folder / "images"
     images.mkdir(parents=True)
     records = [
         {"id": name, "image": image,
-         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"Caption <{place}>."}]}
-        for place, (name, image) in enumerate(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True))
+         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"Caption <{index}>."}]}
+        for index, (name, image) in enumerate(zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True))
     ]  # fmt: skip
     names = dict.fromkeys(table["image"].to_pylist())
-    for place, name in enumerate(list(names)[:num_images]):
-        make_image(place, (side, side)).save(images / name)
+    for index, name in enumerate(list(names)[:num_images]):
+        make_image(index, (side, side)).save(images / name)
     (folder / "pairs.json").write_text(json.dumps(records))
     return folder / "pairs.json", images

@@ -19,11 +19,10 @@ from aligngpt.reporting.charts import (
     styled,
     to_svg,
 )
-from aligngpt.reporting.data.insights import mean_score, quantile
-from aligngpt.reporting.formatting import count_of, decimal, integer, percent
+from aligngpt.reporting.data.insights import mean_score
+from aligngpt.reporting.formatting import count_of, decimal, integer
 
 _BARS = 56
-_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @styled
@@ -38,14 +37,14 @@ def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None
     lines = () if boundaries is None else boundaries.boundaries
     alt = (
         f"Histogram of {count_of(scanned.scored, 'CLIP score')} from {decimal(scanned.minimum)} to "
-        f"{decimal(scanned.maximum)}, median {decimal(quantile(scanned, 0.5))}. Level boundaries: "
+        f"{decimal(scanned.maximum)}, median {decimal(scanned.quantiles['p50'])}. Level boundaries: "
         f"{', '.join(decimal(line, 3) for line in lines) or 'none'}."
     )
     rows = [("minimum", decimal(scanned.minimum, 3))]
-    rows += [(percent(fraction, 0), decimal(quantile(scanned, fraction), 3)) for fraction in _QUANTILES]
+    rows += [(name, decimal(scanned.quantiles[name], 3)) for name in scanned.quantiles]
     rows += [("maximum", decimal(scanned.maximum, 3)), ("mean", decimal(mean_score(scanned), 3))]
     svg = stacked_histogram(edges, counts, lines, "histogram", alt)
-    return Chart("Distribution of the scores", alt, svg, Table(("Quantile", "Score"), tuple(rows)))
+    return Chart("Distribution of the scores", alt, svg, Table(("Percentile", "Score"), tuple(rows)))
 
 
 @styled

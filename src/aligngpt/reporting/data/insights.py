@@ -19,11 +19,6 @@ NEAR_BOUNDARY = 0.001  # default distance of `aligngpt filter --exclude boundary
 _LOWEST = 0.01  # fraction of pairs shown as suspected mismatches
 
 
-def quantile(scanned: ScoreStatistics, fraction: float) -> float:
-    """Return a quantile of the scores, one of `PERCENTS`; there must be a score."""
-    return scanned.quantiles[f"p{round(100 * fraction)}"]
-
-
 def mean_score(scanned: ScoreStatistics) -> float:
     """Return the mean score; there must be a score."""
     return float(scanned.sums.sum()) / scanned.scored
@@ -59,8 +54,8 @@ def scores(scanned: ScoreStatistics) -> list[str]:
         return [f"{integer(scanned.scored)} of {pairs} has a score: {decimal(scanned.minimum)}."]
     return [
         f"{scored} have a score, from {decimal(scanned.minimum)} to {decimal(scanned.maximum)}; the mean is "
-        f"{decimal(mean_score(scanned))}, the middle half lies between {decimal(quantile(scanned, 0.25))} and "
-        f"{decimal(quantile(scanned, 0.75))}."
+        f"{decimal(mean_score(scanned))}, the middle half lies between {decimal(scanned.quantiles['p25'])} and "
+        f"{decimal(scanned.quantiles['p75'])}."
     ]
 
 
@@ -80,13 +75,13 @@ def lowest(scanned: ScoreStatistics) -> list[str]:
     """Describe the lowest scores."""
     if not scanned.scored:
         return []
-    median = f"the median is {decimal(quantile(scanned, 0.5), 3)}"
+    median = f"the median is {decimal(scanned.quantiles['p50'], 3)}"
     count = round(_LOWEST * scanned.scored)
     if count < 2:
         return [f"The lowest score is {decimal(scanned.minimum, 3)}; {median}."]
     return [
         f"The lowest {percent(_LOWEST, 0)} ({count_of(count, 'pair')}) score at most "
-        f"{decimal(quantile(scanned, _LOWEST), 3)}; {median}."
+        f"{decimal(scanned.quantiles['p1'], 3)}; {median}."
     ]
 
 

@@ -198,7 +198,7 @@ def make_cards(facts: DataFacts) -> list[Card]:
     note = f"{integer(failed)} could not be scored ({percent_of(failed, scanned.rows)})"
     cards = [Card("Pairs scored", integer(scanned.scored), note if failed else f"of {integer(scanned.rows)}")]
     if scanned.scored:
-        low, median, high = (decimal(insights.quantile(scanned, fraction), 3) for fraction in (0.25, 0.5, 0.75))
+        low, median, high = (decimal(scanned.quantiles[name], 3) for name in ("p25", "p50", "p75"))
         cards.append(Card("Median score", median, f"middle half {low} to {high}"))
         truncated = percent_of(int(scanned.truncated.sum()), scanned.scored)
         note = f"longer than {insights.context_limit(scanned, facts.policy)}"

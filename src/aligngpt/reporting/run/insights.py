@@ -44,8 +44,8 @@ def variants(
             )
     if len(evaluations) > 1:
         sentences.append(
-            "Each variant was trained with one seed, and results vary between seeds by more than this interval says: a "
-            "difference in one run does not show that one variant is better."
+            "Each variant was trained with one seed, and the interval does not include the variation between seeds: "
+            "one run does not show that a variant is better."
         )
     return sentences
 
