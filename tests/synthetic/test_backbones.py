@@ -194,8 +194,7 @@ def test_the_folders_are_ordinary_checkpoints(trained: Path) -> None:
 
 
 def test_trained_models_are_kept(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_train_clip_folder", "_train_llm_folder"):
-        monkeypatch.setattr(backbones, name, None)
+    monkeypatch.setattr(backbones, "_train_folder", None)
     info = BackbonesInfo.read(trained)
     assert train_backbones(TINY, trained) == info
     with pytest.raises(ValueError, match="holds other models: its seed is 0, not 1"):

@@ -69,11 +69,11 @@ def train_backbones(config: BackboneTrainingConfig, output: str | Path) -> Backb
             reason = summarize_differences(differences)
             raise ValueError(f"{folder} holds other models: {reason}; choose another --output or delete this folder")
     started = time.monotonic()
-    trainers = {"clip": _train_clip_folder, "llm": _train_llm_folder}
+    trainers = {"clip": train_clip, "llm": train_language_model}
     missing = [name for name in trainers if not (folder / name / "config.json").is_file()]
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, len(missing)), context, initializer=_start_worker) as pool:
-        for future in [pool.submit(trainers[name], config, folder / name) for name in missing]:
+        for future in [pool.submit(_train_folder, trainers[name], config, folder / name) for name in missing]:
             future.result()
     if missing or not (folder / BackbonesInfo.FILE).is_file():
         seconds = round(time.monotonic() - started) if missing else None
@@ -86,16 +86,10 @@ def _start_worker() -> None:
     os.environ.setdefault(INTERVAL_VARIABLE, str(INTERVAL))  # lines: two bars would overwrite each other
 
 
-def _train_clip_folder(config: BackboneTrainingConfig, output: Path) -> None:
+def _train_folder(train: Callable[..., None], config: BackboneTrainingConfig, output: Path) -> None:
     torch.set_num_threads(config.threads)
     with atomic_path(output) as folder:
-        train_clip(train_tokenizer(random.Random(config.seed)), config, folder)
-
-
-def _train_llm_folder(config: BackboneTrainingConfig, output: Path) -> None:
-    torch.set_num_threads(config.threads)
-    with atomic_path(output) as folder:
-        train_language_model(train_tokenizer(random.Random(config.seed)), config, folder)
+        train(train_tokenizer(random.Random(config.seed)), config, folder)
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizer

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from aligngpt.utils.output_dir import OutputDir
 NOTE = (
     "Mock benchmark files about rendered shapes: scores are not comparable with scores on the real benchmarks. The "
     "questions are those that the synthetic models were trained on, in English also in mmbench_cn, and without LLaVA's "
-    "answer-format instruction where the file format allows. scienceqa and seed accept only an option's letter, which "
-    "these models were never trained to answer: expect 0 there."
+    "answer-format instruction where the file format allows. These models have never seen a list of options; scienceqa "
+    "and seed accept only an option's letter, which they never learned to answer: expect 0 there."
 )
 
 _SHORT_KINDS = ("count", "color_count", "existence", "color_at", "shape_at", "place_of")
@@ -76,6 +76,19 @@ class MockFiles:
             if question is not None:
                 return scene, question
 
+    def write_questions(self, kinds: Sequence[str], images: str) -> Iterator[tuple[int, str, Question]]:
+        """Sample all questions and write their images; yield index, image name and question.
+
+        Args:
+            kinds: Kinds of question.
+            images: Format of an image's path, such as `gqa/data/images/n{index}.jpg`.
+        """
+        for index in range(self.num_questions):
+            scene, question = self.sample_question(kinds)
+            path = images.format(index=index)
+            self.write_image(scene, path)
+            yield index, path.rpartition("/")[2], question
+
     def sample_options(self, question: Question) -> list[str]:
         """Sample four options, the answer among them, none a part of another: MMBench looks for them in the text."""
         options = [question.answer]
@@ -94,9 +107,9 @@ class MockFiles:
         render_scene(scene, self.rng).save(content, format=image_format)
         return content.getvalue()
 
-    def write_image(self, scene: Scene, name: str, image_format: str = "JPEG") -> None:
-        """Render a scene into a file."""
-        self._path(name).write_bytes(self.encode_image(scene, image_format))
+    def write_image(self, scene: Scene, name: str) -> None:
+        """Render a scene into a file, as PNG or JPEG."""
+        self._path(name).write_bytes(self.encode_image(scene, "PNG" if name.endswith(".png") else "JPEG"))
 
     def write_lines(self, name: str, records: Sequence[Record]) -> None:
         """Write JSON Lines."""
@@ -147,27 +160,20 @@ def _line(question_id: int | str, image: str, text: str, category: str = "defaul
     return {"question_id": question_id, "image": image, "text": text, "category": category}
 
 
-def _ten_answers(answer: str) -> list[Record]:
-    """Return ten equal annotations, as VQAv2 and VizWiz have ten people's; numbers are digits there."""
-    text = str(NUMBERS.index(answer)) if answer in NUMBERS else answer
-    return [{"answer": text, "answer_confidence": "yes", "answer_id": index + 1} for index in range(10)]
-
-
-def _answer_type(question: Question) -> str:
-    return {"existence": "yes/no", "count": "number", "color_count": "number"}.get(question.kind, "other")
+def _annotate(question: Question) -> Record:
+    """Return the annotation of VQAv2 and VizWiz: ten people's answers, in which numbers are digits."""
+    text = str(NUMBERS.index(question.answer)) if question.answer in NUMBERS else question.answer
+    answer_type = {"existence": "yes/no", "count": "number", "color_count": "number"}.get(question.kind, "other")
+    return {"answers": [{"answer": text, "answer_confidence": "yes"}] * 10, "answer_type": answer_type}
 
 
 def _write_vqav2(files: MockFiles) -> None:
     """Write the questions of test, of which test-dev is the first half, and annotations, officially the server's."""
     lines, annotations = [], []
-    for index in range(files.num_questions):
-        scene, question = files.sample_question(_SHORT_KINDS)
-        image = f"COCO_test2015_{index:012d}.jpg"
-        files.write_image(scene, f"vqav2/test2015/{image}")
+    for index, image, question in files.write_questions(_SHORT_KINDS, "vqav2/test2015/COCO_test2015_{index:012d}.jpg"):
         lines.append(_line(index * 1000, image, question.text))
-        annotation = {"question_id": index * 1000, "image_id": index, "answers": _ten_answers(question.answer)}
-        annotation |= {"answer_type": _answer_type(question), "question_type": question.text.lower().split()[0]}
-        annotations.append(annotation)
+        annotation = {"question_id": index * 1000, "image_id": index, **_annotate(question)}
+        annotations.append(annotation | {"question_type": question.text.lower().split()[0]})
     dev = files.num_questions // 2
     files.write_lines("vqav2/llava_vqav2_mscoco_test2015.jsonl", lines)
     files.write_lines("vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", lines[:dev])
@@ -176,22 +182,18 @@ def _write_vqav2(files: MockFiles) -> None:
 
 def _write_gqa(files: MockFiles) -> None:
     lines, labels = [], {}
-    for index in range(files.num_questions):
-        scene, question = files.sample_question(("existence", "color_at", "shape_at", "place_of"))
-        name, image = f"{20_000_000 + index}", f"n{index}"
-        files.write_image(scene, f"gqa/data/images/{image}.jpg")
-        lines.append(_line(name, f"{image}.jpg", question.text))
+    kinds = ("existence", "color_at", "shape_at", "place_of")
+    for index, image, question in files.write_questions(kinds, "gqa/data/images/n{index}.jpg"):
+        name = f"{20_000_000 + index}"
+        lines.append(_line(name, image, question.text))
         binary = question.kind == "existence"
+        types = ("verify", "obj", "existAttr") if binary else ("query", "attr", "categoryAttr")
         labels[name] = {
             "question": question.text,
             "answer": question.answer,
-            "imageId": image,
+            "imageId": f"n{index}",
             "isBalanced": True,
-            "types": {
-                "structural": "verify" if binary else "query",
-                "semantic": "obj" if binary else "attr",
-                "detailed": "existAttr" if binary else "categoryAttr",
-            },
+            "types": dict(zip(("structural", "semantic", "detailed"), types, strict=True)),
             "groups": {"global": None if binary else question.kind, "local": question.kind},
             "semantic": [
                 {"operation": "select", "argument": "object", "dependencies": []},
@@ -205,26 +207,20 @@ def _write_gqa(files: MockFiles) -> None:
 def _write_vizwiz(files: MockFiles) -> None:
     """Write the test questions, and annotations, officially the server's."""
     lines, annotations = [], []
-    for index in range(files.num_questions):
-        scene, question = files.sample_question(_SHORT_KINDS)
-        image = f"VizWiz_test_{index:08d}.jpg"
-        files.write_image(scene, f"vizwiz/test/{image}")
+    for index, image, question in files.write_questions(_SHORT_KINDS, "vizwiz/test/VizWiz_test_{index:08d}.jpg"):
         lines.append(_line(index, image, question.text))
-        annotation = {"image": image, "question": question.text, "answers": _ten_answers(question.answer)}
-        annotations.append(annotation | {"answer_type": _answer_type(question), "answerable": 1})
+        annotations.append({"image": image, "question": question.text, "answerable": 1, **_annotate(question)})
     files.write_lines("vizwiz/llava_test.jsonl", lines)
     files.write_json("vizwiz/annotations.json", annotations)
 
 
 def _write_textvqa(files: MockFiles) -> None:
     lines, labels = [], []
-    for index in range(files.num_questions):
-        scene, question = files.sample_question(("color_at", "shape_at"))
-        image = f"{files.rng.getrandbits(64):016x}"
-        files.write_image(scene, f"textvqa/train_images/{image}.jpg")
-        # The scorer takes the question from the first of two lines.
-        lines.append(_line(image, f"{image}.jpg", f"{question.text}\n"))
-        label = {"question_id": 34_602 + index, "image_id": image, "question": question.text.lower()}
+    kinds = ("color_at", "shape_at")
+    for index, image, question in files.write_questions(kinds, "textvqa/train_images/{index:016x}.jpg"):
+        name = image.removesuffix(".jpg")
+        lines.append(_line(name, image, f"{question.text}\n"))  # the scorer takes the question from two lines
+        label = {"question_id": 34_602 + index, "image_id": name, "question": question.text.lower()}
         labels.append({**label, "answers": [question.answer] * 10})
     files.write_lines("textvqa/llava_textvqa_val_v051_ocr.jsonl", lines)
     files.write_json("textvqa/TextVQA_0.5.1_val.json", {"data": labels})
@@ -285,14 +281,12 @@ def _write_scienceqa(files: MockFiles) -> None:
     for index in range(files.num_questions):
         scene, question = files.sample_question(tuple(_OPTIONS))
         name, has_image, options = str(index + 1), index % 3 != 2, files.sample_options(question)
-        prompt = f"{question.text}\n{_format_options(options)}"
+        hint = "" if has_image else describe(scene.objects)
         record: Record = {"id": name}
         if has_image:
-            files.write_image(scene, f"scienceqa/images/test/{name}/image.png", "PNG")
+            files.write_image(scene, f"scienceqa/images/test/{name}/image.png")
             record["image"] = f"{name}/image.png"
-            prompt = f"<image>\n{prompt}"
-        else:
-            prompt = f"Context: {describe(scene.objects)}\n{prompt}"
+        prompt = f"{f'Context: {hint}' if hint else '<image>'}\n{question.text}\n{_format_options(options)}"
         answer = options.index(question.answer)
         messages = [{"from": "human", "value": prompt}, {"from": "gpt", "value": f"The answer is {_LETTERS[answer]}."}]
         records.append({**record, "conversations": messages})
@@ -300,7 +294,7 @@ def _write_scienceqa(files: MockFiles) -> None:
             "question": question.text,
             "choices": options,
             "answer": answer,
-            "hint": "" if has_image else describe(scene.objects),
+            "hint": hint,
             "image": "image.png" if has_image else None,
             "subject": ("natural science", "social science", "language science")[index % 3],
             "grade": f"grade{1 + index % 12}",
@@ -344,7 +338,7 @@ def _write_seed(files: MockFiles) -> None:
         options, data_type = files.sample_options(question), "video" if index % 6 == 5 else "image"
         data_id = f"v{index}" if data_type == "video" else f"{index}_{files.rng.getrandbits(31)}"
         image = f"SEED-Bench-video-image/{data_id}.png" if data_type == "video" else f"SEED-Bench-image/{data_id}"
-        files.write_image(scene, f"seed_bench/{image}", "PNG" if data_type == "video" else "JPEG")
+        files.write_image(scene, f"seed_bench/{image}")
         name: int | str = data_id if data_type == "video" else 100_000 + index
         text = f"{question.text}\n{_format_options(options)}\n{_LETTER_INSTRUCTION}"
         lines.append(_line(name, image, text, data_type))
@@ -386,10 +380,7 @@ def _write_mmvet(files: MockFiles) -> None:
         "count": ["rec", "math"], "color_at": ["rec", "spat"], "place_of": ["rec", "spat"], "description": ["gen"],
     }  # fmt: skip
     lines, labels = [], {}
-    for index in range(files.num_questions):
-        scene, question = files.sample_question(tuple(capabilities))
-        image = f"v1_{index}.png"
-        files.write_image(scene, f"mm-vet/images/{image}", "PNG")
+    for index, image, question in files.write_questions(tuple(capabilities), "mm-vet/images/v1_{index}.png"):
         lines.append(_line(index, image, question.text, "conv"))
         label = {"imagename": image, "question": question.text, "answer": question.answer}
         labels[f"v1_{index}"] = {**label, "capability": capabilities[question.kind], "imagesource": "synthetic"}
