@@ -154,7 +154,7 @@ def test_other_data_are_never_compared_with_the_paper(output: Path) -> None:
     for name in ("gqa", "pope", "textvqa", "vqav2"):
         edit_row(output, name, data_note="Mock questions.")
     page = Typed(report_eval(output))
-    assert "Note: GQA: Mock questions." in page.text["header"]
+    assert "Note: VQAv2, GQA, TextVQA, POPE: Mock questions." in page.text["header"]
     assert "of the paper" not in page.text["header"] and "Above" not in page.text["header"]
     assert "GQA not the benchmark's own data accuracy 66.7" in page.text["results"]
     assert " 62.9 " not in page.text["results"] and "minus it" not in page.text["results"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,15 @@ class BenchmarkFolder:
         """Return the scores that are comparable with the paper's, by benchmark."""
         with_caveat = {result.name for result in self.results if result.caveat}
         return {name: score for name, score in self.scores.items() if name in TITLES and name not in with_caveat}
+
+
+def list_data_notes(rows: Iterable[BenchmarkResult]) -> list[str]:
+    """Return each note about the data once, after the titles of its benchmarks."""
+    titles: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.data_note:
+            titles.setdefault(row.data_note, {})[row.title] = None
+    return [f"{', '.join(names)}: {note}" for note, names in titles.items()]
 
 
 def load_folder(folder: Path, name: str | None = None) -> BenchmarkFolder:

@@ -11,7 +11,7 @@ from pathlib import Path
 from aligngpt.evaluation.artifacts import TITLES, Comparison, GateMeans, GroupScore
 from aligngpt.reporting.benchmarks import charts, comparison, insights
 from aligngpt.reporting.benchmarks.comparison import Compared
-from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, load_folder
+from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, list_data_notes, load_folder
 from aligngpt.reporting.benchmarks.paper_results import (
     ALIGNGPT_7B,
     LLAVA_7B,
@@ -79,16 +79,13 @@ def report_eval(
     if output is None:
         slug = re.sub(r"[^\w.-]+", "-", baselines[0]) if baselines else "none"
         output = folder.folder / (f"comparison-{slug}.html" if comparisons else PAGE)
-    notes = dict.fromkeys(
-        f"{result.title}: {result.row.data_note}" for result in folder.results if result.row.data_note
-    )
     page = Page(
         "benchmark report",
         f"{folder.name} against {baselines[0]}" if baselines else folder.name,
         insights.overview(folder),
         make_cards(folder),
         make_sections(folder, comparisons),
-        list(notes),
+        list_data_notes(result.row for result in folder.results),
     )
     return write_page(Path(output), page)
 

@@ -13,6 +13,7 @@ from aligngpt.experiments.artifacts import Estimate, GateExample
 from aligngpt.reporting import data
 from aligngpt.reporting.benchmarks import page as benchmarks
 from aligngpt.reporting.benchmarks.comparison import Compared
+from aligngpt.reporting.benchmarks.load import list_data_notes
 from aligngpt.reporting.charts import Table
 from aligngpt.reporting.data.insights import trend
 from aligngpt.reporting.formatting import (
@@ -82,8 +83,7 @@ def _not_run(section: Section, name: str | None = None) -> Section:
 
 
 def _notes(run: Run) -> list[str]:
-    rows = [result.row for folder in run.evaluations.values() for result in folder.results]
-    return list(dict.fromkeys(f"{row.title}: {row.data_note}" for row in rows if row.data_note))
+    return list_data_notes(result.row for folder in run.evaluations.values() for result in folder.results)
 
 
 def _cards(run: Run) -> list[Card]:
