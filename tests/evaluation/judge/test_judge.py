@@ -355,7 +355,7 @@ def test_published_llava_bench_score(llava_bench: Path) -> None:
 def test_benchmarks_with_a_judge(tmp_path: Path) -> None:
     assert [name for name, one in BENCHMARKS.items() if one.judge] == ["llava_bench", "mmvet"]
     asked = JudgeConfig(judge_model="x", judge_url="http://127.0.0.1:1")
-    with pytest.raises(ValueError, match="gqa needs no judge"):
+    with pytest.raises(ValueError, match="gqa has no judge; choose from llava_bench, mmvet"):
         judge_predictions(BENCHMARKS["gqa"], data=tmp_path, answers=tmp_path / "a", output=tmp_path / "b", config=asked)
     with pytest.raises(ValueError, match=r"b\.jsonl: reviews of mmvet are stored in a \.json file"):
         judge_predictions("mmvet", data=tmp_path, answers=tmp_path / "a", output=tmp_path / "b.jsonl", config=asked)

@@ -38,9 +38,10 @@ def read_labels(paths: Sequence[Path]) -> PopeLabels:
     subsets: dict[str, list[Target]] = {}
     questions: list[Target] = []
     for path in readers.collect_files(paths, _LABELS):
-        if "label" in readers.load_records(path)[0][1]:
+        records = readers.load_records(path)
+        if "label" in records[0][1]:
             name = path.name.removeprefix("coco_pope_").split(".")[0]
-            subsets[name] = readers.parse_lines(path, partial(_label, path, name), "POPE label")
+            subsets[name] = readers.parse_records(records, partial(_label, path, name), path, "POPE label")
         else:
             questions = _read_questions(path)
     if not subsets:

@@ -147,7 +147,7 @@ class JudgeClient(ExitStack):
         return Reply(record["text"], record)
 
     def _send(self, request: Record) -> Record:
-        """Send a request; the library retries it, and the deadline covers whole replies, however slowly they arrive."""
+        """Send a request. The library retries it; a deadline over all tries bounds replies that arrive slowly."""
         client = self._connect()
         import anyio
         import openai
@@ -210,7 +210,7 @@ class JudgeClient(ExitStack):
 
 
 def _parse_completion(body: str) -> Record:
-    """Return what is stored of a chat completion; the text of a refusal is empty, and malformed names are skipped.
+    """Return what is stored of a chat completion; the text of a refusal is empty, and malformed fields become None.
 
     Raises:
         ValueError: If it is not a chat completion.
@@ -224,13 +224,12 @@ def _parse_completion(body: str) -> Record:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         start = " ".join(body[:80].split())
         raise ValueError(f"the reply of the endpoint is not a chat completion: {start!r}") from None
-    usage = content.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    names = {name: content.get(name) for name in ("model", "system_fingerprint")}
-    names["finish_reason"] = choice.get("finish_reason")
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    record = {
-        **{name: value if isinstance(value, str) else None for name, value in names.items()},
-        **{name: value if type(value) is int else None for name, value in counts.items()},
+    usage = content.get("usage") if isinstance(content.get("usage"), dict) else {}
+    fields = {
+        "answered_by": (str, content.get("model")),
+        "system_fingerprint": (str, content.get("system_fingerprint")),
+        "finish_reason": (str, choice.get("finish_reason")),
+        "prompt_tokens": (int, usage.get("prompt_tokens")),
+        "completion_tokens": (int, usage.get("completion_tokens")),
     }
-    return {"text": text, "answered_by": record.pop("model"), **record}
+    return {"text": text} | {name: value if type(value) is kind else None for name, (kind, value) in fields.items()}

@@ -142,10 +142,12 @@ def judge_predictions(
     """
     from aligngpt.evaluation.benchmarks import BENCHMARKS  # which import this module
 
-    benchmark = BENCHMARKS[task] if isinstance(task, str) else task
-    judge, data, answers, output = benchmark.judge, Path(data), Path(answers), Path(output)
-    if judge is None:
-        raise ValueError(f"{benchmark.name} needs no judge; use `aligngpt eval score`")
+    benchmark = BENCHMARKS.get(task) if isinstance(task, str) else task
+    data, answers, output = Path(data), Path(answers), Path(output)
+    judge = None if benchmark is None else benchmark.judge
+    if benchmark is None or judge is None:
+        judged_names = ", ".join(name for name, other in BENCHMARKS.items() if other.judge)
+        raise ValueError(f"{task if benchmark is None else benchmark.name} has no judge; choose from {judged_names}")
     if config.judge_model is None:
         raise ValueError("the judge is missing; pass judge_url and judge_model")
     if output.suffix != judge.suffix:
