@@ -175,7 +175,7 @@ def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     config = calls[0].pop("config")
     assert config == type(config)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
     assert calls[0] == {
-        "data": pairs,
+        "data": str(pairs),
         "images": folder / "images",
         "levels": None,
         "language_model": model,

@@ -38,7 +38,7 @@ class World:
         return {"data": self.folder / "finetune.json", "images": self.folder / "images"}
 
     def rewrite(self, name: str, target: Path, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
-        """A data file with its records changed in place."""
+        """A data file with its records changed in index."""
         records = json.loads((self.folder / name).read_text())
         change(records)
         target.write_text(json.dumps(records))
@@ -46,7 +46,7 @@ class World:
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+    return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
 
 
 @pytest.fixture(scope="session")
@@ -56,16 +56,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tiny.save_vision_tower(folder / "tower")
     (folder / "images").mkdir()
     pairs, conversations = [], []
-    for place in range(8):
-        tiny.make_image(place).save(folder / "images" / f"{place}.png")
-        words = turns("<image>", f"noise {'x' * place}")
+    for index in range(8):
+        tiny.make_image(index).save(folder / "images" / f"{index}.png")
+        words = turns("<image>", f"noise {'x' * index}")
         pairs.append(
-            {"id": f"p{place}", "image": f"{place}.png", "alignment_level": place % 2 + 1, "conversations": words}
+            {"id": f"p{index}", "image": f"{index}.png", "alignment_level": index % 2 + 1, "conversations": words}
         )
-        words = turns("<image>\nWhat?", f"noise {place}", "Why?", "so")
-        conversations.append({"id": f"c{place}", "image": f"{place}.png", "conversations": words})
+        words = turns("<image>\nWhat?", f"noise {index}", "Why?", "so")
+        conversations.append({"id": f"c{index}", "image": f"{index}.png", "conversations": words})
     conversations[5:6] = [
-        {"id": f"t{place}", "conversations": turns(f"Say {place}.", str(place))} for place in range(3)
+        {"id": f"t{index}", "conversations": turns(f"Say {index}.", str(index))} for index in range(3)
     ]
     (folder / "pairs.json").write_text(json.dumps(pairs))
     (folder / "finetune.json").write_text(json.dumps(conversations))
