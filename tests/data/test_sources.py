@@ -459,3 +459,37 @@ def test_the_fingerprint_sees_small_files_whole_and_pieces_of_large_ones(
     pieces = fingerprint(None)
     assert pieces not in {fingerprint(0), fingerprint(len(content) - 1), fingerprint((len(content) - 16) // 7 + 3)}
     assert pieces == fingerprint(100)
+
+
+@pytest.mark.parametrize("name", ["{a}", "*", "x{1..3}", "[x]*{a,b}"])
+def test_an_existing_file_is_not_a_pattern(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / f"{name}.tar", samples(range(2)))
+    write_tar(tmp_path / "other.tar", samples(range(5)))
+    source = open_source(tmp_path / f"{name}.tar")
+    assert facts(source) == [("p0", "cäption 0"), ("p1", "cäption 1")]
+    assert [pair.id for pair in open_pairs(source)] == ["p0", "p1"]
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps([llava(0)]))
+    assert [pair.id for pair in open_pairs(open_source(path, tmp_path))] == ["p0"]
+    write_parquet(tmp_path / f"{name}.parquet", {"image": [b"x"], "caption": ["y"]})
+    assert open_pairs(open_source(tmp_path / f"{name}.parquet"))[0].caption == "y"
+    assert open_source(tmp_path / f"{name}.parquet").fingerprint
+
+
+@pytest.mark.parametrize("option", ["image_column", "caption_column", "id_column"])
+def test_a_column_that_no_record_has_is_an_error_in_every_format(tmp_path: Path, option: str) -> None:
+    plain = {"id": "a", "image": "0.png", "caption": "x"}
+    table = pa.table({name: [value] for name, value in plain.items()})
+    paths = [
+        write_json(tmp_path, [plain]),
+        write_lines(tmp_path, [plain]),
+        write_parquet(tmp_path / "a.parquet", table),
+        datasets_folder(tmp_path / "set", table, 1),
+    ]
+    name = option.removesuffix("_column")
+    for path in paths:
+        message = rf"expected a column of {name}s \(wrong\), got the columns id, image, caption: .* --{name}-column"
+        with pytest.raises(ValueError, match=message):
+            open_source(path, tmp_path, **{option: "wrong"}).shards()
+    mixed = write_lines(tmp_path, [plain, plain | {"id": "b", "wrong": "z"}])  # some record has it
+    assert len(read(open_source(mixed, tmp_path, **{option: "wrong"}))) == 2
