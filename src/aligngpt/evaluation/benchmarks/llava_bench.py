@@ -247,7 +247,6 @@ LLAVA_BENCH = Benchmark(
         build_requests=build_requests,
         parse_reply=parse_scores,
         write_reviews=write_reviews,
-        suffix=".jsonl",
         temperature=0.2,
         max_tokens=1024,
     ),

@@ -247,7 +247,6 @@ MMVET = Benchmark(
         build_requests=build_requests,
         parse_reply=parse_score,
         write_reviews=write_reviews,
-        suffix=".json",
         temperature=0.0,
         max_tokens=16,  # the official 3 truncates the number where a judge's tokens are smaller
         max_attempts=5,

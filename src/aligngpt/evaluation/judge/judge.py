@@ -77,7 +77,6 @@ class Judge:
         build_requests: Data folder and predictions to requests.
         parse_reply: Reply to scores; None if it is unreadable.
         write_reviews: Writes the reviews file, which the benchmark's `read_predictions` reads.
-        suffix: Suffix of that file.
         temperature: Of the official evaluator.
         max_tokens: Maximum reply.
         max_attempts: How often a question is asked whose reply is unreadable.
@@ -89,7 +88,6 @@ class Judge:
     build_requests: Callable[[Path, Predictions], JudgeRequests]
     parse_reply: Callable[[str], Any]
     write_reviews: Callable[[Path, Sequence[JudgedPrediction]], None]
-    suffix: str
     temperature: float
     max_tokens: int
     max_attempts: int = 1
@@ -150,8 +148,9 @@ def judge_predictions(
         raise ValueError(f"{task if benchmark is None else benchmark.name} has no judge; choose from {judged_names}")
     if config.judge_model is None:
         raise ValueError("the judge is missing; pass judge_url and judge_model")
-    if output.suffix != judge.suffix:
-        raise ValueError(f"{output}: reviews of {benchmark.name} are stored in a {judge.suffix} file; rename it")
+    suffix = Path(benchmark.files.reviews or "").suffix
+    if output.suffix != suffix:
+        raise ValueError(f"{output}: reviews of {benchmark.name} are stored in a {suffix} file; rename it")
     config = replace(config, num_runs=config.num_runs if judge.supports_runs else 1)
     requests = judge.build_requests(data, judge.read_predictions(answers))
     if not requests.rows:
