@@ -1,7 +1,7 @@
-"""What the scoring benchmarks read: CLIP folders with random weights, photograph-like JPEG files, captions, pairs.
+"""Inputs of the scoring benchmarks: CLIP folders with random weights, photograph-like JPEG files, captions, pairs.
 
-Nothing is downloaded. Images are cut out of a field of noise of all scales, whose files are about as large as those
-of photographs; captions are 8 to 16 words, each a token of the CLIP tokenizer that is made here.
+Nothing is downloaded. Images are crops of noise of all scales, whose files are about as large as those of photographs;
+captions have 8 to 16 words, each a token of a CLIP tokenizer that is trained here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def merges() -> list[tuple[str, str]]:
-    """Byte-pair merges, learned until each of `WORDS` is one token; their order differs from call to call."""
+    """Return byte-pair merges, learned until each of `WORDS` is one token; their order differs between calls."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -85,10 +85,10 @@ def _tower(layers: int, width: int, heads: int) -> dict[str, int]:
 
 
 def _byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in byte-level vocabularies, in the order of CLIP's."""
+    """Return the printable letter of each byte in byte-level vocabularies, in the order of CLIP."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
 def save_merges(clip: Path, path: Path) -> Path:
@@ -100,14 +100,14 @@ def save_merges(clip: Path, path: Path) -> Path:
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
-    """Captions of 8 to 16 words, all different in practice."""
+    """Return captions of 8 to 16 words, all different in practice."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(8, 17, count)
     return [" ".join(generator.choice(WORDS, length)) for length in lengths]
 
 
 def save_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> list[str]:
-    """Write JPEG files of `size`, (width, height), quality 90; their names."""
+    """Write JPEG files of `size`, (width, height), at quality 90; return their names."""
     folder.mkdir(parents=True)
     width, height = size
     generator = np.random.default_rng(seed)
@@ -115,8 +115,8 @@ def save_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) 
     names = []
     for number in range(count):
         left, top = generator.integers(0, _MARGIN + 1, 2)
-        cut = canvas[top : top + height, left : left + width, generator.permutation(3)]
-        image, content = Image.fromarray(cut), io.BytesIO()
+        crop = canvas[top : top + height, left : left + width, generator.permutation(3)]
+        image, content = Image.fromarray(crop), io.BytesIO()
         image.save(content, "JPEG", quality=90)
         names.append(f"{number:06d}.jpg")
         (folder / names[-1]).write_bytes(content.getvalue())
@@ -124,7 +124,7 @@ def save_images(folder: Path, count: int, size: tuple[int, int], seed: int = 0) 
 
 
 def _field(width: int, height: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise of all scales, the coarse ones strongest, as in photographs: uint8 (height, width, 3)."""
+    """Return noise of all scales, strongest at coarse ones as in photographs: uint8 (height, width, 3)."""
     field = np.full((height, width, 3), 128, np.float32)
     cell = 2.0
     while cell < max(width, height):
@@ -137,7 +137,7 @@ def _field(width: int, height: int, generator: np.random.Generator) -> np.ndarra
 
 
 def save_pairs(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
-    """Write (image, caption) pairs in LLaVA's form."""
+    """Write (image, caption) pairs as LLaVA JSON."""
     records = [
         {
             "id": f"{number:09d}",

@@ -1,6 +1,6 @@
-"""The sides of the scoring benchmark: other ways to score the same pairs with the same weights.
+"""Baselines of the scoring benchmark: other implementations that score the same pairs with the same weights.
 
-Each is made with its model loaded, and called with pairs of a JPEG file and a caption; it returns their cosines.
+Each loads its model when it is constructed. A call takes pairs of a JPEG file and a caption, and returns their cosines.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class TransformersLoop:
         self._batch_size = batch_size
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
-        found = []
+        scores = []
         for batch in batches(pairs, self._batch_size):
             images, texts = [Image.open(path) for path, _ in batch], [caption for _, caption in batch]
             inputs = self._processor(text=texts, images=images, return_tensors="pt", padding=True, truncation=True)
             with torch.no_grad():
                 outputs = self._model(**inputs)
-            found.append((outputs.image_embeds * outputs.text_embeds).sum(dim=-1))
-        return torch.cat(found).numpy()
+            scores.append((outputs.image_embeds * outputs.text_embeds).sum(dim=-1))
+        return torch.cat(scores).numpy()
 
 
 class OpenClip:
-    """open_clip's model, transform and tokenizer as its documentation shows them, batch after batch."""
+    """open_clip's model, transform and tokenizer as its documentation shows them, batch by batch."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
-        """Read the folder that `save_open_clip` wrote."""
+        """Load a folder written by `save_open_clip`."""
         import open_clip  # type: ignore[import-not-found]
 
         self.model, _, self._preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -54,11 +54,11 @@ class OpenClip:
         self._batch_size = batch_size
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
-        found = []
+        scores = []
         for batch in batches(pairs, self._batch_size):
             images = torch.stack([self._preprocess(Image.open(path)) for path, _ in batch])
-            found.append(self._cosines(images, self.tokenizer([caption for _, caption in batch])))
-        return torch.cat(found).numpy()
+            scores.append(self._cosines(images, self.tokenizer([caption for _, caption in batch])))
+        return torch.cat(scores).numpy()
 
     def _cosines(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -88,15 +88,15 @@ class _PreparedPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        path, caption = self._pairs[place]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        path, caption = self._pairs[index]
         return self._preprocess(Image.open(path)), self._tokenizer([caption])[0]
 
 
 class ModelAlone:
-    """The model of `transformers` on tensors that lie ready: each image and each caption once, nothing else."""
+    """The model of `transformers` on prepared tensors: each image and each caption once, nothing else."""
 
-    def __init__(self, folder: Path, pairs: Pairs, images_at_once: int, texts_at_once: int) -> None:
+    def __init__(self, folder: Path, pairs: Pairs, image_batch_size: int, text_batch_size: int) -> None:
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -105,9 +105,9 @@ class ModelAlone:
         paths, texts = list(dict.fromkeys(path for path, _ in pairs)), [caption for _, caption in pairs]
         self._images = [
             processor([Image.open(path) for path in part], return_tensors="pt")["pixel_values"]
-            for part in batches(paths, images_at_once)
+            for part in batches(paths, image_batch_size)
         ]
-        self._texts = [tokenizer(part, padding=True, return_tensors="pt") for part in batches(texts, texts_at_once)]
+        self._texts = [tokenizer(part, padding=True, return_tensors="pt") for part in batches(texts, text_batch_size)]
 
     def __call__(self, pairs: Pairs) -> None:
         with torch.inference_mode():
@@ -118,7 +118,7 @@ class ModelAlone:
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Consecutive items, `size` at a time."""
+    """Yield consecutive items, `size` at a time."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
 
@@ -151,8 +151,8 @@ def save_open_clip(clip: Path, folder: Path) -> Path:
 
 
 def open_clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of a `CLIPModel` under open_clip's names and in its forms."""
-    found = {
+    """Return the weights of a `CLIPModel` under the names and in the shapes of open_clip."""
+    converted = {
         "logit_scale": state["logit_scale"],
         "text_projection": state["text_projection.weight"].T,
         "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
@@ -165,30 +165,30 @@ def open_clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     norms = {"ln_final": "text_model.final_layer_norm", "visual.ln_pre": "vision_model.pre_layrnorm"}
     norms["visual.ln_post"] = "vision_model.post_layernorm"
     for theirs, ours in norms.items():
-        found |= _both(state, theirs, ours)
+        converted |= _both(state, theirs, ours)
     for theirs, ours in (("transformer", "text_model"), ("visual.transformer", "vision_model")):
         for layer in range(1 + max(int(name.split(".")[3]) for name in state if name.startswith(f"{ours}.encoder"))):
-            found |= _block(state, f"{theirs}.resblocks.{layer}", f"{ours}.encoder.layers.{layer}")
-    return found
+            converted |= _block(state, f"{theirs}.resblocks.{layer}", f"{ours}.encoder.layers.{layer}")
+    return converted
 
 
 def _block(state: dict[str, torch.Tensor], theirs: str, ours: str) -> dict[str, torch.Tensor]:
-    found = {
-        f"{theirs}.attn.in_proj_{kind}": torch.cat([state[f"{ours}.self_attn.{one}_proj.{kind}"] for one in "qkv"])
+    converted = {
+        f"{theirs}.attn.in_proj_{kind}": torch.cat([state[f"{ours}.self_attn.{name}_proj.{kind}"] for name in "qkv"])
         for kind in ("weight", "bias")
     }
     names = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
     for name, own in (names | {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}).items():
-        found |= _both(state, f"{theirs}.{name}", f"{ours}.{own}")
-    return found
+        converted |= _both(state, f"{theirs}.{name}", f"{ours}.{own}")
+    return converted
 
 
 def _both(state: dict[str, torch.Tensor], theirs: str, ours: str) -> dict[str, torch.Tensor]:
     return {f"{theirs}.{kind}": state[f"{ours}.{kind}"] for kind in ("weight", "bias")}
 
 
-def embeddings_differ_by(clip: Path, peer: OpenClip) -> float:
-    """Largest difference of a unit vector's entry between open_clip and `transformers` on the same input."""
+def max_embedding_difference(clip: Path, peer: OpenClip) -> float:
+    """Return the largest difference between unit vectors of open_clip and `transformers` for the same input."""
     from transformers import CLIPModel, CLIPTokenizer
 
     from benchmarks.clip_files import captions
@@ -199,7 +199,7 @@ def embeddings_differ_by(clip: Path, peer: OpenClip) -> float:
     texts = captions(4, seed=9)
     with torch.no_grad():
         ours = model(pixel_values=pixels, **tokenizer(texts, padding=True, return_tensors="pt"))
-        found = peer.model.encode_image(pixels), peer.model.encode_text(peer.tokenizer(texts))
-    theirs = [torch.nn.functional.normalize(features, dim=-1) for features in found]
+        features = peer.model.encode_image(pixels), peer.model.encode_text(peer.tokenizer(texts))
+    theirs = [torch.nn.functional.normalize(vectors, dim=-1) for vectors in features]
     differences = [(ours.image_embeds - theirs[0]).abs().max(), (ours.text_embeds - theirs[1]).abs().max()]
     return max(float(difference) for difference in differences)

@@ -1,10 +1,10 @@
-"""The same drawn scenes as JSON with image files, as Parquet and as WebDataset: equal scores, equal speed?
+"""Scores and speed of the same synthetic pairs as JSON with image files, as Parquet and as WebDataset.
 
     python -m benchmarks.formats --pairs 20000 --output benchmarks/results/formats.json
 
-Each format is scored by the command `aligngpt score --scorer synthetic-clip` in a process of its own. The scores, ids,
-hashes and sizes of all rows have to be the same to the bit; only `image` differs, which names a image's place. The
-command fails if they are not.
+Each format is scored by the command `aligngpt score --scorer synthetic-clip` in its own process. The scores, ids,
+hashes and sizes of all rows have to be identical; only `image`, the location of the image, differs. The script fails if they
+are not.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ SHARD = 10_000  # rows of a row group and samples of a tar, as many as a shard o
 
 
 def records(data: Path) -> Iterator[tuple[str, bytes, str]]:
-    """Id, encoded image and caption of every pair."""
+    """Yield id, encoded image and caption of every pair."""
     for record in json.loads((data / "pretrain.json").read_text(encoding="utf-8")):
         image = (data / "images" / record["image"]).read_bytes()
         yield record["id"], image, record["conversations"][1]["value"]
 
 
-def write_parquet(data: Path, place: Path) -> None:
-    """One file with row groups of 10,000 rows, images as `datasets` stores them."""
+def write_parquet(data: Path, path: Path) -> None:
+    """Write one file with row groups of 10,000 rows, and images as `datasets` stores them."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("id", pa.string()), ("image", image), ("caption", pa.string())])
     rows = [
         {"id": name, "image": {"bytes": content, "path": None}, "caption": caption}
         for name, content, caption in records(data)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), place, row_group_size=SHARD)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=SHARD)
 
 
 def write_tars(data: Path, folder: Path) -> None:
-    """Tars of 10,000 samples, each a image and a text of one name."""
+    """Write tars of 10,000 samples, each an image and a text of one name."""
     folder.mkdir()
     rows = list(records(data))
     for number, start in enumerate(range(0, len(rows), SHARD)):
@@ -64,7 +64,7 @@ def write_tars(data: Path, folder: Path) -> None:
 
 
 def score(pairs: Path, output: Path, more: Sequence[object] = ()) -> float:
-    """Run the command; seconds, with the start of Python."""
+    """Run the command; return seconds, including the start of Python."""
     command = [sys.executable, "-m", "aligngpt", "score", "--data", pairs, "--scorer", "synthetic-clip", *more]
     started = time.monotonic()
     subprocess.run([*map(str, command), "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
@@ -75,7 +75,7 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
     """Write all formats, score them and compare.
 
     Raises:
-        SystemExit: If two formats have unequal scores.
+        SystemExit: Two formats have different scores.
     """
     data = folder / "scenes"
     generate_dataset(data, pairs=pairs, conversations=2, questions=14)
@@ -103,7 +103,7 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and perhaps write."""
+    """Measure, and print or write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--output", type=Path)

@@ -1,11 +1,11 @@
-"""Time and peak memory of `aligngpt level` over folders of scores, beside a plain sort of the same scores by numpy.
+"""Time and peak memory of `aligngpt level`, compared with a plain sort of the same scores by numpy.
 
     python -m benchmarks.levels --pairs 100000 1000000 10000000 --output benchmarks/results/levels.json
 
-The folders hold every column that `aligngpt score` writes, 10,000 rows a file. Each side is a process of its own on the
-same folder: `level` is the whole command, which reads the scores several times, writes the level of every pair and
-hashes the scores; `fit` is its two passes that find the boundaries; `sort` reads all scores into memory, sorts them
-with `numpy.sort` and takes the boundaries from their places. The boundaries have to be the same to the bit.
+The folders have every column that `aligngpt score` writes, 10,000 rows per file. Each variant runs in its own process
+on the same folder: `level` is the complete command, which reads the scores several times, writes the level of every pair
+and hashes the scores; `fit` is its two passes that find the boundaries; `sort` reads all scores into memory, sorts them
+with `numpy.sort` and takes the boundaries by rank. The boundaries have to be identical.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from aligngpt.curation.artifacts import DataFields, ScoreCounts, ScoreInputs, Sc
 from aligngpt.utils.io import versions, write_json
 
 ROWS = 10_000
-MOST_SECONDS, MOST_MB = 60, 2000
+MAX_SECONDS, MAX_MB = 60, 2000
 
-# Printed by each side as JSON: seconds of the work without the start of Python, boundaries, peak resident memory.
+# Each variant prints as JSON: seconds without the start of Python, boundaries, peak resident memory.
 PROLOGUE = """
 import json, re, sys, time
 from pathlib import Path
@@ -42,26 +42,27 @@ import numpy as np
 folder, levels = Path(sys.argv[1]), int(sys.argv[2])
 started = time.monotonic()
 """
-SIDES = {
-    "fit": "found = LevelBoundaries.fit_ranking(ScoreRanking(score_stream(folder)), levels).boundaries",
+VARIANTS = {
+    "fit": "boundaries = LevelBoundaries.fit_ranking(ScoreRanking(score_stream(folder)), levels).boundaries",
     "sort": """
 scores = np.concatenate(list(score_stream(folder)()))
 scores = scores[np.isfinite(scores)]
 read = time.monotonic()
 scores = np.sort(scores)
 sorting = time.monotonic() - read
-found = [float(scores[min(-(-k * scores.size // levels), scores.size - 1)]) for k in range(1, levels)]
+boundaries = [float(scores[min(-(-k * scores.size // levels), scores.size - 1)]) for k in range(1, levels)]
 """,
 }
 EPILOGUE = """
 seconds = time.monotonic() - started
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-print(json.dumps({"seconds": seconds, "sorting": globals().get("sorting"), "found": list(found), "peak": peak}))
+sorting = globals().get("sorting")
+print(json.dumps({"seconds": seconds, "sorting": sorting, "boundaries": list(boundaries), "peak": peak}))
 """
 
 
 def make_scores(folder: Path, pairs: int) -> None:
-    """Write a finished folder of scores: normal ones around 0.25, one in a thousand missing."""
+    """Write a finished folder of random scores: normal around 0.25, one in a thousand missing."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     parts = -(-pairs // ROWS)
@@ -71,14 +72,14 @@ def make_scores(folder: Path, pairs: int) -> None:
         missing = generator.random(count) < 0.001
         failed += int(missing.sum())
         scores = generator.normal(0.25, 0.04, count).astype(np.float32)
-        names = [f"{place:012d}" for place in range(part * ROWS, part * ROWS + count)]
+        names = [f"{number:012d}" for number in range(part * ROWS, part * ROWS + count)]
         hashes = generator.integers(0, 2**64, (3, count), dtype=np.uint64)
         columns = {
             "id": names,
             "image": [f"images/{name}.jpg" for name in names],
             "clip_score": pa.array(scores, mask=missing),
             "text_truncated": generator.random(count) < 0.01,
-            "error": pa.array(["no such file" if gone else None for gone in missing], pa.string()),
+            "error": pa.array(["no such file" if is_missing else None for is_missing in missing], pa.string()),
             "caption_chars": pa.array(generator.integers(10, 300, count), pa.int32()),
             **dict(zip(("caption_hash", "image_hash", "image_phash"), map(pa.array, hashes), strict=True)),
             "width": pa.array(np.full(count, 640), pa.int32()),
@@ -106,16 +107,16 @@ def make_scores(folder: Path, pairs: int) -> None:
     ).write(folder)
 
 
-def side(name: str, folder: Path, levels: int) -> dict[str, Any]:
-    """Run one of `SIDES` in a process of its own."""
-    code = PROLOGUE + SIDES[name] + EPILOGUE
+def run_variant(name: str, folder: Path, levels: int) -> dict[str, Any]:
+    """Run one of `VARIANTS` in its own process."""
+    code = PROLOGUE + VARIANTS[name] + EPILOGUE
     done = subprocess.run([sys.executable, "-c", code, str(folder), str(levels)], capture_output=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
 def command(folder: Path, output: Path, levels: int) -> dict[str, float]:
-    """Run `aligngpt level`: seconds, the start of Python among them, and peak resident memory in bytes."""
+    """Run `aligngpt level`; return seconds, including the start of Python, and peak resident memory (bytes)."""
     arguments = ["level", "--scores", str(folder), "--output", str(output), "--num-levels", str(levels)]
     started, peak = time.monotonic(), 0
     process = subprocess.Popen([sys.executable, "-m", "aligngpt", *arguments], stdout=subprocess.DEVNULL)
@@ -128,27 +129,27 @@ def command(folder: Path, output: Path, levels: int) -> dict[str, float]:
 
 
 def _high_water(pid: int) -> int:
-    """Peak resident bytes so far, by the kernel's own count."""
+    """Return the peak resident bytes so far, as counted by the kernel."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except FileNotFoundError:  # just gone
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:  # the process has ended
         return 0
-    return int(found[1]) * 1024 if found else 0
+    return int(match[1]) * 1024 if match else 0
 
 
-def measured(pairs: int, levels: int) -> dict[str, Any]:
-    """Make a folder of scores and grade it on every side."""
+def measure(pairs: int, levels: int) -> dict[str, Any]:
+    """Write a folder of scores and run every variant on it."""
     work = Path(tempfile.mkdtemp(prefix="levels-"))
     try:
         make_scores(work / "scores", pairs)
         size = sum(path.stat().st_size for path in (work / "scores").iterdir())
         whole = command(work / "scores", work / "levels", levels)
-        fit, sort = side("fit", work / "scores", levels), side("sort", work / "scores", levels)
+        fit, sort = run_variant("fit", work / "scores", levels), run_variant("sort", work / "scores", levels)
         written = json.loads((work / "levels" / "levels.json").read_text())["boundaries"]
     finally:
         shutil.rmtree(work)
-    if not written == fit["found"] == sort["found"]:
-        raise SystemExit(f"boundaries differ: {written}, {fit['found']}, {sort['found']}")
+    if not written == fit["boundaries"] == sort["boundaries"]:
+        raise SystemExit(f"boundaries differ: {written}, {fit['boundaries']}, {sort['boundaries']}")
     return {
         "pairs": pairs,
         "scores_mb": round(size / 1e6, 1),
@@ -162,12 +163,12 @@ def measured(pairs: int, levels: int) -> dict[str, Any]:
         "level_over_read_and_sort": round(whole["seconds"] / sort["seconds"], 2),
         "level_over_numpy_sort": round(whole["seconds"] / sort["sorting"], 1),
         "fit_over_read_and_sort": round(fit["seconds"] / sort["seconds"], 2),
-        "within_bounds": whole["seconds"] <= MOST_SECONDS and whole["peak"] <= MOST_MB * 1e6,
+        "within_bounds": whole["seconds"] <= MAX_SECONDS and whole["peak"] <= MAX_MB * 1e6,
     }
 
 
 def main() -> None:
-    """Measure each size, and print what it took."""
+    """Measure each size, and print or write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--num-levels", type=int, default=8)
@@ -175,9 +176,9 @@ def main() -> None:
     options = parser.parse_args()
     result = {
         "levels": options.num_levels,
-        "bounds": {"seconds": MOST_SECONDS, "mb": MOST_MB},
+        "bounds": {"seconds": MAX_SECONDS, "mb": MAX_MB},
         "cores": os.cpu_count(),
-        "sizes": [measured(pairs, options.num_levels) for pairs in options.pairs],
+        "sizes": [measure(pairs, options.num_levels) for pairs in options.pairs],
         "versions": versions() | {"numpy": np.__version__, "pyarrow": pa.__version__},
     }
     print(json.dumps(result, indent=2))

@@ -1,15 +1,14 @@
-"""Time and peak memory of `aligngpt score` over the number of pairs, and what one unit of the work costs.
+"""Time and peak memory of `aligngpt score` over the number of pairs, and unit costs.
 
     python -m benchmarks.scaling --output benchmarks/results/scaling.json
 
-The tiny scorer scores small JPEG files; each size is the whole command in a process of its own, several times, and the
-quickest counts. Memory is the most that it and its decoding processes hold at one moment, as proportional set size,
-which counts a page that several of them share once. The exponent is that of time over pairs, for the whole command and
-less its constant start, for which a size of few pairs is run too; the same for processor time, which other work on the
-machine disturbs less.
+The tiny scorer scores small JPEG files. Each size runs the complete command in its own process several times, and the
+fastest run counts. Memory is the peak of the command and its decoding processes together, as proportional set size,
+which counts shared pages once. The exponent is that of time over pairs, for the complete command and without its
+constant start, for which a small size is run too; the same for CPU time, which other load on the machine affects less.
 
-The unit costs are processor seconds of one process for a image, a text or a record, and bytes. Those of embedding are
-of the model `--model` on one thread. `page` is the whole command `aligngpt report data`.
+The unit costs are CPU seconds of one process per image, text or record, and bytes. Those of embedding are for the model
+`--model` on one thread. `page` is the complete command `aligngpt report data`.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from benchmarks import processes
 from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
 from benchmarks.levels import make_scores
 
-MOST_EXPONENT, MOST_GROWTH = 1.02, 1.10
+MAX_EXPONENT, MAX_GROWTH = 1.02, 1.10
 DISTINCT = 1000
 SMALL, LARGE = (640, 480), (4000, 3000)
 
 
 def make_input(folder: Path, pairs: int) -> tuple[Path, Path]:
-    """Pairs over as many small image files, links to a thousand different ones: their JSON, the images' folder."""
+    """Write pairs with as many image files, links to 1,000 different ones; return the JSON file and the folder."""
     originals = folder / "originals"
     if not originals.exists():
         save_images(originals, DISTINCT, (96, 72))
@@ -52,9 +51,9 @@ def make_input(folder: Path, pairs: int) -> tuple[Path, Path]:
     names = []
     for number in range(pairs):
         names.append(f"{number // 10_000:04d}/{number:09d}.jpg")
-        place = images / names[-1]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(originals / f"{number % DISTINCT:06d}.jpg", place)
+        path = images / names[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(originals / f"{number % DISTINCT:06d}.jpg", path)
     return save_pairs(folder / f"{pairs}.json", list(zip(names, captions(pairs), strict=True))), images
 
 
@@ -67,7 +66,7 @@ def score(pairs: Path, images: Path, clip: Path, output: Path) -> dict[str, floa
 
 
 def command(*arguments: object) -> dict[str, float]:
-    """Run `aligngpt`: seconds, and of its processes together processor seconds and the most memory in bytes."""
+    """Run `aligngpt`; return seconds, and CPU seconds and peak memory (bytes) of its processes together."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "aligngpt", *map(str, arguments)], stdout=subprocess.DEVNULL)
     peak, spent, ended = 0, 0.0, threading.Event()
@@ -91,7 +90,7 @@ def command(*arguments: object) -> dict[str, float]:
 
 
 def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, work: Path) -> dict[str, Any]:
-    """Run every size, and the size that stands for the start, round after round."""
+    """Run every size, and the small size for the start, in rounds."""
     runs: dict[int, list[dict[str, float]]] = {size: [] for size in (start_pairs, *sizes)}
     row_bytes = 0.0
     inputs = {size: make_input(work, size) for size in runs}
@@ -122,16 +121,16 @@ def over_sizes(sizes: Sequence[int], start_pairs: int, rounds: int, clip: Path, 
         "over_cpu_seconds": fits["cpu_seconds"],
         "memory_growth": round(growth, 3),
         "bytes_a_row": round(row_bytes, 1),
-        "bounds": {"exponent": MOST_EXPONENT, "memory_growth": MOST_GROWTH},
+        "bounds": {"exponent": MAX_EXPONENT, "memory_growth": MAX_GROWTH},
         "within_bounds": {
-            "exponent": fits["seconds"]["exponent_less_start"] <= MOST_EXPONENT,
-            "memory": growth <= MOST_GROWTH,
+            "exponent": fits["seconds"]["exponent_less_start"] <= MAX_EXPONENT,
+            "memory": growth <= MAX_GROWTH,
         },
     }
 
 
 def _fit(best: Mapping[int, float]) -> dict[str, float]:
-    """The quickest times as a power of the pairs, and as a constant start plus one, fitted for small relative errors.
+    """Fit the fastest times by a power of the pairs, and by a constant start plus a power, with relative errors.
 
     Args:
         best: Seconds by number of pairs, at least four.
@@ -156,13 +155,13 @@ def _start_and_power(pairs: np.ndarray, start: float, each: float, exponent: flo
 
 
 def unit_costs(size: str, images: int, rows: int, work: Path) -> dict[str, Any]:
-    """Processor seconds of decoding, embedding and the pass over a JSON file.
+    """Return CPU seconds of decoding, embedding and indexing a JSON file.
 
     Args:
         size: The model to embed with, one of `SIZES`.
         images: Images and captions to measure on; an eighth as many of 12 megapixels.
         rows: Records of the JSON file.
-        work: A folder for files.
+        work: Folder for files.
     """
     import torch
 
@@ -180,23 +179,23 @@ def unit_costs(size: str, images: int, rows: int, work: Path) -> dict[str, Any]:
         names = save_images(work / name, count, (width, height))
         tasks = [Encoded(one, folder=str(work / name)) for one in names]
         costs[f"decode_{name}_cpu_seconds"] = _each(partial(decoder.__getitem__, tasks), count)
-        prepared = prepared or [one.prepared[0] for one in decoder[tasks]]
+        prepared = prepared or [image.prepared[0] for image in decoder[tasks]]
     texts = captions(images, seed=5)
     costs["embed_image_cpu_seconds"] = _each(lambda: scorer.embed_images(prepared), images)
     costs["embed_text_cpu_seconds"] = _each(lambda: scorer.embed_captions(texts), images)
-    pairs = save_pairs(work / "rows.json", [(f"{place:09d}.jpg", text) for place, text in enumerate(captions(rows))])
+    pairs = save_pairs(work / "rows.json", [(f"{index:09d}.jpg", text) for index, text in enumerate(captions(rows))])
     costs["json_bytes_a_record"] = round(pairs.stat().st_size / rows, 1)
     costs["json_index_cpu_seconds"] = _each(lambda: open_source(pairs, work).shards(), rows, 1)
     return costs
 
 
 def page_cost(rows: int, work: Path) -> dict[str, Any]:
-    """What `aligngpt report data` takes for so many drawn scores, without images, and counting one of their parts."""
-    make_scores(work / "drawn", rows)
-    parts = sorted((work / "drawn").glob("part-*.parquet"))
+    """Return the cost of `aligngpt report data` for random scores without images, and of counting a part."""
+    make_scores(work / "random", rows)
+    parts = sorted((work / "random").glob("part-*.parquet"))
     counting = _each(partial(_count, parts), len(parts), 1)
     page = work / "page.html"
-    spent = command("report", "data", "--scores", work / "drawn", "--output", page)
+    spent = command("report", "data", "--scores", work / "random", "--output", page)
     return {
         "rows": rows,
         "cpu_seconds": round(spent["cpu_seconds"], 2),
@@ -207,12 +206,12 @@ def page_cost(rows: int, work: Path) -> dict[str, Any]:
 
 
 def _count(parts: Sequence[Path]) -> None:
-    """What the last step of `aligngpt score` does with every part."""
+    """Count parts as the last step of `aligngpt score` does."""
     count_rows(parts)
 
 
 def _each(work: Callable[[], object], count: int, rounds: int = 3) -> float:
-    """Processor seconds of this process for one of `count` objects, the median of several rounds behind a first one."""
+    """Return CPU seconds of this process per item, the median of several rounds after a warm-up."""
     spent = []
     for _ in range(rounds + 1):
         started = time.process_time()
@@ -222,10 +221,10 @@ def _each(work: Callable[[], object], count: int, rounds: int = 3) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and perhaps write."""
+    """Measure, and print or write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--start-pairs", type=int, default=130, help="few, but enough that processes decode them")
+    parser.add_argument("--start-pairs", type=int, default=130, help="small, but enough for decoding processes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", choices=SIZES, default="ViT-B/32")
     parser.add_argument("--images", type=int, default=64)

@@ -1,12 +1,12 @@
-"""Pairs a second from JPEG files to scores, beside a loop of `transformers`, open_clip, and the bare model.
+"""Pairs per second from JPEG files to scores, compared with a loop of `transformers`, open_clip, and the bare model.
 
     python -m benchmarks.scoring --output benchmarks/results/scoring.json
 
-All sides score the same files with the same random weights in float32, each in a process of its own, one after the
-other in every round, in changing order; a ratio is the median over rounds of two sides' seconds in the same round.
-`aligngpt` is `score_source` from the pairs' JSON to the finished folder of scores, with hashes, sizes and the start of
-its processes that decode; the others return bare scores. Models are loaded beforehand on all sides, and the scores of
-all sides have to agree. open_clip takes part where it is installed (`pip install open_clip_torch`).
+All implementations score the same files with the same random weights in float32, each in its own process, one after the
+other in every round, in changing order; a ratio is the median over rounds of the seconds in the same round. `aligngpt`
+is `score_source` from the JSON of the pairs to the finished folder of scores, with hashes, sizes and the start of its
+decoding processes; the others return bare scores. Models are loaded before, and the scores of all implementations have
+to agree. open_clip takes part if it is installed (`pip install open_clip_torch`).
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from benchmarks.clip_peers import (
     OpenClipLoader,
     Pairs,
     TransformersLoop,
-    embeddings_differ_by,
+    max_embedding_difference,
     save_open_clip,
 )
 
-# Draft mode and the order of roundings move a cosine a little; another image or caption would move it a lot more.
-_MOST_DIFFERENCE = 0.01
-_MOST_EMBEDDING_DIFFERENCE = 1e-5
-# Of the processor, while a side runs; and how long to wait until they leave it alone.
-_MOST_OF_OTHERS, _PATIENCE = 0.03, 60.0
+# Draft mode and the order of roundings change a cosine slightly; another image or caption changes it much more.
+_MAX_DIFFERENCE = 0.01
+_MAX_EMBEDDING_DIFFERENCE = 1e-5
+# Fraction of the CPU that other processes may use during a measurement, and seconds to wait for that.
+_MAX_OTHER_LOAD, _PATIENCE = 0.03, 60.0
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Case:
 
     Attributes:
         size: (width, height) of the images.
-        images: How many.
+        images: Number of images.
         captions_each: Pairs of each image.
-        mark: The ratio over the transformers loop that is wanted.
+        mark: Target of the ratio to the transformers loop.
     """
 
     size: tuple[int, int]
@@ -83,17 +83,17 @@ SHARE_OF_MODEL = 0.95
 
 @dataclass(frozen=True)
 class Setup:
-    """What every side is made from.
+    """What every implementation is constructed from.
 
     Attributes:
         clip: The checkpoint folder of `transformers`.
         open_clip: The same weights for open_clip.
         listed: The pairs as JSON.
-        images: The images' folder.
-        pairs: The pairs as the other sides take them.
-        batch_size: Of the engine.
-        peer_batch_size: Of the other sides.
-        workers: Of the engine.
+        images: Folder of the images.
+        pairs: The pairs as the baselines take them.
+        batch_size: Batch size of this package.
+        peer_batch_size: Batch size of the baselines.
+        workers: Decoding processes of this package.
     """
 
     clip: Path
@@ -106,7 +106,7 @@ class Setup:
     workers: int | None
 
 
-class Engine:
+class AlignGPT:
     """This package, from the JSON file to a finished folder of scores."""
 
     def __init__(self, setup: Setup) -> None:
@@ -134,7 +134,7 @@ class Engine:
 Side = Callable[[Pairs], np.ndarray | None]
 
 SIDES: dict[str, Callable[[Setup], Side]] = {
-    "aligngpt": Engine,
+    "aligngpt": AlignGPT,
     "transformers": lambda setup: TransformersLoop(setup.clip, setup.peer_batch_size),
     "transformers, PIL": lambda setup: TransformersLoop(setup.clip, setup.peer_batch_size, backend="pil"),
     "model alone": lambda setup: ModelAlone(setup.clip, setup.pairs, setup.peer_batch_size, 2 * setup.peer_batch_size),
@@ -144,7 +144,7 @@ SIDES: dict[str, Callable[[Setup], Side]] = {
 
 
 class SideProcess:
-    """A side in a process of its own, which has its model loaded and waits: no side sees another's memory."""
+    """An implementation in its own process, with its model loaded, so that none sees another's memory."""
 
     def __init__(self, name: str, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
@@ -155,10 +155,10 @@ class SideProcess:
         try:
             self._here.recv()
         except EOFError:
-            raise SystemExit(f"{name} failed to start: its traceback stands above") from None
+            raise SystemExit(f"{name} failed to start; see the traceback above") from None
 
     def __call__(self) -> tuple[float, np.ndarray | None]:
-        """Score all pairs once: seconds, and the scores."""
+        """Score all pairs once; return seconds and scores."""
         self._here.send(True)
         seconds, scores = self._here.recv()
         return seconds, scores
@@ -170,9 +170,9 @@ class SideProcess:
 
 
 def serve(asked: Connection, name: str, setup: Setup) -> None:
-    """Make a side, say so, and run it as often as asked for."""
+    """Construct an implementation, report this, and run it on request."""
     side = SIDES[name](setup)
-    side(setup.pairs)  # the first use of everything is no one's speed
+    side(setup.pairs)  # warm-up
     asked.send(None)
     while asked.recv():
         started = time.perf_counter()
@@ -181,9 +181,9 @@ def serve(asked: Connection, name: str, setup: Setup) -> None:
 
 
 def measure(name: str, case: Case, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Write a case's files and time every side on them, round after round."""
+    """Write the files of a case and time every implementation on them, in rounds."""
     folder = work / name.replace(" ", "-")
-    names = [one for one in save_images(folder, case.images, case.size) for _ in range(case.captions_each)]
+    names = [name for name in save_images(folder, case.images, case.size) for _ in range(case.captions_each)]
     pairs = [(folder / image, text) for image, text in zip(names, captions(len(names)), strict=True)]
     listed = save_pairs(work / f"{folder.name}.json", [(path.name, text) for path, text in pairs])
     settings = options.batch_size, options.peer_batch_size, options.workers
@@ -208,12 +208,12 @@ def measure(name: str, case: Case, work: Path, options: argparse.Namespace) -> d
         "reached": over["transformers"] >= case.mark and all(ratio >= 1 for ratio in over.values()),
         "largest_score_difference": differences,
         "most_of_processor_that_others_had": round(others, 3),
-        "seconds_by_round": {side: [round(one, 2) for one in all_] for side, all_ in seconds.items()},
+        "seconds_by_round": {side: [round(value, 2) for value in all_] for side, all_ in seconds.items()},
     }
 
 
 def _sides() -> list[str]:
-    """Those that can take part here: without torchvision `transformers` prepares images with PIL in any case."""
+    """Return the implementations that are installed: without torchvision, `transformers` uses PIL anyway."""
     needs = {"open_clip": "open_clip", "open_clip loader": "open_clip", "transformers, PIL": "torchvision"}
     return [side for side in SIDES if side not in needs or importlib.util.find_spec(needs[side])]
 
@@ -221,14 +221,14 @@ def _sides() -> list[str]:
 def timed(
     sides: Mapping[str, Callable[[], tuple[float, np.ndarray | None]]], rounds: int, retries: int
 ) -> tuple[dict[str, list[float]], dict[str, float], float]:
-    """Time every side in every round.
+    """Time every implementation in every round.
 
     Returns:
-        Seconds of each side by round; how far its scores are from those of the first side at most; the largest share of
-        the processor that other processes had during one of these times.
+        Seconds of each implementation by round; the largest difference of its scores to those of the first; the largest
+        fraction of the CPU that other processes used during a measurement.
 
     Raises:
-        SystemExit: If they are farther than the order of roundings explains.
+        SystemExit: Scores differ by more than rounding explains.
     """
     names = list(sides)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -238,14 +238,14 @@ def timed(
         turn = number % len(names)
         order = names[turn:] + names[:turn]
         for name in order if number % 2 == 0 else order[::-1]:
-            spent, found, others = _undisturbed(sides[name], retries)
+            spent, values, others = _undisturbed(sides[name], retries)
             seconds[name].append(spent)
             disturbed.append(others)
             print(f"round {number + 1}: {name}, {spent:.2f} s, others {others:.0%}", file=sys.stderr)
-            if found is not None:
-                scores[name] = found
-    differences = {name: float(np.abs(one - scores[names[0]]).max()) for name, one in scores.items()}
-    if max(differences.values()) > _MOST_DIFFERENCE:
+            if values is not None:
+                scores[name] = values
+    differences = {name: float(np.abs(values - scores[names[0]]).max()) for name, values in scores.items()}
+    if max(differences.values()) > _MAX_DIFFERENCE:
         raise SystemExit(f"scores differ: {differences}")
     return seconds, {name: round(value, 6) for name, value in differences.items()}, max(disturbed)
 
@@ -253,7 +253,7 @@ def timed(
 def _undisturbed(
     side: Callable[[], tuple[float, np.ndarray | None]], retries: int
 ) -> tuple[float, np.ndarray | None, float]:
-    """Run a side again while others take the processor, and keep the run they disturbed least: theirs is the share."""
+    """Repeat a measurement while others use the CPU; return the least disturbed one and the fraction they used."""
     best: tuple[float, np.ndarray | None, float] | None = None
     for _ in range(retries + 1):
         _wait_for_quiet(_PATIENCE if retries else 0)
@@ -262,37 +262,39 @@ def _undisturbed(
         others = max(0.0, processes.read_foreign_cpu_seconds() - before) / (spent * (os.cpu_count() or 1))
         if best is None or others < best[2]:
             best = spent, scores, others
-        if others <= _MOST_OF_OTHERS:
+        if others <= _MAX_OTHER_LOAD:
             break
     assert best is not None
     return best
 
 
 def _wait_for_quiet(seconds: float) -> None:
-    """Wait for a second in which others leave the processor alone, but no longer than so many seconds."""
+    """Wait for a second in which others do not use the CPU, at most so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         before = processes.read_foreign_cpu_seconds()
         time.sleep(1)
-        if processes.read_foreign_cpu_seconds() - before <= _MOST_OF_OTHERS * (os.cpu_count() or 1):
+        if processes.read_foreign_cpu_seconds() - before <= _MAX_OTHER_LOAD * (os.cpu_count() or 1):
             return
 
 
-def _median_ratio(ones: Sequence[float], others: Sequence[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+def _median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    return statistics.median(left / right for left, right in zip(numerators, denominators, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every case, print and perhaps write."""
+    """Measure every case, and print or write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="ViT-B/32")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--retries", type=int, default=3, help="of a run during which others had the processor")
-    parser.add_argument("--batch-size", type=int, default=64, help="images the engine embeds at once")
-    parser.add_argument("--peer-batch-size", type=int, default=16, help="pairs at once of the other sides")
-    parser.add_argument("--workers", type=int, help="processes of the engine that decode")
-    parser.add_argument("--images", type=int, help="in place of each case's own number")
+    parser.add_argument(
+        "--retries", type=int, default=3, help="repetitions of a measurement disturbed by other processes"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images embedded at once by this package")
+    parser.add_argument("--peer-batch-size", type=int, default=16, help="batch size of the baselines")
+    parser.add_argument("--workers", type=int, help="decoding processes of this package")
+    parser.add_argument("--images", type=int, help="number of images instead of that of each case")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
@@ -302,11 +304,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         embeddings = None
         if importlib.util.find_spec("open_clip"):
             save_open_clip(clip, work / "open_clip")
-            embeddings = embeddings_differ_by(clip, OpenClip(work / "open_clip", options.peer_batch_size))
-            if embeddings > _MOST_EMBEDDING_DIFFERENCE:
-                raise SystemExit(f"open_clip's embeddings differ by {embeddings}: are its weights the same?")
+            embeddings = max_embedding_difference(clip, OpenClip(work / "open_clip", options.peer_batch_size))
+            if embeddings > _MAX_EMBEDDING_DIFFERENCE:
+                raise SystemExit(f"embeddings of open_clip differ by {embeddings}; check that its weights are the same")
         else:
-            print("open_clip is not installed, so it is left out: pip install open_clip_torch")
+            print("open_clip is not installed and is skipped: pip install open_clip_torch")
         cases = []
         for name in options.cases:
             case = CASES[name]
