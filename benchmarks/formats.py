@@ -3,8 +3,8 @@
     python -m benchmarks.formats --pairs 20000 --output benchmarks/results/formats.json
 
 Each format is scored by the command `aligngpt score --scorer synthetic-clip` in its own process. The scores, ids,
-hashes and sizes of all rows have to be identical; only `image`, the location of the image, differs. The script fails if they
-are not.
+hashes and sizes of all rows have to be identical; only `image`, the location of the image, differs. The script fails if
+they are not.
 """
 
 from __future__ import annotations

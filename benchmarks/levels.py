@@ -3,9 +3,9 @@
     python -m benchmarks.levels --pairs 100000 1000000 10000000 --output benchmarks/results/levels.json
 
 The folders have every column that `aligngpt score` writes, 10,000 rows per file. Each variant runs in its own process
-on the same folder: `level` is the complete command, which reads the scores several times, writes the level of every pair
-and hashes the scores; `fit` is its two passes that find the boundaries; `sort` reads all scores into memory, sorts them
-with `numpy.sort` and takes the boundaries by rank. The boundaries have to be identical.
+on the same folder: `level` is the complete command, which reads the scores several times, writes the level of every
+pair and hashes the scores; `fit` is its two passes that find the boundaries; `sort` reads all scores into memory, sorts
+them with `numpy.sort` and takes the boundaries by rank. The boundaries have to be identical.
 """
 
 from __future__ import annotations

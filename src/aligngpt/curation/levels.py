@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import to_jsonable_python
 
 from aligngpt.curation.artifacts import LevelSettings, LevelsSummary, ScoreManifest, ScorerInfo, Strategy
 from aligngpt.curation.drift import report_drift
@@ -216,30 +217,26 @@ def assign_levels(
         ValueError: No pair has a score, an argument is out of range or contradicts another, `boundaries_from` belongs
             to another scorer, or `output` holds other levels.
     """
-    origin = None if boundaries_from is None else Path(boundaries_from)
+    origin, output = None if boundaries_from is None else Path(boundaries_from), Path(output)
     check_level_arguments(num_levels, strategy, boundaries, origin)
     manifest = read_manifest(scores)
     column, scored_by = score_column(manifest, scorer)
+    fits = boundaries is None and not _holds_levels(origin)
     settings = LevelSettings(
-        num_levels=num_levels if boundaries or _holds_levels(origin) else num_levels or 8,
-        strategy=strategy if boundaries or _holds_levels(origin) else strategy or "quantile",
+        num_levels=(num_levels or 8) if fits else None,
+        strategy=(strategy or "quantile") if fits else None,
         boundaries=None if boundaries is None else tuple(boundaries),
         boundaries_from=None if origin is None else _hash_origin(origin),
     )
     snapshot = hash_stats(sorted(Path(scores).glob(PART_PATTERN)))
-    output = Path(output)
     if all((output / name).is_file() for name in (LEVELS_JSON, LEVELS_PARQUET)):
         existing = LevelsSummary.read(output)
         if (existing.snapshot, existing.settings, existing.scorer) == (snapshot, settings, scored_by):
             _logger.info("%s is complete; nothing to do", output)
             return existing
     scores_hash = hash_folder(scores, (PART_PATTERN,))
-    identity = {
-        "settings": settings.model_dump(mode="json"),
-        "scorer": scored_by.model_dump(mode="json"),
-        "scores_hash": scores_hash,
-    }
-    folder = OutputDir(output, identity, run_file=LEVELS_JSON, result_file=LEVELS_JSON)
+    inputs: dict[str, Any] = {"scorer": scored_by, "scores_hash": scores_hash, "settings": settings}
+    folder = OutputDir(output, to_jsonable_python(inputs), run_file=LEVELS_JSON, result_file=LEVELS_JSON)
     folder.check()
     ranking = ScoreRanking(score_stream(scores, column))
     _check_scored(ranking.count, ranking.rows)
@@ -247,15 +244,9 @@ def assign_levels(
     with folder.lock():
         with atomic_path(output / LEVELS_PARQUET) as temporary:
             binned = _write_parquet(iter_scores(scores, ["id", column]), fit.boundaries, temporary)
-        summary = LevelsSummary(
-            **_summarize(fit, binned, ranking.percentiles()),
-            scorer=scored_by,
-            pairs_hash=manifest.inputs.pairs_hash,
-            scores_hash=scores_hash,
-            settings=settings,
-            snapshot=snapshot,
-            versions=versions(),
-        )
+        fields = _summarize(fit, binned, ranking.percentiles()) | inputs
+        pairs_hash = manifest.inputs.pairs_hash
+        summary = LevelsSummary(**fields, pairs_hash=pairs_hash, snapshot=snapshot, versions=versions())
         summary.write(output)
     return summary
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.run import ScoreSummary, check_arguments, read_finished, snapshot_run
-from aligngpt.data.sources import open_source
+from aligngpt.data.sources import Source, open_source
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.models import name_model
 from aligngpt.utils.progress import status
@@ -52,11 +52,8 @@ def score_pairs(
         num_workers: Processes that decode images; default one per CPU, or none for up to 128 records.
         shard: (i, n), i from 1 to n: score every n-th shard of the input from the i-th on, while other runs, on this
             machine or another, score the rest into the same folder; the last to end finishes the folder.
-        long_captions: `"truncate"` captions beyond the context of a scorer, or embed all of it in chunks
-            (`"chunk-mean"`).
-        image_column: Field of the image; default the usual names.
-        caption_column: Field of the caption; default the usual names.
-        id_column: Field of the id; default the usual names.
+        long_captions: `"truncate"` captions beyond the context of a scorer, or embed them in chunks (`"chunk-mean"`).
+        image_column, caption_column, id_column: Fields of a record; default the usual names.
         backend: `"local"` for this machine, `"ray"` for the machines of a Ray cluster.
         actors: With Ray: processes with the scorers; default one per GPU, or three of four CPUs.
         address: With Ray: address of the cluster; default a cluster of this machine.
@@ -85,27 +82,26 @@ def score_pairs(
     if finished is not None:
         _logger.info("%s is complete; nothing to do", output)
         return finished
-    common: dict[str, Any] = {
-        "batch_size": batch_size,
-        "shard": shard,
-        "long_captions": long_captions,
-        "show_progress": show_progress,
-        "snapshot": snapshot,
-        "started": started,
-    }
+    common: dict[str, Any] = {"batch_size": batch_size, "shard": shard, "long_captions": long_captions}
+    common |= {"show_progress": show_progress, "snapshot": snapshot, "started": started}
     if backend == "ray":
         from aligngpt.curation.scoring.ray_backend import load_clip_scorers, score_source_with_ray
 
         load = partial(load_clip_scorers, folders, long_captions)
-        return score_source_with_ray(
-            source, load, output, actors=actors, decoders=num_workers, address=address, **common
-        )
+        pools: dict[str, Any] = {"actors": actors, "decoders": num_workers, "address": address}
+        return score_source_with_ray(source, load, output, **pools, **common)
+    return _score_here(source, folders, output, num_workers, common)
+
+
+def _score_here(
+    source: Source, folders: Sequence[Path], output: str | os.PathLike[str], num_workers: int | None, common: Any
+) -> ScoreSummary:
     from aligngpt.curation.scoring.decoding import start_forkserver
     from aligngpt.curation.scoring.local_backend import score_source
     from aligngpt.curation.scoring.scorers import ClipScorer
 
     if num_workers != 0:
         start_forkserver()
-    with status(f"loading {', '.join(map(name_model, folders))}", show_progress):
-        loaded = [ClipScorer.from_pretrained(folder, long_captions=long_captions) for folder in folders]
+    with status(f"loading {', '.join(map(name_model, folders))}", common["show_progress"]):
+        loaded = [ClipScorer.from_pretrained(folder, long_captions=common["long_captions"]) for folder in folders]
     return score_source(source, loaded, output, num_workers=num_workers, **common)
