@@ -341,13 +341,13 @@ def make_summary() -> Summary:
     )
 
 
-def test_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aligngpt.experiments.artifacts import CaptionLevel, LevelCaptions
 
     row = CaptionLevel(level=1, precision=estimate(0.5), recall=estimate(0.25))
     result = LevelCaptions(num_levels=1, by_level=[row], examples=[])
     calls = record(monkeypatch, "aligngpt.experiments.level_captions.caption_by_level", result)
-    words = ("synthetic", "captions", "--model", tmp_path, "--data", tmp_path, "--output", tmp_path / "out")
+    words = ("synthetic", "captions", "--model", model, "--data", tmp_path, "--output", tmp_path / "out")
     done = invoke(*words)
     assert done.exit_code == 0, done.stderr
     assert (calls[0]["batch_size"], calls[0]["limit"]) == (100, 200)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.utils.io import alone_in, atomic_path, hash_file, hash_folder, read_json, versions, write_json
+from aligngpt.utils.io import atomic_path, hash_file, hash_folder, read_json, versions, write_json
 
 
 def test_atomic_file_replaces_the_old_one_only_at_the_end(tmp_path: Path) -> None:
@@ -129,16 +129,3 @@ def test_data_modules_import_neither_torch_nor_transformers() -> None:
     code = f"import sys; {imports}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
-def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    with alone_in(folder):
-        with pytest.raises(ValueError, match=r"another run is at work in .*out: wait for it"), alone_in(folder):
-            pass
-        with alone_in(folder, "-2-of-3"):  # another share of the work
-            (folder / "part").touch()
-    assert [path.name for path in folder.iterdir()] == ["part"]
-    with alone_in(tmp_path / "unused"):
-        pass
-    assert not (tmp_path / "unused").exists()

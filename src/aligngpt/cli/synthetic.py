@@ -10,7 +10,7 @@ import click
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table, with_interval
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, json_option
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, TRAINED, json_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
 if TYPE_CHECKING:
@@ -130,13 +130,13 @@ def write_benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
 
 
 @synthetic.command("captions", example=CAPTIONS_EXAMPLE)
-@click.option("--model", type=FOLDER, required=True, help="Folder of a stage-1 checkpoint.")
+@click.option("--model", type=TRAINED, required=True, help="Stage-1 checkpoint.")
 @click.option("--data", type=FOLDER, required=True, help="Folder of the synthetic dataset.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder for captions.json.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Images per batch.")
 @click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption only the first N images.")
 @json_option
-def caption_images(output: Path, model: Path, data: Path, as_json: bool, **options: Any) -> None:
+def caption_images(output: Path, model: str | Path, data: Path, as_json: bool, **options: Any) -> None:
     """Caption test images with a stage-1 model at every alignment level."""
     from aligngpt.experiments.level_captions import caption_by_level
 

@@ -10,7 +10,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +42,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _replace(temporary, target)
     finally:
         _remove(temporary)
-
-
-@contextmanager
-def alone_in(folder: str | os.PathLike[str], share: str = "") -> Iterator[None]:
-    """Hold a folder's lock, the file `.lock`, or that of a share of it.
-
-    The system gives it back however the process ends; a file that a killed one left behind holds nobody up.
-
-    Args:
-        folder: Made if it is missing.
-        share: What of the folder is meant, where several processes may each write a share of it.
-
-    Raises:
-        ValueError: If another process holds it.
-    """
-    from filelock import FileLock, Timeout
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder) / f".lock{share}", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another run is at work in {folder}: wait for it, or choose another --output") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        with suppress(OSError):
-            Path(folder).rmdir()  # which it is only if nothing was written
 
 
 def apply_umask(path: str | os.PathLike[str]) -> None:
