@@ -1,4 +1,4 @@
-"""What every step writes: files that appear whole or not at all, their hashes, and the versions that made them."""
+"""Files that appear complete or not at all, JSON, hashes and package versions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _RECORDED_PACKAGES = ("aligngpt", "torch", "transformers")
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move what was written there over `path` when the block ends well.
+    """Yield a temporary path in the folder of `path`, and move it to `path` when the block succeeds.
 
-    Whoever reads `path` meanwhile sees the old content or the new one, never a part. When the block raises, what
-    it wrote is removed and `path` stays as it was. The temporary name keeps the suffix of `path`.
+    Readers of `path` see the old or the new content, never a part. If the block raises, the temporary path is removed
+    and `path` is unchanged. The temporary name keeps the suffix of `path`.
 
     Args:
-        path: File or folder to be written; missing parent folders are made.
+        path: File or folder to write; missing parent folders are created.
 
     Raises:
-        FileNotFoundError: If the block ends without having written anything.
+        FileNotFoundError: The block wrote nothing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.exists():
-            raise FileNotFoundError(f"{target}: nothing was written to the temporary path given for it")
+            raise FileNotFoundError(f"{target}: nothing was written to its temporary path")
         apply_umask(temporary)
         _replace(temporary, target)
     finally:
@@ -45,7 +45,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def apply_umask(path: str | os.PathLike[str]) -> None:
-    """Give a file, or every file of a folder, the mode of a new file; safetensors writes files for the owner alone."""
+    """Give a file, or every file of a folder, the mode of new files; safetensors writes mode 0600."""
     umask = os.umask(0o022)
     os.umask(umask)
     root = Path(path)
@@ -55,7 +55,7 @@ def apply_umask(path: str | os.PathLike[str]) -> None:
 
 
 def _replace(temporary: Path, target: Path) -> None:
-    """Move `temporary` over `target`; a folder's old content has to be moved aside first."""
+    """Move `temporary` to `target`; the old content of a folder is moved away first."""
     if temporary.is_dir():
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.old")
         if target.exists():
@@ -69,7 +69,7 @@ def _replace(temporary: Path, target: Path) -> None:
         _remove(aside)
         return
     with open(temporary, "rb") as file:
-        os.fsync(file.fileno())  # else a crash may leave the new name with no content
+        os.fsync(file.fileno())  # otherwise a crash may leave an empty file
     os.replace(temporary, target)
 
 
@@ -81,17 +81,17 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write `obj` as indented UTF-8 JSON, atomically, keys in the order they stand.
+    """Write `obj` as indented UTF-8 JSON, atomically, with keys in their order.
 
-    Half of a surrogate pair, which no UTF-8 can hold, is written as JSON escapes it.
+    An unpaired surrogate, which UTF-8 cannot encode, is written as a JSON escape.
 
     Raises:
-        ValueError: If `obj` holds NaN or infinity, which JSON cannot express.
+        ValueError: `obj` contains NaN or infinity, which JSON cannot express.
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise ValueError(f"{path}: cannot be written as JSON ({error}); use null for what has no value") from error
+        raise ValueError(f"{path}: cannot be written as JSON ({error}); use null for missing values") from error
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
@@ -106,8 +106,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a UTF-8 JSON file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the content is not JSON; the message names file, line and column.
+        FileNotFoundError: The file does not exist.
+        ValueError: The content is not JSON; the message names file, line and column.
     """
     return parse_json(read_bytes(path), str(path))
 
@@ -116,7 +116,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Read a whole file.
 
     Raises:
-        FileNotFoundError: If there is no such file, said in one line.
+        FileNotFoundError: The file does not exist; the message is one line.
     """
     try:
         return Path(path).read_bytes()
@@ -129,10 +129,10 @@ def parse_json(content: bytes, source: str) -> Any:
 
     Args:
         content: The bytes of the file.
-        source: The name to put into error messages.
+        source: Name for error messages.
 
     Raises:
-        ValueError: If `content` is not UTF-8 or not JSON; the message is `source:line:column: what is wrong`.
+        ValueError: `content` is not UTF-8 or not JSON; the message is `source:line:column: reason`.
     """
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -146,7 +146,7 @@ def parse_json(content: bytes, source: str) -> Any:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file, -1 where there is none that can be looked at."""
+    """Return the size of a file in bytes, -1 if it cannot be accessed."""
     try:
         return path.stat().st_size
     except (OSError, ValueError):
@@ -154,23 +154,23 @@ def file_size(path: Path) -> int:
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: str | os.PathLike[str], patterns: Iterable[str]) -> str:
-    """SHA-256 over the names and contents of the files of a folder that match any of the glob `patterns`.
+    """Return the SHA-256 of names and contents of the files in a folder that match any of the glob `patterns`.
 
-    The hash depends neither on where the folder lies nor on the order in which the system lists it.
+    The hash depends neither on the path of the folder nor on the order in which the system lists it.
 
     Raises:
-        FileNotFoundError: If no file matches: an empty hash would call any two empty folders the same.
+        FileNotFoundError: No file matches; otherwise any two empty folders would have the same hash.
     """
     root, patterns = Path(folder), tuple(patterns)
     names = sorted({p.relative_to(root).as_posix() for g in patterns for p in root.glob(g) if p.is_file()})
     if not names:
-        raise FileNotFoundError(f"{root}: no file matches {' or '.join(patterns)}, so there is nothing to hash")
+        raise FileNotFoundError(f"{root}: no file matches {' or '.join(patterns)}, nothing to hash")
     digest = hashlib.sha256()
     for name in names:
         digest.update(f"{name}\0{hash_file(root / name)}\n".encode())
@@ -205,11 +205,11 @@ def fingerprint_file(path: str | os.PathLike[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that shape a result, for manifests; imports none of them."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that influence results, without importing them."""
+    result = {"python": platform.python_version()}
     for package in _RECORDED_PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            result[package] = "not installed"
+    return result
