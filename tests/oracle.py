@@ -1,4 +1,4 @@
-"""The paper's equations as slow loops over plain numbers, to hold the fast ones against."""
+"""The paper's equations as slow loops over plain numbers: the reference for the fast code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched answers are those of one by one, token for token; images that cannot be read are named."""
+"""Batched text equals that of single prompts, token for token; unreadable images are reported."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tokens_of(loaded: tuple[Any, Any], prompts: list[Prompt], batch_size: int, m
 
 
 @pytest.mark.parametrize("batch_size", [3, 16])
-def test_batched_is_one_by_one(
+def test_batches_equal_single_prompts(
     batch_size: int, loaded: tuple[Any, Any], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     single, single_tokens = tokens_of(loaded, prompts, 1, monkeypatch)
@@ -84,7 +84,7 @@ def test_batched_is_one_by_one(
 
 
 @pytest.mark.parametrize("alignment", [None, "adaptive", "local", "global", 2])
-def test_the_gate_is_what_the_model_says_of_it(alignment: Any, loaded: tuple[Any, Any], prompts: list[Prompt]) -> None:
+def test_gate_weights_equal_those_of_the_model(alignment: Any, loaded: tuple[Any, Any], prompts: list[Prompt]) -> None:
     model, processor = loaded
     prompt = prompts[1]
     (given,) = generate_all(model, processor, [prompt], GenerationSettings(2, alignment, return_gate_weights=True))

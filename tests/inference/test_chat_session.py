@@ -1,4 +1,4 @@
-"""A session answers as if each turn were the first, streams what it answers, and turns the dial when told."""
+"""A chat session: every answer equals that of the complete conversation; streaming; alignment settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVELS = 3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model, adaptive, and two images beside it."""
+    """A tiny random adaptive model, one without alignment, and two images."""
     folder = tmp_path_factory.mktemp("serving")
     for name, setting in (("model", "adaptive"), ("plain", "none")):
         model, processor = tiny.build(folder / "backbones", num_alignment_levels=LEVELS, alignment=setting)
@@ -53,7 +53,7 @@ def answered(folder: Path, messages: list[tuple[str, str]], images: int, alignme
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
-def test_a_second_turn_is_the_whole_conversation_from_scratch(folder: Path, images: int) -> None:
+def test_a_second_turn_equals_the_complete_conversation(folder: Path, images: int) -> None:
     session = ChatSession(folder / "model", make_images(folder, images))
     first = session.ask("What is it?", max_new_tokens=8)
     second = session.ask("And why?", max_new_tokens=8)
@@ -80,9 +80,7 @@ def test_the_gate_reads_the_turn_of_the_first_image_in_every_turn(folder: Path) 
     assert session.ask("A very different question", max_new_tokens=2).gate_weights != first
 
 
-def test_a_gate_that_reads_everything_is_asked_anew_in_every_turn(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gate_text_all_evaluates_the_gate_in_every_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     monkeypatch.setattr(session.model.config, "gate_text", "all")
     first, second = (session.ask(prompt, max_new_tokens=8) for prompt in ("What is it?", "And why?"))
@@ -99,7 +97,7 @@ def test_streamed_pieces_are_the_text(folder: Path) -> None:
         assert "" not in pieces
 
 
-def test_streaming_holds_back_the_space_around_an_answer() -> None:
+def test_streaming_strips_whitespace_around_an_answer() -> None:
     from aligngpt.inference.chat_session import _Streamer
 
     words = tiny.tokenizer()
@@ -112,10 +110,11 @@ def test_streaming_holds_back_the_space_around_an_answer() -> None:
     assert len(pieces) > 1 and "".join(pieces) == "a red\n\ncat"
 
 
-# ----------------------------------------------------------------------------------------------------------- the dial
+# ----------------------------------------------------------------------------------------------------------- alignment settings
 
 
-def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Alignment settings ------------------------------------------------------------------------------------------------
+def test_the_setting_changes_the_next_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     embeddings: list[torch.Tensor] = []
     get_alignment = session.model.get_alignment
@@ -127,7 +126,7 @@ def test_the_dial_changes_the_next_turn(folder: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(session.model, "get_alignment", noted)
     table = session.model.alignment_embeddings.weight
-    settings: tuple[tuple[Any, Any, Any], ...] = (  # what is set, what is reported, what stands in front of the text
+    settings: tuple[tuple[Any, Any, Any], ...] = (  # the setting, what is reported, the alignment embedding
         (None, "adaptive", None),
         ("adaptive", "adaptive", None),
         (1, 1, table[0]),
@@ -159,7 +158,7 @@ def test_an_unknown_setting_is_refused_and_the_old_one_stays(folder: Path) -> No
         ChatSession(folder / "model", alignment="much")
 
 
-def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
+def test_a_model_without_alignment_refuses_settings(folder: Path) -> None:
     session = ChatSession(folder / "plain", make_images(folder), alignment="none")
     with pytest.raises(ValueError, match="trained without alignment; remove the alignment setting 2"):
         session.set_alignment(2)
@@ -170,7 +169,7 @@ def test_a_model_without_alignment_has_no_dial(folder: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- what fails
 
 
-def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
+def test_a_failed_question_leaves_the_conversation_unchanged(folder: Path) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     first = session.ask("What is it?", max_new_tokens=4)
     before = list(session.messages)
@@ -188,7 +187,7 @@ def test_a_question_that_fails_was_never_asked(folder: Path) -> None:
     assert answered(folder, messages, 1)[1].startswith(second)
 
 
-def test_an_image_placeholder_without_a_image_is_words(folder: Path) -> None:
+def test_an_image_placeholder_without_an_image_is_text(folder: Path) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     session.ask("What is it?", max_new_tokens=2)
     session.ask("And what is <image>?", max_new_tokens=2)
@@ -198,7 +197,7 @@ def test_an_image_placeholder_without_a_image_is_words(folder: Path) -> None:
     assert "And what is <image>?" in session.processor.tokenizer.decode(encoding.input_ids)
 
 
-def test_a_prompt_says_where_its_images_stand(folder: Path) -> None:
+def test_placeholders_in_a_prompt_position_its_images(folder: Path) -> None:
     session = ChatSession(folder / "model", make_images(folder))
     first = session.ask("Is <image> red?", max_new_tokens=8).text
     assert first == answered(folder, [("user", "Is <image> red?")], 1)[1]
@@ -207,7 +206,7 @@ def test_a_prompt_says_where_its_images_stand(folder: Path) -> None:
     assert second == answered(folder, messages, 2)[1]
 
 
-def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
+def test_unreadable_images_and_models_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "fake.png").write_text("no image")
     with pytest.raises(BadImage, match="not an image"):
         ChatSession(folder / "model", [tmp_path / "fake.png"])
@@ -217,7 +216,7 @@ def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
         ChatSession(tmp_path / "gone")
 
 
-def test_sampling_is_drawn_and_greed_is_not(folder: Path) -> None:
+def test_sampling_depends_on_the_seed_and_greedy_decoding_does_not(folder: Path) -> None:
     texts = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)

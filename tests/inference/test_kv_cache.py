@@ -1,4 +1,4 @@
-"""The cache with room writes what the library's own writes, past its room and for every kind of layer."""
+"""The preallocated cache equals the library's cache for every kind of layer, also when it grows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_keys_and_values_are_those_of_the_library() -> None:
         assert roomy.get_mask_sizes(1) == plain.get_mask_sizes(1)
 
 
-def test_a_token_is_written_in_its_place() -> None:
+def test_a_token_does_not_copy_the_cache() -> None:
     layer = PreallocatedCacheLayer()
     layer.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
     places = set()

@@ -1,4 +1,4 @@
-"""Eight conversations that differ in all that a batch may hold, and how they become prompts and training batches."""
+"""Eight conversations that differ in number and position of images, and their prompts and training batches."""
 
 from __future__ import annotations
 

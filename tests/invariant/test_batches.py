@@ -1,4 +1,4 @@
-"""What else is in a batch, in which order, and on which side it is padded, changes nothing."""
+"""Other samples of the batch, their order and the padding side change nothing."""
 
 from __future__ import annotations
 

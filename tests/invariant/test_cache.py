@@ -28,7 +28,7 @@ def test_fifty_tokens_with_a_static_cache_equal_fifty_without(built: Built) -> N
 
 
 @pytest.mark.parametrize("gate_text", ["instruction", "all"])
-def test_the_gate_of_a_prompt_stays_while_its_answer_is_written(fresh: Built, gate_text: str) -> None:
+def test_the_gate_of_a_prompt_is_constant_during_generation(fresh: Built, gate_text: str) -> None:
     """Without a cache the whole sequence is computed in every step, and the gate must not read what was written."""
     model, processor = fresh
     model.config.gate_text = gate_text

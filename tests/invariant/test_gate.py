@@ -1,4 +1,4 @@
-"""Answers never reach the gate: it reads the words of one turn, the same in training and at every turn afterwards."""
+"""The gate reads the text of one turn, never the answers: the same in training and in every turn of inference."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_training_sample_has_the_gate_of_each_of_its_questions(
         torch.testing.assert_close(gate_of_prompt(built, name, turns), expected, atol=1e-6, rtol=0)
 
 
-def test_a_image_of_a_later_turn_leaves_the_gate_of_the_earlier_ones(built: Built, dataset: InstructionDataset) -> None:
+def test_an_image_in_a_later_turn_does_not_change_earlier_gates(built: Built, dataset: InstructionDataset) -> None:
     expected = gate_of_sample(built, dataset, "images in two turns")
     for turns in questions_with_a_image("images in two turns"):
         torch.testing.assert_close(gate_of_prompt(built, "images in two turns", turns), expected, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Each image reaches its own sample, at its own mark, and no other."""
+"""Each image reaches only its own sample, at its own placeholder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_the_eight_samples_have_none_one_and_two_images() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "prompts"])
-def test_images_stand_in_the_order_of_their_marks(built: Built, dataset: InstructionDataset, training: bool) -> None:
+def test_images_are_in_the_order_of_their_placeholders(
+    built: Built, dataset: InstructionDataset, training: bool
+) -> None:
     model, processor = built
     inputs = training_batch(dataset, *range(8)) if training else prompts(processor, *ALL)
     seen: dict[str, torch.Tensor] = {}
@@ -60,7 +62,7 @@ def test_images_stand_in_the_order_of_their_marks(built: Built, dataset: Instruc
     ]
 
 
-def test_a_image_changes_its_own_sample_alone(built: Built, dataset: InstructionDataset) -> None:
+def test_an_image_changes_only_its_own_sample(built: Built, dataset: InstructionDataset) -> None:
     model = built[0]
     batch = training_batch(dataset, *range(8))
     with torch.no_grad():
@@ -74,7 +76,7 @@ def test_a_image_changes_its_own_sample_alone(built: Built, dataset: Instruction
 # ------------------------------------------------------------------------------------------------- text-only samples
 
 
-def test_a_text_only_prompt_is_answered_alike_whatever_its_neighbours_show(built: Built) -> None:
+def test_a_text_only_prompt_does_not_depend_on_other_images_of_the_batch(built: Built) -> None:
     model, processor = built
     inputs = prompts(processor, *ALL)
     tokens, logits = generated(model, inputs, 12)
@@ -93,7 +95,9 @@ def text_alone(dataset: InstructionDataset) -> tuple[Inputs, Inputs]:
     return batch, training_batch(dataset, *TEXT_ONLY)
 
 
-def test_a_text_only_sample_gives_the_same_gradient_beside_images(fresh: Built, dataset: InstructionDataset) -> None:
+def test_a_text_only_sample_gives_the_same_gradient_in_a_batch_with_images(
+    fresh: Built, dataset: InstructionDataset
+) -> None:
     model = fresh[0]
     mixed, alone = text_alone(dataset)
     expected, found = (gradients(model, batch, 40) for batch in (alone, mixed))

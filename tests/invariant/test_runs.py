@@ -1,4 +1,4 @@
-"""The same config on the same data gives the same loss curve and the same weights, whatever was drawn before."""
+"""The same config on the same data gives the same loss curve and weights, independent of earlier random numbers."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def assert_same_answers(first: Built, second: Built) -> None:
     assert torch.equal(found.gate_weights, expected.gate_weights)
 
 
-def test_a_saved_model_is_the_same_in_every_bit(backbones: Built, tmp_path: Path) -> None:
+def test_saving_keeps_every_bit(backbones: Built, tmp_path: Path) -> None:
     model, processor = backbones
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -35,7 +35,7 @@ def test_a_saved_model_is_the_same_in_every_bit(backbones: Built, tmp_path: Path
     assert again[0].generation_config.eos_token_id == model.generation_config.eos_token_id
 
 
-def test_a_model_in_bfloat16_and_in_shards_is_the_same_in_every_bit(built: Built, tmp_path: Path) -> None:
+def test_saving_in_bfloat16_and_shards_keeps_every_bit(built: Built, tmp_path: Path) -> None:
     for part in built:
         part.save_pretrained(tmp_path / "float32")
     half = load_model(tmp_path / "float32", device="cpu", dtype=torch.bfloat16)
@@ -45,7 +45,7 @@ def test_a_model_in_bfloat16_and_in_shards_is_the_same_in_every_bit(built: Built
     assert_same_answers(half, load_model(tmp_path / "bfloat16", device="cpu"))
 
 
-def test_what_is_saved_does_not_depend_on_what_was_run(fresh: Built, tmp_path: Path) -> None:
+def test_saving_does_not_depend_on_earlier_calls(fresh: Built, tmp_path: Path) -> None:
     """Answering leaves nothing behind in a model."""
     model, processor = fresh
     inputs = prompts(processor, *ALL)

@@ -44,17 +44,17 @@ def write_words(built: Built) -> None:
 
 
 class Watched(ChatSession):
-    """A session that notes of each turn the logits of its steps and whether it went on from a cache."""
+    """A session that notes of each turn the logits of its steps and whether it continued from a cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logits: list[Tensor] = []
-        self.went_on: list[bool] = []
+        self.continued: list[bool] = []
         model: Any = self.model
         generate = model.generate
 
         def watched(**options: Any) -> Any:
-            self.went_on.append(options["past_key_values"].get_seq_length() > 0)
+            self.continued.append(options["past_key_values"].get_seq_length() > 0)
             output = generate(**options, output_logits=True)
             self.logits.append(torch.stack(output.logits, dim=1)[0])
             return output
@@ -80,16 +80,16 @@ def talk(session: Watched, folder: Path, *turns: tuple[str, Sequence[int]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("first", "later", "goes_on"),
+    ("first", "later", "continues"),
     [((), (), True), ((0,), (), True), ((0, 1), (), True), ((), (0,), False), ((), (0, 1), False)],
     ids=["no image", "one", "two", "one in the second turn", "two in the second turn"],
 )
 def test_the_second_and_third_turn_equal_those_from_the_start(
-    folder: Path, first: Sequence[int], later: Sequence[int], goes_on: bool
+    folder: Path, first: Sequence[int], later: Sequence[int], continues: bool
 ) -> None:
     session = Watched(folder / "instruction")
     talk(session, folder, ("What is it?", first), ("Describe all of it, word by word.", later), ("Why?", ()))
-    assert session.went_on == [False, goes_on, True]
+    assert session.continued == [False, continues, True]
 
 
 @pytest.mark.parametrize("later", [(1,), (1, 2)], ids=["one", "two"])
@@ -97,7 +97,7 @@ def test_a_new_image_in_the_second_turn_equals_one_from_the_start(folder: Path, 
     talk(Watched(folder / "instruction"), folder, ("What is it?", (0,)), ("And here?", later), ("Why?", ()))
 
 
-def test_an_answer_that_was_cut_off_or_written_otherwise_changes_nothing(folder: Path) -> None:
+def test_an_incomplete_or_differently_tokenized_answer_changes_nothing(folder: Path) -> None:
     """Whether the answer's tokens are those of its text, or it ends in half a character and is computed again."""
     session = Watched(folder / "instruction", [folder / "0.png"])
     settings = session.model.generation_config
@@ -105,23 +105,23 @@ def test_an_answer_that_was_cut_off_or_written_otherwise_changes_nothing(folder:
     talk(session, folder, ("What is it?", ()), ("Why?", ()))
     settings.suppress_tokens = settings.begin_suppress_tokens = None
     talk(session, folder, ("And now?", ()), ("Why?", ()))
-    assert session.went_on == [False, True, True, False]
+    assert session.continued == [False, True, True, False]
 
 
-def test_turning_the_dial_equals_having_had_it_from_the_start(folder: Path) -> None:
+def test_changing_the_setting_equals_starting_with_it(folder: Path) -> None:
     session = Watched(folder / "instruction", [folder / "0.png"])
     for setting in (None, 2, 2, "none", "global"):
         session.set_alignment(setting)
         talk(session, folder, ("What is it?", ()))
-    assert session.went_on == [False] * 5
+    assert session.continued == [False] * 5
     talk(session, folder, ("And why?", ()))
-    assert session.went_on[-1]
+    assert session.continued[-1]
 
 
-def test_a_gate_that_reads_all_computes_every_turn_from_the_start(folder: Path) -> None:
+def test_gate_text_all_computes_every_turn_from_the_start(folder: Path) -> None:
     session = Watched(folder / "all", [folder / "0.png"])
     talk(session, folder, ("What is it?", ()), ("Describe all of it, word by word.", ()), ("And here?", (1,)))
-    assert session.went_on == [False] * 3
+    assert session.continued == [False] * 3
     session.set_alignment("global")  # reads no gate, so what was computed stays true
     talk(session, folder, ("What is it?", ()), ("Why?", ()))
-    assert session.went_on[3:] == [False, True]
+    assert session.continued[3:] == [False, True]

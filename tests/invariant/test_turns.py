@@ -1,4 +1,4 @@
-"""A later turn that goes on from the keys and values of the earlier ones equals one computed from the start."""
+"""A later turn that continues from the cache of earlier turns equals one computed from the start."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cache_of(built: Built, inputs: Inputs, **options: Any) -> Any:
         return built[0](**inputs, use_cache=True, **options).past_key_values
 
 
-def assert_goes_on(built: Built, first: Inputs, whole: Inputs, **options: Any) -> None:
+def assert_continues(built: Built, first: Inputs, whole: Inputs, **options: Any) -> None:
     """What follows the first turn's cache equals what follows no cache, and the first turn is not computed again."""
     model, known = built[0], first["input_ids"].shape[1]
     assert torch.equal(whole["input_ids"][:, :known], first["input_ids"])
@@ -60,19 +60,19 @@ def assert_goes_on(built: Built, first: Inputs, whole: Inputs, **options: Any) -
 
 @pytest.mark.parametrize("alignment", [None, "local", "global", 3, "none"])
 @pytest.mark.parametrize("turns", FIRST_TURNS.values(), ids=FIRST_TURNS)
-def test_another_instruction_goes_on_from_the_first_turn(built: Built, turns: tuple[str, ...], alignment: Any) -> None:
+def test_another_instruction_continues_from_the_cache(built: Built, turns: tuple[str, ...], alignment: Any) -> None:
     first, whole = conversation(built, *turns), conversation(built, *turns, "Describe all of it, word by word.")
-    assert_goes_on(built, first, whole, alignment=alignment)
+    assert_continues(built, first, whole, alignment=alignment)
 
 
 @pytest.mark.parametrize("question", ["<image>\nAnd this?", "And this <image> or <image>?"], ids=["one", "two"])
 @pytest.mark.parametrize("name", ["image in front", "two images"])
-def test_a_new_image_goes_on_from_the_first_turn(built: Built, name: str, question: str) -> None:
+def test_a_new_image_continues_from_the_cache(built: Built, name: str, question: str) -> None:
     turns = FIRST_TURNS[name]
-    assert_goes_on(built, conversation(built, *turns), conversation(built, *turns, question))
+    assert_continues(built, conversation(built, *turns), conversation(built, *turns, question))
 
 
-def test_a_batch_goes_on_from_what_it_answered(built: Built) -> None:
+def test_a_batch_continues_from_its_cache(built: Built) -> None:
     """Rows of one batch keep their padding, so their next turn is put behind the tokens of the first."""
     model, processor = built
     first = prompts(processor, ONE, NONE, TWO)
@@ -89,10 +89,10 @@ def test_a_batch_goes_on_from_what_it_answered(built: Built) -> None:
     assert_same_logits(logits, expected_logits)
 
 
-def test_a_gate_that_reads_all_refuses_the_first_turns_cache(fresh: Built) -> None:
+def test_gate_text_all_refuses_the_cache_of_the_first_turn(fresh: Built) -> None:
     fresh[0].config.gate_text = "all"
     turns = FIRST_TURNS["image in front"]
     first, whole = conversation(fresh, *turns), conversation(fresh, *turns, "Why?")
     with pytest.raises(ValueError, match="past_key_values contain the alignment embedding of an earlier prompt"):
         generated(fresh[0], whole, 2, past_key_values=cache_of(fresh, first))
-    assert_goes_on(fresh, first, whole, alignment="global")  # reads no gate, so nothing is out of date
+    assert_continues(fresh, first, whole, alignment="global")  # reads no gate, so nothing is out of date

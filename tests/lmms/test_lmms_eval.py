@@ -1,4 +1,4 @@
-"""A real lmms-eval run on local tasks, in an environment of its own (`make lmms`): it answers as our runner does."""
+"""lmms-eval on local tasks in its own environment (`make lmms`): its answers equal those of our evaluation."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_losses_by_the_batch_are_those_one_by_one(
     assert [one.text[0] for one in model.loglikelihood(requests)] == pytest.approx(slow, rel=1e-4)
 
 
-def test_the_greedy_answer_is_known_as_such(model: AlignGPT) -> None:
+def test_the_greedy_answer_is_recognized(model: AlignGPT) -> None:
     where = (make_images, 0, "t", "test")
     text = model.generate_until([Request("What?", {"max_new_tokens": 5}, *where)])[0]
     own, other = model.loglikelihood([Request("What?", text, *where), Request("What?", text[:4], *where)])

@@ -62,7 +62,7 @@ def test_gate_equals_the_slow_loops():
     assert weights.sum(-1).tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_segment_mean_does_not_care_how_samples_lie_in_rows():
+def test_segment_mean_is_the_same_for_packed_rows():
     torch.manual_seed(2)
     one, other = torch.randn(3, HIDDEN), torch.randn(2, HIDDEN)
     packed = torch.cat([one, other])[None]
@@ -100,7 +100,7 @@ def test_settings_are_parsed(given, parsed):
         None,
     ],
 )
-def test_unknown_settings_say_what_is_known(wrong):
+def test_invalid_settings_list_the_valid_ones(wrong):
     with pytest.raises(ValueError, match="a level from 1 to 5, or 5 weights from -100 to 100"):
         parse_alignment(wrong, LEVELS)
 

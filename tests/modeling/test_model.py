@@ -71,7 +71,7 @@ def test_beams_sampling_and_several_answers_keep_rows_and_images_together(built:
     assert torch.equal(first, model.generate(**inputs, do_sample=True, top_k=20, max_new_tokens=4))
 
 
-def test_a_base_with_sampling_settings_can_be_saved(tmp_path: Path):
+def test_a_language_model_with_sampling_settings_can_be_saved(tmp_path: Path):
     """Vicuna's generation_config.json has a temperature and no sampling, which transformers refuses to write."""
     llm, tower = tiny.save_language_model(tmp_path / "llm"), tiny.save_vision_tower(tmp_path / "clip")
     settings = {"bos_token_id": 2, "eos_token_id": 3, "temperature": 0.9, "top_p": 0.6, "max_length": 4096}
@@ -115,7 +115,7 @@ def test_gate_and_embedding_equal_the_slow_loops_over_the_first_images_turn(buil
     assert processor.tokenizer.decode(inputs["input_ids"][0][read]) == "\nIs this  the same?"
 
 
-def test_the_filled_embeddings_stand_where_the_placeholders_stood(built: Built):
+def test_embeddings_replace_the_placeholders(built: Built):
     model = built[0]
     inputs = batch_of(built, TEXT, ONE)
     seen: dict[str, torch.Tensor] = {}
@@ -319,7 +319,7 @@ def test_align_tokens_out_of_place_are_refused(built: Built):
         model(**batch_of(built, ONE, alignment="none"), alignment=3)
 
 
-def test_other_models_are_told_apart(tmp_path: Path):
+def test_models_of_another_kind_are_refused(tmp_path: Path):
     llm, tower = tiny.save_language_model(tmp_path / "llm"), tiny.save_vision_tower(tmp_path / "clip")
     with pytest.raises(ValueError, match="is a llama model, not AlignGPT"):
         load_model(llm)
@@ -327,7 +327,7 @@ def test_other_models_are_told_apart(tmp_path: Path):
         AlignGPTForConditionalGeneration.from_backbones(tower, tower)
 
 
-def test_generate_does_not_pretend_to_return_gate_weights(built: Built):
+def test_generate_refuses_to_return_gate_weights(built: Built):
     with pytest.raises(ValueError, match=r"use get_gate_weights\(\)"):
         built[0].generate(**batch_of(built, ONE), return_gate_weights=True)
 

@@ -1,4 +1,4 @@
-"""The processor: which tokens are whose, where `<align>` stands, and that every way to a prompt is the same way."""
+"""The processor: masks, the position of `<align>`, and equal results of all ways to build a prompt."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_vicuna_is_written_as_the_official_template_has_it(built: Built):
     )
 
 
-def test_plain_is_the_image_and_the_caption_as_it_stands_with_a_line_end(built: Built):
+def test_plain_is_the_image_and_the_caption_with_a_newline(built: Built):
     processor = built[1]
     turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": " A dog. "}]
     encoding = processor.encode(processor.render(turns, load_template("plain")))
@@ -125,7 +125,7 @@ def test_chat_template_with_tokenize_is_the_call_on_rendered_text(built: Built):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_tokenizer_without_bos_gets_align_behind_its_first_token(built: Built):
+def test_without_bos_align_follows_the_first_token(built: Built):
     words = tiny.tokenizer()
     words.bos_token = None
     words.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -147,7 +147,7 @@ def test_padding_sides_and_lists(built: Built):
     assert processor(text=texts)["input_ids"] == left["input_ids"].tolist()
 
 
-def test_a_prompt_in_another_form_is_told(built: Built, caplog: pytest.LogCaptureFixture):
+def test_a_prompt_in_another_form_logs_a_warning(built: Built, caplog: pytest.LogCaptureFixture):
     processor = built[1]
     processor(tiny.make_image(0), "<s>USER: <image>\nHi ASSISTANT:")
     processor(tiny.make_image(0), "<s><image>", alignment=3)

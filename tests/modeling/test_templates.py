@@ -1,4 +1,4 @@
-"""Every shipped template: the text it writes, what the gate reads of it, what is learned, and what does not fit."""
+"""Every built-in template: its text, the text that the gate reads, the labels, and invalid conversations."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def unmarked(notated: str) -> str:
     return re.sub("[⟦⟧«»]", "", notated)
 
 
-def test_every_shipped_template_is_looked_at() -> None:
+def test_every_built_in_template_is_tested() -> None:
     assert sorted(NAMES) == list_templates()
 
 
@@ -227,7 +227,7 @@ def test_exactly_the_answer_and_its_end_are_learned_and_the_first_images_turn_is
 @pytest.mark.parametrize("kind", ["bytes", "first", "always", "prepend", "never"])
 @every_form
 @with_and_without_system
-def test_an_answer_goes_on_from_its_prompt_as_it_was_trained(name: str, kind: str, system: bool) -> None:
+def test_an_answer_continues_its_prompt_as_in_training(name: str, kind: str, system: bool) -> None:
     made, form = processor(name, kind), FORMS[name]
     answers = re.findall("«(.*?)»([^<U[]*)", form.body, re.S)  # with the line that chatml and gemma write behind it
     for turns, (answer, tail) in zip((2, 4), answers, strict=True):
@@ -244,7 +244,7 @@ def test_an_answer_goes_on_from_its_prompt_as_it_was_trained(name: str, kind: st
 
 
 @every_form
-def test_words_that_look_like_the_template_stay_words(name: str) -> None:
+def test_text_that_looks_like_the_template_stays_text(name: str) -> None:
     made, form = processor(name), FORMS[name]
     words = f"a USER: b ASSISTANT: c [INST] d [/INST] {' e '.join(form.all_specials[:-1])} user\n"
     said = [{"role": "user", "content": f"<image>\n{words}"}, {"role": "assistant", "content": words}]
@@ -276,7 +276,7 @@ def test_an_answer_ends_with_the_templates_own_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("template", ["bare", "llama_2"])
-def test_only_a_users_text_holds_images(template: str) -> None:
+def test_only_user_text_contains_images(template: str) -> None:
     made = processor(template)
     said = [
         {"role": "system", "content": "Mark <image>."},
@@ -358,7 +358,7 @@ def test_parts_are_the_text(name: str, system: bool) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_travels_with_its_processor(name: str, tmp_path: Path) -> None:
+def test_a_template_is_saved_with_its_processor(name: str, tmp_path: Path) -> None:
     made = processor(name, "first")
     made.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
@@ -373,7 +373,7 @@ def test_a_template_travels_with_its_processor(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["bytes", "first", "prepend"])
-def test_plain_is_the_images_and_the_caption_as_it_stands(kind: str) -> None:
+def test_plain_is_the_images_and_the_caption(kind: str) -> None:
     made = processor("plain", kind)
     assert made.apply_chat_template(PLAIN) == "<s><image> A square. \n"
     prompt = made.encode(made.render(PLAIN[:1], add_generation_prompt=True))
@@ -390,7 +390,7 @@ def test_plain_is_the_images_and_the_caption_as_it_stands(kind: str) -> None:
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("kind", ["bytes", "first"])
-def test_plain_begins_with_bos_so_that_align_divides_no_image(kind: str, adds_bos: bool) -> None:
+def test_plain_begins_with_bos_before_align(kind: str, adds_bos: bool) -> None:
     options: dict[str, Any] = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "adds_bos": adds_bos}  # as phi has them
     words = byte_level(**options) if kind == "bytes" else sentencepiece(kind, **options)
     made = AlignGPTProcessor(image_processor(), words, load_template("plain"), image_seq_length=PATCHES)
@@ -427,7 +427,7 @@ def test_plain_takes_parts_and_images_alone_of_the_users_turn() -> None:
     ids=["two questions", "two answers", "answer first", "system between", "system behind", "two systems"],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_turns_that_do_not_alternate_are_shown(name: str, turns: tuple[int, ...], reason: str) -> None:
+def test_turns_that_do_not_alternate_are_refused(name: str, turns: tuple[int, ...], reason: str) -> None:
     said = [SYSTEM if turn < 0 else TURNS[turn] for turn in turns]
     with pytest.raises(ValueError, match=reason):
         processor(name).render(said)
@@ -455,7 +455,7 @@ def test_plain_is_one_image_and_one_caption(said: list[Message], reason: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reserved_words_are_shown_with_their_turn(name: str) -> None:
+def test_reserved_text_is_refused_with_its_turn(name: str) -> None:
     made = processor(name)
     for words, what in (
         (f"a{MARKS['answer_start']}", "a reserved char"),

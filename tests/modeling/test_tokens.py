@@ -1,4 +1,4 @@
-"""From marked text to tokens: where the leading-space marker stands, what is special, and whose each token is."""
+"""Tokenizing marked text: leading-space markers, special tokens and masks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def covered(words: Any, text: str, mask: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bos_stands_once_in_front_whoever_writes_it(kind: str) -> None:
+def test_there_is_one_bos_at_the_start(kind: str) -> None:
     words = tokenizer(kind)
     assert pieces(words, "<s>ab") == pieces(words, "ab")
     assert pieces(words, f"{READ}<s>ab{READ_END}") == pieces(words, "ab")
@@ -49,7 +49,7 @@ def test_bos_stands_once_in_front_whoever_writes_it(kind: str) -> None:
 
 @pytest.mark.parametrize("options", [{"adds_bos": False}, {"bos": None}], ids=["not added", "without"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_bos_is_not_put_where_the_tokenizer_puts_none(kind: str, options: dict[str, Any]) -> None:
+def test_bos_is_not_added_if_the_tokenizer_adds_none(kind: str, options: dict[str, Any]) -> None:
     words = tokenizer(kind, **options)
     assert "<s>" not in pieces(words, "ab")
     assert pieces(words, "<s>ab</s><s>").count("<s>") == 2
@@ -58,7 +58,7 @@ def test_bos_is_not_put_where_the_tokenizer_puts_none(kind: str, options: dict[s
 # ------------------------------------------------------------------------------------------- the leading-space marker
 
 
-def test_a_space_behind_an_end_token_gets_a_marker_in_front() -> None:
+def test_a_space_after_an_end_token_gets_a_marker() -> None:
     """As the official tokenizer does under `legacy: false`; a word there has none."""
     words = tokenizer("first")
     assert pieces(words, "<s>x</s> y")[3:] == ["</s>", "▁", "▁", "y"]
@@ -75,7 +75,7 @@ def test_a_space_behind_an_end_token_gets_a_marker_in_front() -> None:
     ],
     ids=str,
 )
-def test_text_behind_an_image_begins_a_piece_of_its_own(kinds: tuple[str, ...], expected: str) -> None:
+def test_text_after_an_image_is_a_separate_piece(kinds: tuple[str, ...], expected: str) -> None:
     for kind in kinds:
         for bos in ("", "<s>"):
             found = pieces(tokenizer(kind), f"{bos}ab<image>ab</s>ab<image><image>ab")
@@ -99,7 +99,7 @@ def test_text_without_an_image_is_tokenized_as_by_the_tokenizer_itself(kind: str
         ("bytes", "Ġ a b", "Ġ a b"),
     ],
 )
-def test_a_piece_that_begins_with_a_space_gets_its_marker_all_the_same(kind: str, begin: str, behind: str) -> None:
+def test_a_piece_that_begins_with_a_space_also_gets_a_marker(kind: str, begin: str, behind: str) -> None:
     assert pieces(tokenizer(kind), " ab<image> ab</s> ab") == f"<s> {begin} <image> {begin} </s> {behind}".split()
 
 
@@ -122,7 +122,7 @@ TYPED = ("</s>", "<s>ab</s>", "What is <|end|>?", "<</s>s> <image>")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("typed", TYPED)
-def test_special_tokens_that_somebody_types_are_words(kind: str, typed: str) -> None:
+def test_typed_special_tokens_are_text(kind: str, typed: str) -> None:
     words = tokenizer(kind, "<|end|>")
     encoder = TextEncoder(words)
     text = f"ab: {READ}{encoder.escape(typed)}{READ_END}:{SAID}{encoder.escape(typed)}</s>{SAID_END}"
@@ -134,7 +134,7 @@ def test_special_tokens_that_somebody_types_are_words(kind: str, typed: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_in_words_is_a_image_where_it_is_kept(kind: str) -> None:
+def test_an_image_placeholder_in_text_is_an_image_if_kept(kind: str) -> None:
     words = tokenizer(kind)
     encoder = TextEncoder(words)
     kept, spelled = (encoder.escape("<image>a</s><image>", keep_images=keep) for keep in (True, False))
@@ -159,7 +159,7 @@ def test_the_longest_special_token_is_meant() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_special_token_may_take_the_space_behind_it(kind: str) -> None:
+def test_a_special_token_may_strip_the_space_after_it(kind: str) -> None:
     words = tokenizer(kind, AddedToken("<|end|>", rstrip=True, normalized=False))
     text = f"<|end|> \n ab: {READ}ab{READ_END}<|end|> <image>"
     tight = f"<|end|>ab: {READ}ab{READ_END}<|end|><image>"
@@ -194,7 +194,7 @@ def test_an_answer_begins_with_its_bare_leading_space(kind: str, text: str, lear
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_byte_of_a_character_is_its_owners(kind: str) -> None:
+def test_every_byte_of_a_character_has_the_same_mask(kind: str) -> None:
     words = tokenizer(kind)
     text = f"é:{READ}é日{READ_END}日{SAID}\U0001f600</s>{SAID_END}"
     encoding = TextEncoder(words).encode(text)
@@ -205,7 +205,7 @@ def test_every_byte_of_a_character_is_its_owners(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["first", *ALWAYS])
-def test_a_word_with_the_space_in_front_of_it_is_the_users(kind: str) -> None:
+def test_a_token_with_a_leading_space_belongs_to_the_user(kind: str) -> None:
     text = f"ab. {READ}ab{READ_END} ab. {READ}c{READ_END}"
     assert covered(tokenizer(kind), text, "instruction_mask") == ["▁ab"]
     bare = f"ab. {READ}\nc{READ_END} ab"  # the bare marker is the template's space alone
@@ -230,7 +230,7 @@ def test_the_gate_reads_the_turn_of_the_first_image_or_the_first_of_all(text: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_marks_are_no_text(kind: str) -> None:
+def test_marks_are_not_tokenized(kind: str) -> None:
     words = tokenizer(kind)
     marked = f"a{READ}b<image>a{READ_END}b{SAID} ab</s>{SAID_END}"
     assert pieces(words, marked) == pieces(words, "ab<image>ab ab</s>")

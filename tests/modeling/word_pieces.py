@@ -1,4 +1,4 @@
-"""Tokenizers by hand: SentencePiece's kind with each place for the leading-space marker, and the byte-level kind."""
+"""Small tokenizers: SentencePiece with each rule for the leading-space marker, and byte-level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ours beside every recording, quantity by quantity, as the table of tolerances lists them.
+"""Compares ours with every recording, quantity by quantity, as the table of tolerances lists them.
 
 A function is given the converted models and returns, for each quantity, two dictionaries, ours and the recorded, with a
 value for each case: an image, a row, a prompt. What differs on purpose has its own tests.

@@ -1,4 +1,4 @@
-"""Measures how far ours is from a recording, and keeps what it measured for the report."""
+"""Measures the deviation from a recording and keeps it for the report."""
 
 from __future__ import annotations
 

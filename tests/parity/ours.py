@@ -1,4 +1,4 @@
-"""Our side: converted models, batches by our data path, and what the language model is given and answers."""
+"""Our side of the comparison: converted models, batches of our data path, inputs and outputs of the language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded prompts, asked one at a time."""
+"""The recorded prompts, one at a time."""
 
 from __future__ import annotations
 

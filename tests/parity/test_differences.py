@@ -1,4 +1,4 @@
-"""Where ours differs from the official code on purpose: both values. docs/differences.md has the reasons."""
+"""Intended differences from the official code: both values. docs/about/differences.md has the reasons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_rows_keep_the_batchs_order(converted: Converted) -> None:
     assert converted.complete.rows_with_image(batch) == [0, 2]
 
 
-def test_a_text_keeps_its_length_beside_shorter_image_rows(converted: Converted) -> None:
+def test_a_text_sample_keeps_its_length_in_a_batch_with_shorter_image_samples(converted: Converted) -> None:
     samples = dataset("finetune_truncated", converted.complete.processor, 700)
     batch = converted.complete.batch([samples[1], samples[2]])
     text, image = batch["attention_mask"].sum(-1).tolist()
@@ -42,7 +42,7 @@ def test_a_text_keeps_its_length_beside_shorter_image_rows(converted: Converted)
     assert (int((batch["labels"][0] != IGNORED).sum()), int((official != IGNORED).sum())) == (628, 581)
 
 
-def test_the_gate_of_a_row_that_is_cut_reads_what_is_left_of_it(converted: Converted) -> None:
+def test_the_gate_of_a_truncated_row_reads_the_remaining_text(converted: Converted) -> None:
     recorded, model = Arrays("finetune_truncated"), converted.complete.model
     batch = collated("finetune_truncated", converted.complete, 700)
     result = forward(model, batch)
@@ -56,7 +56,7 @@ def test_the_gate_of_a_row_that_is_cut_reads_what_is_left_of_it(converted: Conve
     assert result.loss_of_kept == pytest.approx(8.75541, abs=1e-5)
 
 
-def test_the_gradients_of_a_row_that_is_cut_follow_its_gate(converted: Converted) -> None:
+def test_the_gradients_of_a_truncated_row_follow_its_gate(converted: Converted) -> None:
     recorded = Arrays("gradients")["finetune_truncated/gated_weight_layer.mlp.2.bias"]
     batch = collated("finetune_truncated", converted.complete, 700)
     found = gradients(converted.complete.model, batch, "finetune")
@@ -101,7 +101,9 @@ def test_an_unknown_token_stays_in_the_text(converted: Converted) -> None:
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
-def test_without_a_image_gate_and_projector_have_no_gradient_and_the_officials_are_zero(converted: Converted) -> None:
+def test_without_an_image_gate_and_projector_have_no_gradient(
+    converted: Converted,
+) -> None:
     recorded = read_recording("gradients")["finetune_text_only"]["grad_norm"]
     zero = {name for name, norm in recorded.items() if norm == 0}
     found = gradients(converted.complete.model, collated("finetune_text_only", converted.complete), "finetune")
@@ -177,7 +179,7 @@ def test_records_that_are_refused(converted: Converted, template: str, name: str
         sample_of(conversation, processor, template)
 
 
-def test_two_marks_are_two_images_where_they_stand(converted: Converted) -> None:
+def test_two_placeholders_are_two_images(converted: Converted) -> None:
     conversation, processor = conversation_of("image_twice_in_the_middle"), converted.complete.processor
     recorded = recorded_of(conversation, "v1", "false")["input_ids"]
     sample = sample_of(conversation, processor, images=2)
@@ -188,7 +190,7 @@ def test_two_marks_are_two_images_where_they_stand(converted: Converted) -> None
 
 
 @pytest.mark.parametrize("legacy", ["false", "true"])
-def test_an_answer_is_learned_although_the_question_holds_the_separator(converted: Converted, legacy: str) -> None:
+def test_an_answer_has_labels_although_the_question_contains_the_separator(converted: Converted, legacy: str) -> None:
     conversation = conversation_of("separator_inside")
     recorded = recorded_of(conversation, "v1", legacy)
     sample = sample_of(conversation, converted.processors["v1", legacy])
@@ -214,7 +216,7 @@ def test_an_end_token_that_a_user_types_is_words(
     assert "What is </s> here?" in processor.tokenizer.decode(sample["input_ids"])
 
 
-def test_from_a_sample_that_is_cut_before_its_answer_nothing_is_learned(converted: Converted) -> None:
+def test_a_sample_truncated_before_its_answer_has_no_labels(converted: Converted) -> None:
     recording = {
         (one["name"], one["model_max_length"]): one for one in read_recording("tokenization")["small_model_max_length"]
     }

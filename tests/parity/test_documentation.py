@@ -1,4 +1,4 @@
-"""docs/parity.md keeps its word: a row for every quantity with its tolerance, and tests that exist."""
+"""docs/about/parity.md has a row for every quantity with its tolerance, and names tests that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded answers through what people call: the command, a session, and a batch of prompts padded on the left."""
+"""The recorded answers from the command, a session, and a left-padded batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_command_writes_the_recorded_answer(converted: Converted, name: str)
         assert answer["gate_weights"] is None
 
 
-def test_a_session_goes_on_with_the_second_turn(converted: Converted) -> None:
+def test_a_session_continues_with_the_second_turn(converted: Converted) -> None:
     recorded = PROMPTS["prompt_1"]
     session = ChatSession(converted.complete.folder)
     *session.messages, question = messages_of(recorded)
@@ -45,7 +45,7 @@ def test_a_session_goes_on_with_the_second_turn(converted: Converted) -> None:
     assert (answer.text, recorded["text"]) == ("ld%s;\ufffd 'sw \"=ckld", "ld%s;\ufffd 'sw \"=ckld\f")
 
 
-def test_a_batch_padded_on_the_left_gives_what_was_recorded_one_at_a_time(converted: Converted) -> None:
+def test_a_left_padded_batch_gives_the_recorded_answers(converted: Converted) -> None:
     # The official code puts the alignment into the padding there, so it can only be asked one prompt at a time.
     model, processor = converted.complete.model, converted.complete.processor
     texts = [processor.render(messages_of(prompt), add_generation_prompt=True) for prompt in PROMPTS.values()]

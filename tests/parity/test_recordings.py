@@ -32,7 +32,7 @@ def test_every_recording_is_read_to_its_last_array(path, pairs_of: Callable[[str
 
 
 @pytest.mark.parametrize(("weights", "moves"), [([0.0] * 8, 2.5), ([1 / 7] * 7 + [1.0], 1.0)], ids=["none", "uniform"])
-def test_another_alignment_moves_the_logits_by_far_more_than_is_allowed(
+def test_another_alignment_changes_the_logits_beyond_the_tolerance(
     converted: Converted, weights: list[float], moves: float
 ) -> None:
     batch = collated("finetune_mixed", converted.complete)

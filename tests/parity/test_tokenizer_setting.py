@@ -1,4 +1,4 @@
-"""The tokenizer's `legacy` setting, which decides about the word behind an end token, on its way through a folder."""
+"""The tokenizer's `legacy` setting, which decides about text after an end token, survives saving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far ours may be from each recorded quantity; docs/parity.md shows the same table with what was measured.
+"""The tolerance of each recorded quantity; docs/about/parity.md shows the same table with the measured deviations.
 
 The bounds are a few times what an independent implementation on another version of the libraries deviates by. What is
 made of whole numbers, texts or pixels has none: it is to be equal.

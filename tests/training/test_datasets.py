@@ -139,7 +139,7 @@ def test_a_text_only_sample_has_no_image_and_no_align_token(folders: tuple[Path,
     assert dataset.modality_lengths == [-5, 2]
 
 
-def test_an_image_placeholder_without_a_image_is_words(folders: tuple[Path, Path], images: Path) -> None:
+def test_an_image_placeholder_without_an_image_is_text(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     sample = InstructionDataset(indexed([talk("t", (), "Is <image> a tag?", "<image> is.")], images), words)[0]
     spelled = [words.tokenizer.convert_tokens_to_ids(byte) for byte in "<image>"]

@@ -1,4 +1,4 @@
-"""Official checkpoints, come in every form, become model folders that answer as the official code does; and back."""
+"""Official checkpoints in every form become model folders with the same answers; and back."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_a_stage_1_file_becomes_a_model_and_a_stage_1_checkpoint(
     assert all(torch.equal(twin[name], first[name]) for name in first)
 
 
-def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp_path: Path) -> None:
+def test_stage_2_starts_from_a_converted_stage_1(stage1: Path, tower: Path, tmp_path: Path) -> None:
     from aligngpt.training.configs import FinetuneConfig
     from aligngpt.training.stages import finetune
 
@@ -257,7 +257,7 @@ def test_stage_2_goes_on_from_a_converted_stage_1(stage1: Path, tower: Path, tmp
 # ------------------------------------------------------------------------------------------------------------ and back
 
 
-def test_there_and_back_is_the_same_checkpoint(checkpoint: Path, tower: Path, tmp_path: Path) -> None:
+def test_the_round_trip_gives_the_same_checkpoint(checkpoint: Path, tower: Path, tmp_path: Path) -> None:
     convert_official(checkpoint, tmp_path / "model", vision_tower=tower)
     export_official(tmp_path / "model", tmp_path / "back", vision_tower="./playground/model/tower")
     expected = torch.load(checkpoint / "pytorch_model.bin", weights_only=True)
@@ -279,7 +279,9 @@ def test_there_and_back_is_the_same_checkpoint(checkpoint: Path, tower: Path, tm
     assert back.generate(PROMPT, pixels, 12) == official.Reference(checkpoint, tower).generate(PROMPT, pixels, 12)
 
 
-def test_a_model_trained_here_is_exported_with_the_bases_tokenizer(stage1: Path, tower: Path, tmp_path: Path) -> None:
+def test_a_model_trained_here_is_exported_with_the_tokenizer_of_its_language_model(
+    stage1: Path, tower: Path, tmp_path: Path
+) -> None:
     model, processor = tiny.AlignGPTForConditionalGeneration.from_backbones(stage1 / "base", tower, gate_text="all")
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -297,7 +299,7 @@ def test_a_model_trained_here_is_exported_with_the_bases_tokenizer(stage1: Path,
     assert all(torch.equal(first[name][:520], again[name][:520]) for name in vocabulary)
 
 
-def test_a_word_that_the_tokenizer_lacks_stays_a_row_on_the_way_back(copy: Path, tower: Path, tmp_path: Path) -> None:
+def test_rows_without_a_token_survive_the_round_trip(copy: Path, tower: Path, tmp_path: Path) -> None:
     _change(
         copy,
         lambda state: state.update(
@@ -323,7 +325,7 @@ def test_the_exported_tower_is_found_from_anywhere(
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own template", "built-in template"])
-def test_there_and_back_keeps_the_template(checkpoint: Path, tower: Path, tmp_path: Path, own: bool) -> None:
+def test_the_round_trip_keeps_the_template(checkpoint: Path, tower: Path, tmp_path: Path, own: bool) -> None:
     template = tmp_path / "own.jinja"
     template.write_text(conversion.load_template("vicuna_v1").replace("USER: ", "HUMAN: "))
     convert_official(checkpoint, tmp_path / "model", vision_tower=tower, template=template if own else "llava_v1")
@@ -334,7 +336,7 @@ def test_there_and_back_keeps_the_template(checkpoint: Path, tower: Path, tmp_pa
     assert first == second == conversion.load_template(template if own else "llava_v1")
 
 
-def test_rotary_settings_go_back_as_the_older_transformers_writes_them() -> None:
+def test_rotary_settings_are_exported_as_older_transformers_writes_them() -> None:
     parts = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0, "partial_rotary_factor": 0.4}
     written = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.4}
     assert convert_rope(parts) == written
@@ -343,7 +345,7 @@ def test_rotary_settings_go_back_as_the_older_transformers_writes_them() -> None
 
 
 @pytest.mark.parametrize("form", ["model folder", "checkpoint alone"])
-def test_stage_1_goes_back_to_its_one_file(stage1: Path, tower: Path, tmp_path: Path, form: str) -> None:
+def test_stage_1_is_exported_to_one_file(stage1: Path, tower: Path, tmp_path: Path, form: str) -> None:
     convert_official(stage1, tmp_path / "model", vision_tower=tower, language_model=stage1 / "base")
     source = tmp_path / "model"
     if form == "checkpoint alone":
@@ -360,7 +362,7 @@ def test_stage_1_goes_back_to_its_one_file(stage1: Path, tower: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("spoil", ["alignment", "bias", "language model"])
-def test_what_the_official_code_cannot_hold_is_refused(tmp_path: Path, spoil: str) -> None:
+def test_models_that_the_official_code_does_not_support_are_refused(tmp_path: Path, spoil: str) -> None:
     settings: dict[str, dict[str, Any]] = {
         "alignment": {"alignment": "none"},
         "bias": {"multimodal_projector_bias": False},
@@ -460,7 +462,7 @@ def test_tensors_that_do_not_fit_are_named(
     assert said in refused(copy, tmp_path / "model", "--vision-tower", str(tower))
 
 
-def test_a_tower_that_is_not_there_or_another_one(copy: Path, tmp_path: Path) -> None:
+def test_a_missing_or_different_tower_is_refused(copy: Path, tmp_path: Path) -> None:
     said = refused(copy, tmp_path / "model")
     assert "names the vision tower './playground/model/tower', which does not exist; pass --vision-tower" in said
     assert "nowhere: no such model folder" in refused(copy, tmp_path / "model", "--vision-tower", "nowhere")
@@ -488,7 +490,7 @@ def test_a_tower_whose_tensors_do_not_fit_is_refused(
     assert said in refused(checkpoint, tmp_path / "model", "--vision-tower", str(tmp_path / "tower"))
 
 
-def test_a_vocabulary_that_lacks_rows_is_not_filled_up(copy: Path, tower: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_with_missing_rows_is_refused(copy: Path, tower: Path, tmp_path: Path) -> None:
     _change(copy, lambda state: state.update({"lm_head.weight": state["lm_head.weight"][:400]}))
     said = refused(copy, tmp_path / "model", "--vision-tower", str(tower))
     assert "lm_head.weight has shape (400, 32)" in said
@@ -510,7 +512,7 @@ def test_a_template_that_cannot_be_used_is_refused(
     assert said in refused(checkpoint, tmp_path / "model", *options)
 
 
-def test_a_tokenizer_without_settings_is_the_official_codes(copy: Path, tower: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_settings_equals_the_official_one(copy: Path, tower: Path, tmp_path: Path) -> None:
     (copy / "tokenizer_config.json").unlink()
     convert_official(copy, tmp_path / "model", vision_tower=tower)
     _, processor = load_model(tmp_path / "model")
@@ -522,12 +524,12 @@ def test_a_folder_inside_the_checkpoint_is_refused(copy: Path, tower: Path) -> N
     assert "is inside" in refused(copy, copy / "model", "--vision-tower", str(tower))
 
 
-def test_a_tokenizer_file_that_is_none_is_refused(copy: Path, tower: Path, tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_file_is_refused(copy: Path, tower: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "is not a SentencePiece model" in refused(copy, tmp_path / "model", "--vision-tower", str(tower))
 
 
-def test_a_tower_that_differs_from_the_copy_is_told(copy: Path, tower: Path, tmp_path: Path) -> None:
+def test_a_tower_that_differs_from_the_copy_gives_a_warning(copy: Path, tower: Path, tmp_path: Path) -> None:
     name = "vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight"
     _change(copy, lambda state: state.update({name: state[name] + 1}))
     report = convert_official(copy, tmp_path / "model", vision_tower=tower)
@@ -573,12 +575,12 @@ def test_damaged_and_missing_files_are_named(copy: Path, tower: Path, tmp_path: 
     assert "model.safetensors is damaged" in refused(copy, tmp_path / "model", *options)
 
 
-def test_a_stage_1_file_needs_its_base(stage1: Path, tower: Path, tmp_path: Path) -> None:
+def test_a_stage_1_file_needs_its_language_model(stage1: Path, tower: Path, tmp_path: Path) -> None:
     said = refused(stage1, tmp_path / "model", "--vision-tower", str(tower))
     assert "is a stage-1 file; pass its language model as --language-model" in said
 
 
-def test_an_official_checkpoint_is_not_taken_for_one_of_ours(checkpoint: Path) -> None:
+def test_an_official_checkpoint_is_not_loaded_directly(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint of the official code; convert it with"):
         load_model(checkpoint)
 
