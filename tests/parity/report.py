@@ -1,4 +1,4 @@
-"""Runs the comparisons and prints the table of docs/parity.md: `python -m tests.parity.report`."""
+"""Runs the comparisons and prints the table of docs/about/parity.md: `python -m tests.parity.report`."""
 
 from __future__ import annotations
 
