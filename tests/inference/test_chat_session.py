@@ -110,7 +110,6 @@ def test_streaming_strips_whitespace_around_an_answer() -> None:
     assert len(pieces) > 1 and "".join(pieces) == "a red\n\ncat"
 
 
-
 # Alignment settings ------------------------------------------------------------------------------------------------
 def test_the_setting_changes_the_next_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ChatSession(folder / "model", make_images(folder))
