@@ -1,14 +1,12 @@
-"""Questions answered in a second, one by one and in batches of 16, by a model of the demo's size.
+"""Measure questions per second, one at a time and in batches of 16, with a model of the demo's size.
 
     python -m benchmarks.batched_generation --output benchmarks/results/batched_generation.json
 
-The model has the sizes of the drawn world's recipe and hardly any training: what it writes is noise, so both sides
-write a fixed number of tokens. The mark, 6 times as many questions in a second, is for 45 tokens, the demo's fullest
-description; with shorter answers the prompt, which is the same work for both, counts for more. Images are decoded and
-prepared in the measured time. Both sides go through `aligngpt.inference.batch_generation`, in rounds that take turns,
-and must write the same answers.
-
-
+The model has the sizes of the synthetic backbones and almost no training, so that its text is noise; both sides
+generate a fixed number of tokens. The target, 6 times as many questions per second, is for 45 tokens, the longest
+description of the synthetic dataset; for shorter answers the prompt, whose cost is the same on both sides, weighs more.
+The measured time includes decoding the images. Both sides use `aligngpt.inference.batch_generation`, in alternating
+rounds, and must generate the same text.
 """
 
 from __future__ import annotations
@@ -29,49 +27,48 @@ import torch
 from aligngpt import AlignGPTForConditionalGeneration, AlignGPTProcessor
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
-from aligngpt.synthetic import backbones as bases
-from aligngpt.synthetic import dataset as data
+from aligngpt.synthetic.backbones import train_clip, train_language_model, train_tokenizer
 from aligngpt.synthetic.configs import BackboneTrainingConfig
+from aligngpt.synthetic.dataset import generate_dataset, read_questions
 from aligngpt.utils.io import versions, write_json
 
 BATCH_SIZE = 16
-LENGTHS = (8, 16, 45)  # of the answers, in tokens; the last is that of the mark
-MARK = 6.0
+LENGTHS = (8, 16, 45)  # tokens per answer; the target is for the last
+TARGET = 6.0
 
 
 def make_model(folder: Path) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
-    """The demo's model as it is before any training: both base models of the recipe's sizes, of one step each."""
-    recipe = BackboneTrainingConfig(clip_steps=1, clip_batch=2, llm_steps=1, llm_batch=2)
-    tokenizer = bases.train_tokenizer(random.Random(recipe.seed))
-    bases.train_clip(tokenizer, recipe, folder / "clip")
-    bases.train_language_model(tokenizer, recipe, folder / "llm")
+    """Return the demo's model before training: backbones of the demo's sizes, trained for one step each."""
+    config = BackboneTrainingConfig(clip_steps=1, clip_batch=2, llm_steps=1, llm_batch=2)
+    tokenizer = train_tokenizer(random.Random(config.seed))
+    train_clip(tokenizer, config, folder / "clip")
+    train_language_model(tokenizer, config, folder / "llm")
     torch.manual_seed(0)
     model, processor = AlignGPTForConditionalGeneration.from_backbones(folder / "llm", folder / "clip", template="bare")
     return model, processor
 
 
 def make_prompts(folder: Path, processor: AlignGPTProcessor, questions: int) -> list[Prompt]:
-    """Questions of the drawn world with their images."""
-    data.generate_dataset(folder / "data", pairs=1, conversations=1, questions=questions)
+    """Return prompts of the synthetic test questions."""
+    generate_dataset(folder / "data", pairs=1, conversations=1, questions=questions)
     return [
         build_prompt(processor, one["text"], (folder / "data" / "images" / one["image"],))
-        for one in data.read_questions(folder / "data")
+        for one in read_questions(folder / "data")
     ]
 
 
-def timed(
+def measure(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     prompts: Sequence[Prompt],
     batch_size: int,
     tokens: int,
 ) -> tuple[float, list[str]]:
-    """Questions in a second, and the answers."""
+    """Return questions per second, and the answers."""
     model.generation_config.min_new_tokens = tokens
     started = time.perf_counter()
     settings = GenerationSettings(tokens, return_gate_weights=True)
-    given = generate_all(model, processor, prompts, settings, batch_size=batch_size)
-    texts = [one.text for one in given]
+    texts = [one.text for one in generate_all(model, processor, prompts, settings, batch_size=batch_size)]
     return len(prompts) / (time.perf_counter() - started), texts
 
 
@@ -82,16 +79,16 @@ def compare(
     rounds: int,
     tokens: int,
 ) -> dict[str, Any]:
-    """Median speeds of both sides over rounds that take turns, after one that does not count."""
+    """Return the median speed of both sides over alternating rounds, after a warm-up round."""
     single, batched = [], []
     for number in range(rounds + 1):
-        one_by_one, alone = timed(model, processor, prompts, 1, tokens)
-        in_batches, together = timed(model, processor, prompts, BATCH_SIZE, tokens)
-        if alone != together:
-            raise SystemExit("the answers in batches are not those one by one")
+        single_speed, single_texts = measure(model, processor, prompts, 1, tokens)
+        batched_speed, batched_texts = measure(model, processor, prompts, BATCH_SIZE, tokens)
+        if single_texts != batched_texts:
+            raise SystemExit("answers in batches differ from answers one at a time")
         if number:
-            single.append(one_by_one)
-            batched.append(in_batches)
+            single.append(single_speed)
+            batched.append(batched_speed)
     return {
         "new_tokens": tokens,
         "one_by_one": round(statistics.median(single), 2),
@@ -103,11 +100,11 @@ def compare(
 
 
 def main() -> None:
-    """Make model and questions, measure, and print the figures."""
+    """Create model and questions, measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of the processor")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -120,7 +117,7 @@ def main() -> None:
         shutil.rmtree(work)
     result = {
         "ratio": lengths[-1]["ratio"],
-        "mark": MARK,
+        "target": TARGET,
         "batch_size": BATCH_SIZE,
         "questions": options.questions,
         "rounds": options.rounds,
