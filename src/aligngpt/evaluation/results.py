@@ -49,12 +49,23 @@ def finish_task(state: TaskState, settings: EvalSettings, previous: BenchmarkRes
         if len(state.records) == len(task.questions):
             reason += "; run the command without --shard to merge the shards"
         return _build_row(state, reasons=[reason])
-    was_complete = state.was_complete
-    seconds = round(sum(record.seconds for record in state.records.values()), 2)
+    measured = round(sum(record.seconds for record in state.records.values()), 2)
+    seconds = previous.seconds if state.is_complete and previous else measured
     lines = [state.records[index].line for index in range(len(task.questions))]
+    unreadable = _list_unreadable_images(task, lines)
     _write_answers(task, lines)
-    fields = _derive(state, settings, lines)
-    return _build_row(state, **fields, seconds=previous.seconds if was_complete and previous else seconds)
+    reasons, failed = _derive(task, settings, lines)
+    return _build_row(
+        state,
+        **_read_score(task),
+        n_questions=len(lines),
+        n_unreadable_images=len(unreadable),
+        unreadable_images=unreadable,
+        seconds=seconds,
+        submission=next((path.name for path in task.folder.glob("submission.*")), None),
+        reasons=reasons,
+        failed=failed,
+    )
 
 
 def _build_row(state: TaskState, **fields: Any) -> BenchmarkResult:
@@ -79,13 +90,16 @@ def _write_answers(task: Task, lines: Sequence[Line]) -> None:
         shutil.rmtree(task.parts, ignore_errors=True)
 
 
-def _derive(state: TaskState, settings: EvalSettings, lines: Sequence[Line]) -> dict[str, Any]:
-    """Judge, score and submit the predictions, each where possible, and return the fields of the row."""
-    task, path = state.task, state.task.folder / BenchmarkScore.FILE
+def _derive(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> tuple[list[str], bool]:
+    """Judge, score and submit the predictions, each where possible.
+
+    Returns:
+        Why steps were skipped or failed, and whether one failed.
+    """
     reasons, failed = [], False
     for step in (_judge, _score, _write_gate_stats, _submit):
         if step is _score and failed:
-            path.unlink(missing_ok=True)  # existing reviews are not those of the requested judge
+            (task.folder / BenchmarkScore.FILE).unlink(missing_ok=True)  # reviews are not those of the requested judge
             continue
         try:
             reason = step(task, settings, lines)
@@ -93,8 +107,21 @@ def _derive(state: TaskState, settings: EvalSettings, lines: Sequence[Line]) -> 
             reason, failed = one_line(error), True
         if reason is not None:
             reasons.append(reason)
-    score = BenchmarkScore.read(path) if path.is_file() else None
-    unreadable = [
+    return reasons, failed
+
+
+def _read_score(task: Task) -> dict[str, Any]:
+    """Return the fields of the row that the score determines; none without a score."""
+    if not (task.folder / BenchmarkScore.FILE).is_file():
+        return {}
+    score = BenchmarkScore.read(task.folder)
+    names = ("score", "formatted", "ci95", "n_samples")
+    values = {name: getattr(score, name) for name in names}
+    return values | {"n_missing": score.counts.n_missing, "judge": _summarize_judge(task)}
+
+
+def _list_unreadable_images(task: Task, lines: Sequence[Line]) -> list[UnreadableImageRecord]:
+    return [
         UnreadableImageRecord(
             question_id=question.id,
             image=question.image if isinstance(question.image, str) else None,
@@ -103,26 +130,6 @@ def _derive(state: TaskState, settings: EvalSettings, lines: Sequence[Line]) -> 
         for question, line in zip(task.questions, lines, strict=True)
         if "unreadable_image" in line["metadata"]
     ]
-    fields: dict[str, Any] = (
-        {}
-        if score is None
-        else {
-            "score": score.score,
-            "formatted": score.formatted,
-            "ci95": score.ci95,
-            "n_samples": score.n_samples,
-            "n_missing": score.counts.n_missing,
-            "judge": _summarize_judge(task),
-        }
-    )
-    return fields | {
-        "n_questions": len(lines),
-        "n_unreadable_images": len(unreadable),
-        "unreadable_images": unreadable,
-        "submission": next((path.name for path in task.folder.glob("submission.*")), None),
-        "reasons": reasons,
-        "failed": failed,
-    }
 
 
 # Steps: each returns why it was skipped, or None ---------------------------------------------------------------------

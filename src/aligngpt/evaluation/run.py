@@ -16,6 +16,7 @@ from typing import Any
 from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
+from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.parallel import Advance, generate_predictions, plan_work
 from aligngpt.evaluation.results import finish_task
 from aligngpt.evaluation.tasks import (
@@ -29,31 +30,63 @@ from aligngpt.evaluation.tasks import (
     read_model_info,
     start_task,
 )
+from aligngpt.modeling.settings import Dtype
 from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import exclusive_lock
-from aligngpt.utils.progress import progress
+from aligngpt.utils.progress import progress as show_progress
 
 _WAIT_SECONDS = 60.0  # for another call to write its rows
 _logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: str | Path, *, tasks: str | Sequence[str] = "all", data: str | Path, output: str | Path, **options: Any
+    model: str | Path,
+    *,
+    tasks: str | Sequence[str] = "all",
+    data: str | Path,
+    output: str | Path,
+    alignment: Any = None,
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    shard: tuple[int, int] | None = None,
+    limit: int | None = None,
+    dtype: Dtype | None = None,
+    judge: JudgeConfig | None = None,
+    progress: bool = True,
 ) -> EvalResults:
     """Run benchmarks with a model; completed ones are not run again.
 
     Args:
-        model: Model folder or stage-1 checkpoint.
+        model: Model folder, stage-1 checkpoint or hub name.
         tasks: Names of benchmarks, as a list or separated by commas; `"all"` runs those whose files are in `data`.
         data: Folder of the benchmark files, LLaVA's `playground/data/eval`, or a synthetic dataset.
         output: Output folder.
-        options: Further fields of `EvalSettings`, such as `batch_size` or `alignment`.
+        alignment: Alignment setting: a name, a level from 1, or N weights; the model's own by default.
+        batch_size: Questions per batch.
+        num_workers: Processes with a model each; one per GPU by default.
+        shard: Shard (i, n) of this call, from 1; call without it to merge the shards.
+        limit: Only the first N questions, without a score.
+        dtype: Type of the weights; the model's own by default.
+        judge: Judge of LLaVA-Bench and MM-Vet.
+        progress: Show progress.
 
     Raises:
         MissingData: Files of a benchmark are missing; of several benchmarks, all of them.
         ValueError: A name is unknown, a file is broken, or a folder belongs to another run.
     """
-    settings = EvalSettings(Path(model), Path(data), Path(output), **options)
+    settings = EvalSettings(
+        model=model,
+        data=Path(data),
+        output=Path(output),
+        alignment=alignment,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        shard=shard,
+        limit=limit,
+        dtype=dtype,
+        judge=judge,
+        progress=progress,
+    )
     return run_benchmarks(select_benchmarks(tasks), settings)
 
 
@@ -94,7 +127,7 @@ def run_benchmarks(benchmarks: Sequence[Benchmark], settings: EvalSettings) -> E
                 _write_rows(settings.output, model, {})
         pending = [state for state in states if plan_work([state], settings)]
         for state in states:
-            if state.was_complete and state not in pending:
+            if state.is_complete and not state.pending:
                 _logger.info("%s: predictions are complete, only scored again", state.task.benchmark.name)
         with _show_progress(pending, settings) as advance:
             generate_predictions(pending, settings, model, advance)
@@ -165,5 +198,5 @@ def _show_progress(states: Sequence[TaskState], settings: EvalSettings) -> Itera
     batches = [state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards] for state in states]
     total = sum(len(batch) for own in batches for batch in own)
     left = sum(len(batch) for work in plan_work(states, settings) for batch in work.batches)
-    with progress("loading the model", total, settings.progress, total - left) as advance:
+    with show_progress("loading the model", total, settings.progress, total - left) as advance:
         yield lambda name, count: advance(count, titles[name])

@@ -241,8 +241,8 @@ class TaskState:
     pending: frozenset[int] = frozenset()
 
     @property
-    def was_complete(self) -> bool:
-        """Whether an earlier call had completed the predictions."""
+    def is_complete(self) -> bool:
+        """Whether the predictions are complete."""
         return self.task.answers.is_file()
 
     def find_pending(self) -> None:
@@ -265,7 +265,7 @@ class TaskState:
     def read(self) -> None:
         """Read the predictions so far: the complete ones, replaced by later ones where an image was unreadable."""
         records = read_worker_files(self.task.parts, len(self.task.questions))
-        if self.was_complete:
+        if self.is_complete:
             for index, line in enumerate(read_answers_file(self.task.answers)):
                 complete = PredictionRecord(index, line, 0.0)
                 if index not in records or not complete.unreadable:
@@ -307,7 +307,7 @@ def start_task(state: TaskState, exclusive: bool) -> None:
         ValueError: The folder belongs to another run, or its images have changed.
     """
     task, run_file = state.task, state.output.run_file
-    has_predictions = state.was_complete or any(path.stat().st_size for path in task.parts.glob("*.jsonl"))
+    has_predictions = state.is_complete or any(path.stat().st_size for path in task.parts.glob("*.jsonl"))
     if exclusive and not has_predictions:
         run_file.unlink(missing_ok=True)
         shutil.rmtree(task.parts, ignore_errors=True)
