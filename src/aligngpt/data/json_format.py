@@ -65,12 +65,13 @@ class JsonReader:
         return Row(0, _parse_line(self._file.read(size)), start=start, size=size)
 
 
-def array_values(location: str, start: int | None = None) -> Iterator[Value]:
+def array_values(location: str, start: int | None = None, line: int | None = None) -> Iterator[Value]:
     """Read the values of a JSON array.
 
     Args:
         location: The file.
         start: The byte of the first value to read, the array's first by default.
+        line: Not used; `line_values` has it.
 
     Raises:
         ValueError: The file is not a JSON array; the message names line and column.
@@ -172,7 +173,7 @@ class _Text:
         return bool(block)
 
 
-def line_values(location: str, start: int | None = None, line: int = 1) -> Iterator[Value]:
+def line_values(location: str, start: int | None = None, line: int | None = 1) -> Iterator[Value]:
     """Read the lines that are not blank; the value of a broken one is a `RecordError`.
 
     Args:
@@ -183,7 +184,7 @@ def line_values(location: str, start: int | None = None, line: int = 1) -> Itera
     with open_binary(location) as file:
         file.seek(start or 0)
         offset = start or 0
-        for number, content in enumerate(file, line):
+        for number, content in enumerate(file, line or 1):
             if content.strip():
                 try:
                     value = _parse_line(content)
@@ -207,18 +208,11 @@ def _parse_line(line: bytes) -> Any:
         raise RecordError("a number has too many digits") from None
 
 
-def _read(values: Iterator[Value], count: int, index: int, fields: Fields) -> Iterator[Row]:
-    for number, (value, start, size, line) in enumerate(islice(values, count), index):
+def _read(values: _Values, location: str, first: Value, index: int, count: int, fields: Fields) -> Iterator[Row]:
+    found = islice(values(location, first.start, first.line), count)
+    for number, (value, start, size, line) in enumerate(found, index):
         error = str(value) if isinstance(value, RecordError) else None
         yield Row(number, value if error is None else None, None, None, error, start, size, line)
-
-
-def _read_array(location: str, index: int, count: int, start: int, fields: Fields) -> Iterator[Row]:
-    return _read(array_values(location, start), count, index, fields)
-
-
-def _read_lines(location: str, index: int, count: int, start: int, line: int, fields: Fields) -> Iterator[Row]:
-    return _read(line_values(location, start, line), count, index, fields)
 
 
 def _shards(location: str, columns: Columns, values: _Values) -> list[SourceShard]:
@@ -238,12 +232,6 @@ def _shards(location: str, columns: Columns, values: _Values) -> list[SourceShar
         count += 1
     if names and fields != asked:
         columns.among(names)
-    return _divide(location, columns, starts, count, ids, by_line=values is line_values)
-
-
-def _divide(
-    location: str, columns: Columns, starts: list[Value], count: int, ids: DuplicateIds, by_line: bool
-) -> list[SourceShard]:
     (name,) = short_names([location])
     indices, firsts = ids.find()
     shards = []
@@ -252,11 +240,7 @@ def _divide(
         size = min(SHARD_SIZE, count - index)
         within = slice(*np.searchsorted(indices, (index, index + size)))
         duplicates = dict(zip(indices[within].tolist(), firsts[within].tolist(), strict=True))
-        rows: Callable[[Fields], Iterator[Row]]
-        if by_line:
-            rows = partial(_read_lines, location, index, size, first.start, first.line or 1)
-        else:
-            rows = partial(_read_array, location, index, size, first.start)
+        rows = partial(_read, values, location, first, index, size)
         label = f"{name}[{index}:{index + size}]"
         shards.append(SourceShard(number, label, rows, size, duplicates=duplicates, columns=columns))
     return shards
