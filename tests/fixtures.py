@@ -1,4 +1,4 @@
-"""Images that are good and bad in every way, and scorers small enough to be made in a test."""
+"""Fixtures: valid and invalid images, and scorers small enough for tests."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PHOTOS = Path(__file__).resolve().parents[1].parent / "shared" / "photos"
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """The folder of real photographs beside the repository, where there is one."""
+    """Return the folder of photographs next to the repository, or skip the test."""
     if not PHOTOS.is_dir():
-        pytest.skip("no ../shared/photos beside the repository")
+        pytest.skip("no ../shared/photos next to the repository")
     return PHOTOS
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of six good images, 0.png to 5.png, and one bad file of each kind."""
+    """Return a folder of six valid images, 0.png to 5.png, and one bad file of each kind."""
     folder = tmp_path_factory.mktemp("images")
     for seed in range(6):
         make_image(seed).save(folder / f"{seed}.png")
@@ -39,7 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save_tokenizer(folder: Path) -> None:
-    """One token per byte; 0 pads, every text ends in 1, the last stands for what is unknown."""
+    """Save a tokenizer with one token per byte; 0 pads, 1 ends every text, the last is the unknown token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -107,7 +107,7 @@ def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def spiece_folder(siglip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same SigLIP with the kind of tokenizer that is SigLIP's own, trained here, for texts of 16 tokens."""
+    """The same SigLIP with a SentencePiece tokenizer like SigLIP's, trained here, for texts of 16 tokens."""
     import sentencepiece
     from transformers import SiglipTokenizer
 
@@ -123,7 +123,7 @@ def spiece_folder(siglip_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def altclip_folder(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An AltCLIP of two layers with random weights, whose 24 positions begin at 2, so that it reads 22 tokens."""
+    """An AltCLIP of two layers with random weights; its 24 positions begin at 2, so it reads 22 tokens."""
     import torch
     from transformers import AltCLIPConfig, AltCLIPModel
 
@@ -155,7 +155,7 @@ def siglip2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def align_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ALIGN with a convolutional vision tower and random weights; its text tower has room for 80 tokens."""
+    """An ALIGN with a convolutional vision tower and random weights; its text tower takes 80 tokens."""
     import torch
     from transformers import AlignConfig, AlignModel, EfficientNetImageProcessorPil
 

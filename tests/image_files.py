@@ -1,4 +1,4 @@
-"""Images made from a seed, and a file that declares more pixels than it has."""
+"""Images generated from a seed, and a file that declares more pixels than it has."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 
 def make_image(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """Noise that is the same for the same seed."""
+    """Return noise that depends only on the seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A well-formed 1-bit PNG that declares any size at all and holds next to nothing."""
+    """Return a valid 1-bit PNG that declares any size and has almost no data."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

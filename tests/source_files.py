@@ -1,4 +1,4 @@
-"""Inputs of every format, a few records large."""
+"""Small inputs in every format."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def samples(numbers: range, folder: str = "") -> dict[str, bytes]:
-    """Two members for each sample: an image of 700 bytes, and its text."""
+    """Return two members for each sample: an image of 700 bytes, and its text."""
     members = {}
     for number in numbers:
         members[f"{folder}p{number}.jpg"] = bytes([number % 256]) * 700
@@ -97,7 +97,7 @@ def samples(numbers: range, folder: str = "") -> dict[str, bytes]:
 
 
 def datasets_folder(folder: Path, table: pa.Table, files: int = 2) -> Path:
-    """What `save_to_disk` writes, as far as it is read."""
+    """Write a folder as `save_to_disk` does, as far as it is read."""
     folder.mkdir()
     names = [f"data-{number:05d}-of-{files:05d}.arrow" for number in range(files)]
     size = -(-table.num_rows // files)
@@ -110,7 +110,7 @@ def datasets_folder(folder: Path, table: pa.Table, files: int = 2) -> Path:
 
 
 def every_format(folder: Path) -> dict[str, Source]:
-    """The same pairs in all five formats, images with the record where the format can hold them."""
+    """Write the same pairs in all five formats, with the images in the records where possible."""
     numbers = range(COUNT)
     columns: dict[str, list[Any]] = {
         "id": [f"p{number}" for number in numbers],
@@ -121,11 +121,11 @@ def every_format(folder: Path) -> dict[str, Source]:
     write_parquet(folder / "parquet" / "b.parquet", {name: column[13:] for name, column in columns.items()})
     write_tar(folder / "tars" / "00.tar", samples(range(13)))
     write_tar(folder / "tars" / "01.tar", samples(range(13, COUNT)))
-    places = {
+    paths = {
         "llava_json": write_json(folder, [llava(number) for number in numbers]),
         "json_lines": write_lines(folder, [llava(number) for number in numbers]),
         "parquet": folder / "parquet",
         "datasets": datasets_folder(folder / "set", pa.table(columns)),
         "webdataset": folder / "tars",
     }
-    return {kind: open_source(place) for kind, place in places.items()}
+    return {kind: open_source(place) for kind, place in paths.items()}

@@ -40,7 +40,7 @@ def test_a_truncated_image_is_found_by_decoding_only(images: Path) -> None:
         load_image(images / "truncated.jpg")
 
 
-def test_a_png_cut_inside_its_data_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_png_is_refused(tmp_path: Path) -> None:
     make_image(0, (64, 64)).save(tmp_path / "x.png")
     content = (tmp_path / "x.png").read_bytes()
     for length in (20, 40, 500, len(content) - 200):
@@ -64,7 +64,7 @@ def test_strips_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_no_warning_of_large_images_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_give_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large.png").write_bytes(png_header(9_900, 10_000))  # PIL warns above 89.5 megapixels
     assert check_header(tmp_path / "large.png") == (9_900, 10_000)
     (tmp_path / "larger.png").write_bytes(png_header(12_000, 10_000))
@@ -111,7 +111,7 @@ def test_a_transparent_palette_becomes_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str, mode: str) -> None:
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path: Path, suffix: str, mode: str) -> None:
     gray = np.array([[0, 257, 128 * 257, 65535, 128, 129]], np.uint16)
     if suffix == "ppm":
         (tmp_path / "x.ppm").write_bytes(b"P5 6 1 65535\n" + gray.astype(">u2").tobytes())
@@ -122,7 +122,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str, mode: st
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_32_bit_grey_is_refused(tmp_path: Path, mode: str) -> None:
+def test_32_bit_gray_is_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 3), 70_000).save(tmp_path / "x.tiff")
     with pytest.raises(BadImage, match=f"mode {mode}"):
         load_image(tmp_path / "x.tiff")
@@ -164,7 +164,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     assert load_image(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_image_of_one_pixel_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_one_pixel_is_refused(tmp_path: Path) -> None:
     make_image(0, (1, 1)).save(tmp_path / "x.png")
     with pytest.raises(BadImage, match="declares 1 x 1 pixels: a tracking pixel"):
         load_image(tmp_path / "x.png")
@@ -183,12 +183,12 @@ def smooth(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((255 * np.stack(channels, axis=-1)).astype(np.uint8))
 
 
-def test_bytes_are_read_as_the_file_they_are(images: Path) -> None:
+def test_bytes_are_read_as_files_are(images: Path) -> None:
     for name in ("0.png", "whole.jpg"):
-        found = decode_image(read_encoded(images / name), name)
+        result = decode_image(read_encoded(images / name), name)
         whole = load_image(images / name)
-        assert np.array_equal(np.asarray(found.image), np.asarray(whole))
-        assert (found.size, found.box) == (whole.size, (0, 0, *whole.size))
+        assert np.array_equal(np.asarray(result.image), np.asarray(whole))
+        assert (result.size, result.box) == (whole.size, (0, 0, *whole.size))
     for name, reason in BAD_HEADERS[1:4]:
         data = (images / name).read_bytes()
         with pytest.raises(BadImage) as caught:
@@ -205,15 +205,15 @@ def test_only_jpegs_far_too_large_are_decoded_at_a_fraction() -> None:
         ((480, 640), 240, 2),
         ((640, 480), None, 1),
     ]:
-        found = decode_image(encoded(smooth(size)), at_least=at_least)
-        assert found.image.size == (size[0] // fraction, size[1] // fraction)
-        assert found.size == size and found.box == (0, 0, size[0] / fraction, size[1] / fraction)
+        result = decode_image(encoded(smooth(size)), at_least=at_least)
+        assert result.image.size == (size[0] // fraction, size[1] // fraction)
+        assert result.size == size and result.box == (0, 0, size[0] / fraction, size[1] / fraction)
     assert decode_image(encoded(smooth((640, 480)), format="PNG"), at_least=8).image.size == (640, 480)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(640, 480), (643, 477)])
-def test_a_fraction_shows_what_the_whole_shows_however_it_is_turned(orientation: int, size: tuple[int, int]) -> None:
+def test_a_fraction_equals_the_full_image_in_every_orientation(orientation: int, size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(smooth(size), exif=exif)
@@ -247,16 +247,16 @@ def test_fractions_of_photos_stay_within_the_stated_tolerance(photos: Path) -> N
 
 def test_cmyk_jpegs_and_animations_become_rgb_from_bytes_too() -> None:
     ink = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
-    found = decode_image(encoded(ink), at_least=8).image
-    assert found.mode == "RGB" and found.size == (8, 8)
-    assert np.abs(np.asarray(found, int) - (0, 255, 255)).max() <= 3
+    result = decode_image(encoded(ink), at_least=8).image
+    assert result.mode == "RGB" and result.size == (8, 8)
+    assert np.abs(np.asarray(result, int) - (0, 255, 255)).max() <= 3
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     content = io.BytesIO()
     frames[0].save(content, format="WEBP", lossless=True, save_all=True, append_images=frames[1:])
     assert decode_image(content.getvalue()).image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_files_too_large_for_a_image_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_too_large_for_an_image_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aligngpt.data.images.MAX_BYTES", 1 << 20)
     with open(tmp_path / "x.tiff", "wb") as file:
         file.truncate((1 << 20) + 1)
@@ -266,7 +266,7 @@ def test_files_too_large_for_a_image_are_not_read(tmp_path: Path, monkeypatch: p
         read_encoded(tmp_path / "gone.png")
 
 
-def test_threads_read_what_one_reads(images: Path) -> None:
+def test_several_threads_read_equal_images(images: Path) -> None:
     names = [f"{number % 6}.png" for number in range(120)]
     alone = [np.asarray(load_image(images / name)).tobytes() for name in names]
     with ThreadPoolExecutor(8) as pool:
@@ -274,7 +274,7 @@ def test_threads_read_what_one_reads(images: Path) -> None:
     assert together == alone
 
 
-def test_photos_that_are_broken_are_told_from_those_that_are_odd(photos: Path) -> None:
+def test_broken_photos_are_distinguished_from_unusual_ones(photos: Path) -> None:
     known = json.loads((photos / "broken" / "broken.json").read_text())
     reasons = {}
     for entry in known:

@@ -104,15 +104,15 @@ def test_conversations_of_tables_with_and_without_images(tmp_path: Path, kind: s
             "alignment_level": [3, None, 1],
         }
     )
-    place = datasets_folder(tmp_path / "set", table) if kind == "datasets" else tmp_path / "a.parquet"
+    location = datasets_folder(tmp_path / "set", table) if kind == "datasets" else tmp_path / "a.parquet"
     if kind == "parquet":
-        write_parquet(place, table, row_group_size=2)
-    conversations = open_conversations(open_source(place))
+        write_parquet(location, table, row_group_size=2)
+    conversations = open_conversations(open_source(location))
     assert conversations.bad == [] and conversations.levels.tolist() == [3, 0, 1]
     assert conversations.lengths.tolist() == [3, -2, 3]
     assert [[data for _, data in images_of(record)] for record in conversations] == [[png(0)], [], [png(2)]]
     assert conversations[1].turns == (Turn("user", "Hi"), Turn("assistant", "Hello"))
-    pairs = open_pairs(open_source(place))
+    pairs = open_pairs(open_source(location))
     assert [pair.encoded for pair in pairs] == [png(0), png(2)]
     (bad,) = pairs.bad  # whether a binary value is null is not read
     assert bad.reason.startswith("a pair has one image" if form == "struct" else "0 <image> in the questions")
@@ -134,10 +134,10 @@ def test_several_images_of_one_row(tmp_path: Path, kind: str, of: str) -> None:
             "conversations": [row["conversations"] for row in rows],
         }
     )
-    place = datasets_folder(tmp_path / "set", table, 1) if kind == "datasets" else tmp_path / "a.parquet"
+    location = datasets_folder(tmp_path / "set", table, 1) if kind == "datasets" else tmp_path / "a.parquet"
     if kind == "parquet":
-        write_parquet(place, table)
-    conversations = open_conversations(open_source(place, tmp_path))
+        write_parquet(location, table)
+    conversations = open_conversations(open_source(location, tmp_path))
     assert conversations.bad == []
     contents = [[name if data is None else data for name, data in images_of(record)] for record in conversations]
     assert contents == ([["0.png"], ["0.png", "1.png"]] if of == "path" else [[png(0)], [png(0), png(1)]])

@@ -1,4 +1,4 @@
-"""Good records are read exactly, every bad one is listed with its place and its reason."""
+"""Valid records are read exactly, bad ones are listed with location and reason."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from aligngpt.data.sources import open_source
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+    return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """A good pair with some fields changed, or left out where the change is `...`."""
+    """Return a valid pair with some fields changed, or removed where the change is `...`."""
     fields = {"id": "a", "image": "0.png", "conversations": turns("<image>", "A cat.")} | changes
     return {key: value for key, value in fields.items() if value is not ...}
 
 
 def write(folder: Path, records: Any, name: str = "pairs.json") -> Path:
     path = folder / name
-    text = json.dumps(records) if name.endswith(".json") else "\n".join(json.dumps(one) for one in records)
+    text = json.dumps(records) if name.endswith(".json") else "\n".join(json.dumps(value) for value in records)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -137,7 +137,7 @@ BAD_PAIRS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_RECORDS + BAD_PAIRS)
-def test_a_bad_pair_is_listed_and_its_neighbours_are_read(tmp_path: Path, images: Path, bad: Any, reason: str) -> None:
+def test_a_bad_pair_is_listed_and_its_neighbors_are_read(tmp_path: Path, images: Path, bad: Any, reason: str) -> None:
     path = write(tmp_path, [record(id="good"), bad, record(id="after")], "pairs.jsonl")
     result = read_pairs(path, images)
     assert [pair.id for pair in result] == ["good", "after"]
@@ -159,15 +159,15 @@ def test_a_bad_conversation_is_listed(tmp_path: Path, images: Path, bad: Any, re
 
 
 @pytest.mark.parametrize("image", [..., None, []])
-def test_an_image_placeholder_without_an_image_is_words(tmp_path: Path, images: Path, image: Any) -> None:
-    said = ("What is <image>?", "<image> marks an image.", "<image><image>", "Two.")
-    result = read_conversations(write(tmp_path, [record(image=image, conversations=turns(*said))]), images)
+def test_an_image_placeholder_without_an_image_is_text(tmp_path: Path, images: Path, image: Any) -> None:
+    texts = ("What is <image>?", "<image> marks an image.", "<image><image>", "Two.")
+    result = read_conversations(write(tmp_path, [record(image=image, conversations=turns(*texts))]), images)
     assert result.bad == []
     assert result[0].images == ()
-    assert tuple(turn.text for turn in result[0].turns) == said
+    assert tuple(turn.text for turn in result[0].turns) == texts
 
 
-def test_an_answer_before_the_first_question_is_left_out(tmp_path: Path, images: Path) -> None:
+def test_an_answer_before_the_first_question_is_dropped(tmp_path: Path, images: Path) -> None:
     hello = {"from": "gpt", "value": "Hello."}
     records = [record(id=name, conversations=[hello, *turns("<image>", "A cat.")]) for name in "ab"]
     path = write(tmp_path, records)
@@ -205,7 +205,7 @@ def test_a_broken_array_is_an_error_that_names_the_line(tmp_path: Path, content:
         read_pairs(tmp_path / "pairs.json", tmp_path)
 
 
-def test_bad_records_stand_in_the_files_order(tmp_path: Path, images: Path) -> None:
+def test_bad_records_are_in_file_order(tmp_path: Path, images: Path) -> None:
     images_of = ["a/../../0.png", "0.png", "/0.png", "1.png", "", "../x"]
     records = [record(id=str(number), image=image) for number, image in enumerate(images_of)]
     result = read_pairs(write(tmp_path, records), images)

@@ -1,4 +1,4 @@
-"""Every format gives the same records, in order and in shards that can be read alone; what is bad is one record."""
+"""Every format gives the same records, in order and in shards that can be read alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_all_formats_give_the_same_records_in_order(tmp_path: Path) -> None:
             assert [record.data for record in read(source)] == [bytes([number]) * 700 for number in range(COUNT)]
 
 
-def test_images_are_named_by_where_they_stand(tmp_path: Path) -> None:
+def test_images_are_named_by_their_location(tmp_path: Path) -> None:
     named = {kind: [record.image for record in read(source)] for kind, source in every_format(tmp_path).items()}
     assert named["llava_json"][:2] == named["json_lines"][:2] == ["0.png", "1.png"]
     assert (named["parquet"][0], named["parquet"][13]) == ("a.parquet#0", "b.parquet#0")
@@ -62,7 +62,7 @@ def test_images_are_named_by_where_they_stand(tmp_path: Path) -> None:
     assert (named["webdataset"][0], named["webdataset"][13]) == ("00.tar#p0.jpg", "01.tar#p13.jpg")
 
 
-def test_each_shard_can_be_read_alone_and_elsewhere(tmp_path: Path) -> None:
+def test_each_shard_can_be_read_alone_in_another_process(tmp_path: Path) -> None:
     for kind, source in every_format(tmp_path).items():
         shards = source.shards()
         assert len(shards) == {"llava_json": 3, "json_lines": 3, "parquet": 2, "datasets": 4, "webdataset": 2}[kind]
@@ -75,12 +75,12 @@ def test_each_shard_can_be_read_alone_and_elsewhere(tmp_path: Path) -> None:
         assert [shard.name for shard in again] == [shard.name for shard in shards]
 
 
-def test_the_fingerprint_tells_inputs_apart(tmp_path: Path) -> None:
+def test_different_inputs_have_different_fingerprints(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     before = {kind: source.fingerprint for kind, source in every_format(tmp_path / "one").items()}
     (tmp_path / "two").mkdir()
     again = every_format(tmp_path / "two")
-    assert {kind: source.fingerprint for kind, source in again.items()} == before  # wherever it lies
+    assert {kind: source.fingerprint for kind, source in again.items()} == before  # in any folder
     write_json(tmp_path / "two", [llava(number) for number in range(24)])
     write_lines(tmp_path / "two", [llava(number) for number in range(24)])
     changed = {"id": ["z"], "image": [b"1"], "caption": ["c"]}
@@ -119,7 +119,7 @@ def test_raw_is_the_record_as_the_file_holds_it(tmp_path: Path) -> None:
         ("splits", r"splits has several splits \(train, test\); pass the folder of one of them"),
     ],
 )
-def test_what_is_no_input_is_said_in_one_line(tmp_path: Path, name: str, message: str) -> None:
+def test_invalid_inputs_are_errors_of_one_line(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "pairs.csv").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "splits").mkdir()
@@ -132,7 +132,7 @@ def test_what_is_no_input_is_said_in_one_line(tmp_path: Path, name: str, message
 
 
 @pytest.mark.parametrize(
-    ("places", "names"),
+    ("paths", "names"),
     [
         (["x/a.json"], ["a.json"]),
         (["/x/ab/1.tar", "/x/ac/2.tar"], ["ab/1.tar", "ac/2.tar"]),
@@ -145,23 +145,21 @@ def test_what_is_no_input_is_said_in_one_line(tmp_path: Path, name: str, message
         (["zip://in/1.tar::file:///x/a.zip", "zip://in/2.tar::file:///x/a.zip"], ["1.tar", "2.tar"]),
     ],
 )
-def test_short_names_are_without_protocol_and_shared_folder(places: list[str], names: list[str]) -> None:
-    assert records.short_names(places) == names
+def test_short_names_have_no_protocol_and_no_common_folder(paths: list[str], names: list[str]) -> None:
+    assert records.short_names(paths) == names
 
 
-def test_the_same_files_have_the_same_names_however_they_are_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_files_have_the_same_names_by_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, source in every_format(tmp_path).items():
         named = [source, open_source(f"file://{source.path}")]
         monkeypatch.chdir(tmp_path)
         named.append(open_source(Path(source.path).relative_to(tmp_path)))
-        assert len({one.fingerprint for one in named}) == 1, kind
+        assert len({opened.fingerprint for opened in named}) == 1, kind
         assert [shard.name for shard in named[1].shards()] == [shard.name for shard in source.shards()]
         assert read(named[1]) == read(named[2]) == read(source)
 
 
-def test_what_a_folder_holds_is_told_by_suffixes_in_any_case(tmp_path: Path) -> None:
+def test_the_format_of_a_folder_follows_from_suffixes_in_any_case(tmp_path: Path) -> None:
     columns = {"image": ["a.png"], "caption": ["c"]}
     write_parquet(tmp_path / "p" / "A.PARQUET", columns)
     assert open_source(tmp_path / "p").kind == "parquet" and len(read(open_source(tmp_path / "p"))) == 1
@@ -185,13 +183,18 @@ def test_patterns_of_stars_and_letters(tmp_path: Path) -> None:
     for number, name in enumerate("abc"):
         path = write_tar(tmp_path / f"{name}.tar", samples(range(number, number + 1)))
         fsspec.filesystem("memory").pipe(f"/stars/{name}.tar", path.read_bytes())
-    for place in (f"{tmp_path}/{{a..c}}.tar", f"{tmp_path}/*.tar", "memory://stars/*.tar", "memory://stars/{a..c}.tar"):
-        found = read(open_source(place))
-        assert [(record.id, record.image) for record in found] == [
+    for location in (
+        f"{tmp_path}/{{a..c}}.tar",
+        f"{tmp_path}/*.tar",
+        "memory://stars/*.tar",
+        "memory://stars/{a..c}.tar",
+    ):
+        result = read(open_source(location))
+        assert [(record.id, record.image) for record in result] == [
             ("p0", "a.tar#p0.jpg"),
             ("p1", "b.tar#p1.jpg"),
             ("p2", "c.tar#p2.jpg"),
-        ], place
+        ], location
     for pattern, message in (
         ("*.parquet", r"\*\.parquet: no file matches"),
         ("{a.tar,b.json}", r"expected .*, got \.json"),
@@ -200,18 +203,18 @@ def test_patterns_of_stars_and_letters(tmp_path: Path) -> None:
             open_source(f"{tmp_path}/{pattern}")
 
 
-def test_a_file_on_the_web_is_not_fetched_to_find_out_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fsspec offers for HTTP: `isdir` reads the whole file to look for links in it, `isfile` begins to."""
+def test_a_file_on_the_web_is_not_fetched_to_determine_its_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec over HTTP: `isdir` reads the whole file to search it for links, `isfile` begins to."""
 
     class Web:
         protocol = ("http", "https")
 
-        def size(self, place: str) -> int:
-            if "gone" in place:
-                raise FileNotFoundError(place)
+        def size(self, location: str) -> int:
+            if "gone" in location:
+                raise FileNotFoundError(location)
             return 7
 
-    monkeypatch.setattr("fsspec.core.url_to_fs", lambda place: (Web(), place))
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda location: (Web(), location))
     source = open_source("https://some.where/a.tar")
     assert (source.kind, len(source.fingerprint)) == ("webdataset", 64)
     with pytest.raises(FileNotFoundError, match=r"gone\.tar: no such file"):
@@ -229,11 +232,11 @@ def test_absolute_paths_are_accepted_inside_the_image_folder(tmp_path: Path) -> 
     ]
     path = write_lines(tmp_path, values)
     outside = "image path is absolute and not in the image folder"
-    found = read(open_source(path, tmp_path / "link"))
-    assert [record.image for record in found[:2]] == ["in/a.png", "b.png"]
-    assert [record.error for record in found] == [None, None, outside, outside]
-    told = "image path is absolute; it must be relative to the image folder"
-    assert errors(open_source(path)) == [told] * 4
+    result = read(open_source(path, tmp_path / "link"))
+    assert [record.image for record in result[:2]] == ["in/a.png", "b.png"]
+    assert [record.error for record in result] == [None, None, outside, outside]
+    reasons = "image path is absolute; it must be relative to the image folder"
+    assert errors(open_source(path)) == [reasons] * 4
 
 
 # JSON ---------------------------------------------------------------------------------------------------------------
@@ -248,7 +251,7 @@ DOCUMENTS: list[Any] = [
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 1 << 22])
 @pytest.mark.parametrize("document", DOCUMENTS)
 @pytest.mark.parametrize("indent", [None, 2])
-def test_an_array_is_streamed_as_it_is_parsed_whole(
+def test_a_streamed_array_equals_the_parsed_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: Any, indent: int | None, block: int
 ) -> None:
     monkeypatch.setattr(json_records, "_BLOCK", block)
@@ -256,11 +259,11 @@ def test_an_array_is_streamed_as_it_is_parsed_whole(
         text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
         path = tmp_path / "a.json"
         path.write_bytes(bom + b" \n" + text.encode() + b"\n ")
-        found = list(json_records.array_values(str(path)))
-        assert [value.value for value in found] == document
-        for place in range(0, len(found), 7):  # reading can begin at any value
-            rest = json_records.array_values(str(path), found[place].start)
-            assert [value.value for value in rest] == document[place:]
+        result = list(json_records.array_values(str(path)))
+        assert [value.value for value in result] == document
+        for index in range(0, len(result), 7):  # reading can begin at any value
+            rest = json_records.array_values(str(path), result[index].start)
+            assert [value.value for value in rest] == document[index:]
 
 
 @pytest.mark.parametrize("block", [5, 1 << 22])
@@ -297,7 +300,7 @@ def test_a_broken_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytes
         open_source(tmp_path / "a.json").shards()
 
 
-def test_bad_records_of_json_stand_in_their_places(tmp_path: Path) -> None:
+def test_bad_records_of_json_keep_their_positions(tmp_path: Path) -> None:
     values = [
         llava(0),
         llava(1, id=""),
@@ -307,8 +310,8 @@ def test_bad_records_of_json_stand_in_their_places(tmp_path: Path) -> None:
         llava(5, conversations=turns(None)),
     ]
     for path in (write_json(tmp_path, values), write_lines(tmp_path, values)):
-        found = read(open_source(path))
-        assert [record.error for record in found] == [
+        result = read(open_source(path))
+        assert [record.error for record in result] == [
             None,
             "id is missing",
             "expected an object, got a string",
@@ -316,18 +319,18 @@ def test_bad_records_of_json_stand_in_their_places(tmp_path: Path) -> None:
             "duplicate id, also that of record 0",
             "turn 2 has no value",
         ]
-        assert [record.id for record in found] == ["p0", "#1", "#2", "p3", "p0", "p5"]
-        assert [record.index for record in found] == list(range(6))
+        assert [record.id for record in result] == ["p0", "#1", "#2", "p3", "p0", "p5"]
+        assert [record.index for record in result] == list(range(6))
     with (tmp_path / "pairs.jsonl").open("ab") as file:
         file.write(b'{"id": \n\n\xff\n' + json.dumps(llava(9)).encode() + b'\n{"id": ' + b"1" * 5000 + b"}")
-    found = read(open_source(tmp_path / "pairs.jsonl"))
-    assert [record.index for record in found[6:]] == [6, 7, 8, 9]
-    assert found[9].error == "a number has too many digits"
-    assert found[6].error is not None and found[6].error.startswith("broken JSON")
-    assert (found[7].error, found[8].id) == ("not UTF-8 text", "p9")
+    result = read(open_source(tmp_path / "pairs.jsonl"))
+    assert [record.index for record in result[6:]] == [6, 7, 8, 9]
+    assert result[9].error == "a number has too many digits"
+    assert result[6].error is not None and result[6].error.startswith("broken JSON")
+    assert (result[7].error, result[8].id) == ("not UTF-8 text", "p9")
 
 
-def test_plain_fields_are_read_as_well_as_llavas(tmp_path: Path) -> None:
+def test_plain_fields_are_read_like_conversations(tmp_path: Path) -> None:
     values = [
         {"id": 7, "image": "a.png", "caption": "x"},
         {"file_name": "b.png", "text": "y"},
@@ -340,9 +343,12 @@ def test_plain_fields_are_read_as_well_as_llavas(tmp_path: Path) -> None:
         {"id": True, "image": "i.png", "caption": "x"},
         {"id": "j", "image": "j.png"},
     ]
-    found = read(open_source(write_lines(tmp_path, values)))
-    assert [(one.id, one.image, one.caption) for one in found[:2]] == [("7", "a.png", "x"), ("#1", "b.png", "y")]
-    assert [record.error for record in found[2:]] == [
+    result = read(open_source(write_lines(tmp_path, values)))
+    assert [(record.id, record.image, record.caption) for record in result[:2]] == [
+        ("7", "a.png", "x"),
+        ("#1", "b.png", "y"),
+    ]
+    assert [record.error for record in result[2:]] == [
         "caption is missing (null)",
         "empty caption",
         "caption must be a string, got int",
@@ -357,24 +363,24 @@ def test_plain_fields_are_read_as_well_as_llavas(tmp_path: Path) -> None:
 def test_fields_can_be_named(tmp_path: Path) -> None:
     path = write_lines(tmp_path, [{"n": 1, "pic": "a.png", "alt": "x", "caption": "not this", "id": "nor this"}])
     source = open_source(path, image_column="pic", caption_column="alt", id_column="n")
-    assert [(one.id, one.image, one.caption) for one in read(source)] == [("1", "a.png", "x")]
+    assert [(record.id, record.image, record.caption) for record in read(source)] == [("1", "a.png", "x")]
 
 
 # Ids ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("in_memory", [1 << 20, 7])
-def test_ids_that_stood_before_are_found_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+def test_duplicate_ids_are_found_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
     monkeypatch.setattr(duplicate_ids, "_IDS_IN_MEMORY", in_memory)
     rng = random.Random(0)
     names = [str(rng.randrange(150)) for _ in range(300)]
     ids, expected = DuplicateIds(), []
     seen: dict[str, int] = {}
-    for place, name in enumerate(names):
-        ids.add(name, 3 * place)
+    for index, name in enumerate(names):
+        ids.add(name, 3 * index)
         if name in seen:
-            expected.append((3 * place, seen[name]))
-        seen.setdefault(name, 3 * place)
+            expected.append((3 * index, seen[name]))
+        seen.setdefault(name, 3 * index)
     later, first = ids.find()
     assert list(zip(later.tolist(), first.tolist(), strict=True)) == expected
     assert [array.tolist() for array in DuplicateIds().find()] == [[], []]
@@ -385,7 +391,7 @@ def test_duplicates_are_found_across_shards_and_files(tmp_path: Path) -> None:
     columns = {"id": [f"p{n}" for n in numbers], "image": ["a.png"] * 24, "caption": ["c"] * 24}
     write_parquet(tmp_path / "many" / "a.parquet", {name: column[:12] for name, column in columns.items()})
     write_parquet(tmp_path / "many" / "b.parquet", {name: column[12:] for name, column in columns.items()})
-    places = [
+    paths = [
         write_json(tmp_path, [llava(n) for n in numbers]),
         write_lines(tmp_path, [llava(n) for n in numbers]),
         write_parquet(tmp_path / "one.parquet", columns, row_group_size=5),
@@ -393,12 +399,12 @@ def test_duplicates_are_found_across_shards_and_files(tmp_path: Path) -> None:
         datasets_folder(tmp_path / "set", pa.table(columns), 3),
     ]
     reasons = ["duplicate id, also that of record 4", "duplicate id, also that of record 21"]
-    for place in places:
-        assert errors(open_source(place)) == [None] * 22 + reasons, place
+    for location in paths:
+        assert errors(open_source(location)) == [None] * 22 + reasons, location
 
 
 def test_the_first_record_with_an_id_keeps_it_in_every_format(tmp_path: Path) -> None:
-    """Also where it cannot be used itself, which a table tells only if all of it is read."""
+    """Also if that record is bad, which in a table only reading all columns can determine."""
     rows = [
         {"id": "a", "image": "a.png", "caption": None},
         {"id": "a", "image": "a.png", "caption": "x"},
@@ -410,9 +416,9 @@ def test_the_first_record_with_an_id_keeps_it_in_every_format(tmp_path: Path) ->
     table = pa.Table.from_pylist(rows)
     pq.write_table(table, tmp_path / "a.parquet")
     json_places = (write_json(tmp_path, rows), write_lines(tmp_path, rows))
-    for place in (*json_places, tmp_path / "a.parquet", datasets_folder(tmp_path / "set", table)):
-        found = read(open_source(place))
-        told = [
+    for location in (*json_places, tmp_path / "a.parquet", datasets_folder(tmp_path / "set", table)):
+        result = read(open_source(location))
+        reasons = [
             "caption is missing (null)",
             "duplicate id, also that of record 0",
             None,
@@ -420,40 +426,42 @@ def test_the_first_record_with_an_id_keeps_it_in_every_format(tmp_path: Path) ->
             "id is missing",
             "id is missing",
         ]
-        assert [record.error for record in found] == told, place
-        assert [record.id for record in found] == ["a", "a", "#2", "#3", "#4", "#5"]
+        assert [record.error for record in result] == reasons, location
+        assert [record.id for record in result] == ["a", "a", "#2", "#3", "#4", "#5"]
     members = {"a.jpg": b"1", "b.jpg": b"1", "b.txt": b"x", "c/a.jpg": b"1"} | {"a.txt": b"x", "a.png": b"1"}
-    told = errors(open_source(write_tar(tmp_path / "a.tar", members)))
-    assert told[3] == "duplicate id, also that of record 0" and (told[0] or "").startswith("caption is missing")
+    reasons = errors(open_source(write_tar(tmp_path / "a.tar", members)))
+    assert reasons[3] == "duplicate id, also that of record 0" and (reasons[0] or "").startswith("caption is missing")
 
 
-def test_a_record_without_an_id_has_its_place_for_one_in_both_forms(tmp_path: Path) -> None:
+def test_a_record_without_an_id_is_named_by_its_index(tmp_path: Path) -> None:
     values = [llava(0, id=None), {"image": "1.png", "caption": "x"}, {"image": "2.png", "conversations": turns("y")}]
     path = write_lines(tmp_path, values)
     assert [pair.id for pair in open_pairs(open_source(path, tmp_path))] == ["#0", "#1", "#2"]
     assert [(record.id, record.error) for record in read(open_source(path))] == [(f"#{n}", None) for n in range(3)]
 
 
-def test_photos_are_read_as_the_pairs_they_are(photos: Path) -> None:
-    found = read(open_source(photos / "pairs.json", photos / "images"))
+def test_streaming_and_the_index_read_the_same_photos(photos: Path) -> None:
+    result = read(open_source(photos / "pairs.json", photos / "images"))
     expected = open_pairs(open_source(photos / "pairs.json", photos / "images"))
-    assert [(one.id, one.image, one.caption) for one in found] == [(one.id, one.image, one.caption) for one in expected]
+    assert [(record.id, record.image, record.caption) for record in result] == [
+        (record.id, record.image, record.caption) for record in expected
+    ]
 
 
-def test_the_fingerprint_sees_small_files_whole_and_pieces_of_large_ones(
+def test_the_fingerprint_covers_small_files_and_pieces_of_large_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = bytes(range(256)) * 40
 
-    def fingerprint(place: int | None) -> str:
+    def fingerprint(index: int | None) -> str:
         changed = bytearray(content)
-        if place is not None:
-            changed[place] ^= 1
+        if index is not None:
+            changed[index] ^= 1
         (tmp_path / "a.tar").write_bytes(changed)
         return open_source(tmp_path / "a.tar").fingerprint
 
     whole = fingerprint(None)
-    assert whole not in {fingerprint(place) for place in (0, 5_000, len(content) - 1)}
+    assert whole not in {fingerprint(index) for index in (0, 5_000, len(content) - 1)}
     monkeypatch.setattr("aligngpt.data.sources._WHOLE", 100)
     monkeypatch.setattr("aligngpt.data.sources._PIECE", 16)
     pieces = fingerprint(None)

@@ -1,4 +1,4 @@
-"""What a sample teaches: labels on answers alone, the gate's mask on the turn of the first image alone."""
+"""Samples: labels on answers only, the gate's mask on the turn of the first image only."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def processor(folders: tuple[Path, Path], template: str = "bare") -> AlignGPTPro
 
 
 def ids(processor: AlignGPTProcessor, text: str) -> list[int]:
-    """A token for each byte, no special token read from the text."""
+    """Return one token per byte, without special tokens."""
     return processor.tokenizer.encode(text, add_special_tokens=False)
 
 
 def where(sample: dict[str, Any], mask: str) -> list[int]:
-    """The ids at which a mask is set."""
+    """Return the ids where a mask is set."""
     return [token for token, marked in zip(sample["input_ids"], sample[mask], strict=True) if marked]
 
 
 def learned(sample: dict[str, Any]) -> list[int]:
-    """The labels that are not ignored, each checked to stand at its own token."""
+    """Return the labels that are not ignored, each checked to be at its own token."""
     for token, label in zip(sample["input_ids"], sample["labels"], strict=True):
         assert label in (token, IGNORED)
     return [label for label in sample["labels"] if label != IGNORED]
@@ -58,7 +58,7 @@ def learned(sample: dict[str, Any]) -> list[int]:
 
 def talk(name: str, images: tuple[str, ...], *texts: str) -> Conversation:
     roles = ("user", "assistant")
-    return Conversation(name, images, tuple(Turn(roles[place % 2], text) for place, text in enumerate(texts)))  # type: ignore[arg-type]
+    return Conversation(name, images, tuple(Turn(roles[index % 2], text) for index, text in enumerate(texts)))  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------------ stage 1
@@ -67,11 +67,11 @@ def talk(name: str, images: tuple[str, ...], *texts: str) -> Conversation:
 def test_a_pair_becomes_align_image_and_caption(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     sample = PretrainDataset(indexed([PAIR], images), words, np.array([6]))[0]
-    caption = ids(words, " A dog, près.\n\n")  # as it stands in the file, and the template's line end
+    caption = ids(words, " A dog, près.\n\n")  # as in the file, with the template's line end
     head = [BOS, words.align_token_id, *[words.image_token_id] * PATCHES]
     assert sample["input_ids"] == head + caption
     assert sample["labels"] == [IGNORED] * len(head) + caption
-    assert where(sample, "instruction_mask") == []  # the prompt of the file is no part of stage 1
+    assert where(sample, "instruction_mask") == []  # stage 1 does not use the file's prompt
     assert (sample["id"], sample["alignment_level"], sample["truncated"]) == ("p", 6, False)
     assert sample["pixel_values"].shape == (1, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
 
@@ -104,7 +104,7 @@ def test_without_alignment_a_pair_has_no_level_and_no_align_token(folders: tuple
 
 
 @pytest.mark.parametrize(("template", "opening"), [("bare", ""), ("vicuna_v1", VICUNA)])
-def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, template: str, opening: str) -> None:
+def test_only_answers_have_labels(folders: tuple[Path, Path], images: Path, template: str, opening: str) -> None:
     words = processor(folders, template)
     turns = ("<image>\nHow many? ASSISTANT: two", " two ", "Where is\nit?", "at the top")
     sample = InstructionDataset(indexed([talk("c", ("0.png",), *turns)], images), words)[0]
@@ -113,11 +113,11 @@ def test_answers_alone_are_learned(folders: tuple[Path, Path], images: Path, tem
         ([BOS, words.align_token_id], False, False),
         (ids(words, f"{opening}USER: "), False, False),
         (image, False, True),
-        (ids(words, "\nHow many? ASSISTANT: two"), False, True),  # a user may say what the template says
+        (ids(words, "\nHow many? ASSISTANT: two"), False, True),  # a user may write what the template writes
         (ids(words, " ASSISTANT:"), False, False),
-        (ids(words, "  two "), True, False),  # the template's space, and the answer as it stands in the file
+        (ids(words, "  two "), True, False),  # the template's space, and the answer as in the file
         ([EOS], True, False),
-        (ids(words, "USER: Where is\nit? ASSISTANT:"), False, False),  # the gate has read the first image's turn
+        (ids(words, "USER: Where is\nit? ASSISTANT:"), False, False),  # the gate reads only the first image's turn
         (ids(words, " at the top"), True, False),
         ([EOS], True, False),
     ]
@@ -189,7 +189,7 @@ def test_several_images_share_one_align_token(folders: tuple[Path, Path], images
 # ------------------------------------------------------------------------------------------- what does not fit or exist
 
 
-def test_a_cut_sample_says_so(folders: tuple[Path, Path], images: Path) -> None:
+def test_a_truncated_sample_is_marked(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("c", ("0.png",), "<image>\nWhy?", "because")
     whole = InstructionDataset(indexed([conversation], images), words)[0]
@@ -209,7 +209,7 @@ def assert_nothing_learned(sample: Sample, name: str) -> None:
     assert sample["pixel_values"] is None
 
 
-def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
+def test_a_sample_without_room_for_an_answer_adds_no_loss_and_is_named(
     folders: tuple[Path, Path], images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = processor(folders)
@@ -228,7 +228,7 @@ def test_where_no_answer_fits_nothing_is_learned_and_the_sample_is_named(
     assert pair["alignment_level"] == 1
 
 
-def test_where_a_image_is_cut_nothing_is_learned(folders: tuple[Path, Path], images: Path) -> None:
+def test_a_sample_with_a_truncated_image_adds_no_loss(folders: tuple[Path, Path], images: Path) -> None:
     words = processor(folders)
     conversation = talk("late", ("0.png", "1.png"), "<image>\nWhat?", "x", "<image>\nAnd this?", "y")
     tokens = InstructionDataset(indexed([conversation], images), words)[0]["input_ids"]
@@ -240,7 +240,7 @@ def test_where_a_image_is_cut_nothing_is_learned(folders: tuple[Path, Path], ima
     ("name", "reason"),
     [("truncated.jpg", "truncated or damaged"), ("gone.png", "no such file"), ("empty.jpg", "0 bytes")],
 )
-def test_a_image_that_cannot_be_read_is_named(folders: tuple[Path, Path], images: Path, name: str, reason: str) -> None:
+def test_an_unreadable_image_is_named(folders: tuple[Path, Path], images: Path, name: str, reason: str) -> None:
     words = processor(folders)
     conversation = InstructionDataset(indexed([talk("c", (name,), "<image>", "x")], images), words)
     pair = PretrainDataset(indexed([replace(PAIR, image=name)], images), words, np.array([5]))
