@@ -16,7 +16,7 @@ _PARTITIONS = 64
 
 
 def hash_id(record_id: str) -> int:
-    """Return the 64-bit BLAKE2 hash that stands for an id in indexes.
+    """Return the 64-bit BLAKE2 hash that represents an id in an index.
 
     Two of n ids share a hash with a probability of about n^2 / 4e19: 3% for one such pair among a billion ids.
     """

@@ -209,8 +209,8 @@ def _parse_line(line: bytes) -> Any:
 
 
 def _read(values: _Values, location: str, first: Value, index: int, count: int, fields: Fields) -> Iterator[Row]:
-    found = islice(values(location, first.start, first.line), count)
-    for number, (value, start, size, line) in enumerate(found, index):
+    selected = islice(values(location, first.start, first.line), count)
+    for number, (value, start, size, line) in enumerate(selected, index):
         error = str(value) if isinstance(value, RecordError) else None
         yield Row(number, value if error is None else None, None, None, error, start, size, line)
 

@@ -155,7 +155,7 @@ class SourceShard:
 
     Attributes:
         number: Its number among the shards, from 0.
-        name: What is read, for messages.
+        name: The name of the shard in messages.
         rows: Starts reading the given fields; picklable.
         size: Number of rows, `None` if only reading can determine it.
         file: Index of its file among the source's.
@@ -316,11 +316,11 @@ def read_conversation(row: Row, columns: Columns) -> Conversation:
         images = None
     listed = images if isinstance(images, list) else [] if images is None else [images]
     prefix = row.image_name if len(listed) != 1 else None
-    found = [_image(image, f"{prefix}[{number}]" if prefix else row.image_name) for number, image in enumerate(listed)]
+    named = [_image(image, f"{prefix}[{number}]" if prefix else row.image_name) for number, image in enumerate(listed)]
     record_id = _record_id(value, row.position, columns)
-    changed = {"conversations": turns, "image": [_from_root(image) for image, _ in found], "id": record_id}
+    changed = {"conversations": turns, "image": [_from_root(image) for image, _ in named], "id": record_id}
     conversation = check_conversation({**value, **changed}, row.position)
-    names, encoded = tuple(str(image) for image, _ in found), tuple(data for _, data in found)
+    names, encoded = tuple(str(image) for image, _ in named), tuple(data for _, data in named)
     return Conversation(record_id, names, conversation.turns, conversation.alignment_level, encoded)
 
 

@@ -181,9 +181,9 @@ def _in_pattern(location: str) -> tuple[Kind, tuple[str, ...]]:
     if not files:
         raise FileNotFoundError(f"{location}: no file matches")
     kind = _kind(files[0])
-    other = next((file for file in files if _kind(file) is None or _kind(file) != kind), None)
-    if kind is None or other is not None:
-        suffixes = Path(other or location).suffixes
+    mismatch = next((file for file in files if _kind(file) is None or _kind(file) != kind), None)
+    if kind is None or mismatch is not None:
+        suffixes = Path(mismatch or location).suffixes
         compressed = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else None
         hint = f"{compressed}: decompress it first" if compressed else suffixes[-1] if suffixes else "no suffix"
         raise ValueError(

@@ -99,7 +99,7 @@ def _has_suffix(member: str, suffixes: tuple[str, ...]) -> bool:
 
 
 class _Sample:
-    """Members of a tar that share a name, by extension; where they are, and what is wrong with them."""
+    """Members of a tar that share a name, by extension, with their byte range and their damage."""
 
     def __init__(self, key: str, start: int) -> None:
         self.members: dict[str, Any] = {KEY: key}
