@@ -8,7 +8,6 @@ reports.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,30 +50,6 @@ class SmallestRows:
     def rows(self) -> tuple[int, ...]:
         """Row numbers, smallest key first."""
         return tuple(self._rows.tolist())
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of the scores as arrays (n,); where a value is null, its `has_` array is False.
-
-    Attributes:
-        rows: int64, row numbers from 0 in the order of the input.
-        scores: float64, NaN without a score.
-        names: int64, hashes of the image names, comparable within this process only.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    truncated: np.ndarray
-    errors: pa.Array
-    chars: np.ndarray
-    captions: np.ndarray
-    has_caption: np.ndarray
-    images: np.ndarray
-    has_image: np.ndarray
-    perceptual: np.ndarray
-    has_perceptual: np.ndarray
-    names: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -156,50 +131,26 @@ def collect_statistics(
     """
     manifest = read_manifest(folder)
     ranking = ScoreRanking(score_stream(folder, column))
-    collector = _Collector(boundaries, limit, manifest.counts.errors)
-    for batch in _batches(folder, column):
+    collector = _Collector(column, boundaries, limit, manifest.counts.errors)
+    for batch in iter_scores(folder, list(dict.fromkeys([column, *score_schema().names]))):
         collector.add(batch)
     return collector.result(len(manifest.scorers), ranking.percentiles() if ranking.count else {})
 
 
-def _batches(folder: str | os.PathLike[str], column: str) -> Iterator[Batch]:
-    """Yield the rows of a folder of scores in order."""
-    columns = dict.fromkeys([column, *score_schema().names])
-    first = 0
-    for batch in iter_scores(folder, list(columns)):
-        yield _batch(batch, first, column)
-        first += batch.num_rows
+def _to_numpy(values: pa.Array, null: int = 0) -> np.ndarray:
+    """Return a column as an array, with `null` for null."""
+    return values.fill_null(null).to_numpy(zero_copy_only=False)
 
 
-def _batch(batch: pa.RecordBatch, first: int, column: str) -> Batch:
-    def integers(name: str) -> tuple[np.ndarray, np.ndarray]:
-        values = batch[name]
-        return values.fill_null(0).to_numpy(zero_copy_only=False), values.is_valid().to_numpy(zero_copy_only=False)
-
-    chars, has_chars = integers("caption_chars")
-    captions, has_caption = integers("caption_hash")
-    images, has_image = integers("image_hash")
-    perceptual, has_perceptual = integers("image_phash")
-    return Batch(
-        rows=np.arange(first, first + batch.num_rows),
-        scores=batch[column].to_numpy(zero_copy_only=False).astype(np.float64),
-        truncated=batch["text_truncated"].to_numpy(zero_copy_only=False),
-        errors=batch["error"],
-        chars=np.where(has_chars, chars.astype(np.int64), -1),
-        captions=captions,
-        has_caption=has_caption,
-        images=images,
-        has_image=has_image,
-        perceptual=perceptual,
-        has_perceptual=has_perceptual,
-        names=np.fromiter(map(hash, batch["image"].to_pylist()), np.int64, batch.num_rows),
-    )
+def _is_valid(values: pa.Array) -> np.ndarray:
+    return values.is_valid().to_numpy(zero_copy_only=False)
 
 
 @dataclass
 class _Collector:
     """The statistics of the batches so far."""
 
+    column: str
     boundaries: LevelBoundaries | None
     limit: int | None
     errors: dict[str, int]  # of the manifest: failed rows by reason
@@ -220,19 +171,22 @@ class _Collector:
         self.image_sample = ImageSample(self.limit)
         self.caption_sample = CaptionSample(self.limit)
 
-    def add(self, batch: Batch) -> None:
-        self.rows += batch.rows.size
-        scored = np.isfinite(batch.scores)
-        levels = np.zeros(batch.rows.size, np.int64) if self.boundaries is None else self.boundaries.apply(batch.scores)
-        self._add_scores(batch.scores[scored], levels[scored], batch.rows[scored])
-        measured = scored & (batch.chars >= 0)
-        np.add.at(self.lengths, (levels[measured], np.minimum(batch.chars[measured], MAX_LENGTH)), 1)
-        self.longest = max(self.longest, int(batch.chars.max(initial=0)))
-        truncated = scored & batch.truncated
+    def add(self, batch: pa.RecordBatch) -> None:
+        rows = np.arange(self.rows, self.rows + batch.num_rows)
+        self.rows += batch.num_rows
+        scores = batch[self.column].to_numpy(zero_copy_only=False).astype(np.float64)  # NaN without a score
+        scored = np.isfinite(scores)
+        levels = np.zeros(rows.size, np.int64) if self.boundaries is None else self.boundaries.apply(scores)
+        self._add_scores(scores[scored], levels[scored], rows[scored])
+        chars = _to_numpy(batch["caption_chars"], -1).astype(np.int64)
+        measured = scored & (chars >= 0)
+        np.add.at(self.lengths, (levels[measured], np.minimum(chars[measured], MAX_LENGTH)), 1)
+        self.longest = max(self.longest, int(chars.max(initial=0)))
+        truncated = scored & batch["text_truncated"].to_numpy(zero_copy_only=False)
         self.truncated += np.bincount(levels[truncated], minlength=self.truncated.size)
-        self.truncated_rows.add(random_keys(batch.rows[truncated]), batch.rows[truncated])
-        self._add_errors(batch)
-        self._add_duplicates(batch)
+        self.truncated_rows.add(random_keys(rows[truncated]), rows[truncated])
+        self._add_errors(batch["error"], rows)
+        self._add_duplicates(batch, scored, rows)
 
     def _add_scores(self, scores: np.ndarray, levels: np.ndarray, rows: np.ndarray) -> None:
         np.add.at(self.histogram, (levels, score_bins(scores)), 1)
@@ -249,21 +203,21 @@ class _Collector:
             below.add(-beyond[beyond < 0], rows[beyond < 0])
             above.add(beyond[beyond >= 0], rows[beyond >= 0])
 
-    def _add_errors(self, batch: Batch) -> None:
-        for index in np.flatnonzero(batch.errors.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            kind = error_kind(batch.errors[index].as_py())
-            rows = self.rows_of_reason[kind if kind in self.rows_of_reason else OTHER_REASONS]
-            if len(rows) < _ROWS_PER_REASON:
-                rows.append(int(batch.rows[index]))
+    def _add_errors(self, errors: pa.Array, rows: np.ndarray) -> None:
+        for index in np.flatnonzero(_is_valid(errors)).tolist():
+            kind = error_kind(errors[index].as_py())
+            examples = self.rows_of_reason[kind if kind in self.rows_of_reason else OTHER_REASONS]
+            if len(examples) < _ROWS_PER_REASON:
+                examples.append(int(rows[index]))
 
-    def _add_duplicates(self, batch: Batch) -> None:
-        usable = batch.has_image & np.isfinite(batch.scores)  # bytes that are no image have a hash as well
-        self.image_sample.add(
-            batch.images[usable], batch.names[usable], batch.perceptual[usable], batch.has_perceptual[usable],
-            batch.rows[usable],
-        )  # fmt: skip
-        usable &= batch.has_caption
-        self.caption_sample.add(batch.captions[usable], batch.images[usable], batch.rows[usable])
+    def _add_duplicates(self, batch: pa.RecordBatch, scored: np.ndarray, rows: np.ndarray) -> None:
+        usable = scored & _is_valid(batch["image_hash"])  # bytes that are no image have a hash as well
+        images, perceptual = _to_numpy(batch["image_hash"]), batch["image_phash"]
+        names = np.fromiter(map(hash, batch["image"].to_pylist()), np.int64, batch.num_rows)
+        columns = (images, names, _to_numpy(perceptual), _is_valid(perceptual), rows)
+        self.image_sample.add(*(values[usable] for values in columns))
+        usable &= _is_valid(batch["caption_hash"])
+        self.caption_sample.add(_to_numpy(batch["caption_hash"])[usable], images[usable], rows[usable])
 
     def result(self, num_scorers: int, quantiles: dict[str, float]) -> ScoreStatistics:
         rows_of = self.rows_of_reason
