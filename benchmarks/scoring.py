@@ -123,9 +123,7 @@ class AlignGPT:
             "show_progress": False,
         }
         try:
-            score_source(
-                open_source(setup.listed, setup.images), [self._scorer], output, show_progress=False, **settings
-            )
+            score_source(open_source(setup.listed, setup.images), [self._scorer], output, **settings)
             return read_scores(output)["clip_score"].to_numpy()
         finally:
             shutil.rmtree(output)

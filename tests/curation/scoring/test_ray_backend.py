@@ -329,7 +329,7 @@ from aligngpt.curation.scoring.ray_backend import score_source_with_ray
 from aligngpt.data.sources import open_source
 from tests.curation.scoring.test_ray_backend import noting
 
-settings = {"batch_size": 1, "actors": 1, "decoders": 1, "address": sys.argv[1]}
+settings = {"batch_size": 1, "actors": 1, "decoders": 1, "address": sys.argv[1], "show_progress": False}
 score_source_with_ray(open_source(sys.argv[2]), partial(noting, Path(sys.argv[4])), sys.argv[3], **settings)
 """
 
