@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -74,20 +74,12 @@ class Completion:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class GeneratedTokens:
-    """Generated tokens of a batch of B prompts.
-
-    Attributes:
-        sequences: (B, T), prompts and answers, padded.
-        past_key_values: The cache after the last step.
-        gate_weights: (B, N - 1) in float32; `None` if the gate was not evaluated.
-        image_text_similarity: (B, P) in float32, in the same case.
-    """
+class GeneratedTokens(NamedTuple):
+    """Sequences (B, T) of prompts and answers, the cache, gate weights (B, N - 1) and similarities (B, P) in float32."""
 
     sequences: Tensor
     past_key_values: Any
-    gate_weights: Tensor | None
+    gate_weights: Tensor | None  # None if the gate was not evaluated
     image_text_similarity: Tensor | None
 
 
@@ -129,10 +121,7 @@ def generate_batches(
     """Yield the completions of each batch, in order, while the images of later batches are decoded in threads.
 
     Args:
-        model: In evaluation mode.
-        processor: Processor of the model.
-        batches: Consumed only as far as needed.
-        settings: How text is generated.
+        batches: Consumed only as far as needed; see `generate_all` for the other arguments.
 
     Raises:
         ValueError: A batch does not fit into memory.
@@ -157,14 +146,10 @@ def generate_tokens(
     past_key_values: Any = None,
     streamer: Any = None,
 ) -> GeneratedTokens:
-    """Run `model.generate` on processed inputs and record what the gate computes in its first step.
+    """Run `model.generate` on the processor's output and record the gate of its first step.
 
     Args:
-        model: In evaluation mode.
-        processor: Processor of the model.
-        inputs: Output of the processor, on the model's device.
-        settings: How text is generated.
-        past_key_values: Cache of the earlier turns of the same conversation; a new one by default.
+        past_key_values: Cache of the earlier turns of the same conversation; by default a new one.
         streamer: As in `generate`.
     """
     end_ids = model.generation_config.eos_token_id

@@ -19,19 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aligngpt.modeling.settings import Setting, needs_gate, parse_setting
-
-__all__ = [
-    "AlignmentEmbeddings",
-    "AlignmentGate",
-    "compute_alignment_weights",
-    "compute_image_text_similarity",
-    "gather_from_runs",
-    "needs_gate",
-    "number_segments",
-    "parse_alignment",
-    "segment_mean",
-]
+from aligngpt.modeling.settings import Setting, parse_setting
 
 
 def parse_alignment(value: Any, num_levels: int) -> Setting | Tensor:

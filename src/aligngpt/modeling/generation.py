@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
-from aligngpt.modeling.alignment import needs_gate, parse_alignment
+from aligngpt.modeling.alignment import parse_alignment
+from aligngpt.modeling.settings import needs_gate
 
 
 class AlignGPTGenerationMixin(GenerationMixin):

@@ -27,7 +27,6 @@ from aligngpt.modeling.alignment import (
     compute_alignment_weights,
     compute_image_text_similarity,
     gather_from_runs,
-    needs_gate,
     number_segments,
     parse_alignment,
     segment_mean,
@@ -38,6 +37,7 @@ from aligngpt.modeling.generation import AlignGPTGenerationMixin, build_generati
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.outputs import AlignGPTCausalLMOutputWithPast, AlignmentOutput
 from aligngpt.modeling.projector import MultiModalProjector
+from aligngpt.modeling.settings import needs_gate
 
 
 class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel):

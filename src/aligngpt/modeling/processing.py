@@ -18,9 +18,9 @@ from transformers.image_utils import load_image as hub_load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
+from aligngpt.modeling.settings import needs_gate
 from aligngpt.modeling.tokens import MARK, MARKS, Encoding, TextEncoder
 from aligngpt.utils.constants import ALIGN_TOKEN, IMAGE_TOKEN
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from aligngpt.modeling.alignment import needs_gate
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
+from aligngpt.modeling.settings import needs_gate
 from aligngpt.training.artifacts import ModuleSummary, Stage
 
 logger = logging.getLogger(__name__)
