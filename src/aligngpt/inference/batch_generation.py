@@ -75,7 +75,7 @@ class Completion:
 
 
 class GeneratedTokens(NamedTuple):
-    """Sequences (B, T) of prompts and answers, the cache, gate weights (B, N - 1) and similarities (B, P) in float32."""
+    """Sequences (B, T) of prompts and answers, cache, gate weights (B, N - 1) and similarities (B, P) in float32."""
 
     sequences: Tensor
     past_key_values: Any

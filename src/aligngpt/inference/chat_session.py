@@ -14,8 +14,9 @@ from transformers import TextStreamer
 from aligngpt.data.images import load_image
 from aligngpt.inference.batch_generation import GenerationSettings, generate_tokens
 from aligngpt.inference.prompts import Message, build_user_turn
-from aligngpt.modeling.alignment import needs_gate, parse_alignment
+from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.settings import needs_gate
 from aligngpt.modeling.tokens import MARK
 from aligngpt.utils.constants import IMAGE_TOKEN
 
