@@ -334,7 +334,7 @@ def make_summary() -> Summary:
             CaptionLevel(level=2, precision=estimate(0.625), recall=estimate(0.5)),
         ],
         levels=LevelStats(boundaries=[0.3], counts=[4, 4], mean_coverage=[0.25, 0.75]),
-        runtime_s={"score": 12.5},
+        runtime_s={"score": 1234.5},
         peak_memory_mb={"score": 100.0},
         config={},
         versions={},
@@ -368,7 +368,7 @@ def test_run_ends_with_the_results_and_the_report(tmp_path: Path, monkeypatch: p
         "adaptive minus none: 0.125 (0.050 to 0.200), p 0.0312",
         "1.500",
         "0.125",
-        "12.500",
+        "1,234",
         "0.812",
     ):
         assert text in done.stdout

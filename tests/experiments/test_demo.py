@@ -134,7 +134,8 @@ def test_the_summary_has_the_metrics(smoke_run: tuple[Path, Summary]) -> None:
     assert -1 <= summary.score_coverage_spearman <= 1
     assert set(summary.synthetic) == {"adaptive", "none"}
     for metrics in summary.synthetic.values():
-        assert set(metrics.accuracy_by_kind) == set(QUESTION_KINDS)
+        assert tuple(metrics.accuracy_by_kind) == QUESTION_KINDS
+        assert set(metrics.description) == {"precision", "recall"}
         by_kind = [estimate.value for estimate in metrics.accuracy_by_kind.values()]
         assert metrics.accuracy.value == pytest.approx(np.mean(by_kind), abs=1e-3)
         assert metrics.accuracy.ci95 is not None

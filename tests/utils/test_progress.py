@@ -34,7 +34,7 @@ def test_disabled_progress_prints_nothing(capsys: pytest.CaptureFixture[str], mo
         advance(3)
     assert capsys.readouterr().err == ""
     durations = [module.format_duration(seconds) for seconds in (5, 99, 400, 7500)]
-    assert durations == ["5 s", "99 s", "0 h 07 min", "2 h 05 min"]
+    assert durations == ["5 s", "99 s", "7 min", "2 h 05 min"]
 
 
 def test_status_reports_only_slow_work(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

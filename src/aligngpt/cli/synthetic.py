@@ -174,5 +174,6 @@ def _print_summary(summary: Summary) -> None:
     levels = zip(summary.captions_by_level, summary.stage1_loss_by_level, strict=True)
     rows = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
     print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), rows)
-    print_table("Runtime", ("step", "seconds"), summary.runtime_s.items())
+    costs = [[step, round(s), round(summary.peak_memory_mb[step])] for step, s in summary.runtime_s.items()]
+    print_table("Cost", ("step", "seconds", "peak MB"), costs)
     click.echo(f"Spearman correlation of CLIP score and true coverage: {summary.score_coverage_spearman:.3f}")

@@ -94,6 +94,7 @@ class VariantMetrics(Record):
 
     accuracy: Estimate = Field(description="Mean score over all questions, 0 to 1.")
     accuracy_by_kind: dict[str, Estimate] = Field(description="Mean score by kind of question.")
+    description: dict[str, Estimate] = Field(default={}, description="Precision and recall of described objects.")
 
 
 class Difference(Record):

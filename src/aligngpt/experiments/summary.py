@@ -22,6 +22,7 @@ from aligngpt.experiments.artifacts import (
     VariantMetrics,
 )
 from aligngpt.synthetic.artifacts import Truth
+from aligngpt.synthetic.scenes import QUESTION_KINDS
 from aligngpt.training.artifacts import TrainResult
 from aligngpt.utils.io import read_json, versions
 
@@ -76,8 +77,12 @@ def _rename(row: Comparison | SkippedComparison, model: str, baseline: str) -> C
 
 def _read_variant(folder: Path) -> VariantMetrics:
     score = BenchmarkScore.read(folder / "synthetic")
-    by_kind = {kind: _read_estimate(group) for kind, group in score.groups["kind"].items()}
-    return VariantMetrics(accuracy=_read_estimate(score), accuracy_by_kind=by_kind)
+    kinds, objects = score.groups["kind"], score.groups.get("objects", {})
+    return VariantMetrics(
+        accuracy=_read_estimate(score),
+        accuracy_by_kind={kind: _read_estimate(kinds[kind]) for kind in QUESTION_KINDS if kind in kinds},
+        description={name: _read_estimate(group) for name, group in objects.items()},
+    )
 
 
 def _read_estimate(score: BenchmarkScore | GroupScore) -> Estimate:

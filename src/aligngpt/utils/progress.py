@@ -100,6 +100,8 @@ def _print(line: str) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration as `45 s` or `2 h 05 min`."""
+    """Format a duration as `45 s`, `12 min` or `2 h 05 min`."""
     minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
