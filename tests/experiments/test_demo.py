@@ -85,7 +85,7 @@ STEPS = (
 STAGE_FILES = ("config.yaml", "run_config.json", "skipped.jsonl", "train_results.json")
 FILES = (
     *("run_config.json", "config.yaml", "steps.json", "metrics.json", "report.html"),
-    *(f"data/{name}.json" for name in ("dataset_info", "pretrain", "finetune", "test", "truth")),
+    *("data/questions.jsonl", *(f"data/{name}.json" for name in ("dataset_info", "pretrain", "finetune", "truth"))),
     *("scores/manifest.json", "levels/levels.json", "levels/levels.parquet", "captions/captions.json"),
     *(f"logs/{name}.log" for name in STEPS),
     *(f"configs/{stage}-{variant}.yaml" for stage in ("pretrain", "finetune") for variant in ("adaptive", "none")),

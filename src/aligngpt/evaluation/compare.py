@@ -23,7 +23,7 @@ from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.metrics import paired_test, percentile_interval
 from aligngpt.evaluation.readers import find, read_predictions
-from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_predictions
+from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_files
 from aligngpt.evaluation.types import Protocol, Question
 
 _NO_DATA = "pass --data with the folder of the benchmark files"
@@ -91,7 +91,7 @@ def score_model(
     benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol, name: str = ""
 ) -> ScoredModel:
     """Score a predictions file for a comparison; errors as `scoring.score_files`."""
-    samples = score_predictions(benchmark, labels, answers, protocol).samples
+    samples = score_files(benchmark, labels, answers, protocol).samples
     counted = [sample for sample in samples if sample.aggregation_group]
     return ScoredModel(name or answers.stem, str(answers), benchmark, protocol, counted)
 

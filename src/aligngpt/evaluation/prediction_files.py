@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from aligngpt.utils.io import atomic_path
 from aligngpt.utils.output_dir import shared_lock
 
 _WAIT_SECONDS = 10.0  # for a worker whose main process was killed to end
@@ -98,9 +97,3 @@ def read_worker_files(folder: Path, count: int) -> dict[int, PredictionRecord]:
 def read_answers_file(path: Path) -> list[dict[str, Any]]:
     """Read the lines of an `answers.jsonl` that a run wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_answers_file(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write `answers.jsonl` atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

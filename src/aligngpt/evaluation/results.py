@@ -22,11 +22,11 @@ from aligngpt.evaluation.artifacts import (
 )
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import bootstrap_interval
-from aligngpt.evaluation.prediction_files import write_answers_file
 from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import EvalSettings, Task, TaskState
 from aligngpt.evaluation.types import Question
+from aligngpt.utils.io import write_jsonl
 from aligngpt.utils.text import one_line
 
 _DERIVED_FILES = (BenchmarkScore.FILE, GateStats.FILE, "submission.*", "reviews.*")
@@ -86,7 +86,7 @@ def _write_answers(task: Task, lines: Sequence[Line]) -> None:
     if not task.answers.is_file() or task.parts.is_dir():
         for path in (path for pattern in _DERIVED_FILES for path in task.folder.glob(pattern)):
             path.unlink()
-        write_answers_file(task.answers, lines)
+        write_jsonl(task.answers, lines)
         shutil.rmtree(task.parts, ignore_errors=True)
 
 

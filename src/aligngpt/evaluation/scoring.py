@@ -13,7 +13,7 @@ from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore, Interval, 
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.matching import group_samples
 from aligngpt.evaluation.metrics import percentile_interval, resample_ratios
-from aligngpt.evaluation.types import Predictions, Protocol, Score
+from aligngpt.evaluation.types import Predictions, Protocol
 
 _PROTOCOLS: tuple[Protocol, ...] = ("official", "strict")
 
@@ -72,11 +72,6 @@ def score_files(
         notes=notes,
         samples=list(score.samples),
     )
-
-
-def score_predictions(benchmark: Benchmark, labels: Sequence[Path], answers: Path, protocol: Protocol) -> Score:
-    """Score a predictions file by one protocol alone; arguments and errors as `score_files`."""
-    return benchmark.score(benchmark.read_labels(labels), benchmark.read_predictions(answers), protocol)
 
 
 def _skip(predictions: Predictions, ignore: Collection[str]) -> Predictions:
