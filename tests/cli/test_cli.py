@@ -122,7 +122,7 @@ def _parser_of(command: click.Command) -> click.Command:
     params = []
     for param in command.get_params(click.Context(command)):
         param = copy.copy(param)
-        if isinstance(param.type, click.Path) or type(param.type).__name__ == "ModelName":
+        if isinstance(param.type, click.Path) or param.type.name in ("MODEL", "PATH"):
             param.type = click.STRING
         elif isinstance(param.type, click.Tuple):
             param.type = click.Tuple([str] * param.type.arity)
@@ -371,18 +371,18 @@ def test_random_alignment_needs_both_backbones(tmp_path: Path, model_folder: Pat
 
 
 def test_levels_may_be_given_as_their_folder(tmp_path: Path) -> None:
-    from aligngpt.cli.training import LevelsPath
+    from aligngpt.cli.training import LEVELS
 
     with pytest.raises(click.BadParameter, match=r"levels\.parquet' does not exist; write it with aligngpt level"):
-        LevelsPath().convert(str(tmp_path), None, None)
+        LEVELS.convert(str(tmp_path), None, None)
     (tmp_path / "levels.parquet").touch()
     (tmp_path / "levels.json").touch()
     with pytest.raises(
         click.BadParameter, match=r"levels\.json' is not a levels\.parquet; pass that file or its folder"
     ):
-        LevelsPath().convert(str(tmp_path / "levels.json"), None, None)
+        LEVELS.convert(str(tmp_path / "levels.json"), None, None)
     for given in (tmp_path, tmp_path / "levels.parquet"):
-        assert LevelsPath().convert(str(given), None, None) == tmp_path / "levels.parquet"
+        assert LEVELS.convert(str(given), None, None) == tmp_path / "levels.parquet"
 
 
 # ----------------------------------------------------------------------------------------------------------- output

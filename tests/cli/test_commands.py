@@ -21,7 +21,7 @@ from aligngpt.curation.scoring.store import read_scores
 from aligngpt.experiments.artifacts import Estimate, Summary
 from aligngpt.inference.chat_session import ChatAnswer
 from aligngpt.training.artifacts import ModuleSummary, TrainResult
-from aligngpt.training.configs import paper_pretrain, synthetic_finetune
+from aligngpt.training.configs import FINETUNE_PRESETS, PRETRAIN_PRESETS
 from tests.curation.counting import CountingScorer
 
 
@@ -173,7 +173,7 @@ def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     done = invoke(*arguments, "--language-model", model, "--vision-tower", model, "--num-alignment-levels", "2")
     assert done.exit_code == 0, done.stderr
     config = calls[0].pop("config")
-    assert config == type(config)(**{**vars(paper_pretrain()), "num_alignment_levels": 2})
+    assert config == type(config)(**{**vars(PRETRAIN_PRESETS["paper"]), "num_alignment_levels": 2})
     assert calls[0] == {
         "data": str(pairs),
         "images": folder / "images",
@@ -198,7 +198,7 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
     done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout) == TRAINED.model_dump(exclude={"schema_version"})
-    expected = {**vars(synthetic_finetune()), "alignment_embeddings": "random" if random else "stage1"}
+    expected = {**vars(FINETUNE_PRESETS["synthetic"]), "alignment_embeddings": "random" if random else "stage1"}
     assert vars(calls[0]["config"]) == expected
     assert calls[0]["stage1"] == (None if random else model)
     assert calls[0]["language_model"] == (model if random else None)
@@ -396,8 +396,11 @@ def test_run_has_no_option_for_what_its_variants_set(tmp_path: Path, monkeypatch
     done = invoke("run", "synthetic-smok")
     assert done.exit_code == 2 and "did you mean 'synthetic-smoke'?" in done.stderr
     file.write_text("num_levels: 4\npretrain:\n  num_alignment_levels: 4\n")
-    assert invoke("run", file, "--output", tmp_path / "run", "--num-levels", "5").exit_code == 0
-    assert calls[-1]["config"].pretrain.num_alignment_levels == 5
+    assert invoke("run", file, "--output", tmp_path / "run").exit_code == 0
+    assert calls[-1]["config"].finetune.num_alignment_levels == 4, "derived"
+    done = invoke("run", file, "--output", tmp_path / "run", "--num-levels", "5")
+    assert done.exit_code == 2
+    assert "pretrain.num_alignment_levels: the run has num_levels 5; remove this field, got 4" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["pairs", "captioned", "threads"])

@@ -12,8 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from aligngpt.cli.base import Program
-from aligngpt.cli.config_options import ConfigCommand, ConfigSpec, config_options
-from aligngpt.cli.params import ALIGNMENT
+from aligngpt.cli.config_options import ConfigCommand, config_options
 from aligngpt.utils.config import STRICT, write_yaml
 
 
@@ -30,13 +29,10 @@ class Whole:
     name: str = Field(default="a", description="Name.")
     seed: int = Field(default=0, description="Seed.")
     packed: bool = Field(default=True, description="Pack samples.")
-    alignment: int | str = Field(default="adaptive", description="The setting.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Betas of Adam.")
 
 
-SPEC = ConfigSpec(
-    {"whole": Whole, "small": lambda: Whole(seed=7, stage=Stage(max_steps=5))}, types={"alignment": ALIGNMENT}
-)
+PRESETS = {"whole": Whole(), "small": Whole(seed=7, stage=Stage(max_steps=5))}
 
 
 def run(*arguments: str, positional: bool = False) -> tuple[Any, str]:
@@ -47,7 +43,9 @@ def run(*arguments: str, positional: bool = False) -> tuple[Any, str]:
     def program() -> None:
         pass
 
-    @program.command("go", cls=ConfigCommand, spec=lambda: SPEC, positional=positional, example="program go --seed 3")
+    presets = f"{__name__}:PRESETS"
+
+    @program.command("go", cls=ConfigCommand, presets=presets, positional=positional, example="program go --seed 3")
     @click.option("--output", help="Folder.")
     def go(config: Whole, output: str | None) -> None:
         configs.append(config)
@@ -66,8 +64,6 @@ def run(*arguments: str, positional: bool = False) -> tuple[Any, str]:
         (["--name", "none"], Whole(name="none")),
         (["--no-packed"], Whole(packed=False)),
         (["--packed"], Whole()),
-        (["--alignment", "3"], Whole(alignment=3)),
-        (["--alignment", "none"], Whole(alignment="none")),
         (["--betas", "0.8, 0.95"], Whole(betas=(0.8, 0.95))),
         (["--stage.learning-rate", "1e-5"], Whole(stage=Stage(learning_rate=1e-5))),
         (["--stage.scheduler", "constant", "--stage.max-steps", "9"], Whole(stage=Stage(1e-3, "constant", 9))),
@@ -117,7 +113,7 @@ def test_help_shows_help_and_defaults() -> None:
 
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_written_configuration_starts_the_same_run(tmp_path: Path, as_folder: bool) -> None:
-    config = Whole(stage=Stage(2e-4, "constant", 3), alignment=2, betas=(0.8, 0.9), packed=False)
+    config = Whole(stage=Stage(2e-4, "constant", 3), betas=(0.8, 0.9), packed=False)
     write_yaml(tmp_path / "config.yaml", config)
     file = str(tmp_path if as_folder else tmp_path / "config.yaml")
     assert run("--config", file)[0] == config
@@ -140,6 +136,5 @@ def test_preset_or_file_as_an_argument(tmp_path: Path) -> None:
 
 
 def test_excluded_fields_have_no_option() -> None:
-    spec = ConfigSpec({"whole": Whole}, exclude=("stage.scheduler", "seed"))
-    options = config_options(spec)
-    assert list(options) == ["stage.learning_rate", "stage.max_steps", "name", "packed", "alignment", "betas"]
+    options = config_options(Whole(), exclude=("stage.scheduler", "seed"))
+    assert list(options) == ["stage.learning_rate", "stage.max_steps", "name", "packed", "betas"]

@@ -13,7 +13,7 @@ import pytest
 
 from aligngpt.experiments import runner
 from aligngpt.experiments.artifacts import StepCost, StepCosts, Summary
-from aligngpt.experiments.configs import synthetic, synthetic_smoke
+from aligngpt.experiments.configs import DEMO_PRESETS
 from aligngpt.experiments.demo import plan_steps, run_demo
 from aligngpt.experiments.runner import read_costs
 from aligngpt.synthetic.backbones import BUNDLED_FOLDER
@@ -23,7 +23,7 @@ from aligngpt.utils.config import read_yaml
 
 
 def test_the_variants_differ_in_alignment_only(tmp_path: Path) -> None:
-    steps = {step.name: step for step in plan_steps(synthetic(), tmp_path)}
+    steps = {step.name: step for step in plan_steps(DEMO_PRESETS["synthetic"], tmp_path)}
     variants = {}
     for variant in ("adaptive", "none"):
         files = [tmp_path / "configs" / f"{stage}-{variant}.yaml" for stage in ("pretrain", "finetune")]
@@ -50,7 +50,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a run was started and interrupted in its first step."""
     monkeypatch.setattr("aligngpt.experiments.demo.run_steps", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(synthetic_smoke(), tmp_path)
+        run_demo(DEMO_PRESETS["synthetic-smoke"], tmp_path)
     return tmp_path
 
 
@@ -61,17 +61,17 @@ def interrupt(*args: Any, **options: Any) -> None:
 def test_another_config_in_the_folder_is_refused(started: Path) -> None:
     write_costs(started, done=True)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(synthetic_smoke(), started)
-    stage = replace(synthetic_smoke().pretrain, learning_rate=1e-5)
+        run_demo(DEMO_PRESETS["synthetic-smoke"], started)
+    stage = replace(DEMO_PRESETS["synthetic-smoke"].pretrain, learning_rate=1e-5)
     with pytest.raises(ValueError, match=r"belongs to another run: its config\.pairs is 96, not 97; .*learning_rate"):
-        run_demo(replace(synthetic_smoke(), pairs=97, pretrain=stage), started)
+        run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97, pretrain=stage), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 96
 
 
 def test_a_folder_without_a_finished_step_takes_another_config(started: Path) -> None:
     write_costs(started, done=False)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(replace(synthetic_smoke(), pairs=97), started)
+        run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 97
     assert not (started / "steps.json").exists()
 
@@ -113,7 +113,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     if not (BUNDLED_FOLDER / "llm" / "config.json").is_file():
         pytest.skip("the package has no backbones")
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    return folder, run_demo(synthetic_smoke(), folder)
+    return folder, run_demo(DEMO_PRESETS["synthetic-smoke"], folder)
 
 
 def test_the_run_writes_every_file(smoke_run: tuple[Path, Summary]) -> None:
@@ -181,4 +181,4 @@ def test_a_second_call_does_no_work(smoke_run: tuple[Path, Summary], monkeypatch
         raise AssertionError(f"step {args[0].name} was done already")
 
     monkeypatch.setattr(runner, "_Process", start)
-    assert run_demo(synthetic_smoke(), folder) == summary
+    assert run_demo(DEMO_PRESETS["synthetic-smoke"], folder) == summary

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aligngpt.training.configs import FinetuneConfig, PretrainConfig, synthetic_finetune, synthetic_pretrain
+from aligngpt.training.configs import FINETUNE_PRESETS, PRETRAIN_PRESETS, FinetuneConfig, PretrainConfig
 from aligngpt.training.stages import finetune, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer
 from tests import tiny
@@ -79,12 +79,12 @@ def stage1_config(**changes: Any) -> PretrainConfig:
         "logging_steps": 1,
         "num_alignment_levels": LEVELS,
     }
-    return replace(synthetic_pretrain(), **(small | changes))
+    return replace(PRETRAIN_PRESETS["synthetic"], **(small | changes))
 
 
 def stage2_config(**changes: Any) -> FinetuneConfig:
     small = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
-    return replace(synthetic_finetune(), **(small | changes))
+    return replace(FINETUNE_PRESETS["synthetic"], **(small | changes))
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,12 @@ from aligngpt.training.configs import (
     PRETRAIN_PRESETS,
     FinetuneConfig,
     PretrainConfig,
-    paper_finetune,
-    paper_pretrain,
-    synthetic_finetune,
-    synthetic_pretrain,
 )
 from aligngpt.utils.config import list_fields
 
 
 def test_the_paper_presets_have_the_values_of_the_paper() -> None:
-    first, second = paper_pretrain(), paper_finetune()
+    first, second = PRETRAIN_PRESETS["paper"], FINETUNE_PRESETS["paper"]
     assert (first.learning_rate, first.num_train_epochs, first.num_alignment_levels) == (1e-3, 1.0, 8)
     assert (second.learning_rate, second.num_train_epochs) == (2e-5, 1.0)
     assert first.per_device_train_batch_size * first.gradient_accumulation_steps == 256
@@ -61,7 +57,9 @@ def test_the_paper_presets_have_the_values_of_the_paper() -> None:
     ],
     ids=lambda change: "-".join(map(str, *change.items())),
 )
-@pytest.mark.parametrize("config", [paper_pretrain(), synthetic_finetune()], ids=["stage 1", "stage 2"])
+@pytest.mark.parametrize(
+    "config", [PRETRAIN_PRESETS["paper"], FINETUNE_PRESETS["synthetic"]], ids=["stage 1", "stage 2"]
+)
 def test_impossible_values_are_refused(config: Any, change: dict[str, Any]) -> None:
     [name] = change
     with pytest.raises(ValueError, match=name):
@@ -85,29 +83,29 @@ def test_impossible_demos_are_refused(change: dict[str, Any]) -> None:
 
 def test_the_demo_sets_what_its_variants_differ_in() -> None:
     with pytest.raises(ValueError, match=r"finetune\.alignment: the run trains adaptive and none; .* got 'local'"):
-        DemoConfig(finetune=replace(synthetic_finetune(), alignment="local"))
+        DemoConfig(finetune=replace(FINETUNE_PRESETS["synthetic"], alignment="local"))
     with pytest.raises(ValueError, match=r"pretrain\.alignment: .* got 'none'"):
-        DemoConfig(pretrain=replace(synthetic_pretrain(), alignment="none"))
+        DemoConfig(pretrain=replace(PRETRAIN_PRESETS["synthetic"], alignment="none"))
     config = DemoConfig(num_levels=4)
     assert config.pretrain.num_alignment_levels == config.finetune.num_alignment_levels == 4
 
 
 def test_configurations_are_frozen_and_describe_every_field() -> None:
     with pytest.raises(FrozenInstanceError):
-        paper_pretrain().seed = 1  # type: ignore[misc]
+        PRETRAIN_PRESETS["paper"].seed = 1  # type: ignore[misc]
     for cls in (PretrainConfig, FinetuneConfig, DemoConfig):
         for name, info in list_fields(cls).items():
             assert (info.description or "").endswith("."), (cls, name)
 
 
 def test_every_preset_can_be_made() -> None:
-    assert all(isinstance(make(), PretrainConfig) for make in PRETRAIN_PRESETS.values())
-    assert all(isinstance(make(), FinetuneConfig) for make in FINETUNE_PRESETS.values())
-    assert all(isinstance(make(), DemoConfig) for make in DEMO_PRESETS.values())
-    assert DEMO_PRESETS["synthetic"]().pretrain == synthetic_pretrain()
-    assert DEMO_PRESETS["synthetic"]().finetune == synthetic_finetune()
+    assert all(isinstance(preset, PretrainConfig) for preset in PRETRAIN_PRESETS.values())
+    assert all(isinstance(preset, FinetuneConfig) for preset in FINETUNE_PRESETS.values())
+    assert all(isinstance(preset, DemoConfig) for preset in DEMO_PRESETS.values())
+    assert DEMO_PRESETS["synthetic"].pretrain == PRETRAIN_PRESETS["synthetic"]
+    assert DEMO_PRESETS["synthetic"].finetune == FINETUNE_PRESETS["synthetic"]
 
 
 def test_both_stages_of_the_demo_see_the_same_images() -> None:
-    config = DEMO_PRESETS["synthetic"]()
+    config = DEMO_PRESETS["synthetic"]
     assert config.pretrain.image_aspect_ratio == config.finetune.image_aspect_ratio == "square"

@@ -157,7 +157,7 @@ def test_a_run_writes_its_configuration_and_its_result(world: World, stage1: Pat
     losses = [entry.loss or 0.0 for entry in result.log_history]
     assert min(losses) > 0 and all((entry.grad_norm or 0) > 0 for entry in result.log_history)
     assert result.final_loss == result.train_loss == pytest.approx(sum(losses) / 2, abs=1e-4)
-    assert load_config({"any": stage1_config}, file=stage1) == stage1_config()
+    assert load_config({"any": stage1_config()}, file=stage1) == stage1_config()
     run = TrainConfigFile.read(stage1)
     assert (run.stage, run.config) == ("pretrain", asdict(stage1_config()))
     assert run.inputs == {
@@ -226,7 +226,7 @@ import sys
 from aligngpt.training.stages import pretrain
 from aligngpt.training.configs import PretrainConfig
 from aligngpt.utils.config import load_config, write_yaml
-config = load_config({{"paper": PretrainConfig}}, file={str(stage1)!r})
+config = load_config({{"paper": PretrainConfig()}}, file={str(stage1)!r})
 folder = {str(world.folder)!r}
 result = pretrain(config, data=folder + "/pairs.json", images="gone", language_model=folder + "/llm",
                   vision_tower=folder + "/tower", output={str(stage1)!r})

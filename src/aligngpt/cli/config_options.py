@@ -3,16 +3,16 @@
 The field `learning_rate` becomes `--learning-rate`; the field `learning_rate` of the nested configuration `finetune`
 becomes `--finetune.learning-rate`. Type, limits and help come from the class. Any command can use it:
 
-    @click.command(cls=ConfigCommand, spec=lambda: ConfigSpec({"default": JudgeConfig}), example="aligngpt ...")
-    def judge(config: JudgeConfig) -> None: ...
+    @click.command(cls=ConfigCommand, presets="aligngpt.training.configs:PRETRAIN_PRESETS", example="aligngpt ...")
+    def pretrain(config: PretrainConfig) -> None: ...
 """
 
 from __future__ import annotations
 
+import importlib
 import types
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,56 +21,29 @@ import click
 from click.core import ParameterSource
 
 from aligngpt.cli.base import Command
+from aligngpt.cli.params import EXISTING, Parsed
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-@dataclass(frozen=True)
-class ConfigSpec:
-    """The configuration of a command.
+def _parse_field(info: FieldInfo, text: str) -> Any:
+    """Convert text as the configuration class does; a tuple has commas, and `none` is the absence of a value."""
+    from pydantic import TypeAdapter, ValidationError
 
-    Args:
-        presets: Functions that return a configuration, by name; the first is the default, and its values are the
-            defaults that the help shows. With one preset there is no `--preset`.
-        exclude: Dotted names of fields without an option.
-        types: Click types of fields that need another one than `FieldType`, by dotted name.
-    """
+    from aligngpt.utils.config import STRICT, describe_error
 
-    presets: Mapping[str, Callable[[], Any]]
-    exclude: Collection[str] = ()
-    types: Mapping[str, click.ParamType] = field(default_factory=dict)
-
-
-class FieldType(click.ParamType):
-    """The type of a configuration field; a tuple is written with commas, and `none` is the absence of a value."""
-
-    name = "value"
-
-    def __init__(self, info: FieldInfo) -> None:
-        self._info = info
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert and check text as the configuration class does.
-
-        Raises:
-            click.BadParameter: The value has another type or is out of range.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        from aligngpt.utils.config import STRICT, describe_error
-
-        hint: Any = self._info.annotation
-        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        if value == "none" and type(None) in members:
-            return None
-        if any(get_origin(member) is tuple for member in members):
-            value = [part.strip() for part in value.split(",")]
-        checked: Any = Annotated[hint, *self._info.metadata] if self._info.metadata else hint
-        try:
-            return TypeAdapter(checked, config=STRICT).validate_python(value)
-        except ValidationError as error:
-            self.fail(describe_error(error), param, ctx)
+    hint: Any = info.annotation
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if text == "none" and type(None) in members:
+        return None
+    is_tuple = any(get_origin(member) is tuple for member in members)
+    value = [part.strip() for part in text.split(",")] if is_tuple else text
+    checked: Any = Annotated[hint, *info.metadata] if info.metadata else hint
+    try:
+        return TypeAdapter(checked, config=STRICT).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(describe_error(error)) from None
 
 
 def describe_type(hint: Any) -> str:
@@ -85,26 +58,24 @@ def describe_type(hint: Any) -> str:
     return {int: "INTEGER", float: "FLOAT", str: "TEXT", bool: "BOOLEAN", type(None): "none"}.get(hint, str(hint))
 
 
-def config_options(spec: ConfigSpec) -> dict[str, click.Option]:
-    """Return one option per field of a configuration, by the field's dotted name."""
+def config_options(defaults: Any, exclude: Collection[str] = ()) -> dict[str, click.Option]:
+    """Return one option per field of a configuration, by the field's dotted name; `exclude` has such names."""
     from aligngpt.utils.config import list_fields
 
-    defaults = next(iter(spec.presets.values()))()
     options = {}
     for name, info in list_fields(type(defaults)).items():
-        if name in spec.exclude:
+        if name in exclude:
             continue
         flag = f"--{name.replace('_', '-')}"
         is_flag = info.annotation is bool
         if is_flag:
             section, dot, last = flag.removeprefix("--").rpartition(".")
             flag += f"/--{section}{dot}no-{last}"
-        own_type = spec.types.get(name)
         options[name] = click.Option(
             [name.replace(".", "__"), flag],
-            type=None if is_flag else own_type or FieldType(info),
+            type=None if is_flag else Parsed("VALUE", partial(_parse_field, info)),
             default=None,
-            metavar=None if is_flag or own_type else describe_type(info.annotation),
+            metavar=None if is_flag else describe_type(info.annotation),
             help=f"{info.description} [default: {_format_default(attrgetter(name)(defaults))}]",
         )
     return options
@@ -122,53 +93,60 @@ class ConfigCommand(Command):
     The configuration is imported when the command line is parsed or the help is shown, not before.
 
     Args:
-        spec: Returns the configuration of the command.
+        presets: `module:NAME` of the configurations by name. The first is the default, and its values are the defaults
+            that the help shows. With one preset there is no `--preset`.
+        exclude: Dotted names of fields without an option.
         positional: Take preset or file as the argument `PRESET|FILE` instead of by `--preset` and `--config`. Its name
             without folder and suffix is then in `ctx.meta["preset"]`.
     """
 
     def __init__(
-        self, name: str | None, *, spec: Callable[[], ConfigSpec], positional: bool = False, **attributes: Any
+        self,
+        name: str | None,
+        *,
+        presets: str,
+        exclude: Collection[str] = (),
+        positional: bool = False,
+        **attributes: Any,
     ) -> None:
         super().__init__(name, **attributes)
-        self._load_spec = spec
+        self._module, _, self._variable = presets.partition(":")
+        self._exclude = exclude
         self._positional = positional
 
     @cached_property
-    def spec(self) -> ConfigSpec:
-        """The configuration of the command."""
-        return self._load_spec()
+    def presets(self) -> Mapping[str, Any]:
+        """The configurations to start from."""
+        return getattr(importlib.import_module(self._module), self._variable)
 
     @cached_property
     def options(self) -> dict[str, click.Option]:
         """The options of the configuration, by the dotted name of the field."""
-        return config_options(self.spec)
+        return config_options(next(iter(self.presets.values())), self._exclude)
 
     @cached_property
-    def _sources(self) -> list[click.Parameter]:
-        names = list(self.spec.presets)
+    def _config_params(self) -> list[click.Parameter]:
         if self._positional:
-            return [click.Argument(["source"], metavar="PRESET|FILE")]
+            return [click.Argument(["source"], metavar="PRESET|FILE"), *self.options.values()]
+        names = list(self.presets)
         preset = click.Option(
             ["--preset"], metavar="NAME", default=names[0], help=f"Values to start from: {', '.join(names)}."
         )
         file = click.Option(
             ["--config", "file"],
-            type=click.Path(exists=True, path_type=Path),
+            type=EXISTING,
             metavar="FILE",
             help="YAML file that replaces values of the preset, such as the config.yaml of another run.",
         )
-        return [preset, file] if len(names) > 1 else [file]
+        return [*([preset] if len(names) > 1 else []), file, *self.options.values()]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """List the command's own options, then those of the configuration."""
-        return [*super().get_params(ctx), *self._sources, *self.options.values()]
+        return [*super().get_params(ctx), *self._config_params]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options and those of the configuration in two sections."""
-        of_config = [*self._sources, *self.options.values()]
-        own = [param for param in self.get_params(ctx) if param not in of_config]
-        for title, params in (("Options", own), ("Configuration", of_config)):
+        for title, params in (("Options", super().get_params(ctx)), ("Configuration", self._config_params)):
             with formatter.section(title):
                 formatter.write_dl([entry for param in params if (entry := param.get_help_record(ctx))])
 
@@ -185,7 +163,7 @@ class ConfigCommand(Command):
             value = ctx.params.pop(str(option.name))
             if ctx.get_parameter_source(str(option.name)) is not ParameterSource.DEFAULT:
                 overrides[name] = value
-        presets = self.spec.presets
+        presets = self.presets
         preset, file = ctx.params.pop("preset", None), ctx.params.pop("file", None)
         if self._positional:
             source = ctx.params.pop("source")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import print_json, print_table, print_warnings, quiet_loading
-from aligngpt.cli.params import MODEL, NEW_FOLDER, json_option
+from aligngpt.cli.params import MODEL, NEW_FOLDER, OR_HUB_NAME, json_option
 from aligngpt.utils.progress import status
 
 CONVERT_EXAMPLE = """
@@ -23,19 +24,11 @@ aligngpt convert model --output AlignGPT-7B-again --to official
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder of the converted checkpoint.")
 @click.option("--to", "target", type=click.Choice(["aligngpt", "official"]), default="aligngpt", help="Target format.")
-@click.option("--vision-tower", help="Vision tower: a folder or a hub name. [default: the path in config.json]")
+@click.option("--vision-tower", help=f"Vision tower: a folder {OR_HUB_NAME}. [default: the path in config.json]")
 @click.option("--language-model", type=MODEL, help="Language model of a stage-1 file. [default: none]")
 @click.option("--template", help="Chat template: a built-in name or a Jinja file. [default: by the language model]")
 @json_option
-def convert(
-    source: Path,
-    output: Path,
-    target: str,
-    vision_tower: str | None,
-    language_model: str | Path | None,
-    template: str | None,
-    as_json: bool,
-) -> None:
+def convert(source: Path, output: Path, target: str, template: str | None, as_json: bool, **backbones: Any) -> None:
     """Convert checkpoints from and to the official code.
 
     SOURCE is a complete official checkpoint or the mm_projector_align.bin of stage 1. Nothing is written unless every
@@ -47,16 +40,14 @@ def convert(
         if target == "official":
             from aligngpt.modeling.conversion.to_official import export_official
 
-            report = export_official(source, output, vision_tower=vision_tower, language_model=language_model)
+            report = export_official(source, output, **backbones)
         else:
             from aligngpt.modeling.conversion.from_official import convert_official
 
-            report = convert_official(
-                source, output, vision_tower=vision_tower, language_model=language_model, template=template
-            )
+            report = convert_official(source, output, template=template, **backbones)
     print_warnings(report.warnings)
     if as_json:
         print_json(report.model_dump(mode="json"))
         return
     shown = report.model_dump(exclude={"schema_version", "inputs", "warnings", "versions"})
-    print_table(f"Converted to {output}", ("Property", "Value"), list(shown.items()))
+    print_table(f"Converted to {output}", ("Property", "Value"), shown.items())

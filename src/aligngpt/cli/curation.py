@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,20 @@ import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table, print_warnings
-from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, SHARD, OutputPath, json_option, strict_option
+from aligngpt.cli.params import (
+    EXISTING,
+    FOLDER,
+    MODEL,
+    NEW_FOLDER,
+    OR_HUB_NAME,
+    POSITIVE,
+    SHARD,
+    OutputPath,
+    Parsed,
+    images_option,
+    json_option,
+    strict_option,
+)
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
@@ -41,27 +53,6 @@ _ISSUES = (
     "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:IMAGES, mismatch:PERCENT, "
     "boundary:DISTANCE"
 )
-
-
-class Parsed(click.ParamType):
-    """Text that `parse` converts; it raises a `ValueError` for invalid text, whose message `expected` replaces."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any], expected: str | None = None) -> None:
-        self.name, self._parse, self._expected = name, parse, expected
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the parsed value.
-
-        Raises:
-            click.BadParameter: The text is invalid.
-        """
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(f"expected {self._expected}, got {value!r}." if self._expected else f"{error}.", param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
 
 
 def _parse_boundaries(text: str) -> tuple[float, ...]:
@@ -98,14 +89,15 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
     required=True,
     help="Image-text pairs: .json, .jsonl, .parquet or .tar, a folder of these or of datasets, or 'x/{00..99}.tar'.",
 )
-@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the pairs have paths.")
+@images_option
 @click.option(
     "--scorer",
     "scorers",
     type=MODEL,
     required=True,
     multiple=True,
-    help="CLIP-like model. Repeatable: all score in one pass; the first defines clip_score.",
+    help=f"CLIP-like model: a folder, synthetic-clip {OR_HUB_NAME}. Repeatable: all score in one pass; the first "
+    "defines clip_score.",
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the scores; finished shards are skipped.")
 @click.option(
@@ -115,7 +107,7 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
     help="Captions longer than the scorer's context: truncate, or average the embeddings of chunks.",
 )
 @click.option("--backend", type=click.Choice(["local", "ray"]), default="local", help="This machine or a Ray cluster.")
-@click.option("--actors", type=click.IntRange(min=1), help="With ray: processes with the scorers.  [default: per GPU]")
+@click.option("--actors", type=POSITIVE, help="With ray: processes with the scorers.  [default: per GPU]")
 @click.option("--address", metavar="HOST:PORT", help="With ray: the cluster, or auto.  [default: start one here]")
 @click.option("--shard", type=SHARD, default="1/1", help="Score shard i of n; other jobs score the others.")
 @click.option("--num-workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: per CPU]")
@@ -213,7 +205,7 @@ def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
 @click.option(
     "--boundaries-from",
     metavar="LEVELS|SCORES",
-    type=click.Path(exists=True, path_type=Path),
+    type=EXISTING,
     help="Use the boundaries of a levels.json, or fit them on other scores; reports the drift.",
 )
 @click.option("--scorer", metavar="NAME", help="Scorer whose scores define the levels.  [default: the first]")

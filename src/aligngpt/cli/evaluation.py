@@ -10,18 +10,20 @@ import click
 
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.judge import judge, judge_spec
+from aligngpt.cli.judge import JUDGE_PRESETS, judge
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
 from aligngpt.cli.params import (
     BENCHMARK,
+    EXISTING,
     FILE,
     FOLDER,
     NEW_FILE,
     NEW_FOLDER,
+    POSITIVE,
     SHARD,
-    TRAINED,
     alignment_option,
     json_option,
+    trained_option,
 )
 from aligngpt.modeling.settings import DTYPES
 
@@ -60,8 +62,6 @@ _MAX_ROWS = 30  # values of a category in a table; JSON has them all
 _MAX_EXAMPLES = 48  # questions on the page of a comparison
 _MAX_NAMED = 5  # unreadable images in a warning; results.json has them all
 
-EXISTING = click.Path(exists=True, path_type=Path)
-
 labels_option = click.option(
     "--labels", type=EXISTING, multiple=True, help="Label file or its folder; repeat it for more files."
 )
@@ -81,16 +81,16 @@ def evaluate() -> None:
 # run -----------------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("run", cls=ConfigCommand, spec=judge_spec, example=RUN_EXAMPLE)
+@evaluate.command("run", cls=ConfigCommand, presets=JUDGE_PRESETS, example=RUN_EXAMPLE)
 @click.option("--tasks", metavar="NAME,...|all", required=True, help="Benchmarks; all runs those whose files exist.")
-@click.option("--model", type=TRAINED, required=True, help="Trained model or stage-1 checkpoint.")
+@trained_option
 @click.option("--data", type=FOLDER, required=True, help="LLaVA's playground/data/eval, or a synthetic dataset.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder; completed benchmarks are not run again.")
 @alignment_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, help="Questions per batch.")
-@click.option("--num-workers", type=click.IntRange(min=1), help="Processes with a model each. [default: one per GPU]")
+@click.option("--batch-size", type=POSITIVE, default=16, help="Questions per batch.")
+@click.option("--num-workers", type=POSITIVE, help="Processes with a model each. [default: one per GPU]")
 @click.option("--shard", type=SHARD, help="Run shard i of n; run without --shard to merge. [default: all]")
-@click.option("--limit", type=click.IntRange(min=1), help="Run the first N questions, without a score. [default: all]")
+@click.option("--limit", type=POSITIVE, help="Run the first N questions, without a score. [default: all]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Type of the weights. [default: the model's own]")
 @json_option
 @click.pass_context

@@ -11,7 +11,7 @@ import click
 
 from aligngpt.cli.base import Command
 from aligngpt.cli.output import logs_to_stderr, print_json, quiet_loading
-from aligngpt.cli.params import FILE, TRAINED, alignment_option, json_option
+from aligngpt.cli.params import FILE, POSITIVE, alignment_option, json_option, trained_option
 from aligngpt.utils.progress import status
 
 GENERATE_EXAMPLE = """
@@ -23,14 +23,11 @@ CHAT_EXAMPLE = """
 aligngpt chat --model runs/synthetic/finetune-adaptive --image image.png
 """
 
-model_option = click.option(
-    "--model", type=TRAINED, required=True, help="Trained model: a model folder, a stage-1 checkpoint or a hub name."
-)
-images_option = click.option(
+image_option = click.option(
     "--image", "images", type=FILE, multiple=True, help="Image of the first question; repeatable. [default: none]"
 )
 length_option = click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=256, help="Maximum length of an answer in tokens."
+    "--max-new-tokens", type=POSITIVE, default=256, help="Maximum length of an answer in tokens."
 )
 temperature_option = click.option(
     "--temperature",
@@ -41,8 +38,8 @@ temperature_option = click.option(
 
 
 @click.command(cls=Command, example=GENERATE_EXAMPLE)
-@model_option
-@images_option
+@trained_option
+@image_option
 @click.option(
     "--prompt", required=True, help="Text prompt. Images come first unless it has one <image> for each of them."
 )
@@ -78,8 +75,8 @@ def generate(
 
 
 @click.command(cls=Command, example=CHAT_EXAMPLE)
-@model_option
-@images_option
+@trained_option
+@image_option
 @alignment_option
 @length_option
 @temperature_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
+from aligngpt.cli.config_options import ConfigCommand
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
 from aligngpt.cli.params import BENCHMARK, FILE, FOLDER, NEW_FILE, json_option
 
@@ -24,14 +24,10 @@ aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --
 _MAX_SHOWN = 60  # characters of an unreadable reply
 
 
-def judge_spec() -> ConfigSpec:
-    """Return the configuration of a judge."""
-    from aligngpt.evaluation.judge.config import JudgeConfig
-
-    return ConfigSpec({"default": lambda: JudgeConfig()})
+JUDGE_PRESETS = "aligngpt.evaluation.judge.config:JUDGE_PRESETS"
 
 
-@click.command("judge", cls=ConfigCommand, spec=judge_spec, example=JUDGE_EXAMPLE)
+@click.command("judge", cls=ConfigCommand, presets=JUDGE_PRESETS, example=JUDGE_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
 @click.option("--data", type=FOLDER, required=True, help="Folder of all benchmarks, or of this one.")
 @click.option("--answers", type=FILE, required=True, help="Predictions of a model.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,6 @@ from aligngpt.utils.models import find_model
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 class OutputPath(click.Path):
@@ -30,120 +28,79 @@ class OutputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Parsed(click.ParamType):
+    """Text that a function converts.
+
+    Args:
+        name: Metavar of the option.
+        parse: Returns the value; raises a `ValueError` or `FileNotFoundError` for invalid text.
+        expected: Description of valid text, which replaces the message of that error.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], expected: str | None = None) -> None:
+        self.name, self._parse, self._expected = name, parse, expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parsed text; other values are defaults and do not change.
+
+        Raises:
+            click.BadParameter: The text is invalid.
+        """
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except (ValueError, FileNotFoundError) as error:
+            self.fail(f"expected {self._expected}, got {value!r}." if self._expected else f"{error}.", param, ctx)
+
+
+def _parse_model(name: str, *files: str) -> str | Path:
+    """Return the folder of a model, which contains at least one of `files`, or a hub name unchanged."""
+    folder = find_model(name)
+    if folder is not None and not any((folder / file).is_file() for file in files):
+        raise ValueError(f"{folder} is not a model folder; {' or '.join(files)} is missing")
+    return folder or name
+
+
+def _parse_alignment(text: str) -> str | int | tuple[float, ...]:
+    from aligngpt.modeling.settings import parse_setting
+
+    return parse_setting(text)
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"{text!r} is not a shard; write I/N with 1 <= I <= N, such as 2/8")
+    return int(index), int(count)
+
+
+def _parse_benchmark(name: str) -> Benchmark:
+    from aligngpt.evaluation.benchmarks import BENCHMARKS
+
+    if name not in BENCHMARKS:
+        raise ValueError(f"{name!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+EXISTING = click.Path(exists=True, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_FILE = OutputPath(dir_okay=False, path_type=Path)
 NEW_FOLDER = OutputPath(file_okay=False, path_type=Path)
+MODEL = Parsed("MODEL", lambda name: _parse_model(name, "config.json"))
+TRAINED = Parsed("MODEL", lambda name: _parse_model(name, "config.json", "stage1.json"))
+ALIGNMENT = Parsed("SETTING", _parse_alignment)
+SHARD = Parsed("I/N", _parse_shard)
+BENCHMARK = Parsed("NAME", _parse_benchmark)
+POSITIVE = click.IntRange(min=1)
+
+OR_HUB_NAME = "or a hub name (org/name[@revision])"  # completes the help of every option that takes a model
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to standard output.")
 strict_option = click.option("--strict", is_flag=True, help="Stop with exit code 3 if any record is bad.")
-
-
-class ModelName(click.ParamType):
-    """A model: a folder, a bundled model (`synthetic-clip`, `synthetic-llm`) or a hub name (`org/name[@revision]`).
-
-    Args:
-        files: A model folder contains at least one of these files.
-    """
-
-    name = "MODEL"
-
-    def __init__(self, *files: str) -> None:
-        self._files = files
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
-        """Return the folder, or a hub name unchanged; the command downloads it.
-
-        Raises:
-            click.BadParameter: The folder does not exist or is not a model folder.
-        """
-        try:
-            folder = find_model(value)
-        except FileNotFoundError as error:
-            self.fail(f"{error}.", param, ctx)
-        if folder is None:
-            return value
-        if not any((folder / name).is_file() for name in self._files):
-            self.fail(f"{folder} is not a model folder; {' or '.join(self._files)} is missing.", param, ctx)
-        return folder
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-class AlignmentSetting(click.ParamType):
-    """An alignment setting: a name, a level from 1, or one weight per level."""
-
-    name = "SETTING"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | int | tuple[float, ...]:
-        """Return a name unchanged, a level as an integer, weights as floats.
-
-        Raises:
-            click.BadParameter: The setting is invalid.
-        """
-        from aligngpt.modeling.settings import parse_setting
-
-        try:
-            return parse_setting(value)
-        except ValueError as error:
-            self.fail(f"{error}.", param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-class Shard(click.ParamType):
-    """One of n shards of the work, such as `2/8`."""
-
-    name = "I/N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Return (i, n).
-
-        Raises:
-            click.BadParameter: The value is not two integers with 1 <= i <= n.
-        """
-        if isinstance(value, tuple):
-            return value
-        index, _, count = value.partition("/")
-        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not a shard; write I/N with 1 <= I <= N, such as 2/8.", param, ctx)
-        return int(index), int(count)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-class BenchmarkName(click.ParamType):
-    """The name of a benchmark; the benchmarks are imported when a name is given, not before."""
-
-    name = "NAME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Benchmark:
-        """Return the benchmark.
-
-        Raises:
-            click.BadParameter: There is none of this name.
-        """
-        from aligngpt.evaluation.benchmarks import BENCHMARKS
-
-        if not isinstance(value, str):
-            return value
-        if value not in BENCHMARKS:
-            self.fail(f"{value!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}.", param, ctx)
-        return BENCHMARKS[value]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-BENCHMARK = BenchmarkName()
-MODEL = ModelName("config.json")
-TRAINED = ModelName("config.json", "stage1.json")
-ALIGNMENT = AlignmentSetting()
-SHARD = Shard()
-
+images_option = click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if there are any.")
+trained_option = click.option(
+    "--model", type=TRAINED, required=True, help=f"Trained model or stage-1 checkpoint: a folder {OR_HUB_NAME}."
+)
 alignment_option = click.option(
     "--alignment",
     type=ALIGNMENT,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.base import Group
-from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
+from aligngpt.cli.config_options import ConfigCommand
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table, with_interval
-from aligngpt.cli.params import FOLDER, NEW_FOLDER, TRAINED, json_option
+from aligngpt.cli.params import FOLDER, NEW_FOLDER, POSITIVE, json_option, trained_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
 if TYPE_CHECKING:
@@ -35,24 +35,19 @@ CAPTIONS_EXAMPLE = """
 aligngpt synthetic captions --model runs/synthetic/pretrain-adaptive --data runs/synthetic/data --output captions
 """
 
+DERIVED = [f"{stage}.{name}" for stage in ("pretrain", "finetune") for name in ("alignment", "num_alignment_levels")]
+
 seed_option = click.option("--seed", type=int, default=0, help="Random seed of images and texts.")
 
 
-def demo_spec() -> ConfigSpec:
-    """Return the presets of `aligngpt run`."""
-    from aligngpt.experiments.configs import DEMO_FIXED, DEMO_PRESETS
-
-    return ConfigSpec(DEMO_PRESETS, exclude=DEMO_FIXED)
-
-
-def backbones_spec() -> ConfigSpec:
-    """Return the preset of `aligngpt synthetic backbones`."""
-    from aligngpt.synthetic.configs import BackboneTrainingConfig
-
-    return ConfigSpec({"bundled": BackboneTrainingConfig})
-
-
-@click.command("run", cls=ConfigCommand, spec=demo_spec, positional=True, example=RUN_EXAMPLE)
+@click.command(
+    "run",
+    cls=ConfigCommand,
+    presets="aligngpt.experiments.configs:DEMO_PRESETS",
+    exclude=DERIVED,
+    positional=True,
+    example=RUN_EXAMPLE,
+)
 @click.option("--output", type=NEW_FOLDER, help="Output folder. [default: runs/NAME of the preset or file]")
 @json_option
 def run(output: Path | None, config: DemoConfig, as_json: bool) -> None:
@@ -83,9 +78,9 @@ def synthetic() -> None:
 
 @synthetic.command("generate", example=GENERATE_EXAMPLE)
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder for images and LLaVA-format files.")
-@click.option("--pairs", type=click.IntRange(min=1), default=16_000, help="Image-text pairs for stage 1.")
-@click.option("--conversations", type=click.IntRange(min=1), default=10_000, help="Conversations for stage 2.")
-@click.option("--questions", type=click.IntRange(min=1), default=1_400, help="Test questions, evenly over seven kinds.")
+@click.option("--pairs", type=POSITIVE, default=16_000, help="Image-text pairs for stage 1.")
+@click.option("--conversations", type=POSITIVE, default=10_000, help="Conversations for stage 2.")
+@click.option("--questions", type=POSITIVE, default=1_400, help="Test questions, evenly over seven kinds.")
 @seed_option
 @json_option
 def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
@@ -97,7 +92,9 @@ def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
     _print_info(f"Synthetic dataset in {output}", info.model_dump(exclude={"schema_version"}), as_json)
 
 
-@synthetic.command("backbones", cls=ConfigCommand, spec=backbones_spec, example=BACKBONES_EXAMPLE)
+@synthetic.command(
+    "backbones", cls=ConfigCommand, presets="aligngpt.synthetic.configs:BACKBONE_PRESETS", example=BACKBONES_EXAMPLE
+)
 @click.option("--output", type=NEW_FOLDER, help="Output folder for clip/ and llm/. [default: the bundled models]")
 @json_option
 def train_backbones(output: Path | None, config: BackboneTrainingConfig, as_json: bool) -> None:
@@ -130,11 +127,11 @@ def write_benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
 
 
 @synthetic.command("captions", example=CAPTIONS_EXAMPLE)
-@click.option("--model", type=TRAINED, required=True, help="Stage-1 checkpoint.")
+@trained_option
 @click.option("--data", type=FOLDER, required=True, help="Folder of the synthetic dataset.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder for captions.json.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=100, help="Images per batch.")
-@click.option("--limit", type=click.IntRange(min=1), default=200, help="Caption only the first N images.")
+@click.option("--batch-size", type=POSITIVE, default=100, help="Images per batch.")
+@click.option("--limit", type=POSITIVE, default=200, help="Caption only the first N images.")
 @json_option
 def caption_images(output: Path, model: str | Path, data: Path, as_json: bool, **options: Any) -> None:
     """Caption test images with a stage-1 model at every alignment level."""

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aligngpt.cli.config_options import ConfigCommand, ConfigSpec
+from aligngpt.cli.config_options import ConfigCommand
 from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table
-from aligngpt.cli.params import FOLDER, MODEL, NEW_FOLDER, json_option, strict_option
+from aligngpt.cli.params import (
+    FOLDER,
+    MODEL,
+    NEW_FOLDER,
+    OR_HUB_NAME,
+    Parsed,
+    images_option,
+    json_option,
+    strict_option,
+)
 
 if TYPE_CHECKING:
     from aligngpt.training.artifacts import TrainResult
@@ -25,45 +34,36 @@ aligngpt finetune --data runs/synthetic/data/finetune.json --images runs/synthet
 """
 
 
-def pretrain_spec() -> ConfigSpec:
-    """Return the configuration of stage 1."""
-    from aligngpt.training.configs import PRETRAIN_PRESETS
-
-    return ConfigSpec(PRETRAIN_PRESETS)
-
-
-def finetune_spec() -> ConfigSpec:
-    """Return the configuration of stage 2."""
-    from aligngpt.training.configs import FINETUNE_PRESETS
-
-    return ConfigSpec(FINETUNE_PRESETS)
+def _parse_levels(text: str) -> Path:
+    path = Path(text) / "levels.parquet" if Path(text).is_dir() else Path(text)
+    if not path.is_file():
+        raise ValueError(f"'{path}' does not exist; write it with aligngpt level")
+    if path.suffix != ".parquet":
+        raise ValueError(f"'{path}' is not a levels.parquet; pass that file or its folder")
+    return path
 
 
-class LevelsPath(click.Path):
-    """A `levels.parquet` or its folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the file.
-
-        Raises:
-            click.BadParameter: The file does not exist or is another one.
-        """
-        path = Path(value) / "levels.parquet" if Path(value).is_dir() else Path(value)
-        if not path.is_file():
-            self.fail(f"'{path}' does not exist; write it with aligngpt level.", param, ctx)
-        if path.suffix != ".parquet":
-            self.fail(f"'{path}' is not a levels.parquet; pass that file or its folder.", param, ctx)
-        return path
+LEVELS = Parsed("PATH", _parse_levels)
 
 
-@click.command(cls=ConfigCommand, spec=pretrain_spec, example=PRETRAIN_EXAMPLE)
+@click.command(cls=ConfigCommand, presets="aligngpt.training.configs:PRETRAIN_PRESETS", example=PRETRAIN_EXAMPLE)
 @click.option(
     "--data", metavar="SOURCE", required=True, help="Image-text pairs: JSON, JSON Lines, Parquet, datasets or tars."
 )
-@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the data have paths.")
-@click.option("--levels", type=LevelsPath(), help="levels.parquet or its folder. [default: levels in the data]")
-@click.option("--language-model", type=MODEL, required=True, help="Causal language model: a folder or synthetic-llm.")
-@click.option("--vision-tower", type=MODEL, required=True, help="CLIP or SigLIP model: a folder or synthetic-clip.")
+@images_option
+@click.option("--levels", type=LEVELS, help="levels.parquet or its folder. [default: levels in the data]")
+@click.option(
+    "--language-model",
+    type=MODEL,
+    required=True,
+    help=f"Causal language model: a folder, synthetic-llm {OR_HUB_NAME}.",
+)
+@click.option(
+    "--vision-tower",
+    type=MODEL,
+    required=True,
+    help=f"CLIP or SigLIP model: a folder, synthetic-clip {OR_HUB_NAME}.",
+)
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the stage-1 checkpoint.")
 @strict_option
 @json_option
@@ -76,11 +76,11 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
     _print_training(result, arguments["output"], as_json)
 
 
-@click.command(cls=ConfigCommand, spec=finetune_spec, example=FINETUNE_EXAMPLE)
+@click.command(cls=ConfigCommand, presets="aligngpt.training.configs:FINETUNE_PRESETS", example=FINETUNE_EXAMPLE)
 @click.option(
     "--data", metavar="SOURCE", required=True, help="Conversations: JSON, JSON Lines, Parquet, datasets or tars."
 )
-@click.option("--images", type=FOLDER, help="Folder that image paths are relative to, if the data have paths.")
+@images_option
 @click.option("--stage1", type=FOLDER, help="Stage-1 checkpoint; required unless --alignment-embeddings is random.")
 @click.option("--language-model", type=MODEL, help="Language model. [default: that of stage 1]")
 @click.option("--vision-tower", type=MODEL, help="Vision tower. [default: that of stage 1]")

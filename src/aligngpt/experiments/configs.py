@@ -8,14 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from aligngpt.training.configs import (
-    FinetuneConfig,
-    PretrainConfig,
-    smoke_finetune,
-    smoke_pretrain,
-    synthetic_finetune,
-    synthetic_pretrain,
-)
+from aligngpt.training.configs import FINETUNE_PRESETS, PRETRAIN_PRESETS, FinetuneConfig, PretrainConfig
 from aligngpt.utils.config import STRICT
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 
@@ -32,8 +25,8 @@ class DemoConfig:
     strategy: Literal["quantile", "uniform"] = Field(default="quantile", description="How scores are binned (Eq. 1).")
     seed: int = Field(default=0, ge=0, description="Random seed of the data; see also pretrain.seed.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a step; none: half of the cores.")
-    pretrain: PretrainConfig = Field(default_factory=synthetic_pretrain)
-    finetune: FinetuneConfig = Field(default_factory=synthetic_finetune)
+    pretrain: PretrainConfig = Field(default=PRETRAIN_PRESETS["synthetic"])
+    finetune: FinetuneConfig = Field(default=FINETUNE_PRESETS["synthetic"])
 
     def __post_init__(self) -> None:
         for stage, setting in (("pretrain", "levels"), ("finetune", "adaptive")):
@@ -42,31 +35,22 @@ class DemoConfig:
                 raise ValueError(
                     f"{stage}.alignment: the run trains {setting} and none; remove this field, got {config.alignment!r}"
                 )
+            if config.num_alignment_levels not in (PretrainConfig.num_alignment_levels, self.num_levels):
+                raise ValueError(
+                    f"{stage}.num_alignment_levels: the run has num_levels {self.num_levels}; remove this field, got "
+                    f"{config.num_alignment_levels}"
+                )
             object.__setattr__(self, stage, dataclasses.replace(config, num_alignment_levels=self.num_levels))
 
 
-def synthetic() -> DemoConfig:
-    """Return the end-to-end run on the synthetic dataset, as `make demo` runs it."""
-    return DemoConfig()
-
-
-def synthetic_smoke() -> DemoConfig:
-    """Return the same steps with almost no training, about a minute; the metrics mean nothing."""
-    return DemoConfig(
+DEMO_PRESETS = {
+    "synthetic": DemoConfig(),  # as `make demo` runs it
+    "synthetic-smoke": DemoConfig(  # the same steps with almost no training; the metrics mean nothing
         pairs=96,
         conversations=96,
         questions=28,
         captioned=8,
-        pretrain=smoke_pretrain(),
-        finetune=smoke_finetune(),
-    )
-
-
-DEMO_PRESETS = {"synthetic": synthetic, "synthetic-smoke": synthetic_smoke}
-DEMO_FIXED = (
-    "pretrain.alignment",
-    "pretrain.num_alignment_levels",
-    "finetune.alignment",
-    "finetune.num_alignment_levels",
-)
-"""Fields of a `DemoConfig` that the run sets itself."""
+        pretrain=PRETRAIN_PRESETS["smoke"],
+        finetune=FINETUNE_PRESETS["smoke"],
+    ),
+}

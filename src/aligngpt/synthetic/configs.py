@@ -22,3 +22,6 @@ class BackboneTrainingConfig:
     patch_size: int = Field(default=8, ge=1, description="Width and height of a patch in pixels.")
     seed: int = Field(default=0, ge=0, description="Random seed of weights, scenes and texts.")
     threads: int = Field(default=1, ge=1, description="CPU threads; the two models are trained at the same time.")
+
+
+BACKBONE_PRESETS = {"bundled": BackboneTrainingConfig()}

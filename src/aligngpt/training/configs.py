@@ -98,16 +98,6 @@ class FinetuneConfig(StageConfig):
     )
 
 
-def paper_pretrain() -> PretrainConfig:
-    """Return stage 1 of the paper: 558K pairs, global batch size 256, learning rate 1e-3."""
-    return PretrainConfig()
-
-
-def paper_finetune() -> FinetuneConfig:
-    """Return stage 2 of the paper: 665K conversations, global batch size 128, learning rate 2e-5."""
-    return FinetuneConfig()
-
-
 _SYNTHETIC: dict[str, Any] = {  # small samples, no GPU
     "per_device_train_batch_size": 64,
     "gradient_accumulation_steps": 1,
@@ -121,25 +111,14 @@ _SYNTHETIC: dict[str, Any] = {  # small samples, no GPU
 _SMOKE: dict[str, Any] = {**_SYNTHETIC, "per_device_train_batch_size": 16, "max_steps": 6, "logging_steps": 2}
 
 
-def synthetic_pretrain() -> PretrainConfig:
-    """Return stage 1 on the synthetic dataset, which takes minutes on two cores."""
-    return PretrainConfig(**_SYNTHETIC, learning_rate=2e-3, max_steps=500, template="bare")
-
-
-def synthetic_finetune() -> FinetuneConfig:
-    """Return stage 2 on the synthetic dataset, which takes minutes on two cores."""
-    return FinetuneConfig(**_SYNTHETIC, learning_rate=1e-3, max_steps=400)
-
-
-def smoke_pretrain() -> PretrainConfig:
-    """Return stage 1 with six steps, to test that everything runs."""
-    return PretrainConfig(**_SMOKE, learning_rate=2e-3, template="bare")
-
-
-def smoke_finetune() -> FinetuneConfig:
-    """Return stage 2 with six steps, to test that everything runs."""
-    return FinetuneConfig(**_SMOKE, learning_rate=1e-3)
-
-
-PRETRAIN_PRESETS = {"paper": paper_pretrain, "synthetic": synthetic_pretrain, "smoke": smoke_pretrain}
-FINETUNE_PRESETS = {"paper": paper_finetune, "synthetic": synthetic_finetune, "smoke": smoke_finetune}
+# The paper: 558K pairs and 665K conversations. Synthetic: minutes on two cores. Smoke: only tests that everything runs.
+PRETRAIN_PRESETS = {
+    "paper": PretrainConfig(),
+    "synthetic": PretrainConfig(**_SYNTHETIC, learning_rate=2e-3, max_steps=500, template="bare"),
+    "smoke": PretrainConfig(**_SMOKE, learning_rate=2e-3, template="bare"),
+}
+FINETUNE_PRESETS = {
+    "paper": FinetuneConfig(),
+    "synthetic": FinetuneConfig(**_SYNTHETIC, learning_rate=1e-3, max_steps=400),
+    "smoke": FinetuneConfig(**_SMOKE, learning_rate=1e-3),
+}

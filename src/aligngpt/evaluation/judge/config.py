@@ -44,3 +44,6 @@ class JudgeConfig:
             raise ValueError("a judge needs both judge_url and judge_model")
         if (self.input_cost_per_mtok is None) != (self.output_cost_per_mtok is None):
             raise ValueError("a cost needs both input_cost_per_mtok and output_cost_per_mtok")
+
+
+JUDGE_PRESETS = {"default": JudgeConfig()}
