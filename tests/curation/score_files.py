@@ -47,8 +47,8 @@ def llava(name: str, **extra: Any) -> dict[str, Any]:
 def rows(names: Sequence[str]) -> list[dict[str, Any]]:
     """Return rows of a table that holds its images."""
     return [
-        {"id": name, "image": {"bytes": encoded(place), "path": None}, "caption": f"Caption of {name}", "size": [place]}
-        for place, name in enumerate(names)
+        {"id": name, "image": {"bytes": encoded(n), "path": None}, "caption": f"Caption of {name}", "size": [n]}
+        for n, name in enumerate(names)
     ]
 
 
@@ -111,10 +111,10 @@ def write_scores(folder: Path, source: Source, columns: Mapping[str, Sequence[An
     }
     start = 0
     for number, part in enumerate(records):
-        place = slice(start, start + len(part))
-        known = {"id": [name for name, _ in part], "image": [image for _, image in part]}
-        known |= {name: list(column)[place] for name, column in values.items()}
-        arrays = [pa.array(known.get(column.name, [None] * len(part)), column.type) for column in SCHEMA]
+        position = slice(start, start + len(part))
+        existing = {"id": [name for name, _ in part], "image": [image for _, image in part]}
+        existing |= {name: list(column)[position] for name, column in values.items()}
+        arrays = [pa.array(existing.get(column.name, [None] * len(part)), column.type) for column in SCHEMA]
         pq.write_table(pa.table(arrays, schema=SCHEMA), part_path(folder, number))
         start += len(part)
     fields = DataFields(image=source.columns.image, caption=source.columns.caption, id=source.columns.id)

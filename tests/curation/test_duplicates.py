@@ -41,17 +41,17 @@ def repeated(pairs: list[tuple[int, int]], limit: int | None = None) -> Repeated
 def test_duplicates_are_those_of_a_slow_loop() -> None:
     rng = random.Random(0)
     images = [(rng.randrange(60), rng.randrange(8), 0) for _ in range(200)]
-    found, near = sampled(images)
+    result, near = sampled(images)
     names, sizes = defaultdict(set), Counter(content for content, *_ in images)
     for content, name, _ in images:
         names[content].add(name)
-    assert (found.every, found.rows, found.images) == (1, 200, len(sizes))
-    assert found.shared_rows == sum(size for size in sizes.values() if size > 1)
-    assert found.duplicate_rows == sum(sizes[content] for content, known in names.items() if len(known) > 1)
+    assert (result.every, result.rows, result.images) == (1, 200, len(sizes))
+    assert result.shared_rows == sum(size for size in sizes.values() if size > 1)
+    assert result.duplicate_rows == sum(sizes[content] for content, existing in names.items() if len(existing) > 1)
     contents = [content for content, *_ in images]
     most = sorted((c for c in names if len(names[c]) > 1), key=lambda c: (-len(names[c]), contents.index(c)))[:8]
-    assert [group.count for group in found.groups] == [len(names[content]) for content in most]
-    for group, content in zip(found.groups, most, strict=True):
+    assert [group.count for group in result.groups] == [len(names[content]) for content in most]
+    for group, content in zip(result.groups, most, strict=True):
         assert [images[row][0] for row in group.rows] == [content] * len(group.rows)
         assert len({images[row][1] for row in group.rows}) == len(group.rows) == min(3, group.count)
         assert group.rows[0] == contents.index(content)
@@ -59,8 +59,8 @@ def test_duplicates_are_those_of_a_slow_loop() -> None:
 
 
 def test_five_captions_of_one_image_are_no_duplicates() -> None:
-    found, _ = sampled([(7, 1, 0)] * 5 + [(8, 2, 0)])
-    assert (found.shared_rows, found.duplicate_rows, found.groups) == (5, 0, ())
+    result, _ = sampled([(7, 1, 0)] * 5 + [(8, 2, 0)])
+    assert (result.shared_rows, result.duplicate_rows, result.groups) == (5, 0, ())
 
 
 def clustered(rng: random.Random, clusters: int, members: int) -> list[int]:
@@ -82,10 +82,10 @@ def test_no_near_pair_is_missed(clusters: int, members: int) -> None:
         for (one, a), (other, b) in combinations(enumerate(values), 2)
         if (bits := (a ^ b).bit_count()) <= duplicates.NEAR_BITS
     }
-    twin, found, complete = duplicates.find_near_values(np.array(values, np.uint64))
+    twin, result, complete = duplicates.find_near_values(np.array(values, np.uint64))
     assert complete
-    assert set(found) == slow
-    assert set(np.flatnonzero(twin).tolist()) == {place for _, *pair in slow for place in pair}
+    assert set(result) == slow
+    assert set(np.flatnonzero(twin).tolist()) == {position for _, *pair in slow for position in pair}
 
 
 def test_each_distance_up_to_four_bits_is_found_wherever_the_bits_are() -> None:
@@ -93,14 +93,14 @@ def test_each_distance_up_to_four_bits_is_found_wherever_the_bits_are() -> None:
     for _ in range(200):
         value, bits = rng.getrandbits(64), rng.randrange(1, 7)
         other = value ^ sum(1 << bit for bit in rng.sample(range(64), bits))
-        twin, found, _ = duplicates.find_near_values(np.array(sorted((value, other)), np.uint64))
-        assert found == ([(bits, 0, 1)] if bits <= 4 else []) and twin.all() == (bits <= 4)
+        twin, result, _ = duplicates.find_near_values(np.array(sorted((value, other)), np.uint64))
+        assert result == ([(bits, 0, 1)] if bits <= 4 else []) and twin.all() == (bits <= 4)
 
 
 def test_a_crowd_of_hashes_that_may_be_incomplete_is_said_to_be() -> None:
     crowd = np.arange(1, 2_000, dtype=np.uint64)  # all agree in the upper 53 bits
-    twin, found, complete = duplicates.find_near_values(crowd)
-    assert not complete and len(found) == 2_000 and twin.mean() > 0.99
+    twin, result, complete = duplicates.find_near_values(crowd)
+    assert not complete and len(result) == 2_000 and twin.mean() > 0.99
 
 
 def test_near_duplicates_have_different_bytes() -> None:
@@ -116,19 +116,19 @@ def test_near_duplicates_have_different_bytes() -> None:
 def test_repeated_captions_are_those_of_a_slow_loop() -> None:
     rng = random.Random(1)
     pairs = [(int(rng.expovariate(0.05)), rng.randrange(30)) for _ in range(400)]
-    found = repeated(pairs)
+    result = repeated(pairs)
     over, sizes = defaultdict(set), Counter(caption for caption, _ in pairs)
     for caption, image in pairs:
         over[caption].add(image)
     several = {caption: len(images) for caption, images in over.items() if len(images) > 1}
-    assert (found.every, found.rows, found.captions, found.repeated) == (1, 400, len(over), len(several))
-    assert found.repeated_rows == sum(sizes[caption] for caption in several)
-    assert found.duplicate_pairs == 400 - len(set(pairs))
+    assert (result.every, result.rows, result.captions, result.repeated) == (1, 400, len(over), len(several))
+    assert result.repeated_rows == sum(sizes[caption] for caption in several)
+    assert result.duplicate_pairs == 400 - len(set(pairs))
     ends = [*duplicates.SPREAD[1:], 10**9]
     classes = zip(duplicates.SPREAD, ends, strict=True)
-    assert found.spread == tuple(sum(first <= n < end for n in several.values()) for first, end in classes)
-    assert [group.count for group in found.groups] == sorted(several.values(), reverse=True)[:8]
-    for group in found.groups:
+    assert result.spread == tuple(sum(first <= n < end for n in several.values()) for first, end in classes)
+    assert [group.count for group in result.groups] == sorted(several.values(), reverse=True)[:8]
+    for group in result.groups:
         assert len({pairs[row][0] for row in group.rows}) == 1
         assert len({pairs[row][1] for row in group.rows}) == len(group.rows)
 
@@ -154,8 +154,8 @@ def test_a_sample_has_whole_groups_and_their_fraction() -> None:
 
 
 def test_one_hash_alone_cannot_break_the_bound() -> None:
-    found, _ = sampled([(7, row, 0) for row in range(500)], limit=100)
-    assert found.rows == 0 and found.every > 1
+    result, _ = sampled([(7, row, 0) for row in range(500)], limit=100)
+    assert result.rows == 0 and result.every > 1
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/photos next to the repository")
@@ -174,7 +174,7 @@ def test_photographs_stored_again_stay_near_and_others_do_not() -> None:
 
     photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.iterdir())[::4]]
     hashes = [hashed(photo) for photo in photos]
-    for photo, known in zip(photos, hashes, strict=True):
+    for photo, existing in zip(photos, hashes, strict=True):
         for changed in (again(photo, 2, 70), again(photo, 3, 50), again(photo, 1, 30)):
-            assert (hashed(changed) ^ known).bit_count() <= duplicates.NEAR_BITS
+            assert (hashed(changed) ^ existing).bit_count() <= duplicates.NEAR_BITS
     assert min((one ^ other).bit_count() for one, other in combinations(hashes, 2)) > 15

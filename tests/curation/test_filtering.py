@@ -69,9 +69,9 @@ def test_retained_records_do_not_change(tmp_path: Path, kind: str) -> None:
     kept = [record for record in records(source) if record.id in ("p0", "p1", "p6", "p7", "p8")]
     selected = open_source(output)
     assert selected.kind == kind
-    found = records(selected)
-    assert [record.raw for record in found] == [record.raw for record in kept]
-    assert [(record.id, record.caption, record.data) for record in found] == [
+    actual = records(selected)
+    assert [record.raw for record in actual] == [record.raw for record in kept]
+    assert [(record.id, record.caption, record.data) for record in actual] == [
         (record.id, record.caption, record.data) for record in kept
     ]
     assert (summary.num_read, summary.num_retained, summary.num_written) == (12, 5, 5)
@@ -150,7 +150,7 @@ def test_a_datasets_folder_loads_with_its_features(tmp_path: Path) -> None:
     filter_source(source, scores, tmp_path / "plain", FilterConfig(min_level=3), levels=levels)
     before, after = datasets.load_from_disk(source.path), datasets.load_from_disk(str(tmp_path / "plain"))
     assert after.features == before.features
-    assert [row["image"].tobytes() for row in after] == [before[place]["image"].tobytes() for place in (0, 1, 2, 9, 10)]
+    assert [row["image"].tobytes() for row in after] == [before[index]["image"].tobytes() for index in (0, 1, 2, 9, 10)]
     filter_source(source, scores, tmp_path / "leveled", FilterConfig(), levels=levels, write_levels=True)
     leveled = datasets.load_from_disk(str(tmp_path / "leveled"))
     assert leveled["alignment_level"][:] == [4, 4, 3, 1, 1, 1, 2, 2, 2, 3, 3, None]
@@ -172,8 +172,8 @@ def test_the_level_of_official_files_is_replaced(tmp_path: Path) -> None:
     source = open_source(tmp_path / "pairs.json")
     scores, levels = write_curated(tmp_path, source, [0.1, 0.2], num_levels=2)
     filter_source(source, scores, tmp_path / "out.json", FilterConfig(), levels=levels, write_levels=True)
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found == [llava("a", similarity=0, alignment_level=1), llava("b", alignment_level=2)]
+    actual = json.loads((tmp_path / "out.json").read_text())
+    assert actual == [llava("a", similarity=0, alignment_level=1), llava("b", alignment_level=2)]
 
 
 def test_ids_in_the_json_of_a_sample_are_changed_with_its_name(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_ids_in_the_json_of_a_sample_are_changed_with_its_name(tmp_path: Path) -
     scores, levels = write_curated(tmp_path, source, [0.1], num_levels=2)
     rules = FilterConfig(level_weights={2: 2})
     filter_source(source, scores, tmp_path / "out.tar.gz", rules, levels=levels)
-    found = records(open_source(tmp_path / "out.tar.gz"))
-    assert [(record.id, record.raw["__key__"]) for record in found] == [("x", "0001"), ("x~2", "0001~2")]
-    assert json.loads(found[1].raw["json"]) == {"id": "x~2", "caption": "A cat.", "more": [1]}
+    actual = records(open_source(tmp_path / "out.tar.gz"))
+    assert [(record.id, record.raw["__key__"]) for record in actual] == [("x", "0001"), ("x~2", "0001~2")]
+    assert json.loads(actual[1].raw["json"]) == {"id": "x~2", "caption": "A cat.", "more": [1]}
     filter_source(source, scores, tmp_path / "again.tar.gz", rules, levels=levels)
     assert (tmp_path / "again.tar.gz").read_bytes() == (tmp_path / "out.tar.gz").read_bytes()
 
@@ -215,7 +215,7 @@ def test_ids_in_the_json_of_a_sample_are_changed_with_its_name(tmp_path: Path) -
 def test_a_record_is_retained_if_it_passes_every_filter(tmp_path: Path, rules: FilterConfig, kept: Any) -> None:
     source, scores, levels = curated(tmp_path, text_truncated=[False] * 10 + [True] * 2)
     summary = filter_source(source, scores, tmp_path / "out.jsonl", rules, levels=levels)
-    assert ids(tmp_path / "out.jsonl") == [f"p{place}" for place in kept]
+    assert ids(tmp_path / "out.jsonl") == [f"p{index}" for index in kept]
     assert summary.num_retained + sum(summary.skipped.values()) == summary.num_read == 12
 
 
@@ -263,8 +263,8 @@ def test_samples_of_one_name_in_several_tars_are_different(tmp_path: Path) -> No
     scores, levels = write_curated(tmp_path, source, [0.1] * 600)
     rules = FilterConfig(level_weights={4: 0.5})
     filter_source(source, scores, tmp_path / "out", rules, levels=levels)
-    drawn = [set(ids(tmp_path / "out" / tar)) for tar in ("0.tar", "1.tar")]
-    assert all(100 < len(names) < 200 for names in drawn) and 40 < len(drawn[0] & drawn[1]) < 110
+    sampled = [set(ids(tmp_path / "out" / tar)) for tar in ("0.tar", "1.tar")]
+    assert all(100 < len(names) < 200 for names in sampled) and 40 < len(sampled[0] & sampled[1]) < 110
     with pytest.raises(ValueError, match=r"sample 000 is in several tars, .*; choose a folder as --output"):
         filter_source(source, scores, tmp_path / "out.tar", FilterConfig())
     assert not (tmp_path / "out.tar").exists()
@@ -313,10 +313,10 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 
 def test_rows_that_are_not_those_of_the_pairs_are_noticed(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", "json_lines")
-    for name, cut in (("short", 11), ("renamed", 12)):
+    for name, truncated in (("short", 11), ("renamed", 12)):
         scores = write_scores(tmp_path / name, source, {"clip_score": SCORES})
-        table = pq.read_table(scores / "part-00000.parquet").slice(0, cut)
-        table = table.set_column(0, "id", [[*table["id"].to_pylist()[:-1], "p10" if cut == 11 else "x"]])
+        table = pq.read_table(scores / "part-00000.parquet").slice(0, truncated)
+        table = table.set_column(0, "id", [[*table["id"].to_pylist()[:-1], "p10" if truncated == 11 else "x"]])
         pq.write_table(table, scores / "part-00000.parquet")
         with pytest.raises(ValueError, match="does not hold the pairs"):
             filter_source(source, scores, tmp_path / "out.jsonl", FilterConfig())
@@ -419,10 +419,10 @@ def test_missing_and_damaged_tars_lose_their_samples_alone(tmp_path: Path) -> No
     samples = [(name, {"png": encoded(0), "txt": b"A cat."}) for name in ("a", "b", "c")]
     for name in ("00", "02"):
         write_tar(tmp_path / f"{name}.tar", samples)
-    cut = (tmp_path / "02.tar").read_bytes()
+    truncated = (tmp_path / "02.tar").read_bytes()
     with tarfile.open(tmp_path / "02.tar") as tar:
         end = tar.getmember("c.png").offset_data + 20
-    (tmp_path / "02.tar").write_bytes(cut[:end])
+    (tmp_path / "02.tar").write_bytes(truncated[:end])
     source = open_source(f"{tmp_path}/{{00..02}}.tar")
     errors = [record.error for record in records(source)]
     scores = write_scores(tmp_path / "scores", source, {"clip_score": [None if error else 0.1 for error in errors]})

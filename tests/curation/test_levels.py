@@ -128,12 +128,12 @@ def boundaries_by_hand(scores: list[float], num_levels: int, strategy: str) -> l
     if strategy == "uniform":
         lowest, highest = min(scores), max(scores)
         return [lowest + (highest - lowest) * k / num_levels for k in range(1, num_levels)]
-    found = []
+    result = []
     for k in range(1, num_levels):
-        place = math.ceil(Fraction(k * len(scores), num_levels))
-        there = [s for s in scores if sum(other < s for other in scores) <= place < sum(other <= s for other in scores)]
-        found.append(there[0] if there else max(scores))
-    return found
+        index = math.ceil(Fraction(k * len(scores), num_levels))
+        there = [s for s in scores if sum(other < s for other in scores) <= index < sum(other <= s for other in scores)]
+        result.append(there[0] if there else max(scores))
+    return result
 
 
 def cases() -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ def test_given_boundaries_are_taken_as_they_are() -> None:
     with pytest.raises(ValueError, match="given boundaries must ascend"):
         LevelBoundaries.given([0.75, 0.25], ranking)
     with pytest.raises(ValueError, match="num_levels must be an integer from 2 to 64, got 65"):
-        LevelBoundaries.given([place / 64 for place in range(64)], ranking)
+        LevelBoundaries.given([index / 64 for index in range(64)], ranking)
     with pytest.raises(ValueError, match="the strategy of a fit must be"):
         LevelBoundaries.fit([0.1], 2, "given")
 

@@ -29,14 +29,14 @@ def scored(tmp_path: Path) -> Any:
 def find(folder: Path, issue: str, boundaries: tuple[float, ...] = ()) -> list[int]:
     """Return the numbers of the rows that have an issue, found batch by batch."""
     mask = QualityIssue.parse(issue).prepare(folder, "clip_score", boundaries)
-    places: list[int] = []
+    indices: list[int] = []
     start = 0
     for batch in iter_scores(folder, ["text_truncated", "error", "clip_score"]):
         for low in range(0, batch.num_rows, 5):
             part = batch.slice(low, 5)
-            places += (start + low + np.flatnonzero(mask(part, start + low))).tolist()
+            indices += (start + low + np.flatnonzero(mask(part, start + low))).tolist()
         start += batch.num_rows
-    return places
+    return indices
 
 
 def test_issues_of_a_row_alone(scored: Any) -> None:
@@ -48,12 +48,12 @@ def test_issues_of_a_row_alone(scored: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("percent", "places"), [("", []), (":20", [0]), (":39", [0]), (":60", [0, 3]), (":80", [0, 2, 3, 5]), (":0", [])]
+    ("percent", "indices"), [("", []), (":20", [0]), (":39", [0]), (":60", [0, 3]), (":80", [0, 2, 3, 5]), (":0", [])]
 )
-def test_mismatches_are_the_lowest_scores_and_ties_stay_together(scored: Any, percent: str, places: list[int]) -> None:
+def test_mismatches_are_the_lowest_scores_and_ties_stay_together(scored: Any, percent: str, indices: list[int]) -> None:
     # 0.1 < 0.2 < 0.3 = 0.3 < 0.4: of 60 percent, three of five, the two that tie would be parted
     folder = scored(clip_score=[0.1, None, 0.3, 0.2, 0.4, 0.3])
-    assert find(folder, f"mismatch{percent}") == places
+    assert find(folder, f"mismatch{percent}") == indices
 
 
 def test_all_scores_are_the_lowest_hundred_percent(scored: Any) -> None:
@@ -79,18 +79,18 @@ def test_a_caption_is_reused_where_its_images_differ(scored: Any) -> None:
 def duplicates_by_hand(rows: list[tuple[float | None, int | None, int | None]]) -> dict[str, list[int]]:
     """Return the numbers of rows (score, image_hash, caption) that repeat others, each compared with all."""
     image, pair, caption = [], [], []
-    for place, (score, image_hash, text) in enumerate(rows):
+    for index, (score, image_hash, text) in enumerate(rows):
         value = -9 if score is None else score
         for other, (other_score, other_hash, other_text) in enumerate(rows):
             other_value = -9 if other_score is None else other_score
-            better = other_value > value or (other_value == value and other < place)
+            better = other_value > value or (other_value == value and other < index)
             if image_hash is not None and image_hash == other_hash and better:
-                image.append(place)
-            if None not in (image_hash, text) and (image_hash, text) == (other_hash, other_text) and other < place:
-                pair.append(place)
+                image.append(index)
+            if None not in (image_hash, text) and (image_hash, text) == (other_hash, other_text) and other < index:
+                pair.append(index)
         images = {p for _, p, t in rows if t == text and p is not None}
         if text is not None and image_hash is not None and len(images) >= 3:
-            caption.append(place)
+            caption.append(index)
     return {"duplicate_image": sorted(set(image)), "duplicate_pair": sorted(set(pair)), "reused_caption:3": caption}
 
 
@@ -109,9 +109,9 @@ def test_duplicates_are_those_of_comparing_all_rows(scored: Any, monkeypatch: py
     ]
     score, image_hash, caption = (list(column) for column in zip(*rows, strict=True))
     folder = scored(clip_score=score, image_hash=image_hash, caption_hash=caption)
-    for name, places in duplicates_by_hand(rows).items():
-        assert 0 < len(places) < 60
-        assert find(folder, name) == places, name
+    for name, indices in duplicates_by_hand(rows).items():
+        assert 0 < len(indices) < 60
+        assert find(folder, name) == indices, name
 
 
 def test_issues_are_parsed_and_formatted() -> None:

@@ -15,8 +15,8 @@ from tests.reporting.score_folders import rows_table, synthetic, write_scores
 
 def compared(folder: Path, table: Any, column: str = "clip_score") -> AgreementDetails:
     write_scores(folder, table, part=700)
-    (found,) = describe_agreements(folder, read_manifest(folder), column)
-    return found
+    (result,) = describe_agreements(folder, read_manifest(folder), column)
+    return result
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -25,34 +25,34 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def test_levels_and_pairs_are_those_of_the_ranks(tmp_path: Path) -> None:
     table = synthetic(4_000)
-    found = compared(tmp_path / "scores", table)
+    result = compared(tmp_path / "scores", table)
     both = [(row["clip_score"], row["clip_score_clip-b"]) for row in table.to_pylist() if row["clip_score"] is not None]
     x, y = (ranks(np.array(scores)) for scores in zip(*both, strict=True))
-    assert (found.column, found.pairs, found.every) == ("clip_score_clip-b", len(both), 1)
-    assert found.spearman == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
+    assert (result.column, result.pairs, result.every) == ("clip_score_clip-b", len(both), 1)
+    assert result.spearman == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
     a, b = x * NUM_LEVELS // len(both), y * NUM_LEVELS // len(both)
-    assert found.close == pytest.approx((np.abs(a - b) <= 1).mean(), abs=0.01)
-    assert found.matrix.sum() == len(both) and found.matrix.sum(axis=1) == pytest.approx(len(both) / 8, abs=3)
-    known = [place for place, score in enumerate(table["clip_score"].to_pylist()) if score is not None]
-    assert known[int(np.argmax(x - y))] in found.first_higher
-    assert known[int(np.argmax(y - x))] in found.other_higher
+    assert result.close == pytest.approx((np.abs(a - b) <= 1).mean(), abs=0.01)
+    assert result.matrix.sum() == len(both) and result.matrix.sum(axis=1) == pytest.approx(len(both) / 8, abs=3)
+    existing = [index for index, score in enumerate(table["clip_score"].to_pylist()) if score is not None]
+    assert existing[int(np.argmax(x - y))] in result.first_higher
+    assert existing[int(np.argmax(y - x))] in result.other_higher
 
 
 def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
-    found = compared(tmp_path / "scores", synthetic(3_000))
+    result = compared(tmp_path / "scores", synthetic(3_000))
     (summary,) = read_manifest(tmp_path / "scores").agreement
-    assert (found.pairs, found.spearman, found.equal_levels) == (
+    assert (result.pairs, result.spearman, result.equal_levels) == (
         summary.pairs, summary.spearman, summary.equal_levels
     )  # fmt: skip
-    assert np.trace(found.matrix) / found.matrix.sum() == pytest.approx(summary.equal_levels, abs=1e-6)
+    assert np.trace(result.matrix) / result.matrix.sum() == pytest.approx(summary.equal_levels, abs=1e-6)
 
 
 def test_large_inputs_are_sampled_as_for_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aligngpt.curation.scorer_agreement.MAX_PAIRS", 600)
-    found = compared(tmp_path / "scores", both([(place / 2_000, abs(place - 999) / 2_000) for place in range(2_000)]))
-    assert (found.pairs, found.every, found.matrix.sum()) == (500, 4, 500)
-    assert found.other_higher[0] == 0 and all(row % 4 == 0 for row in (*found.first_higher, *found.other_higher))
-    assert np.trace(found.matrix) / 500 == pytest.approx(found.equal_levels, abs=1e-6)
+    result = compared(tmp_path / "scores", both([(index / 2_000, abs(index - 999) / 2_000) for index in range(2_000)]))
+    assert (result.pairs, result.every, result.matrix.sum()) == (500, 4, 500)
+    assert result.other_higher[0] == 0 and all(row % 4 == 0 for row in (*result.first_higher, *result.other_higher))
+    assert np.trace(result.matrix) / 500 == pytest.approx(result.equal_levels, abs=1e-6)
 
 
 def test_the_second_scorer_can_come_first(tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ def both(pairs: list[tuple[float | None, float | None]]) -> Any:
 
 
 def test_the_same_order_on_another_scale_agrees_in_all(tmp_path: Path) -> None:
-    found = compared(tmp_path / "same", both([(place / 100, place / 1_000 - 0.5) for place in range(80)]))
-    assert (found.spearman, found.equal_levels, found.close, found.first_higher) == (1, 1, 1, ())
-    found = compared(tmp_path / "reverse", both([(place / 100, -place / 1_000) for place in range(80)]))
-    assert (found.spearman, found.equal_levels) == (-1, 0)
-    assert found.first_higher[0] == 79 and found.other_higher[0] == 0
+    result = compared(tmp_path / "same", both([(index / 100, index / 1_000 - 0.5) for index in range(80)]))
+    assert (result.spearman, result.equal_levels, result.close, result.first_higher) == (1, 1, 1, ())
+    result = compared(tmp_path / "reverse", both([(index / 100, -index / 1_000) for index in range(80)]))
+    assert (result.spearman, result.equal_levels) == (-1, 0)
+    assert result.first_higher[0] == 79 and result.other_higher[0] == 0
 
 
 def test_scorers_that_cannot_be_compared(tmp_path: Path) -> None:
-    assert compared(tmp_path / "flat", both([(place / 10, 0.5) for place in range(5)])).spearman is None
+    assert compared(tmp_path / "flat", both([(index / 10, 0.5) for index in range(5)])).spearman is None
     apart = write_scores(tmp_path / "apart", both([(0.5, None), (None, 0.5)]))
     assert describe_agreements(apart, read_manifest(apart), "clip_score") == ()
     alone = write_scores(tmp_path / "alone", rows_table([{"clip_score": 0.5}]))
@@ -84,7 +84,7 @@ def test_scorers_that_cannot_be_compared(tmp_path: Path) -> None:
 
 
 def test_of_three_scorers_each_is_compared_with_the_first(tmp_path: Path) -> None:
-    table = both([(place / 100, place / 100) for place in range(40)])
+    table = both([(index / 100, index / 100) for index in range(40)])
     table = table.append_column("clip_score_c", table["clip_score"].cast("float32"))
     write_scores(tmp_path / "scores", table)
     manifest = read_manifest(tmp_path / "scores")
@@ -97,8 +97,8 @@ def test_of_three_scorers_each_is_compared_with_the_first(tmp_path: Path) -> Non
     scorers = [*manifest.scorers, manifest.scorers[0].model_copy(update={"name": "c"})]
     manifest = manifest.model_copy(update={"scorers": scorers, "agreement": agreement})
     manifest.write(tmp_path / "scores")
-    found = describe_agreements(tmp_path / "scores", manifest, "clip_score_clip-b")
-    assert [(one.column, one.spearman) for one in found] == [("clip_score", 1), ("clip_score_c", 0.25)]
+    result = describe_agreements(tmp_path / "scores", manifest, "clip_score_clip-b")
+    assert [(one.column, one.spearman) for one in result] == [("clip_score", 1), ("clip_score_c", 0.25)]
     assert [one.column for one in describe_agreements(tmp_path / "scores", manifest, "clip_score")] == [
         "clip_score_clip-b"
     ]
@@ -137,8 +137,8 @@ def test_agreement_is_sampled_evenly_over_parts(tmp_path: Path, monkeypatch: pyt
         writer.write(columns)
         writer.close()
     parts = [part_path(tmp_path, number) for number in range(3)]
-    (found,) = compare_all(parts, ["clip_score", "clip_score_b"], ["a", "b"])
-    assert found.scorers == ("a", "b")
-    assert found.pairs == {1_000_000: 30, 8: 8, 1: 1}[most]
-    assert found.spearman == (None if most == 1 else -1)
+    (result,) = compare_all(parts, ["clip_score", "clip_score_b"], ["a", "b"])
+    assert result.scorers == ("a", "b")
+    assert result.pairs == {1_000_000: 30, 8: 8, 1: 1}[most]
+    assert result.spearman == (None if most == 1 else -1)
     assert compare_all(parts, ["clip_score"], ["a"]) == []

@@ -44,7 +44,7 @@ def rows(table: Any, boundaries: LevelBoundaries) -> list[dict[str, Any]]:
     rows = table.to_pylist()
     for row in rows:
         score = row["clip_score"]
-        row["level"] = 0 if score is None else 1 + sum(cut <= score for cut in boundaries.boundaries)
+        row["level"] = 0 if score is None else 1 + sum(boundary <= score for boundary in boundaries.boundaries)
     return list(rows)
 
 
@@ -86,35 +86,35 @@ def test_quantiles_are_those_of_levels(scanned: ScoreStatistics, rows: list[dict
 def test_lowest_and_boundary_rows(
     scanned: ScoreStatistics, rows: list[dict[str, Any]], boundaries: LevelBoundaries
 ) -> None:
-    scored = [place for place, row in enumerate(rows) if row["level"]]
-    ranked = sorted(scored, key=lambda place: (rows[place]["clip_score"], place))
+    scored = [index for index, row in enumerate(rows) if row["level"]]
+    ranked = sorted(scored, key=lambda index: (rows[index]["clip_score"], index))
     assert scanned.lowest == tuple(ranked[:24])
-    assert [place for place, *_ in scanned.boundary_rows] == [0, 1, 2, 3]
-    for place, below, above in scanned.boundary_rows:
-        cut = boundaries.boundaries[place]
+    assert [index for index, *_ in scanned.boundary_rows] == [0, 1, 2, 3]
+    for index, below, above in scanned.boundary_rows:
+        boundary = boundaries.boundaries[index]
         assert rows[below]["clip_score"] == max(
-            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] < cut
+            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] < boundary
         )
         assert rows[above]["clip_score"] == min(
-            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] >= cut
+            rows[row]["clip_score"] for row in scored if rows[row]["clip_score"] >= boundary
         )
 
 
 def test_examples_have_their_level_and_differ(scanned: ScoreStatistics, rows: list[dict[str, Any]]) -> None:
     assert scanned.examples[0] == ()
     for level in range(1, 6):
-        drawn = scanned.examples[level]
-        assert len(set(drawn)) == len(drawn) == 5
-        assert all(rows[row]["level"] == level for row in drawn)
+        sample = scanned.examples[level]
+        assert len(set(sample)) == len(sample) == 5
+        assert all(rows[row]["level"] == level for row in sample)
     assert len(scanned.truncated_rows) == 5 and all(rows[row]["text_truncated"] for row in scanned.truncated_rows)
 
 
 def test_random_keys_are_uniform() -> None:
-    drawn = statistics.random_keys(np.arange(100_000))
-    assert drawn.min() >= 0 and drawn.max() < 1
-    counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
+    sample = statistics.random_keys(np.arange(100_000))
+    assert sample.min() >= 0 and sample.max() < 1
+    counts, _ = np.histogram(sample, bins=10, range=(0, 1))
     assert np.abs(counts - 10_000).max() < 500
-    assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.02
+    assert abs(np.corrcoef(sample[1:], sample[:-1])[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize("part", [1, 64, 5_000])
@@ -139,8 +139,8 @@ def test_the_division_into_parts_changes_nothing(
 def test_reasons_are_those_of_the_manifest(tmp_path: Path) -> None:
     errors = ["no such file", "cut at byte 17", "cut at byte 1,024", "12 x 3.5 pixels", None, "cut at byte 9"]
     table = rows_table([{"error": error, "clip_score": None if error else 0.2} for error in errors])
-    found = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
-    assert [(reason.text, reason.count, reason.rows) for reason in found] == [
+    result = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
+    assert [(reason.text, reason.count, reason.rows) for reason in result] == [
         ("cut at byte N", 3, (1, 2, 5)),
         ("no such file", 1, (0,)),
         ("N x N pixels", 1, (3,)),
@@ -148,17 +148,17 @@ def test_reasons_are_those_of_the_manifest(tmp_path: Path) -> None:
 
 
 def test_many_reasons_are_counted_together(tmp_path: Path) -> None:
-    table = rows_table([{"error": "why " + "x" * place} for place in range(500)])
-    found = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
-    assert len(found) == 101
-    assert (found[0].text, found[0].count, found[0].rows) == ("other reasons", 400, (100, 101, 102))
-    assert (found[1].text, found[1].rows) == ("why ", (0,))
+    table = rows_table([{"error": "why " + "x" * index} for index in range(500)])
+    result = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
+    assert len(result) == 101
+    assert (result[0].text, result[0].count, result[0].rows) == ("other reasons", 400, (100, 101, 102))
+    assert (result[1].text, result[1].rows) == ("why ", (0,))
 
 
 def test_reasons_can_be_shown(tmp_path: Path) -> None:
     table = rows_table([{"error": "no\x1b[31m \u202efile\u2028"}])
-    (found,) = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
-    assert (found.text, found.rows) == ("no\\x1b[Nm \\u202efile\\u2028", (0,))
+    (result,) = collect_statistics(write_scores(tmp_path / "scores", table)).reasons
+    assert (result.text, result.rows) == ("no\\x1b[Nm \\u202efile\\u2028", (0,))
 
 
 def test_scores_without_any_score_or_level(tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_scores_without_any_score_or_level(tmp_path: Path) -> None:
 
 def test_captions_of_any_length_are_counted(tmp_path: Path) -> None:
     table = rows_table([{"clip_score": 0.2, "caption_chars": length} for length in (0, 5, 100_000)])
-    found = collect_statistics(write_scores(tmp_path / "scores", table))
-    assert found.longest == 100_000
-    assert np.flatnonzero(found.lengths[0]).tolist() == [0, 5, statistics.MAX_LENGTH]
+    result = collect_statistics(write_scores(tmp_path / "scores", table))
+    assert result.longest == 100_000
+    assert np.flatnonzero(result.lengths[0]).tolist() == [0, 5, statistics.MAX_LENGTH]
 
 
 def test_many_levels_show_few_pairs_each() -> None:

@@ -92,14 +92,14 @@ def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
     pairs, more = make_images
     done = score(pairs, clip_folder, tmp_path / "out", *more, "--json")
     assert done.exit_code == 0, done.output
-    found = errors(tmp_path / "out")
-    assert [found[name] for name in odd_images()] == [None] * 4
+    result = errors(tmp_path / "out")
+    assert [result[name] for name in odd_images()] == [None] * 4
     expected = {name: reason for name, (_, reason) in bad_images().items()}
-    expected |= {"gone.jpg": "no such file"} if "gone.jpg" in found else {}
+    expected |= {"gone.jpg": "no such file"} if "gone.jpg" in result else {}
     for name, reason in expected.items():
-        told = found[name]
-        assert told is not None and reason.removesuffix(", although its name ends in .jpg") in told
-        assert any(name in line and told in line for line in done.stderr.splitlines())
+        text = result[name]
+        assert text is not None and reason.removesuffix(", although its name ends in .jpg") in text
+        assert any(name in line and text in line for line in done.stderr.splitlines())
     summary = json.loads(done.stdout)
     assert (summary["scored"], summary["failed"]) == (4, len(expected))
     assert sum(read_manifest(tmp_path / "out").counts.errors.values()) == len(expected)
@@ -107,7 +107,7 @@ def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
     assert (strict.exit_code, strict.stdout) == (3, "")
     last = strict.stderr.splitlines()[-1]
     assert last.startswith(f"aligngpt: error: {len(expected)} of {len(expected) + 4} records are bad, the first is ")
-    assert errors(tmp_path / "strict") == found, "what could be scored is scored all the same"
+    assert errors(tmp_path / "strict") == result, "what could be scored is scored all the same"
 
 
 def test_odd_images_have_the_scores_of_what_they_show(clip_folder: Path, tmp_path: Path) -> None:
@@ -169,17 +169,17 @@ def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tm
     (tmp_path / "2.tar").write_bytes(whole[: whole.index(b"d.png") + 700])
     (tmp_path / "3.tar").write_bytes(b"no tar")
     damaged = bytearray(write_tar(tmp_path / "4.tar", members("e", "f")).read_bytes())
-    place = damaged.index(b"IDAT") + 10
-    damaged[place : place + 40] = bytes(40)  # within the image of e: the tar itself stays whole
+    position = damaged.index(b"IDAT") + 10
+    damaged[position : position + 40] = bytes(40)  # within the image of e: the tar itself stays whole
     (tmp_path / "4.tar").write_bytes(damaged)
     done = score(str(tmp_path / "{0..4}.tar"), clip_folder, tmp_path / "out")
     assert done.exit_code == 0, done.output
-    found = errors(tmp_path / "out")
-    assert [name for name, error in found.items() if error is None] == ["a", "b", "c", "f"]
-    assert found["1.tar#0"] == "shard cannot be read: no such file"
-    assert found["d"] == "member d.png is cut short: the tar ends within it"
-    assert found["3.tar#0"] == "shard cannot be read: damaged: not a readable tar file"
-    assert "PNG" in (found["e"] or "")
+    result = errors(tmp_path / "out")
+    assert [name for name, error in result.items() if error is None] == ["a", "b", "c", "f"]
+    assert result["1.tar#0"] == "shard cannot be read: no such file"
+    assert result["d"] == "member d.png is cut short: the tar ends within it"
+    assert result["3.tar#0"] == "shard cannot be read: damaged: not a readable tar file"
+    assert "PNG" in (result["e"] or "")
     assert read_manifest(tmp_path / "out").shards == 5
     for name in ("1.tar", "3.tar", "d.png"):
         assert name in done.stderr
@@ -213,11 +213,11 @@ def test_the_number_of_named_bad_records_is_limited(images: Path, clip_folder: P
 
 
 def test_broken_photos_become_rows(photos: Path, clip_folder: Path, tmp_path: Path) -> None:
-    known = json.loads((photos / "broken" / "broken.json").read_text())
-    records = [{"id": one["image"], "image": one["image"], "caption": "an image"} for one in known]
+    existing = json.loads((photos / "broken" / "broken.json").read_text())
+    records = [{"id": one["image"], "image": one["image"], "caption": "an image"} for one in existing]
     done = score(write_json(tmp_path, records), clip_folder, tmp_path / "out", "--images", photos / "broken")
     assert done.exit_code == 0
-    assert [error is None for error in errors(tmp_path / "out").values()] == [one["readable"] for one in known]
+    assert [error is None for error in errors(tmp_path / "out").values()] == [one["readable"] for one in existing]
 
 
 def test_nothing_to_score_is_counted_and_an_error(images: Path, clip_folder: Path, tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(clip_folder: Path,
             time.sleep(rng.random() * 0.05)
             os.kill(process.pid, signal.SIGKILL)
         _, stderr = process.communicate()
-        asked = noted(log)[start:]
-        assert not captions_of(before) & set(asked), "a finished shard was scored again"
+        requested = noted(log)[start:]
+        assert not captions_of(before) & set(requested), "a finished shard was scored again"
         after = finished(out)
         assert before.items() <= after.items() and after.items() <= whole.items()
         before = after

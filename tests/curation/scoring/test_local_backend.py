@@ -150,9 +150,9 @@ def test_batches_and_processes_do_not_change_the_scores(
     images: Path, work: Path, tmp_path: Path, shards_of_8: None
 ) -> None:
     pairs, written = pairs_of(work, 21), []
-    for place, (batch_size, workers) in enumerate([(1, 0), (7, 0), (64, 0), (4, 2), (64, 1)]):
-        run(pairs, images, CountingScorer(), tmp_path / str(place), batch_size=batch_size, num_workers=workers)
-        written.append(contents(tmp_path / str(place)))
+    for position, (batch_size, workers) in enumerate([(1, 0), (7, 0), (64, 0), (4, 2), (64, 1)]):
+        run(pairs, images, CountingScorer(), tmp_path / str(position), batch_size=batch_size, num_workers=workers)
+        written.append(contents(tmp_path / str(position)))
     assert len(written[0]) == 3 and all(one == written[0] for one in written[1:])
 
 
@@ -352,12 +352,12 @@ def test_a_finished_run_is_recognized_without_reading(
 def test_shards_of_the_work_add_up(images: Path, work: Path, tmp_path: Path, shards_of_8: None) -> None:
     pairs = pairs_of(work, 38)
     run(pairs, images, CountingScorer(), tmp_path / "whole")
-    summaries, asked = [], []
+    summaries, requested = [], []
     for index in (2, 3, 1):
         scorer = CountingScorer()
         summaries.append(run(pairs, images, scorer, tmp_path / "shares", shard=(index, 3)))
-        asked.append(len(scorer.captions))
-    assert asked == [8 + 6, 8, 8 + 8]  # shards 1 and 4, then 2, then 0 and 3
+        requested.append(len(scorer.captions))
+    assert requested == [8 + 6, 8, 8 + 8]  # shards 1 and 4, then 2, then 0 and 3
     assert [summary.missing_shards for summary in summaries] == [3, 2, 0]
     assert [summary.scored for summary in summaries] == [14, 22, 38]
     assert contents(tmp_path / "shares") == contents(tmp_path / "whole")

@@ -104,8 +104,8 @@ def test_blocks_may_arrive_in_any_order(
     for _ in range(20):
         rng.shuffle(rows)
         blocks = ((_unpack(row, "batch"), _unpack(row, "embeddings")) for row in rows)
-        found = sorted(_score_in_order(blocks, ["counting", "other"]), key=lambda batch: batch.shard)
-        assert found == whole
+        result = sorted(_score_in_order(blocks, ["counting", "other"]), key=lambda batch: batch.shard)
+        assert result == whole
 
 
 def test_a_block_carries_the_pixels_of_one_batch(images: Path, tmp_path: Path) -> None:
@@ -132,13 +132,13 @@ def test_an_error_of_an_actor_travels_as_it_is(tars: Path) -> None:
     (row,) = decode(_pack(shard=gone))
     (passed,) = [_Embed(lambda: [CountingScorer()])(row)]
     (failed,) = [_Embed(lambda: [Failing()])(each) for each in islice(decode(_pack(shard=shard)), 1)]
-    for found, message in ((passed, "the network is down"), (failed, "the disk\nis gone")):
-        error = _unpack(found, "batch")
+    for result, message in ((passed, "the network is down"), (failed, "the disk\nis gone")):
+        error = _unpack(result, "batch")
         assert isinstance(error, OSError) and str(error) == message and "Traceback" in error.__notes__[0]
-        assert found.schema.equals(passed.schema)
+        assert result.schema.equals(passed.schema)
 
 
-def _no_network(place: str, fields: str) -> Iterator[Any]:
+def _no_network(index: str, fields: str) -> Iterator[Any]:
     raise TimeoutError("the network is down")
 
 
@@ -149,8 +149,8 @@ def _no_network(place: str, fields: str) -> Iterator[Any]:
 def cluster() -> Iterator[str]:
     """A cluster of two CPUs with room for 200 MB, whose processes find this package and these tests; its address."""
     ray = pytest.importorskip("ray")
-    places = [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = ray_engine._QUIET | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
+    indices = [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = ray_engine._QUIET | {"PYTHONPATH": os.pathsep.join(indices), "OMP_NUM_THREADS": "1"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
@@ -276,11 +276,11 @@ def test_a_missing_cluster_is_one_line() -> None:
 def test_a_cluster_is_divided_into_pools(
     monkeypatch: pytest.MonkeyPatch,
     machines: dict[str, float],
-    asked: tuple[int | None, int | None],
+    requested: tuple[int | None, int | None],
     pools: _Pools,
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: machines)
-    assert _Pools.sized(*asked) == pools
+    assert _Pools.sized(*requested) == pools
     with pytest.raises(ValueError, match="or start more machines"):
         _Pools.sized(16, 1)
     if pools.gpus:
@@ -378,10 +378,10 @@ def test_contradictory_options_are_refused() -> None:
 
 
 def test_actors_get_absolute_paths(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
 
     def stop(source: Source, load: Any, output: Path, **settings: Any) -> None:
-        asked.update(settings, source=source, load=load)
+        requested.update(settings, source=source, load=load)
         raise ValueError("enough")
 
     monkeypatch.setattr(ray_engine, "score_source_with_ray", stop)
@@ -390,9 +390,14 @@ def test_actors_get_absolute_paths(tars: Path, monkeypatch: pytest.MonkeyPatch) 
     words += ["--backend", "ray", "--actors", "2", "--num-workers", "3", "--address", "auto", "--shard", "2/4"]
     done = CliRunner().invoke(cli, words, prog_name="aligngpt")
     assert done.stderr == "aligngpt: error: enough\n"
-    assert asked["source"].files == tuple(f"{tars}/{number}.tar" for number in range(4))
-    assert asked["source"].images == tars and all(folder.is_absolute() for folder in asked["load"].args[0])
-    assert (asked["actors"], asked["decoders"], asked["address"], asked["shard"]) == (2, 3, "auto", (2, 4))
+    assert requested["source"].files == tuple(f"{tars}/{number}.tar" for number in range(4))
+    assert requested["source"].images == tars and all(folder.is_absolute() for folder in requested["load"].args[0])
+    assert (requested["actors"], requested["decoders"], requested["address"], requested["shard"]) == (
+        2,
+        3,
+        "auto",
+        (2, 4),
+    )
 
 
 def test_without_ray_the_command_says_what_to_install(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def folder(kind: str, request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(f"{kind}_folder")
-    return found
+    result: Path = request.getfixturevalue(f"{kind}_folder")
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +73,17 @@ def test_scores_are_those_of_the_model_itself(kind: str, folder: Path, scorer: C
 
 def test_a_batch_equals_its_pairs_one_by_one(scorer: ClipScorer) -> None:
     images = [make_image(seed, size) for seed, size in enumerate(SIZES * 8)]  # more than go through the model at once
-    captions = [f"{caption}{place}" for place, caption in enumerate(CAPTIONS * 8)]
+    captions = [f"{caption}{index}" for index, caption in enumerate(CAPTIONS * 8)]
     scores, truncated = scorer.score(images, captions)
-    for place in range(0, 40, 3):
-        score, cut = scorer.score([images[place]], [captions[place]])
-        assert score[0] == pytest.approx(scores[place], abs=1e-6)
-        assert cut[0] == truncated[place]
+    for index in range(0, 40, 3):
+        score, boundary = scorer.score([images[index]], [captions[index]])
+        assert score[0] == pytest.approx(scores[index], abs=1e-6)
+        assert boundary[0] == truncated[index]
 
 
 def test_only_captions_beyond_the_limit_are_flagged(kind: str, scorer: ClipScorer) -> None:
-    fits, cut = "x" * (LIMITS[kind] - 1), "x" * LIMITS[kind]  # one place is the end token's
-    scores, truncated = scorer.score([make_image(0)] * 3, [fits, cut, cut * 9])
+    fits, boundary = "x" * (LIMITS[kind] - 1), "x" * LIMITS[kind]  # one place is the end token's
+    scores, truncated = scorer.score([make_image(0)] * 3, [fits, boundary, boundary * 9])
     assert truncated.tolist() == [False, True, True]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)  # what is left of them is the same, end token included
 
@@ -91,16 +91,16 @@ def test_only_captions_beyond_the_limit_are_flagged(kind: str, scorer: ClipScore
 def test_chunk_mean_is_the_mean_of_the_pieces(kind: str, folder: Path, scorer: ClipScorer) -> None:
     whole = ClipScorer.from_pretrained(folder, "cpu", long_captions="chunk-mean")
     size = LIMITS[kind] - 1
-    long = "".join(chr(ord("a") + place % 23) for place in range(2 * size + 5))
+    long = "".join(chr(ord("a") + index % 23) for index in range(2 * size + 5))
     pieces = [long[:size], long[size : 2 * size], long[2 * size :]]
     vectors = scorer.embed_captions(pieces)[0].numpy()
     mean = vectors.mean(axis=0)
-    found, unread = whole.embed_captions(["short", long, "", long[:size]])
-    assert found[1].numpy() == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
-    assert np.abs(found[1].numpy() - vectors[0]).max() > 1e-3
+    result, unread = whole.embed_captions(["short", long, "", long[:size]])
+    assert result[1].numpy() == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    assert np.abs(result[1].numpy() - vectors[0]).max() > 1e-3
     assert unread.tolist() == [False] * 4
     others = scorer.embed_captions(["short", "", long[:size]])[0].numpy()
-    assert found[[0, 2, 3]].numpy() == pytest.approx(others, abs=1e-6)
+    assert result[[0, 2, 3]].numpy() == pytest.approx(others, abs=1e-6)
 
 
 def test_a_caption_of_100_000_characters_is_read_within_bounds(clip_folder: Path) -> None:
@@ -136,12 +136,12 @@ def test_siglips_own_tokenizer_scores_short_and_long_captions(spiece_folder: Pat
     captions = ["a red bird", "", "A bird, in the snow.", "a dog " * 15_000]
     for policy in ("truncate", "chunk-mean"):
         scorer = ClipScorer.from_pretrained(spiece_folder, "cpu", long_captions=policy)
-        found, unread = scorer.embed_captions(captions)
+        result, unread = scorer.embed_captions(captions)
         assert unread.tolist() == [False, False, False, True]
         ids = tokenizer(captions[:3], padding="max_length", max_length=16, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             expected = torch.nn.functional.normalize(model.get_text_features(ids).pooler_output)
-        assert found[:3].numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+        assert result[:3].numpy() == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_a_text_tower_reads_no_more_than_its_tokenizer_says(altclip_folder: Path) -> None:
@@ -220,12 +220,12 @@ def test_a_parted_processor_gives_what_the_whole_one_does(kind: str, folder: Pat
     for seed, size in enumerate([*SIZES, (640, 480), (32, 32), (31, 200), (33, 34)]):
         image = make_image(seed, size)
         expected = processor(images=[image], return_tensors="np")
-        found = pickle.loads(pickle.dumps(preparation))(decoded(image))
+        result = pickle.loads(pickle.dumps(preparation))(decoded(image))
         if arithmetic is not None:
-            assert found["pixel_values"].dtype == np.uint8
-            found = {"pixel_values": arithmetic[0] * found["pixel_values"] + arithmetic[1]}
-        assert found.keys() == expected.keys()
-        for name, array in found.items():
+            assert result["pixel_values"].dtype == np.uint8
+            result = {"pixel_values": arithmetic[0] * result["pixel_values"] + arithmetic[1]}
+        assert result.keys() == expected.keys()
+        for name, array in result.items():
             assert np.allclose(array, expected[name], atol=1e-5)
 
 
@@ -252,8 +252,8 @@ def test_a_fraction_of_a_jpeg_keeps_its_place_in_the_crop() -> None:
     reduced = whole.reduce(4)
     prepare = ScaleAndCrop((32,), 3, (32, 32))
     part = DecodedImage(reduced, (0, 0, 643 / 4, 477 / 4), whole.size)
-    found, expected = (prepare(image)["pixel_values"].astype(int) for image in (part, decoded(whole)))
-    assert np.abs(found - expected).max() <= 2
+    result, expected = (prepare(image)["pixel_values"].astype(int) for image in (part, decoded(whole)))
+    assert np.abs(result - expected).max() <= 2
 
 
 def test_cosines() -> None:

@@ -31,11 +31,11 @@ METADATA = part_metadata(INPUTS, "pairs.json[0:3]")
 def rows(*errors: str | None, start: int = 0, schema: pa.Schema = SCHEMA) -> dict[str, list[Any]]:
     """Return one row for each error, with a score of a hundredth of its number for each `None`."""
     columns: dict[str, list[Any]] = {name: [None] * len(errors) for name in schema.names}
-    places = range(start, start + len(errors))
-    columns["id"] = [f"p{place}" for place in places]
+    indices = range(start, start + len(errors))
+    columns["id"] = [f"p{index}" for index in indices]
     columns["error"] = list(errors)
-    columns["text_truncated"] = [place % 2 == 1 and error is None for place, error in zip(places, errors, strict=True)]
-    columns["clip_score"] = [None if error else place / 100 for place, error in zip(places, errors, strict=True)]
+    columns["text_truncated"] = [index % 2 == 1 and error is None for index, error in zip(indices, errors, strict=True)]
+    columns["clip_score"] = [None if error else index / 100 for index, error in zip(indices, errors, strict=True)]
     return columns
 
 
