@@ -18,7 +18,7 @@ def test_index_of_a_worked_example() -> None:
     assert population_stability_index([50, 50], [10, 30]) == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_equal_shares_have_index_zero_whatever_the_number_of_pairs() -> None:
+def test_equal_fractions_have_index_zero() -> None:
     assert population_stability_index([3, 7, 0], [3, 7, 0]) == 0
     assert population_stability_index([1, 3], [1000, 3000]) == pytest.approx(0, abs=1e-15)
 

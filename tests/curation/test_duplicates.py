@@ -97,7 +97,7 @@ def test_each_distance_up_to_four_bits_is_found_wherever_the_bits_are() -> None:
         assert result == ([(bits, 0, 1)] if bits <= 4 else []) and twin.all() == (bits <= 4)
 
 
-def test_a_crowd_of_hashes_that_may_be_incomplete_is_said_to_be() -> None:
+def test_too_many_similar_hashes_are_reported_as_incomplete() -> None:
     crowd = np.arange(1, 2_000, dtype=np.uint64)  # all agree in the upper 53 bits
     twin, result, complete = duplicates.find_near_values(crowd)
     assert not complete and len(result) == 2_000 and twin.mean() > 0.99
@@ -159,7 +159,7 @@ def test_one_hash_alone_cannot_break_the_bound() -> None:
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/photos next to the repository")
-def test_photographs_stored_again_stay_near_and_others_do_not() -> None:
+def test_versions_of_a_photograph_are_near_and_others_are_not() -> None:
     import io
 
     imagehash = pytest.importorskip("imagehash")

@@ -84,7 +84,7 @@ def test_quantile_counts_differ_by_at_most_one_without_ties(count: int, num_leve
     assert counts[1:].max() - counts[1:].min() <= 1 and counts.sum() == count
 
 
-def test_ties_share_a_level_whatever_the_order() -> None:
+def test_ties_have_one_level_in_any_order() -> None:
     generator = np.random.default_rng(0)
     scores = np.repeat([0.1, 0.2, 0.3, 0.4], [50, 3, 40, 7])
     boundaries = LevelBoundaries.fit(scores, 8)
@@ -109,7 +109,7 @@ def test_fewer_pairs_than_levels_keep_their_order_and_reach_both_ends() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["quantile", "uniform"])
-def test_what_is_no_number_is_neither_fitted_nor_given_a_level(strategy: Any) -> None:
+def test_values_that_are_not_finite_have_no_level(strategy: Any) -> None:
     clean = [0.4, 0.1, 0.3, 0.2]
     spoiled = [0.4, NAN, 0.1, 0.3, float("inf"), 0.2, -float("inf")]
     boundaries = LevelBoundaries.fit(spoiled, 2, strategy)

@@ -213,8 +213,9 @@ class _Sample:
         self._count = 0
         self._chunks: list[tuple[np.ndarray, ...]] = []
 
-    def _add(self, keys: np.ndarray, *values: np.ndarray) -> None:
-        self._add_chunk((keys, *values))
+    def add(self, *columns: np.ndarray) -> None:
+        """Add columns (n,), the key first."""
+        self._add_chunk(columns)
         while self._count > self._limit:
             self.every *= 2
             chunks, self._chunks, self._count = self._chunks, [], 0
@@ -233,26 +234,10 @@ class _Sample:
 
 
 class ImageSample(_Sample):
-    """Collects images by the hash of their bytes."""
+    """Collects images by the hash of their bytes.
 
-    def add(
-        self,
-        images: np.ndarray,
-        names: np.ndarray,
-        perceptual: np.ndarray,
-        has_perceptual: np.ndarray,
-        rows: np.ndarray,
-    ) -> None:
-        """Add rows.
-
-        Args:
-            images: uint64 (n,), hashes of bytes.
-            names: int64 (n,), hashes of names.
-            perceptual: uint64 (n,), perceptual hashes.
-            has_perceptual: bool (n,), whether there is a perceptual hash.
-            rows: int64 (n,), row numbers.
-        """
-        self._add(images, names, perceptual, has_perceptual, rows)
+    Columns: hashes of bytes (uint64) and of names (int64), perceptual hashes (uint64), whether there is one, row numbers.
+    """
 
     def count(self) -> tuple[DuplicateImages, NearDuplicates]:
         """Count duplicates in the sample."""
@@ -277,11 +262,10 @@ class ImageSample(_Sample):
 
 
 class CaptionSample(_Sample):
-    """Collects captions by the hash of their text."""
+    """Collects captions by the hash of their text.
 
-    def add(self, captions: np.ndarray, images: np.ndarray, rows: np.ndarray) -> None:
-        """Add hashes of captions and of their images, uint64 (n,), and row numbers, int64 (n,)."""
-        self._add(captions, images, rows)
+    Columns: hashes of captions and of their images (uint64), row numbers (int64).
+    """
 
     def count(self) -> RepeatedCaptions:
         """Count repeated captions in the sample."""

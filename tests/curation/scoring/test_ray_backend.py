@@ -400,7 +400,7 @@ def test_actors_get_absolute_paths(tars: Path, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-def test_without_ray_the_command_says_what_to_install(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_names_the_extra(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.chdir(tars)
     done = CliRunner().invoke(

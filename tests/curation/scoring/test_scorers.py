@@ -212,7 +212,7 @@ def test_which_processors_can_be_parted(kind: str, scorer: ClipScorer) -> None:
         assert scorer.preparation.at_least == 64
 
 
-def test_a_parted_processor_gives_what_the_whole_one_does(kind: str, folder: Path, scorer: ClipScorer) -> None:
+def test_a_split_processor_equals_the_whole_one(kind: str, folder: Path, scorer: ClipScorer) -> None:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
