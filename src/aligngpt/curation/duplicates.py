@@ -236,7 +236,7 @@ class _Sample:
 class ImageSample(_Sample):
     """Collects images by the hash of their bytes.
 
-    Columns: hashes of bytes (uint64) and of names (int64), perceptual hashes (uint64), whether there is one, row numbers.
+    Columns: hashes of bytes (uint64) and of names (int64), perceptual hashes (uint64), whether present, row numbers.
     """
 
     def count(self) -> tuple[DuplicateImages, NearDuplicates]:
