@@ -61,7 +61,7 @@ def test_records_are_those_of_streaming_in_any_order(sources: dict[str, Source],
         pair, record = pairs[index], expected[index]
         assert (pair.id, pair.image, pair.caption) == (record.id, record.image, record.caption)
         assert pair.encoded == record.data
-    assert pairs[-1] == pairs[COUNT - 1] and pairs[3:5] == [pairs[3], pairs[4]]
+    assert pairs[-1] == pairs[COUNT - 1]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -222,7 +222,7 @@ def test_row_groups_are_cached_within_a_budget(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(module, "_CACHE_BYTES", budget)
         pairs = open_pairs(open_source(tmp_path / "a.parquet"))
         assert [pairs[index].id for index in range(0, 40, 5)] == [f"p{n}" for n in range(0, 40, 5)]
-        assert len(pairs._reader(0)._cache) == cached  # type: ignore[attr-defined]
+        assert len(pairs._reader(0)._cache) == cached  # type: ignore[union-attr]
 
 
 def test_indexing_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ import os
 import struct
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from aligngpt.data.json_format import JsonReader
 from aligngpt.data.records import (
     Columns,
     Row,
-    RowReader,
     SourceShard,
     read_conversation,
     read_pair,
@@ -56,6 +55,8 @@ _MAX_OPEN_FILES = 64
 _CACHE_BYTES = 1 << 28
 _MAX_LISTED = 5  # bad records that an error lists
 
+_Reader = JsonReader | ParquetReader | ArrowReader | TarReader
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", ImageTextPair, Conversation)
@@ -71,7 +72,7 @@ def open_conversations(source: Source) -> IndexedSource[Conversation]:
     return IndexedSource(source, read_conversation, unique_ids=False)
 
 
-class IndexedSource(Sequence[T], Generic[T]):
+class IndexedSource(Generic[T]):
     """The valid records of a source as a sequence; a record is read from disk when it is accessed.
 
     Indexing reads and validates all text once, and no images. The index takes 41 bytes per record. An instance can be
@@ -94,7 +95,7 @@ class IndexedSource(Sequence[T], Generic[T]):
         self.bad: list[BadRecord] = []
         self._read: Callable[[Row, Columns], T] = read
         self._names = short_names(source.files)
-        self._readers: OrderedDict[int, RowReader] = OrderedDict()
+        self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._process = os.getpid()
         with status(f"reading {source.path}"):
             self._locations, self._scratch = _with_random_access(source)
@@ -115,18 +116,15 @@ class IndexedSource(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+    def __iter__(self) -> Iterator[T]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> T:
         """Read a record.
 
         Raises:
             RecordError: It cannot be read, or the file has changed.
         """
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
         entry = self._entries[index]
         file, columns = self._shards[entry["shard"]]
         row = self._reader(file).read(int(entry["start"]), int(entry["size"]))
@@ -216,7 +214,7 @@ class IndexedSource(Sequence[T], Generic[T]):
         changes: dict[str, Any] = {"image": names[0]} if isinstance(record, ImageTextPair) else {"images": names}
         return replace(record, **changes)
 
-    def _reader(self, file: int) -> RowReader:
+    def _reader(self, file: int) -> _Reader:
         if self._process != os.getpid():  # after a fork, which would share the positions of open files
             self._readers, self._process = OrderedDict(), os.getpid()
         if file not in self._readers:
@@ -226,7 +224,7 @@ class IndexedSource(Sequence[T], Generic[T]):
         self._readers.move_to_end(file)
         return self._readers[file]
 
-    def _open(self, file: int) -> RowReader:
+    def _open(self, file: int) -> _Reader:
         location, name, columns = self._locations[file], self._names[file], self.source.columns
         try:
             if self.source.kind == "parquet":

@@ -60,7 +60,7 @@ class JsonReader:
         self._file = open_binary(location).open()
 
     def read(self, start: int, size: int) -> Row:
-        """See `RowReader`."""
+        """Read the row at `Row.start`, of `Row.size`. Raises RecordError if it cannot be read."""
         self._file.seek(start)
         return Row(0, _parse_line(self._file.read(size)), start=start, size=size)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
@@ -115,14 +115,6 @@ class Row(NamedTuple):
     start: int = 0
     size: int = 1
     line: int | None = None
-
-
-class RowReader(Protocol):
-    """Random access to the rows of one file."""
-
-    def read(self, start: int, size: int) -> Row:
-        """Read the row at `Row.start`, of `Row.size`, whole. Raises RecordError or OSError if it is damaged."""
-        ...
 
 
 @dataclass(frozen=True)

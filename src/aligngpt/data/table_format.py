@@ -292,7 +292,7 @@ class ParquetReader:
         self._cache_bytes = cache_bytes
 
     def read(self, start: int, size: int) -> Row:
-        """See `RowReader`."""
+        """Read the row at `Row.start`, of `Row.size`. Raises RecordError if it cannot be read."""
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         rows = self._group(group).slice(start - int(self._starts[group]), size)
         return next(self._table.rows(rows, start, "needed"))
@@ -397,7 +397,7 @@ class ArrowReader:
         self._rows = pa.Table.from_batches(batches, self._stream.schema).select(self._table.needed)
 
     def read(self, start: int, size: int) -> Row:
-        """See `RowReader`."""
+        """Read the row at `Row.start`, of `Row.size`. Raises RecordError if it cannot be read."""
         if start >= self._rows.num_rows:
             raise RecordError("row is missing: the file has changed")
         return next(self._table.rows(self._rows.slice(start, size), start, "needed"))

@@ -62,7 +62,7 @@ class TarReader:
         self._name, self._columns = name, columns
 
     def read(self, start: int, size: int) -> Row:
-        """See `RowReader`."""
+        """Read the row at `Row.start`, of `Row.size`. Raises RecordError if it cannot be read."""
         self._file.seek(start)
         content = io.BytesIO(self._file.read(size))
         with suppress(tarfile.ReadError):
