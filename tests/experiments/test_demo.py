@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ def test_a_folder_without_a_finished_step_takes_another_config(started: Path) ->
         run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 97
     assert not (started / "steps.json").exists()
+
+
+def test_the_process_that_runs_the_steps_is_light() -> None:
+    code = "import sys, aligngpt.experiments.demo; print({'torch', 'pyarrow', 'scipy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()", "its memory counts in the peak of each step"
 
 
 # One run -------------------------------------------------------------------------------------------------------------

@@ -37,10 +37,6 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         ValueError: The folder belongs to a run with another config, or another process holds it.
         StepFailed: A step failed; the message has its error and names its log.
     """
-    from aligngpt.experiments.gate_examples import collect_gate_examples
-    from aligngpt.experiments.summary import compare_variants, summarize
-    from aligngpt.reporting import report_run
-
     identity = {"config": asdict(config)}
     directory = OutputDir(output, identity, result_file=Summary.FILE)
     folder = directory.path
@@ -51,6 +47,12 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         directory.start(versions=versions())
         write_yaml(folder / CONFIG_FILE, config)
         costs = run_steps(plan_steps(config, folder), folder, threads=config.threads)
+
+        # Imported here: they load torch, whose memory would count in the peak of each step.
+        from aligngpt.experiments.gate_examples import collect_gate_examples
+        from aligngpt.experiments.summary import compare_variants, summarize
+        from aligngpt.reporting import report_run
+
         comparisons = compare_variants(folder)
         summary = summarize(folder, costs, directory.identity["config"], comparisons)
         summary.write(folder)
