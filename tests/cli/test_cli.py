@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from aligngpt import __version__
 from aligngpt.cli import cli
 from aligngpt.cli.base import Program, explain_error
-from aligngpt.cli.output import cell, logs_to_stderr, print_bad_records, print_json, print_table, to_jsonable
+from aligngpt.cli.output import cell, logs_to_stderr, print_json, print_table, to_jsonable
 from aligngpt.cli.params import ALIGNMENT
 from aligngpt.data.schema import BadRecord, StrictDataError
 
@@ -430,15 +430,3 @@ def test_warnings_are_marked_in_logs(capsys: pytest.CaptureFixture[str]) -> None
         logging.getLogger("aligngpt.x").warning("few steps")
         logging.getLogger("aligngpt.x").info("8 samples")
     assert capsys.readouterr().err == "aligngpt: warning: few steps\naligngpt: 8 samples\n"
-
-
-def test_bad_records_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    print_bad_records([])
-    bad = [BadRecord("p.json", place, str(place), f"{place}.png", "no such file") for place in (1, 2)]
-    print_bad_records([*bad, BadRecord("p.json", 3, None, None, "no id", 4)])
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert lines[0] == "aligngpt: 3 bad records skipped:"
-    assert [line.split(None, 1) for line in lines[1:3]] == [["2", "no such file"], ["1", "no id"]]
-    assert [image in line for image, line in zip(("1.png", "2.png", "no id"), lines[3:], strict=True)] == [True] * 3

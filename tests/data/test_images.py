@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.data.images import BadImage, check_header, decode_image, find_image, load_image, read_encoded
+from aligngpt.data.images import check_header, decode_image, find_image, load_image, read_encoded
+from aligngpt.data.schema import BadImage
 from tests.image_files import make_image, png_header
 
 BAD_HEADERS = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.data.images import BadImage, UnreadableImage
+from aligngpt.data.schema import BadImage, UnreadableImage
 from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_all, generate_batches
 from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling.checkpoints import load_model

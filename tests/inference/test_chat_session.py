@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from aligngpt.data.images import BadImage
+from aligngpt.data.schema import BadImage
 from aligngpt.inference.chat_session import ChatSession, generate
 from aligngpt.modeling.checkpoints import load_model
 from tests import tiny

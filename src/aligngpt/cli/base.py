@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
@@ -20,16 +18,9 @@ _WORKER_ERROR = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
-@dataclass
-class Settings:
-    """Values of the options that every command takes."""
-
-    debug: bool = False
-
-
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        ctx.ensure_object(Settings).debug = True
+        ctx.ensure_object(dict)["debug"] = True
 
 
 def _debug_option() -> click.Option:
@@ -76,28 +67,20 @@ class Program(Group):
 
     group_class = Group
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """Run as `click.Command.main` does, with the errors and exit codes of this program; SIGTERM acts as Ctrl-C."""
-        settings = extra.setdefault("obj", Settings())
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        settings = {"debug": False}
+        options |= {"obj": settings, "standalone_mode": False}
         try:
             with interrupt_on_sigterm():
-                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+                code = super().main(*arguments, **options)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(EXIT_USAGE)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED)
         except Exception as error:
-            if settings.debug and not isinstance(error, click.UsageError):
+            if settings["debug"] and not isinstance(error, click.UsageError):
                 traceback.print_exception(error)
             _fail(*explain_error(error))
         sys.exit(code if isinstance(code, int) else EXIT_OK)

@@ -171,15 +171,7 @@ def _warn_about_images(rows: Iterable[BenchmarkResult]) -> list[str]:
 @click.option("--ignore", metavar="ID", multiple=True, help="Question id whose prediction is skipped; repeatable.")
 @click.option("--output", type=NEW_FILE, help="Also write the score to this file, for eval compare.")
 @json_option
-def score(
-    benchmark: Benchmark,
-    labels: tuple[Path, ...],
-    answers: Path,
-    protocol: Protocol,
-    ignore: tuple[str, ...],
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def score(benchmark: Benchmark, output: Path | None, as_json: bool, **arguments: Any) -> None:
     """Score predictions as the official scorer does.
 
     NAME is a benchmark, such as pope; any other name lists them all. Predictions are LLaVA's lines or, where a server
@@ -187,7 +179,7 @@ def score(
     """
     from aligngpt.evaluation.scoring import score_files
 
-    result = score_files(benchmark, labels, answers, protocol, ignore)
+    result = score_files(benchmark, **arguments)
     if output:
         result.write(output)
     if as_json:

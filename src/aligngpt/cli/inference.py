@@ -48,13 +48,7 @@ temperature_option = click.option(
 @temperature_option
 @json_option
 def generate(
-    model: str | Path,
-    images: tuple[Path, ...],
-    prompt: str,
-    alignment: Any,
-    max_new_tokens: int,
-    temperature: float,
-    as_json: bool,
+    model: str | Path, images: tuple[Path, ...], prompt: str, alignment: Any, as_json: bool, **sampling: Any
 ) -> None:
     """Answer one prompt about images."""
     if not prompt.strip():
@@ -67,7 +61,7 @@ def generate(
             session = ChatSession(model, images, alignment)
         load_seconds = round(time.monotonic() - started, 3)
         stream = None if as_json else lambda text: click.echo(text, nl=False)
-        answer = session.ask(prompt, max_new_tokens=max_new_tokens, temperature=temperature, stream=stream)
+        answer = session.ask(prompt, stream=stream, **sampling)
     if as_json:
         print_json({**asdict(answer), "load_seconds": load_seconds})
     else:
@@ -80,9 +74,9 @@ def generate(
 @alignment_option
 @length_option
 @temperature_option
-def chat(model: str | Path, images: tuple[Path, ...], alignment: Any, max_new_tokens: int, temperature: float) -> None:
+def chat(**arguments: Any) -> None:
     """Chat with a model about images in the terminal."""
     with quiet_loading():
         from aligngpt.serving.terminal import chat
 
-        chat(model, images, alignment, max_new_tokens, temperature)
+        chat(**arguments)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,15 +33,7 @@ JUDGE_PRESETS = "aligngpt.evaluation.judge.config:JUDGE_PRESETS"
 @click.option("--output", type=NEW_FILE, required=True, help="Reviews file for eval score.")
 @json_option
 @click.pass_context
-def judge(
-    ctx: click.Context,
-    benchmark: Benchmark,
-    data: Path,
-    answers: Path,
-    output: Path,
-    as_json: bool,
-    config: JudgeConfig,
-) -> None:
+def judge(ctx: click.Context, benchmark: Benchmark, as_json: bool, config: JudgeConfig, **files: Any) -> None:
     """Let a language model score predictions.
 
     NAME is llava_bench or mmvet. Replies are stored as they arrive: the same command resumes, and requests no reply
@@ -59,7 +50,7 @@ def judge(
             f"reviews of {benchmark.name} hold one run; for another one pass another --judge-seed and --output", ctx
         )
     with logs_to_stderr():
-        result = judge_predictions(benchmark, data=data, answers=answers, output=output, config=config)
+        result = judge_predictions(benchmark, config=config, **files)
     print_warnings(_warnings(result))
     if as_json:
         print_json(result.model_dump(mode="json"))
@@ -70,7 +61,7 @@ def judge(
     ]
     title = f"{benchmark.title}: {result.n_samples} predictions judged by {', '.join(result.answered_by)}"
     print_table(title, ("usage", "replies", "prompt tokens", "completion tokens", "cost"), rows)
-    click.echo(f"Reviews: {output}")
+    click.echo(f"Reviews: {files['output']}")
 
 
 def _warnings(result: JudgeResult) -> list[str]:

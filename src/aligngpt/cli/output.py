@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from aligngpt.data.schema import BadRecord
 
 PLAIN_WIDTH = 120  # columns where standard output is not a terminal
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -44,7 +41,6 @@ def quiet_loading() -> Iterator[None]:
 @contextlib.contextmanager
 def logs_to_stderr() -> Iterator[None]:
     """Send logs and prints to standard error, so that standard output has the result alone."""
-    import logging
 
     class LineFormatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -130,14 +126,3 @@ def print_warnings(warnings: Iterable[str]) -> None:
 def print_next_step(command: str) -> None:
     """Print the command that usually follows."""
     click.echo(f"Next: {command}")
-
-
-def print_bad_records(bad: Sequence[BadRecord]) -> None:
-    """Print bad records to standard error: the number for each reason, then each record."""
-    if not bad:
-        return
-    click.echo(f"aligngpt: {len(bad)} bad {'record' if len(bad) == 1 else 'records'} skipped:", err=True)
-    for reason, count in Counter(record.reason for record in bad).most_common():
-        click.echo(f"  {count:6d}  {reason}", err=True)
-    for record in bad:
-        click.echo(f"  {record}", err=True)

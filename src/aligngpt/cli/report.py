@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,9 +39,7 @@ def report() -> None:
 @click.option("--images", type=FOLDER, help="Image folder of the data.")
 @click.option("--output", type=NEW_FILE, required=True, help="HTML file to write.")
 @json_option
-def report_data(
-    scores: Path, levels: Path | None, data: str | None, images: Path | None, output: Path, as_json: bool
-) -> None:
+def report_data(as_json: bool, **arguments: Any) -> None:
     """Write the report about scored pairs.
 
     Distribution of the scores, example pairs of each level, suspected mismatches, duplicates, repeated captions,
@@ -49,7 +48,7 @@ def report_data(
     from aligngpt import reporting
 
     with logs_to_stderr():
-        written = reporting.report_data(scores, output, levels=levels, data=data, images=images)
+        written = reporting.report_data(**arguments)
     if as_json:
         print_json(written)
         return

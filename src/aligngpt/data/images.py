@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile
 
+from aligngpt.data.schema import BadImage
 from aligngpt.utils.text import one_line
 
 MAX_PIXELS = 100_000_000
@@ -39,17 +40,6 @@ _UPRIGHT = {
 # The margin of the stored image, right (r) or bottom (b), that is left, top, right and bottom of the upright one.
 _MARGINS = {1: "00rb", 2: "r00b", 3: "rb00", 4: "0br0", 5: "00br", 6: "b00r", 7: "br00", 8: "0rb0"}
 _quiet_lock = threading.Lock()
-
-
-class BadImage(ValueError):
-    """A file that is not a usable image; the message is the reason, one line, without the path."""
-
-
-@dataclass(frozen=True)
-class UnreadableImage:
-    """An image that a file contains but that cannot be read, and why."""
-
-    reason: str
 
 
 @dataclass(frozen=True)

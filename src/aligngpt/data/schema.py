@@ -30,6 +30,17 @@ class RecordError(ValueError):
     """The reason why a record is bad, without its location, which only its reader knows."""
 
 
+class BadImage(ValueError):
+    """A file that is not a usable image; the message is the reason, one line, without the path."""
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image that a file contains but that cannot be read, and why."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One turn of a conversation; `text` keeps its `<image>` placeholders where the file has them."""

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from aligngpt.data.images import BadImage, UnreadableImage, load_image
+from aligngpt.data.images import load_image
+from aligngpt.data.schema import BadImage, UnreadableImage
 from aligngpt.evaluation.artifacts import EvalRunConfig
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.config import JudgeConfig

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from aligngpt.data.schema import UnreadableImage
 from aligngpt.evaluation.artifacts import Id, SampleScore
-
-if TYPE_CHECKING:
-    from aligngpt.data.images import UnreadableImage
 
 Protocol = Literal["official", "strict"]
 

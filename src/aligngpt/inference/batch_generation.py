@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aligngpt.data.images import BadImage, UnreadableImage, load_image
+from aligngpt.data.images import load_image
+from aligngpt.data.schema import BadImage, UnreadableImage
 from aligngpt.inference.kv_cache import preallocate_cache
 from aligngpt.inference.prompts import Prompt
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from aligngpt.data.images import UnreadableImage
+from aligngpt.data.schema import UnreadableImage
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.utils.constants import IMAGE_TOKEN
 

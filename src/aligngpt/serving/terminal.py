@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from aligngpt.data.images import BadImage, check_header
+from aligngpt.data.images import check_header
+from aligngpt.data.schema import BadImage
 from aligngpt.inference.chat_session import ChatSession
 from aligngpt.utils.progress import status
 

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from aligngpt.curation.levels import iter_levels
 from aligngpt.data.duplicate_ids import hash_id
-from aligngpt.data.images import BadImage, find_image, load_image
+from aligngpt.data.images import find_image, load_image
 from aligngpt.data.indexed import IndexedSource
-from aligngpt.data.schema import Conversation, ImageTextPair, RecordError, images_of
+from aligngpt.data.schema import BadImage, Conversation, ImageTextPair, RecordError, images_of
 from aligngpt.inference.prompts import move_image_to_front
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
 from aligngpt.utils.constants import IMAGE_TOKEN

@@ -10,21 +10,10 @@ from aligngpt.training.artifacts import ModuleSummary, Stage
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE_MODULES: dict[Stage, dict[str, bool]] = {
-    "pretrain": {
-        "vision_tower": False,
-        "multi_modal_projector": True,
-        "alignment_embeddings": True,
-        "alignment_gate": False,
-        "language_model": False,
-    },
-    "finetune": {
-        "vision_tower": False,
-        "multi_modal_projector": True,
-        "alignment_embeddings": False,
-        "alignment_gate": True,
-        "language_model": True,
-    },
+MODULES = ("vision_tower", "multi_modal_projector", "alignment_embeddings", "alignment_gate", "language_model")
+TRAINABLE_MODULES: dict[Stage, set[str]] = {
+    "pretrain": {"multi_modal_projector", "alignment_embeddings"},
+    "finetune": {"multi_modal_projector", "alignment_gate", "language_model"},
 }
 
 
@@ -35,13 +24,13 @@ def apply_stage(model: AlignGPTForConditionalGeneration, stage: Stage) -> list[M
     every setting that needs no gate.
     """
     alignment = model.config.alignment
-    unused = {"alignment_gate"} if stage == "finetune" and not needs_gate(alignment) else set()
+    trained = TRAINABLE_MODULES[stage] - (set() if needs_gate(alignment) else {"alignment_gate"})
     if alignment == "none":
-        unused |= {"alignment_embeddings", "alignment_gate"}
+        trained -= {"alignment_embeddings"}
     modules = []
-    for name, trainable in TRAINABLE_MODULES[stage].items():
+    for name in MODULES:
         module = getattr(model, name)
-        trainable = trainable and name not in unused
+        trainable = name in trained
         module.requires_grad_(trainable)
         count = sum(parameter.numel() for parameter in module.parameters())
         modules.append(ModuleSummary(name=name, num_parameters=count, trainable=trainable))

@@ -74,15 +74,13 @@ def loss_by_level(
 
     At most 128 pairs of each level are used, the same for the same data. A level without pairs has `None`.
     """
-    by_level: dict[int, list[int]] = {level: [] for level in range(1, num_levels + 1)}
     assert dataset.levels is not None
-    for level, members in by_level.items():
-        members += np.flatnonzero(dataset.levels == level)[:_LOSS_SAMPLES_PER_LEVEL].tolist()
     collate = Collator(processor.tokenizer.pad_token_id)
     was_training = model.training
     model.eval()
     losses: list[float | None] = []
-    for members in by_level.values():
+    for level in range(1, num_levels + 1):
+        members = np.flatnonzero(dataset.levels == level)[:_LOSS_SAMPLES_PER_LEVEL].tolist()
         total, num_tokens = 0.0, 0
         for start in range(0, len(members), _LOSS_BATCH_SIZE):
             batch = collate([dataset[index] for index in members[start : start + _LOSS_BATCH_SIZE]])

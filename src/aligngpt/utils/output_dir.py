@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,15 @@ class OutputDir:
         self.run_file = self.path / run_file
         self.result_file = None if result_file is None else self.path / result_file
 
-    @contextmanager
-    def lock(self, shard: tuple[int, int] | None = None, *, timeout: float = 0.0) -> Iterator[None]:
+    def lock(self, shard: tuple[int, int] | None = None) -> AbstractContextManager[None]:
         """Hold the folder alone, or one shard `(i, n)` of its work next to the other shards.
 
         Raises:
             ValueError: As `exclusive_lock` and `shared_lock`.
         """
-        holder = (
-            exclusive_lock(self.path, timeout=timeout)
-            if shard is None or shard[1] == 1
-            else shared_lock(self.path, f"{shard[0]}-of-{shard[1]}", timeout=timeout)
-        )
-        with holder:
-            yield
+        if shard is None or shard[1] == 1:
+            return exclusive_lock(self.path)
+        return shared_lock(self.path, f"{shard[0]}-of-{shard[1]}")
 
     @property
     def done(self) -> bool:

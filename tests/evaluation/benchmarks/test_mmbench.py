@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aligngpt.data.images import UnreadableImage
+from aligngpt.data.schema import UnreadableImage
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.benchmarks.mmbench import Cell, write_sheet
 from aligngpt.evaluation.readers import read_predictions

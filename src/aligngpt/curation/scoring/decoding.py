@@ -21,7 +21,8 @@ import numpy as np
 import scipy.fftpack  # type: ignore[import-untyped]  # noqa: F401  imported here once, not by imagehash in each worker
 from torch.utils.data import DataLoader, Dataset
 
-from aligngpt.data.images import BadImage, DecodedImage, decode_image, find_image, read_encoded
+from aligngpt.data.images import DecodedImage, decode_image, find_image, read_encoded
+from aligngpt.data.schema import BadImage
 from aligngpt.utils.processes import exit_with_parent
 
 Task = Sequence["Encoded"]

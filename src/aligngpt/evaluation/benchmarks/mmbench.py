@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aligngpt.data.schema import UnreadableImage
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
@@ -20,9 +21,6 @@ from aligngpt.evaluation.matching import match_predictions, percent
 from aligngpt.evaluation.metrics import mean
 from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score
 from aligngpt.utils.io import atomic_path
-
-if TYPE_CHECKING:
-    from aligngpt.data.images import UnreadableImage
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROTATION = 1_000_000  # an index is that of the question plus this for each rotation
@@ -102,8 +100,6 @@ def _groups(row: Row) -> dict[str, str]:
 
 def _decode_image(row: Row) -> bytes | UnreadableImage | None:
     """Return the decoded image of a row, None if the table has no images."""
-    from aligngpt.data.images import UnreadableImage  # not at the top: scoring should not import PIL
-
     if "image" not in row:
         return None
     if row["image"] in _MISSING:
