@@ -29,6 +29,8 @@ TITLES = {
     "llava_bench": "LLaVA-W",
     "mmvet": "MM-Vet",
 }  # of the benchmarks in the paper, in the order of its tables
+FULL_SUB_SCORES = {"mme": 200.0}  # best possible score in a category; 100 for the others
+FULL_SCORES = {"mme": 10 * FULL_SUB_SCORES["mme"]}  # best possible score, for MME a sum of ten; 100 for the others
 
 
 # eval run: the run ---------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from itertools import pairwise
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -80,18 +79,7 @@ class Chart:
     table: Table | None = None
 
 
-_P = ParamSpec("_P")
-
-
-def styled(draw: Callable[_P, Chart]) -> Callable[_P, Chart]:
-    """Decorate a function that draws a chart: apply the style of the reports, then restore matplotlib's settings."""
-
-    @wraps(draw)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Chart:
-        with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
+styled = mpl.rc_context(_STYLE)  # decorates a function that draws a chart; restores matplotlib's settings after it
 
 
 def level_color(level: int, num_levels: int) -> str:
@@ -185,6 +173,14 @@ def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
     for level, (low, high) in enumerate(pairwise(ends), start=1):
         if high - low > 0.03 * (right - left):
             axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold")
+
+
+def describe_rows(table: Table, prefix: str = "") -> str:
+    """Return the rows for a text alternative, each cell after its heading: `Row: a 1, b 2.`"""
+    return " ".join(
+        f"{prefix}{row[0]}: {', '.join(f'{name} {cell}' for name, cell in zip(table.head[1:], row[1:], strict=True))}."
+        for row in table.rows
+    )
 
 
 def list_levels(values: Sequence[float]) -> str:

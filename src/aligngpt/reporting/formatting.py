@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from aligngpt.utils.text import printable
+
 STAGE_NAMES = {"pretrain": "Stage 1", "finetune": "Stage 2"}
 VARIANT_NAMES = {"adaptive": "Adaptive alignment", "none": "No alignment"}
 NO_VALUE = "\N{EN DASH}"
@@ -23,12 +25,11 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{sign}{formatted}"
 
 
-def interval(bounds: Sequence[float | None], digits: int = 1) -> str:
+def interval(bounds: Sequence[float] | None, digits: int = 1) -> str:
     """Return `61.2 to 63.9`, or a dash if bounds are unknown or equal (too few samples for an interval)."""
-    low, high = bounds
-    if low is None or high is None or math.isnan(low) or low == high:
+    if not bounds or math.isnan(bounds[0]) or bounds[0] == bounds[1]:
         return NO_VALUE
-    return f"{decimal(low, digits)} to {decimal(high, digits)}"
+    return f"{decimal(bounds[0], digits)} to {decimal(bounds[1], digits)}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -100,3 +101,9 @@ def title_case(name: str) -> str:
 def shorten(text: str, length: int) -> str:
     """Return the text, cut to `length` characters and an ellipsis."""
     return text if len(text) <= length else f"{text[:length].rstrip()}…"
+
+
+def abbreviate(name: str, length: int = 80) -> str:
+    """Return a name with unprintable characters escaped, abbreviated in the middle if it is long."""
+    name = printable(name)
+    return name if len(name) <= length else f"{name[: length // 2]}…{name[-length // 2 :]}"

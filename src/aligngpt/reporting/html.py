@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from aligngpt.reporting.charts import Chart, level_color
-from aligngpt.reporting.formatting import decimal, integer
+from aligngpt.reporting.formatting import abbreviate, decimal, integer
 from aligngpt.utils.io import atomic_path
 
 
@@ -35,8 +35,7 @@ class Section:
         description: What the section shows and what the paper says about it.
         insights: Sentences computed from the data.
         missing: What is not available, each with how to get it.
-        template: Template of the content after the charts, if there is any.
-        content: Variables of that template.
+        content: Tables, examples and other variables of `content.html.jinja`, which shows them after the charts.
     """
 
     id: str
@@ -46,7 +45,6 @@ class Section:
     insights: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
-    template: str | None = None
     content: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +80,8 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"level_color": level_color, "decimal": decimal, "integer": integer, "code": mark_code}
+    filters = {"decimal": decimal, "integer": integer, "abbreviate": abbreviate, "code": mark_code}
+    environment.filters |= {"level_color": level_color, **filters}
     return environment.get_template("templates/page.html.jinja").render(page=page)
 
 

@@ -12,7 +12,6 @@ import pytest
 from aligngpt.curation.duplicates import DuplicateImages, Group, NearDuplicates, RepeatedCaptions
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import AgreementDetails
-from aligngpt.curation.scoring import scorers
 from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
 from aligngpt.reporting.data import insights
 from tests.reporting.score_folders import rows_table, write_scores
@@ -93,10 +92,6 @@ def test_a_long_caption_of_several_scorers(tmp_path: Path) -> None:
     assert insights.truncated(scanned(tmp_path, [row]), "truncate") == [
         "1 caption (100.0%) is longer than a scorer's context and was truncated; the score does not reflect the rest."
     ]
-
-
-def test_the_number_of_chunks_is_that_of_the_scorer() -> None:
-    assert insights.MAX_CHUNKS == scorers.MAX_CHUNKS
 
 
 def test_data_without_issues(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
+from aligngpt.evaluation.artifacts import FULL_SUB_SCORES, TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import count_duplicates
 from aligngpt.evaluation.metrics import mean, total
@@ -283,7 +283,7 @@ MME = Benchmark(
     read_predictions=read_results,
     score=score,
     official_caveat="the official scorer pairs predictions by position, so a missing one mispairs those after it",
-    scale=200.0,
+    scale=FULL_SUB_SCORES["mme"],
     combine="sum",
     sample_ids=sample_ids,
 )

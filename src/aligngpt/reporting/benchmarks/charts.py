@@ -11,15 +11,17 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from aligngpt.evaluation.artifacts import TITLES, BenchmarkScore, Comparison, GateMeans, GroupScore
-from aligngpt.reporting.benchmarks.insights import sign_of_difference
-from aligngpt.reporting.benchmarks.paper_results import (
+from aligngpt.evaluation.artifacts import (
     FULL_SCORES,
     FULL_SUB_SCORES,
-    PAPER_MODELS,
-    PaperModel,
-    percent_of_full,
+    TITLES,
+    BenchmarkScore,
+    Comparison,
+    GateMeans,
+    GroupScore,
 )
+from aligngpt.reporting.benchmarks.insights import sign_of_difference
+from aligngpt.reporting.benchmarks.paper_results import PAPER_MODELS, PaperModel, percent_of_full
 from aligngpt.reporting.charts import (
     AMBER,
     BLUE,
@@ -33,6 +35,7 @@ from aligngpt.reporting.charts import (
     Chart,
     Table,
     canvas,
+    describe_rows,
     heat_cells,
     legend,
     name_rows,
@@ -52,12 +55,7 @@ _MIN_GAP = 0.05  # nats; least range of the axis of entropies
 
 def score_text(score: float | None) -> str:
     """Return a score with one digit, as in the paper."""
-    return NO_VALUE if score is None or math.isnan(score) else decimal(score, 1)
-
-
-def ci_text(ci95: Sequence[float] | None, digits: int = 1) -> str:
-    """Return an interval, or a dash if there is none."""
-    return interval(ci95 or (None, None), digits)
+    return NO_VALUE if score is None else decimal(score, 1)
 
 
 # Scores --------------------------------------------------------------------------------------------------------------
@@ -71,15 +69,11 @@ def overview(titles: Mapping[str, str], series: Mapping[str, Mapping[str, float]
         titles: Titles of the benchmarks by name.
         series: Scores of up to four models by benchmark.
     """
-    rows = tuple(
-        (title, *(score_text(scores.get(name)) for scores in series.values())) for name, title in titles.items()
-    )
-    alt = "Scores by benchmark. " + " ".join(
-        f"{row[0]}: " + ", ".join(f"{model} {cell}" for model, cell in zip(series, row[1:], strict=True)) + "."
-        for row in rows
-    )
-    draw = _radar if len(titles) >= 3 else _bars
-    return Chart("Scores by benchmark", alt, draw(titles, series, alt), Table(("Benchmark", *series), rows))
+    models = series.values()
+    rows = [(title, *(score_text(scores.get(name)) for scores in models)) for name, title in titles.items()]
+    table = Table(("Benchmark", *series), tuple(rows))
+    alt = f"Scores by benchmark. {describe_rows(table)}"
+    return Chart("Scores by benchmark", alt, (_radar if len(titles) >= 3 else _bars)(titles, series, alt), table)
 
 
 def _radar(titles: Mapping[str, str], series: Mapping[str, Mapping[str, float]], alt: str) -> Markup:
@@ -93,7 +87,7 @@ def _radar(titles: Mapping[str, str], series: Mapping[str, Mapping[str, float]],
         axes.plot((0, x), (0, y), color=LINE, linewidth=0.8)
         _label_axis(axes, title, ranges[name], x, y)
     for index, ((model, scores), (color, dash, marker)) in enumerate(zip(series.items(), _SERIES, strict=False)):
-        radii = [_radius(scores.get(name, math.nan), ranges[name]) for name in titles]
+        radii = [_radius(scores.get(name, math.nan), *ranges[name]) for name in titles]
         points = spokes * np.array(radii)[:, None]
         x, y = np.vstack([points, points[:1]]).T
         axes.plot(
@@ -122,8 +116,8 @@ def _axis_range(name: str, series: Mapping[str, Mapping[str, float]]) -> tuple[f
     return low, max(low + step, min(full, step * math.ceil(max(scores) / step)))
 
 
-def _radius(score: float, ends: tuple[float, float]) -> float:
-    return _INNER + (1 - _INNER) * (score - ends[0]) / (ends[1] - ends[0])
+def _radius(score: float, low: float, high: float) -> float:
+    return _INNER + (1 - _INNER) * (score - low) / (high - low)
 
 
 def _label_axis(axes: Axes, title: str, ends: tuple[float, float], x: float, y: float) -> None:
@@ -143,8 +137,7 @@ def _bars(titles: Mapping[str, str], series: Mapping[str, Mapping[str, float]], 
             y = row - 0.4 + (index + 0.5) * height
             label = shorten(model, _LONGEST_LABEL) if row == 0 else None
             axes.barh(y, value, 0.86 * height, color=color, label=label)
-            text = score_text(scores.get(name))
-            axes.annotate(text, (value, y), (4, 0), textcoords="offset points", va="center")
+            axes.annotate(score_text(scores.get(name)), (value, y), (4, 0), textcoords="offset points", va="center")
     name_rows(axes, list(titles.values()))
     axes.set_ylim(len(titles) - 0.5, -0.5)
     axes.set_xlim(0, 118)
@@ -168,10 +161,8 @@ def sub_scores(name: str, title: str, category: str, parts: Mapping[str, GroupSc
 
 def sub_score_table(category: str, parts: Mapping[str, GroupScore]) -> Table:
     """Return score, interval and number of samples of each value of a category."""
-    rows = tuple(
-        (part, score_text(group.score), ci_text(group.ci95), integer(group.n_samples)) for part, group in parts.items()
-    )
-    return Table((title_case(category), "Score", "95% CI", "Samples"), rows)
+    rows = [(part, score_text(row.score), interval(row.ci95), integer(row.n_samples)) for part, row in parts.items()]
+    return Table((title_case(category), "Score", "95% CI", "Samples"), tuple(rows))
 
 
 def _points(
@@ -219,11 +210,7 @@ def _deviations(gates: Iterable[GateMeans]) -> np.ndarray:
 
 @styled
 def gate_weights(gates: Mapping[str, GateMeans], name: str, title: str, reach: float) -> Chart:
-    """Draw mean gate weights (Eq. 2) minus uniform weights, one row per benchmark or category.
-
-    Args:
-        reach: Range of the color scale on both sides of 0.
-    """
+    """Draw mean gate weights (Eq. 2) minus uniform weights, per benchmark or category; the colors end at +-`reach`."""
     deviations = _deviations(gates.values())
     levels = [str(level) for level in range(1, deviations.shape[1] + 1)]
     figure, axes = canvas(62 + 29 * len(gates), grid=None)
@@ -240,18 +227,12 @@ def gate_weights(gates: Mapping[str, GateMeans], name: str, title: str, reach: f
 
 def gate_table(gates: Mapping[str, GateMeans]) -> Table:
     """Return weights and entropy of each row with the number of questions."""
-    rows = tuple(
-        (
-            row,
-            integer(gate.n_samples),
-            *(decimal(weight, 3) for weight in gate.weights),
-            decimal(gate.entropy, 3),
-            ci_text(gate.entropy_ci95, 3),
-        )
-        for row, gate in gates.items()
-    )
-    levels = range(1, len(next(iter(gates.values())).weights) + 1)
-    return Table(("Row", "Questions", *(f"Level {level}" for level in levels), "Entropy (nats)", "95% CI"), rows)
+    rows = []
+    for row, gate in gates.items():
+        values = [decimal(value, 3) for value in (*gate.weights, gate.entropy)]
+        rows.append((row, integer(gate.n_samples), *values, interval(gate.entropy_ci95, 3)))
+    levels = [f"Level {level}" for level in range(1, len(rows[0]) - 3)]
+    return Table(("Row", "Questions", *levels, "Entropy (nats)", "95% CI"), tuple(rows))
 
 
 @styled
@@ -297,7 +278,7 @@ def _differences(
     rows: Mapping[str, tuple[float, Sequence[float]]], titles: Mapping[str, str], title: str, name: str
 ) -> Chart:
     alt = f"{title}: " + ", ".join(
-        f"{titles[benchmark]} {signed(difference)} ({ci_text(ci95)})" for benchmark, (difference, ci95) in rows.items()
+        f"{titles[benchmark]} {signed(difference)} ({interval(ci95)})" for benchmark, (difference, ci95) in rows.items()
     )
     points = {
         titles[benchmark]: (

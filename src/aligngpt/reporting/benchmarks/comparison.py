@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.artifacts import Comparison, DifferingSample, SkippedComparison
 from aligngpt.reporting.benchmarks import charts, insights
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.formatting import count_of, integer, join_words, p_value, shorten, signed
+from aligngpt.reporting.formatting import count_of, integer, interval, join_words, p_value, shorten, signed
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.reporting.images import thumbnail
 
 Compared = Sequence[Comparison | SkippedComparison]
 
-_TEMPLATE = "benchmarks/section.html.jinja"
 SIDE, QUALITY = 200, 75  # of an image: longest side in pixels, JPEG quality
 _QUESTION, _TEXT = 360, 280  # characters shown
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    model: str
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class _Example:
-    question: str
-    image: str | None
-    label: str
-    predictions: tuple[_Prediction, ...]
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Samples of one benchmark on which the models differ; `with_images` reserves space for images."""
-
-    title: str
-    note: str
-    with_images: bool
-    examples: tuple[_Example, ...]
 
 
 def write_comparison(output: Path, comparisons: Compared) -> Path:
@@ -70,7 +43,6 @@ def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Sec
         "With many benchmarks, some differences are due to chance.",
         insights=insights.comparison(comparisons) if with_insights else [],
         missing=[f"{row.title}: {row.reason}." for row in comparisons if isinstance(row, SkippedComparison)],
-        template=_TEMPLATE,
     )
     if not compared:
         return [section]
@@ -85,7 +57,6 @@ def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Sec
         "Samples on which the models differ",
         "For each benchmark, samples that one model answers better than the other: equally many of both kinds where "
         "possible, sampled with a fixed seed.",
-        template=_TEMPLATE,
         content={"examples": [_make_examples(row) for row in shown]},
     )
     for note in dict.fromkeys(row.examples_note for row in shown if row.examples_note):
@@ -105,57 +76,47 @@ def _cards(comparisons: Compared) -> list[Card]:
     if len(compared) != 1:
         return []
     (row,) = compared
+    won = f"{integer(row.model.n_better)} : {integer(row.baseline.n_better)}"
     return [
         *(Card(model.name, charts.score_text(model.score), row.metric) for model in (row.model, row.baseline)),
-        Card("Difference", signed(row.difference), f"95% CI {charts.ci_text(row.ci95)}"),
-        Card(
-            "Samples won",
-            f"{integer(row.model.n_better)} : {integer(row.baseline.n_better)}",
-            f"p = {p_value(row.p_value)}, {row.test} test",
-        ),
+        Card("Difference", signed(row.difference), f"95% CI {interval(row.ci95)}"),
+        Card("Samples won", won, f"p = {p_value(row.p_value)}, {row.test} test"),
     ]
 
 
 def _table(compared: Sequence[Comparison]) -> Table:
     model, baseline = compared[0].model.name, compared[0].baseline.name
-    rows = tuple(
-        (
-            row.title,
-            charts.score_text(row.model.score),
-            charts.score_text(row.baseline.score),
-            signed(row.difference),
-            charts.ci_text(row.ci95),
-            p_value(row.p_value),
-            row.test,
-            integer(row.n_samples),
-            integer(row.model.n_better),
-            integer(row.baseline.n_better),
-            integer(row.n_unpaired),
-        )
-        for row in compared
-    )
+    rows = []
+    for row in compared:
+        scores = (charts.score_text(row.model.score), charts.score_text(row.baseline.score), signed(row.difference))
+        counts = map(integer, (row.n_samples, row.model.n_better, row.baseline.n_better, row.n_unpaired))
+        rows.append((row.title, *scores, interval(row.ci95), p_value(row.p_value), row.test, *counts))
     head = (
         "Benchmark", model, baseline, "Difference", "95% CI", "p", "Test", "Samples", f"{model} better",
         f"{baseline} better", "Skipped",
     )  # fmt: skip
-    return Table(head, rows)
+    return Table(head, tuple(rows))
 
 
-def _make_examples(row: Comparison) -> _Examples:
+def _make_examples(row: Comparison) -> dict[str, Any]:
+    """Return samples of one benchmark on which the models differ; `with_images` reserves space for images."""
     names = (row.model.name, row.baseline.name)
-    examples = tuple(_make_example(sample, names) for sample in row.examples)
-    note = f"{integer(len(examples))} of {count_of(len(row.differing), 'sample')} with different scores"
-    return _Examples(row.title, note, any(example.image for example in examples), examples)
+    examples = [_make_example(sample, names) for sample in row.examples]
+    return {
+        "title": row.title,
+        "note": f"{integer(len(examples))} of {count_of(len(row.differing), 'sample')} with different scores",
+        "with_images": any(example["image"] for example in examples),
+        "examples": examples,
+    }
 
 
-def _make_example(sample: DifferingSample, names: tuple[str, str]) -> _Example:
-    texts = zip(names, sample.texts, sample.scores, strict=True)
-    return _Example(
-        question=shorten(sample.question, _QUESTION) if sample.question else f"Question {sample.id}",
-        image=None if sample.image is None else thumbnail(sample.image, SIDE, QUALITY),
-        label="" if sample.label is None else _format(sample.label),
-        predictions=tuple(_Prediction(name, _format(text), score) for name, text, score in texts),
-    )
+def _make_example(sample: DifferingSample, names: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "question": shorten(sample.question, _QUESTION) if sample.question else f"Question {sample.id}",
+        "image": None if sample.image is None else thumbnail(sample.image, SIDE, QUALITY),
+        "label": "" if sample.label is None else _format(sample.label),
+        "predictions": list(zip(names, map(_format, sample.texts), sample.scores, strict=True)),
+    }
 
 
 def _format(text: Any) -> str:

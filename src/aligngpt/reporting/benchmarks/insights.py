@@ -93,10 +93,14 @@ def _describe_differences(rows: Mapping[str, GateMeans], noun: str) -> str | Non
 
 def differ(left: GateMeans, right: GateMeans) -> bool:
     """Return whether two mean entropies differ: enough samples, separate intervals, a visible difference."""
-    if left.entropy_ci95 is None or right.entropy_ci95 is None or min(left.n_samples, right.n_samples) < _MIN_SAMPLES:
-        return False
-    overlap = left.entropy_ci95[0] <= right.entropy_ci95[1] and right.entropy_ci95[0] <= left.entropy_ci95[1]
-    return not overlap and abs(left.entropy - right.entropy) >= _MIN_DIFFERENCE
+    separate = not overlap(left.entropy_ci95, right.entropy_ci95)
+    enough = min(left.n_samples, right.n_samples) >= _MIN_SAMPLES
+    return separate and enough and abs(left.entropy - right.entropy) >= _MIN_DIFFERENCE
+
+
+def overlap(left: Sequence[float] | None, right: Sequence[float] | None) -> bool:
+    """Return whether two intervals overlap, or one is unknown."""
+    return left is None or right is None or (left[0] <= right[1] and right[0] <= left[1])
 
 
 def moved_weight(left: GateMeans, right: GateMeans) -> float:
@@ -109,12 +113,9 @@ def predictions(folder: BenchmarkFolder) -> list[str]:
     sentences = []
     if folder.scores:
         counts = [score.counts for score in folder.scores.values()]
-        sentences.append(
-            f"{integer(sum(count.n_predictions for count in counts))} predictions; "
-            f"{integer(sum(count.n_missing for count in counts))} missing, "
-            f"{integer(sum(count.n_extra for count in counts))} extra, "
-            f"{integer(sum(count.n_duplicates for count in counts))} repeated."
-        )
+        names = ("n_predictions", "n_missing", "n_extra", "n_duplicates")
+        total, *others = (integer(sum(getattr(count, name) for count in counts)) for name in names)
+        sentences.append("{} predictions; {} missing, {} extra, {} repeated.".format(total, *others))
     unreadable = sum(result.row.n_unreadable_images for result in folder.results)
     if unreadable:
         sentences.append(f"{count_of(unreadable, 'image')} could not be read.")

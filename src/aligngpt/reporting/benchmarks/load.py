@@ -96,24 +96,17 @@ def load_folder(folder: Path, name: str | None = None) -> BenchmarkFolder:
     """
     content = EvalResults.read(folder / EvalResults.FILE)
     order = list(TITLES)
-    rows = sorted(
-        content.benchmarks, key=lambda row: order.index(row.benchmark) if row.benchmark in order else len(order)
-    )
-    results = tuple(_read_result(folder, row) for row in rows)
+    rows = sorted(content.benchmarks, key=lambda row: [*order, row.benchmark].index(row.benchmark))
+    results = tuple(_read_result(row, folder / row.benchmark) for row in rows)
     return BenchmarkFolder(folder, name or folder.resolve().name, content.model, content.versions, results)
 
 
-def _read_result(folder: Path, row: BenchmarkResult) -> Result:
-    files = folder / row.benchmark
-    score = _read_optional(BenchmarkScore, files)
-    return Result(
-        row=row,
-        score=score if score is not None and score.score is not None else None,
-        gate=_read_optional(GateStats, files),
-        config=_read_optional(EvalRunConfig, files),
-    )
+def _read_result(row: BenchmarkResult, files: Path) -> Result:
+    score = read_optional(BenchmarkScore, files)
+    score = score if score is not None and score.score is not None else None
+    return Result(row, score, gate=read_optional(GateStats, files), config=read_optional(EvalRunConfig, files))
 
 
-def _read_optional(kind: type[_A], folder: Path) -> _A | None:
-    path = folder / kind.FILE
-    return kind.read(path) if path.is_file() else None
+def read_optional(kind: type[_A], folder: Path) -> _A | None:
+    """Return the artifact of a folder, or None if the folder has none."""
+    return kind.read(folder) if (folder / kind.FILE).is_file() else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aligngpt.evaluation.artifacts import TITLES, Comparison, GateMeans, GroupScore
 from aligngpt.reporting.benchmarks import charts, comparison, insights
@@ -21,38 +21,23 @@ from aligngpt.reporting.benchmarks.paper_results import (
     PaperModel,
 )
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, duration, integer, join_words, shorten, signed
+from aligngpt.reporting.formatting import (
+    NO_VALUE,
+    count_of,
+    decimal,
+    duration,
+    integer,
+    interval,
+    join_words,
+    shorten,
+    signed,
+)
 from aligngpt.reporting.html import Card, Page, Section, write_page
 
-PAGE = "index.html"
-_TEMPLATE = "benchmarks/section.html.jinja"
 _MAX_CHARTED = 24  # values of a category in a chart
 _MAX_TABULATED = 80  # values of a category in a table; score.json has all
 _MAX_IMAGES = 20  # unreadable images listed for each benchmark
 _REASON = 300  # characters shown
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A score of the paper, the model's score minus it, and whether the model is `higher`, `lower` or neither."""
-
-    score: str
-    difference: str = ""
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of the results; `reason` replaces a missing score, `caveat` says why it differs from the paper's setup."""
-
-    title: str
-    metric: str
-    caveat: str
-    score: str
-    ci95: str
-    reason: str
-    references: tuple[_Reference, ...]
-    questions: str
 
 
 def report_eval(
@@ -78,7 +63,7 @@ def report_eval(
     baselines = [row.baseline.name for row in comparisons if isinstance(row, Comparison)]
     if output is None:
         slug = re.sub(r"[^\w.-]+", "-", baselines[0]) if baselines else "none"
-        output = folder.folder / (f"comparison-{slug}.html" if comparisons else PAGE)
+        output = folder.folder / (f"comparison-{slug}.html" if comparisons else "index.html")
     page = Page(
         "benchmark report",
         f"{folder.name} against {baselines[0]}" if baselines else folder.name,
@@ -92,10 +77,17 @@ def report_eval(
 
 def make_sections(folder: BenchmarkFolder, comparisons: Compared = ()) -> list[Section]:
     """Return the sections of the benchmark report."""
-    sections = [_results(folder), _overview(folder, comparisons)]
-    sections += comparison.make_sections(comparisons) if comparisons else []
-    sections += [_categories(folder), _gate(folder), _predictions(folder), _protocols(folder), _settings(folder)]
-    return [section for section in sections if section is not None]
+    categories = _categories(folder)
+    return [
+        _results(folder),
+        *([_overview(folder, comparisons)] if folder.scores else []),
+        *(comparison.make_sections(comparisons) if comparisons else []),
+        *([categories] if categories.charts or categories.content["folded_tables"] else []),
+        _gate(folder),
+        _predictions(folder),
+        *([_protocols(folder)] if folder.scores else []),
+        _settings(folder),
+    ]
 
 
 def make_cards(folder: BenchmarkFolder) -> list[Card]:
@@ -105,9 +97,8 @@ def make_cards(folder: BenchmarkFolder) -> list[Card]:
     cards = [Card("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", model)]
     for reference in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
         shared, higher, inconclusive = insights.count_higher(folder, reference)
-        cards.append(
-            Card(f"Above {reference.name}", f"{higher} of {shared}", f"benchmarks; {inconclusive} inconclusive")
-        )
+        note = f"benchmarks; {inconclusive} inconclusive"
+        cards.append(Card(f"Above {reference.name}", f"{higher} of {shared}", note))
     rows = [result.row for result in folder.results]
     unreadable = sum(row.n_unreadable_images for row in rows)
     note = f"{count_of(unreadable, 'image')} could not be read" if unreadable else "all images could be read"
@@ -121,79 +112,63 @@ def _results(folder: BenchmarkFolder) -> Section:
     in_paper = [result for result in folder.results if result.name in TITLES]
     references = REFERENCE_MODELS if any(not result.caveat for result in in_paper) else ()
     splits = [TITLES[name] for name in folder.comparable if name in TEST_SPLITS]
+    tables = " next to Tables 1 and 2 of the paper, in the same units" if in_paper else ""
+    caution = "; the paper reports none, so a difference just outside of it may still be due to chance"
     return Section(
         "results",
         "Results",
         "Results",
-        "Score of each benchmark"
-        + (" next to Tables 1 and 2 of the paper, in the same units" if in_paper else "")
-        + ". The CI is a bootstrap over the samples of this model"
-        + (
-            "; the paper reports none, so a difference just outside of it may still be due to chance."
-            if in_paper
-            else "."
-        ),
-        template=_TEMPLATE,
+        f"Score of each benchmark{tables}. The CI is a bootstrap over the samples of this model"
+        f"{caution if in_paper else ''}.",
         content={
             "model": folder.name,
             "references": [model.name for model in references],
             "results": [_row(result, references) for result in folder.results],
             "paper": _paper_table(folder) if references else None,
-            "splits": f"{join_words(splits)}: the paper reports the test split, whose labels only a server has; this "
-            "score uses the labels in the data folder."
-            if splits
-            else "",
+            "splits": join_words(splits) if splits else "",
         },
     )
 
 
-def _row(result: Result, references: Sequence[PaperModel]) -> _Row:
-    score = result.score
-    reason = "" if score else shorten("; ".join(result.row.reasons), _REASON) or "no score"
-    return _Row(
-        title=result.title,
-        metric=score.metric if score else "",
-        caveat=result.caveat or (f"judge: {', '.join(result.judges)}" if result.judges else ""),
-        score=charts.score_text(score.score) if score else "",
-        ci95=charts.ci_text(score.ci95) if score else "",
-        reason=reason,
-        references=tuple(_reference(result, model) for model in references),
-        questions=NO_VALUE if result.row.n_questions is None else integer(result.row.n_questions),
-    )
+def _row(result: Result, references: Sequence[PaperModel]) -> dict[str, Any]:
+    """Return a row of the results; a caveat is why a score differs from the paper's setup."""
+    row: dict[str, Any] = {
+        "title": result.title,
+        "caveat": result.caveat or (f"judge: {', '.join(result.judges)}" if result.judges else ""),
+        "references": [_reference(result, model) for model in references],
+        "questions": _integer(result.row.n_questions),
+    }
+    if result.score is None:
+        return row | {"reason": shorten("; ".join(result.row.reasons), _REASON) or "no score"}
+    score, ci95 = charts.score_text(result.score.score), interval(result.score.ci95)
+    return row | {"metric": result.score.metric, "score": score, "ci95": ci95}
 
 
-def _reference(result: Result, model: PaperModel) -> _Reference:
+def _reference(result: Result, model: PaperModel) -> tuple[str, str, str]:
+    """Return a score of the paper, the model's score minus it, and whether the model is higher, lower or neither."""
     if result.name not in model.scores or result.caveat:
-        return _Reference(NO_VALUE)
+        return NO_VALUE, "", ""
     reference = model.scores[result.name]
     if result.score is None or result.score.score is None:
-        return _Reference(decimal(reference, 1))
+        return decimal(reference, 1), "", ""
     difference = result.score.score - reference
     verdict = "higher" if difference > 0 else "lower"
     verdict = "inconclusive" if insights.is_inconclusive(result.score, reference) else verdict
-    return _Reference(decimal(reference, 1), signed(difference), verdict)
+    return decimal(reference, 1), signed(difference), verdict
 
 
 def _paper_table(folder: BenchmarkFolder) -> Table:
     """Return Tables 1 and 2 of the paper with this model in the first row."""
     own = {name: score.score for name, score in folder.comparable.items()}
     rows = [(folder.name, "", "", *(charts.score_text(own.get(name)) for name in TITLES))] if own else []
-    rows += [
-        (
-            model.name,
-            model.language_model,
-            str(model.resolution),
-            *(charts.score_text(model.scores.get(name)) for name in TITLES),
-        )
-        for model in PAPER_MODELS
-    ]
+    for model in PAPER_MODELS:
+        scores = [charts.score_text(model.scores.get(name)) for name in TITLES]
+        rows.append((model.name, model.language_model, str(model.resolution), *scores))
     return Table(("Model", "Language model", "Pixels", *TITLES.values()), tuple(rows))
 
 
-def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section | None:
+def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section:
     shown = folder.comparable or folder.scores
-    if not shown:
-        return None
     section = Section(
         "overview",
         "Overview",
@@ -202,36 +177,30 @@ def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section | None:
         "start at 0; areas and shapes have no meaning.",
     )
     compared = [row for row in comparisons if isinstance(row, Comparison) and row.benchmark in shown]
-    series = {
-        (compared[0].model.name if compared else folder.name): {
-            name: score.score for name, score in shown.items() if score.score is not None
-        }
-    }
+    name = compared[0].model.name if compared else folder.name
+    series = {name: {benchmark: score.score for benchmark, score in shown.items() if score.score is not None}}
     complete = [row for row in compared if not row.n_unpaired]
     if complete:
         series[complete[0].baseline.name] = {row.benchmark: row.baseline.score for row in complete}
     titles = {result.name: result.title for result in folder.results if result.name in shown}
-    if not folder.comparable:
-        if any(name in TITLES for name in shown):
-            section.missing.append("Results of the paper: data, questions or judge are not those of the paper.")
-        section.charts.append(charts.overview(titles, series))
-        return section
-    series |= {model.name: model.scores for model in (ALIGNGPT_7B, LLAVA_7B)}
-    section.charts.append(charts.overview(titles, series))
-    section.charts.append(charts.from_paper(folder.comparable, ALIGNGPT_7B))
-    section.insights.extend(insights.largest_differences(folder, ALIGNGPT_7B))
+    if folder.comparable:
+        series |= {model.name: model.scores for model in (ALIGNGPT_7B, LLAVA_7B)}
+        section.insights.extend(insights.largest_differences(folder, ALIGNGPT_7B))
+        section.charts.append(charts.from_paper(folder.comparable, ALIGNGPT_7B))
+    elif any(benchmark in TITLES for benchmark in shown):
+        section.missing.append("Results of the paper: data, questions or judge are not those of the paper.")
+    section.charts.insert(0, charts.overview(titles, series))
     return section
 
 
-def _categories(folder: BenchmarkFolder) -> Section | None:
+def _categories(folder: BenchmarkFolder) -> Section:
     tables: list[tuple[str, Table]] = []
     section = Section(
         "categories",
         "Categories",
         "Scores by category",
         "Sub-scores of each benchmark. The CI is wide for categories with few samples.",
-        template=_TEMPLATE,
-        content={"tables": tables},
+        content={"folded_tables": tables},
     )
     for result in folder.results:
         groups = result.score.groups if result.score else {}
@@ -241,15 +210,14 @@ def _categories(folder: BenchmarkFolder) -> Section | None:
                 section.charts.append(charts.sub_scores(result.name, result.title, category, parts))
             else:
                 tables.append(_category_table(result, category, parts))
-    return section if section.charts or tables else None
+    return section
 
 
 def _category_table(result: Result, category: str, parts: Mapping[str, GroupScore]) -> tuple[str, Table]:
     """Return title and table of a category, limited to the values with the most samples."""
     title = f"{result.title} by {category.replace('_', ' ')} ({len(parts)})"
     if len(parts) > _MAX_TABULATED:
-        largest = sorted(parts, key=lambda part: -parts[part].n_samples)[:_MAX_TABULATED]
-        parts = {part: parts[part] for part in largest}
+        parts = dict(sorted(parts.items(), key=lambda item: -item[1].n_samples)[:_MAX_TABULATED])
         title += f", the {_MAX_TABULATED} largest"
     return title, charts.sub_score_table(category, parts)
 
@@ -266,7 +234,6 @@ def _gate(folder: BenchmarkFolder) -> Section:
         "added to the embedding of level N (Eq. 3). The paper says that tasks need different alignment; rows would "
         "then differ. Charts show weights minus uniform weights on one color scale; categories with fewer than ten "
         "questions are not compared.",
-        template=_TEMPLATE,
     )
     gates = {result.title: result.gate.overall for result in folder.results if result.gate}
     if not gates:
@@ -278,25 +245,20 @@ def _gate(folder: BenchmarkFolder) -> Section:
     section.insights.extend(insights.gate_entropy(gates))
     section.charts.append(charts.gate_weights(gates, "all", "Gate weights by benchmark", reach))
     section.charts.append(charts.gate_entropy(gates))
-    _add_divisions(section, folder, reach)
-    return section
-
-
-def _add_divisions(section: Section, folder: BenchmarkFolder, reach: float) -> None:
-    """Chart the first division of each benchmark, tabulate the others, and describe differences."""
-    section.content["tables"] = tables = []
+    section.content["folded_tables"] = tables = []
     described: list[str | None] = []
     for result in folder.results:
-        for index, (name, parts) in enumerate(_divisions(result).items()):
+        for index, (name, division) in enumerate(divisions[result.title].items()):
             title = f"{result.title}: gate weights by {name}"
-            if index:
-                tables.append((title, charts.gate_table(_largest(parts))))
+            if index:  # the first division of each benchmark has a chart
+                tables.append((title, charts.gate_table(_largest(division))))
                 continue
-            section.charts.append(charts.gate_weights(_largest(parts), result.name, title, reach))
-            described.append(insights.categories(result.title, parts, f"parts by {name}"))
-    sentences = [sentence for sentence in described if sentence]
+            section.charts.append(charts.gate_weights(_largest(division), result.name, title, reach))
+            described.append(insights.categories(result.title, division, f"parts by {name}"))
     if described:
-        section.insights.extend(sentences or ["Within no benchmark do the 95% CIs of the entropy separate categories."])
+        none = "Within no benchmark do the 95% CIs of the entropy separate categories."
+        section.insights.extend(list(filter(None, described)) or [none])
+    return section
 
 
 def _divisions(result: Result) -> dict[str, Mapping[str, GateMeans]]:
@@ -322,12 +284,10 @@ def _largest(parts: Mapping[str, GateMeans]) -> dict[str, GateMeans]:
 def _predictions(folder: BenchmarkFolder) -> Section:
     rows = []
     for result in folder.results:
-        counts = result.score.counts.model_dump() if result.score else {}
+        row, counts = result.row, result.score.counts.model_dump() if result.score else {}
         names = ("n_predictions", "n_missing", "n_extra", "n_duplicates")
-        values = (result.row.n_questions, *map(counts.get, names), result.row.n_unreadable_images)
-        seconds = result.row.seconds
-        cells = [NO_VALUE if value is None else integer(value) for value in values]
-        rows.append((result.title, *cells, NO_VALUE if seconds is None else duration(seconds)))
+        cells = map(_integer, (row.n_questions, *map(counts.get, names), row.n_unreadable_images))
+        rows.append((result.title, *cells, NO_VALUE if row.seconds is None else duration(row.seconds)))
     head = ("Benchmark", "Questions", "Predictions", "Missing", "Extra", "Repeated", "Unreadable images", "Runtime")
     return Section(
         "predictions",
@@ -336,7 +296,6 @@ def _predictions(folder: BenchmarkFolder) -> Section:
         "A missing prediction counts as the scorer of the benchmark defines it; extra predictions are skipped. A "
         "question whose image cannot be read has an empty prediction.",
         insights=insights.predictions(folder),
-        template=_TEMPLATE,
         content={
             "table": Table(head, tuple(rows)),
             "unreadable": [
@@ -348,16 +307,15 @@ def _predictions(folder: BenchmarkFolder) -> Section:
     )
 
 
-def _protocols(folder: BenchmarkFolder) -> Section | None:
-    if not folder.scores:
-        return None
+def _integer(value: int | None) -> str:
+    return NO_VALUE if value is None else integer(value)
+
+
+def _protocols(folder: BenchmarkFolder) -> Section:
     scored = [(result, result.score) for result in folder.results if result.score]
+    protocols = ("official", "strict")
     rows = tuple(
-        (
-            result.title,
-            score.protocol,
-            *(charts.score_text(score.protocols.get(protocol)) for protocol in ("official", "strict")),
-        )
+        (result.title, score.protocol, *(charts.score_text(score.protocols.get(name)) for name in protocols))
         for result, score in scored
     )
     notes = [(result.title, [*score.notes, *result.row.reasons]) for result, score in scored]
@@ -367,7 +325,6 @@ def _protocols(folder: BenchmarkFolder) -> Section | None:
         "Official and strict protocol",
         "The official protocol reproduces the official scorer, its irregularities included; the strict protocol counts "
         "every question of the label file once. The results above use the requested protocol.",
-        template=_TEMPLATE,
         content={
             "table": Table(("Benchmark", "Protocol", "Official", "Strict"), rows),
             "notes": [(title, lines) for title, lines in notes if lines],
@@ -376,21 +333,17 @@ def _protocols(folder: BenchmarkFolder) -> Section | None:
 
 
 def _settings(folder: BenchmarkFolder) -> Section:
-    configs = {result.title: result.config for result in folder.results if result.config}
     section = Section(
         "settings",
         "Settings",
         "Settings and versions",
         "Everything that is needed to repeat the evaluation.",
-        template="templates/settings.html.jinja",
-        content={
-            "versions": folder.versions,
-            "files": {
-                title: json.dumps(config.model_dump(mode="json", exclude={"versions"}), indent=2, ensure_ascii=False)
-                for title, config in configs.items()
-            },
-        },
+        content={"versions": folder.versions, "files": {}},
     )
-    if not configs:
+    for result in folder.results:
+        if result.config:
+            config = result.config.model_dump(mode="json", exclude={"versions"})
+            section.content["files"][result.title] = json.dumps(config, indent=2, ensure_ascii=False)
+    if not section.content["files"]:
         section.missing.append("Settings: no benchmark has a run_config.json.")
     return section

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aligngpt.evaluation.artifacts import TITLES
+from aligngpt.evaluation.artifacts import FULL_SCORES, TITLES
 
-FULL_SCORES = {"mme": 2000.0}  # best possible score; 100 for the others
-FULL_SUB_SCORES = {"mme": 200.0}  # best possible score in a category
 PAPER_JUDGE = "GPT-4"  # of LLaVA-Bench and MM-Vet
 TEST_SPLITS = {"vqav2": "test-dev", "vizwiz": "test-dev"}  # splits without public labels that the paper reports
 
 
 @dataclass(frozen=True)
 class PaperModel:
-    """A row of the tables.
-
-    Attributes:
-        resolution: Image size in pixels.
-        scores: By benchmark; absent if the paper has none.
-    """
+    """A row of the tables."""
 
     name: str
     language_model: str
-    resolution: int
-    scores: dict[str, float]
+    resolution: int  # image size in pixels
+    scores: dict[str, float]  # by benchmark; absent if the paper has none
 
 
 def _row(name: str, language_model: str, resolution: int, scores: str) -> PaperModel:

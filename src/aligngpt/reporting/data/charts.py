@@ -40,11 +40,10 @@ def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None
         f"{decimal(scanned.maximum)}, median {decimal(scanned.quantiles['p50'])}. Level boundaries: "
         f"{', '.join(decimal(line, 3) for line in lines) or 'none'}."
     )
-    rows = [("minimum", decimal(scanned.minimum, 3))]
-    rows += [(name, decimal(scanned.quantiles[name], 3)) for name in scanned.quantiles]
-    rows += [("maximum", decimal(scanned.maximum, 3)), ("mean", decimal(mean_score(scanned), 3))]
-    svg = stacked_histogram(edges, counts, lines, "histogram", alt)
-    return Chart("Distribution of the scores", alt, svg, Table(("Percentile", "Score"), tuple(rows)))
+    ends = {"maximum": scanned.maximum, "mean": mean_score(scanned)}
+    values = {"minimum": scanned.minimum} | dict(scanned.quantiles) | ends
+    table = Table(("Percentile", "Score"), tuple((name, decimal(value, 3)) for name, value in values.items()))
+    return Chart("Distribution of the scores", alt, stacked_histogram(edges, counts, lines, "histogram", alt), table)
 
 
 @styled

@@ -20,7 +20,7 @@ from aligngpt.reporting.images import image_file, thumbnail
 from aligngpt.utils.text import printable
 
 SIDE, QUALITY = 160, 75  # of an image: longest side in pixels, JPEG quality
-_CAPTION, _ID = 280, 80  # characters shown
+_CAPTION = 280  # characters shown
 _REMEDY = "pass the data that were scored"
 
 
@@ -45,16 +45,6 @@ class Example:
     error: str | None
     caption: str | None = None
     data_uri: str | None = None
-
-    @property
-    def short_id(self) -> str:
-        """Return the id, abbreviated in the middle if it is long."""
-        return _abbreviate(self.id)
-
-    @property
-    def short_image(self) -> str:
-        """Return the path of the image, abbreviated in the middle if it is long."""
-        return _abbreviate(self.image or "")
 
 
 def load_examples(
@@ -143,8 +133,3 @@ def _thumbnail(data: bytes | None, image: str | None, images: Path | None) -> st
 def _shorten_caption(caption: str) -> str:
     text = printable(" ".join(caption.split()))
     return text if len(text) <= _CAPTION else f"{shorten(text, _CAPTION)} ({integer(len(caption))} characters)"
-
-
-def _abbreviate(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= _ID else f"{name[: _ID // 2]}…{name[-_ID // 2 :]}"

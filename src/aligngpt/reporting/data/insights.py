@@ -9,13 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 from aligngpt.curation.duplicates import NEAR_BITS, DuplicateImages, NearDuplicates, RepeatedCaptions
+from aligngpt.curation.filters import QualityIssue
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails
+from aligngpt.curation.scoring.scorers import MAX_CHUNKS
 from aligngpt.curation.statistics import ScoreStatistics, bin_centers, quantile_bin
 from aligngpt.reporting.formatting import count_of, decimal, integer, percent, percent_of
 
-MAX_CHUNKS = 64  # chunks of a caption that are read with `--long-captions chunk-mean`
-NEAR_BOUNDARY = 0.001  # default distance of `aligngpt filter --exclude boundary`
+_NEAR_BOUNDARY = QualityIssue("boundary").value  # default distance of `aligngpt filter --exclude boundary`
 _LOWEST = 0.01  # fraction of pairs shown as suspected mismatches
 
 
@@ -49,9 +50,9 @@ def scores(scanned: ScoreStatistics) -> list[str]:
     pairs = count_of(scanned.rows, "pair")
     if not scanned.scored:
         return [f"0 of {pairs} have a score."]
-    scored = f"All {pairs}" if scanned.scored == scanned.rows else f"{integer(scanned.scored)} of {pairs}"
     if scanned.scored == 1:
-        return [f"{integer(scanned.scored)} of {pairs} has a score: {decimal(scanned.minimum)}."]
+        return [f"1 of {pairs} has a score: {decimal(scanned.minimum)}."]
+    scored = f"All {pairs}" if scanned.scored == scanned.rows else f"{integer(scanned.scored)} of {pairs}"
     return [
         f"{scored} have a score, from {decimal(scanned.minimum)} to {decimal(scanned.maximum)}; the mean is "
         f"{decimal(mean_score(scanned))}, the middle half lies between {decimal(scanned.quantiles['p25'])} and "
@@ -88,10 +89,10 @@ def lowest(scanned: ScoreStatistics) -> list[str]:
 def near_boundaries(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> list[str]:
     """Describe how many pairs a small change of the score would move to another level."""
     distances = np.abs(bin_centers()[:, None] - np.asarray(boundaries.boundaries)).min(axis=1)
-    count = int(scanned.histogram.sum(axis=0)[distances <= NEAR_BOUNDARY].sum())
+    count = int(scanned.histogram.sum(axis=0)[distances <= _NEAR_BOUNDARY].sum())
     verb = "is" if count == 1 else "are"
     return [
-        f"{_fraction(count, scanned.scored, 'score')} {verb} within {NEAR_BOUNDARY} of a boundary: a small change of "
+        f"{_fraction(count, scanned.scored, 'score')} {verb} within {_NEAR_BOUNDARY} of a boundary: a small change of "
         "the score would change the level."
     ]
 
@@ -104,18 +105,14 @@ def errors(scanned: ScoreStatistics) -> list[str]:
     sentence = f"{_fraction(failed, scanned.rows, 'pair')} could not be scored"
     if not scanned.reasons:
         return [f"{sentence}."]
-    most_frequent, *others = scanned.reasons
-    if failed == 1 or not others:
-        return [f"{sentence}: {most_frequent.text}."]
-    return [f"{sentence}; the most frequent reason ({integer(most_frequent.count)}): {most_frequent.text}."]
+    most_frequent = scanned.reasons[0]
+    several = len(scanned.reasons) > 1
+    label = f"; the most frequent reason ({integer(most_frequent.count)})" if several else ""
+    return [f"{sentence}{label}: {most_frequent.text}."]
 
 
 def truncated(scanned: ScoreStatistics, policy: str) -> list[str]:
-    """Describe how many captions are longer than the scorer reads.
-
-    Args:
-        policy: `truncate` or `chunk-mean`, as in the manifest.
-    """
+    """Describe how many captions are longer than the scorer reads; `policy` is `truncate` or `chunk-mean`."""
     if not scanned.scored:
         return []
     count, limit = int(scanned.truncated.sum()), context_limit(scanned, policy)
@@ -153,7 +150,7 @@ def duplicates(exact: DuplicateImages, near: NearDuplicates) -> list[str]:
     """Describe duplicate and near-duplicate images."""
     if not exact.rows:
         return []
-    sentences = [_sample_note(exact.every, "image")] if exact.every > 1 else []
+    sentences = _sample_note(exact.every, "image")
     if exact.shared_rows:
         sentences.append(
             f"{_fraction(exact.shared_rows, exact.rows, 'pair')} share their image with another pair; "
@@ -161,19 +158,16 @@ def duplicates(exact: DuplicateImages, near: NearDuplicates) -> list[str]:
         )
     else:
         sentences.append("No image occurs twice.")
-    if near.images:
-        if near.near:
-            bound = (
-                "; this is a lower bound, since near-duplicates may be outside of the sample" if exact.every > 1 else ""
-            )
-            sentences.append(
-                f"{_fraction(near.near, near.images, 'image')} are near-duplicates: perceptual hashes that differ in "
-                f"at most {NEAR_BITS} of 64 bits{bound}."
-            )
-        else:
-            sentences.append("No two different images are near-duplicates by their perceptual hashes.")
-        if not near.complete:
-            sentences.append("The search for near-duplicates was limited, so some may be missing.")
+    if near.near:
+        bound = "this is a lower bound, since near-duplicates may be outside of the sample"
+        sentences.append(
+            f"{_fraction(near.near, near.images, 'image')} are near-duplicates: perceptual hashes that differ in "
+            f"at most {NEAR_BITS} of 64 bits{f'; {bound}' if exact.every > 1 else ''}."
+        )
+    elif near.images:
+        sentences.append("No two different images are near-duplicates by their perceptual hashes.")
+    if near.images and not near.complete:
+        sentences.append("The search for near-duplicates was limited, so some may be missing.")
     return sentences
 
 
@@ -181,7 +175,7 @@ def repeated_captions(reuse: RepeatedCaptions) -> list[str]:
     """Describe captions that occur with several images, and repeated pairs."""
     if not reuse.rows:
         return []
-    sentences = [_sample_note(reuse.every, "caption")] if reuse.every > 1 else []
+    sentences = _sample_note(reuse.every, "caption")
     if reuse.repeated:
         sentences.append(
             f"{_fraction(reuse.repeated_rows, reuse.rows, 'pair')} have a caption that occurs with more than one "
@@ -216,17 +210,13 @@ def agreement(name: str, other: str, result: AgreementDetails) -> list[str]:
 def overview(scanned: ScoreStatistics, policy: str) -> list[str]:
     """Return the most important insights: the scores, then quality issues."""
     stats = scanned.duplicates
-    return [
-        *scores(scanned),
-        *errors(scanned),
-        *truncated(scanned, policy),
-        *duplicates(stats.images, stats.near),
-        *repeated_captions(stats.captions),
-    ]
+    issues = duplicates(stats.images, stats.near) + repeated_captions(stats.captions)
+    return scores(scanned) + errors(scanned) + truncated(scanned, policy) + issues
 
 
-def _sample_note(every: int, noun: str) -> str:
-    return f"Computed on one {noun} in {integer(every)}, sampled by hash; fractions are estimates for all."
+def _sample_note(every: int, noun: str) -> list[str]:
+    note = f"Computed on one {noun} in {integer(every)}, sampled by hash; fractions are estimates for all."
+    return [note] if every > 1 else []
 
 
 def _fraction(part: int, whole: int, noun: str) -> str:

@@ -23,15 +23,12 @@ from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails, describe_agreements
 from aligngpt.curation.scoring.store import read_manifest, score_columns
 from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
-from aligngpt.data.sources import Source
 from aligngpt.reporting.charts import Table
 from aligngpt.reporting.data import charts, insights
 from aligngpt.reporting.data.examples import Example, load_examples
 from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, integer, percent_of, score_range
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.utils.text import printable
-
-_TEMPLATE = "data/section.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Everything that the sections are made of.
-
-    Attributes:
-        scorers: Names of the scorers by column; the scorer of the levels comes first.
-        with_data: Whether the pairs were passed, not only their scores.
-    """
+    """Everything that the sections are made of; `scorers` are names by column, that of the levels first."""
 
     manifest: ScoreManifest
     scorers: dict[str, str]
@@ -81,9 +73,9 @@ class DataFacts:
         return next(iter(self.scorers.values()))
 
     @property
-    def policy(self) -> str:
-        """Return how long captions were handled: `truncate` or `chunk-mean`."""
-        return self.manifest.inputs.long_captions
+    def limit(self) -> str:
+        """Return what captions are truncated to, in words."""
+        return insights.context_limit(self.scanned, self.manifest.inputs.long_captions)
 
     def pairs(self, rows: Sequence[int]) -> list[Example]:
         """Return the examples of some rows."""
@@ -91,13 +83,12 @@ class DataFacts:
 
     def content(self, **changes: Any) -> dict[str, Any]:
         """Return the variables of the section template."""
-        common: dict[str, Any] = {"table": None, "grid": [], "groups": [], "strips": [], "reasons": []}
-        common |= {
+        return {
             "scorers": self.scorers,
             "num_levels": self.boundaries.num_levels if self.boundaries else 0,
             "has_images": any(example.data_uri for example in self.examples.values()),
+            **changes,
         }
-        return common | changes
 
 
 def report_data(
@@ -123,7 +114,7 @@ def report_data(
     """
     facts = load_facts(scores, levels=levels, data=data, images=images)
     name = printable(Path(scores).resolve().name)
-    lead = insights.overview(facts.scanned, facts.policy)
+    lead = insights.overview(facts.scanned, facts.manifest.inputs.long_captions)
     page = write_page(Path(output), Page("data report", name, lead, make_cards(facts), make_sections(facts)))
     return DataReport(page, tuple(lead))
 
@@ -139,7 +130,9 @@ def load_facts(
     manifest = read_manifest(scores)
     boundaries, scorers = _read_levels(levels, manifest, scores)
     column = next(iter(scorers))
-    source = None if data is None else _open_data(data, images, manifest, scores)
+    source = None if data is None else open_scored_pairs(data, manifest, images)
+    if source is not None and source.fingerprint != manifest.inputs.pairs_hash:
+        raise ValueError(f"{data}: not the pairs of {scores}; pass the data that were scored")
     scanned = collect_statistics(scores, column, boundaries)
     compared = describe_agreements(scores, manifest, column)
     folder = None if images is None else Path(images)
@@ -167,26 +160,13 @@ def _read_levels(
     return LevelBoundaries.of(summary), {matches[0]: by_column[matches[0]]} | by_column
 
 
-def _open_data(
-    data: str | os.PathLike[str],
-    images: str | os.PathLike[str] | None,
-    manifest: ScoreManifest,
-    scores: str | os.PathLike[str],
-) -> Source:
-    source = open_scored_pairs(data, manifest, images)
-    if source.fingerprint != manifest.inputs.pairs_hash:
-        raise ValueError(f"{data}: not the pairs of {scores}; pass the data that were scored")
-    return source
-
-
 def _select_rows(scanned: ScoreStatistics, compared: tuple[AgreementDetails, ...]) -> set[int]:
     """Return the rows of all pairs that the report shows."""
     duplicates = scanned.duplicates
     rows = {*scanned.lowest, *scanned.truncated_rows}
-    rows.update(*scanned.examples, *(reason.rows for reason in scanned.reasons))
-    rows.update(row for _, *sides in scanned.boundary_rows for row in sides if row >= 0)
-    rows.update(*(group.rows for group in (*duplicates.images.groups, *duplicates.captions.groups)))
-    rows.update(row for _, *pair in duplicates.near.pairs for row in pair)
+    groups = (*duplicates.images.groups, *duplicates.captions.groups)
+    rows.update(*scanned.examples, *(reason.rows for reason in scanned.reasons), *(group.rows for group in groups))
+    rows.update(row for _, *pair in (*scanned.boundary_rows, *duplicates.near.pairs) for row in pair if row >= 0)
     rows.update(*(result.first_higher for result in compared), *(result.other_higher for result in compared))
     return rows
 
@@ -201,8 +181,7 @@ def make_cards(facts: DataFacts) -> list[Card]:
         low, median, high = (decimal(scanned.quantiles[name], 3) for name in ("p25", "p50", "p75"))
         cards.append(Card("Median score", median, f"middle half {low} to {high}"))
         truncated = percent_of(int(scanned.truncated.sum()), scanned.scored)
-        note = f"longer than {insights.context_limit(scanned, facts.policy)}"
-        cards.append(Card("Truncated captions", truncated, note))
+        cards.append(Card("Truncated captions", truncated, f"longer than {facts.limit}"))
     if exact.rows:
         shared = percent_of(exact.shared_rows, exact.rows)
         cards.append(Card("Shared images", shared, "of the pairs share their image with another pair"))
@@ -211,9 +190,12 @@ def make_cards(facts: DataFacts) -> list[Card]:
 
 def make_sections(facts: DataFacts) -> list[Section]:
     """Return the sections of the data report."""
-    makers = (_scores, _pairs, _lowest, _boundaries, _duplicates, _captions, _scorers, _errors, _provenance)
-    sections = [make(facts) for make in makers]
-    return [section for section in sections if section is not None]
+    sections = [_scores(facts)]
+    if facts.scanned.scored:
+        sections += [_pairs(facts), _lowest(facts)]
+        sections += [_boundaries(facts, facts.boundaries)] if facts.boundaries else []
+        sections += [_duplicates(facts), _captions(facts)]
+    return [*sections, *([_scorers(facts)] if facts.agreements else []), _errors(facts), _provenance(facts)]
 
 
 # Scores and levels ---------------------------------------------------------------------------------------------------
@@ -228,7 +210,6 @@ def _scores(facts: DataFacts) -> Section:
         "(Figure 3 of the paper). Scores of different scorers are on different scales; only their order matters. "
         "Scores are binned into alignment levels (Eq. 1), from 1 (weak alignment) to N (strong alignment).",
         insights=insights.scores(facts.scanned),
-        template=_TEMPLATE,
         content=facts.content(),
     )
     if facts.boundaries is None:
@@ -244,19 +225,12 @@ def _scores(facts: DataFacts) -> Section:
 def _level_table(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> Table:
     rows = []
     lengths = insights.median_lengths(scanned)
-    for level, scores in enumerate(_score_ranges(boundaries), start=1):
+    for level, (scores, length) in enumerate(zip(_score_ranges(boundaries), lengths, strict=True), start=1):
         count = int(scanned.counts[level])
-        rows.append(
-            (
-                str(level),
-                scores,
-                integer(count),
-                percent_of(count, scanned.scored),
-                decimal(scanned.sums[level] / count if count else math.nan, 3),
-                NO_VALUE if math.isnan(lengths[level - 1]) else integer(lengths[level - 1]),
-                percent_of(scanned.truncated[level], count),
-            )
-        )
+        mean = decimal(scanned.sums[level] / count if count else math.nan, 3)
+        median = NO_VALUE if math.isnan(length) else integer(length)
+        sizes = (integer(count), percent_of(count, scanned.scored))
+        rows.append((str(level), scores, *sizes, mean, median, percent_of(scanned.truncated[level], count)))
     head = ("Level", "Score", "Pairs", "Fraction", "Mean score", "Median caption length", "Truncated captions")
     return Table(head, tuple(rows))
 
@@ -267,16 +241,13 @@ def _score_ranges(boundaries: LevelBoundaries) -> Iterator[str]:
         yield NO_VALUE if low is not None and low == high else score_range(low, high)
 
 
-def _pairs(facts: DataFacts) -> Section | None:
-    if not facts.scanned.scored:
-        return None
+def _pairs(facts: DataFacts) -> Section:
     section = Section(
         "pairs",
         "Pairs",
         "Example pairs of each level" if facts.boundaries else "Example pairs",
         "Randomly sampled pairs in the order of their scores. Figure 2 of the paper shows four such pairs, from a "
         "caption that describes a detail to a caption that describes the whole image.",
-        template=_TEMPLATE,
     )
     if not facts.with_data:
         section.missing.append("Captions: pass --data with the pairs that were scored, and --images with their images.")
@@ -294,9 +265,7 @@ def _pairs(facts: DataFacts) -> Section | None:
     return section
 
 
-def _lowest(facts: DataFacts) -> Section | None:
-    if not facts.scanned.scored:
-        return None
+def _lowest(facts: DataFacts) -> Section:
     return Section(
         "lowest",
         "Lowest scores",
@@ -304,15 +273,12 @@ def _lowest(facts: DataFacts) -> Section | None:
         "Mismatched pairs, whose caption belongs to another image, have the lowest scores; so do captions that the "
         "scorer does not understand. `aligngpt filter --exclude mismatch` skips the lowest 1%.",
         insights=insights.lowest(facts.scanned),
-        template=_TEMPLATE,
         content=facts.content(grid=facts.pairs(facts.scanned.lowest)),
     )
 
 
-def _boundaries(facts: DataFacts) -> Section | None:
-    if facts.boundaries is None or not facts.scanned.scored:
-        return None
-    edges = facts.boundaries.boundaries
+def _boundaries(facts: DataFacts, boundaries: LevelBoundaries) -> Section:
+    edges = boundaries.boundaries
     groups = [
         Gallery(
             f"Level {index + 1} to level {bisect_right(edges, edges[index]) + 1}",
@@ -328,8 +294,7 @@ def _boundaries(facts: DataFacts) -> Section | None:
         "For each boundary, the nearest pair below it and the nearest above it. They have different levels although "
         "their scores hardly differ, so their alignment should look similar. `aligngpt filter --exclude boundary` "
         "skips such pairs.",
-        insights=insights.near_boundaries(facts.scanned, facts.boundaries),
-        template=_TEMPLATE,
+        insights=insights.near_boundaries(facts.scanned, boundaries),
         content=facts.content(groups=groups),
     )
 
@@ -337,16 +302,10 @@ def _boundaries(facts: DataFacts) -> Section | None:
 # Duplicates and captions ---------------------------------------------------------------------------------------------
 
 
-def _duplicates(facts: DataFacts) -> Section | None:
-    if not facts.scanned.scored:
-        return None
+def _duplicates(facts: DataFacts) -> Section:
     exact, near = facts.scanned.duplicates.images, facts.scanned.duplicates.near
-    groups = [
-        Gallery("Duplicate", f"{integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups
-    ] + [
-        Gallery("Near-duplicate", f"{bits} of 64 bits differ", facts.pairs((left, right)))
-        for bits, left, right in near.pairs
-    ]
+    groups = [Gallery("Duplicate", f"{integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups]
+    groups += [Gallery("Near-duplicate", f"{bits} of 64 bits differ", facts.pairs(rows)) for bits, *rows in near.pairs]
     section = Section(
         "duplicates",
         "Duplicates",
@@ -355,7 +314,6 @@ def _duplicates(facts: DataFacts) -> Section | None:
         "by a perceptual hash; plain drawings and blank images may match by chance. `aligngpt filter --exclude "
         "duplicate_image` retains the pair with the highest score of each image.",
         insights=insights.duplicates(exact, near),
-        template=_TEMPLATE,
         content=facts.content(groups=groups),
     )
     if not exact.rows:
@@ -363,38 +321,30 @@ def _duplicates(facts: DataFacts) -> Section | None:
     return section
 
 
-def _captions(facts: DataFacts) -> Section | None:
+def _captions(facts: DataFacts) -> Section:
     scanned, reuse = facts.scanned, facts.scanned.duplicates.captions
-    if not scanned.scored:
-        return None
-    limit = insights.context_limit(scanned, facts.policy)
-    strips = (
-        [Gallery(f"Captions longer than {limit}", "", facts.pairs(scanned.truncated_rows))]
-        if scanned.truncated_rows
-        else []
-    )
-    groups = [
-        Gallery(
-            "Repeated caption",
-            f"{integer(group.count)} images",
-            facts.pairs(group.rows),
-            caption=facts.examples[group.rows[0]].caption,
-        )
+    content = facts.content()
+    if reuse.repeated:
+        content["table"] = _repetition_table(reuse.spread)
+    content["groups"] = [
+        Gallery("Repeated caption", f"{integer(group.count)} images", pairs, caption=pairs[0].caption)
         for group in reuse.groups
+        if (pairs := facts.pairs(group.rows))
     ]
+    if scanned.truncated_rows:
+        longest = Gallery(f"Captions longer than {facts.limit}", "", facts.pairs(scanned.truncated_rows))
+        content["strips"] = [longest]
     section = Section(
         "captions",
         "Captions",
         "Captions",
         "Length of the captions, captions that occur with several images and therefore say little about any of them "
-        f"(`--exclude reused_caption` skips them), and captions longer than {limit} (`--exclude truncated_caption`).",
+        f"(`--exclude reused_caption` skips them), and captions longer than {facts.limit} "
+        "(`--exclude truncated_caption`).",
         insights=insights.lengths(scanned)
-        + insights.truncated(scanned, facts.policy)
+        + insights.truncated(scanned, facts.manifest.inputs.long_captions)
         + insights.repeated_captions(reuse),
-        template=_TEMPLATE,
-        content=facts.content(
-            table=_repetition_table(reuse.spread) if reuse.repeated else None, groups=groups, strips=strips
-        ),
+        content=content,
     )
     if scanned.lengths[1:].any():
         section.charts.append(charts.lengths_by_level(scanned))
@@ -404,19 +354,15 @@ def _captions(facts: DataFacts) -> Section | None:
 def _repetition_table(spread: tuple[int, ...]) -> Table:
     rows = []
     for start, end, count in zip(SPREAD, [*SPREAD[1:], None], spread, strict=True):
-        name = f"{integer(start)} or more" if end is None else str(start)
-        if end is not None and end - 1 > start:
-            name = f"{integer(start)} to {integer(end - 1)}"
-        rows.append((name, integer(count)))
+        name = f"{integer(start)} or more" if end is None else f"{integer(start)} to {integer(end - 1)}"
+        rows.append((str(start) if end == start + 1 else name, integer(count)))
     return Table(("Images with the same caption", "Captions"), tuple(rows))
 
 
 # Scorers, errors, provenance -----------------------------------------------------------------------------------------
 
 
-def _scorers(facts: DataFacts) -> Section | None:
-    if not facts.agreements:
-        return None
+def _scorers(facts: DataFacts) -> Section:
     strips: list[Gallery] = []
     section = Section(
         "scorers",
@@ -424,7 +370,6 @@ def _scorers(facts: DataFacts) -> Section | None:
         "Agreement between scorers",
         "Scorers are compared by rank, over at most a million evenly spaced pairs. The pairs on which they differ most "
         f"show what one of them misses. Here each scorer has {NUM_LEVELS} levels of its own, of equal size.",
-        template=_TEMPLATE,
         content=facts.content(strips=strips),
     )
     for index, result in enumerate(facts.agreements):
@@ -448,7 +393,6 @@ def _errors(facts: DataFacts) -> Section:
         "Each record has a row in the scores; these have a reason instead of a score. Numbers in a reason are written "
         "as N.",
         insights=insights.errors(facts.scanned),
-        template=_TEMPLATE,
         content=facts.content(reasons=reasons),
     )
 
@@ -461,7 +405,6 @@ def _provenance(facts: DataFacts) -> Section:
         "Provenance",
         "Provenance of the scores",
         "Manifest of the scores and versions of the software that computed them.",
-        template="templates/settings.html.jinja",
         content={
             "files": {"manifest.json": "\n".join(map(printable, lines))},
             "versions": facts.manifest.versions,

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aligngpt.experiments.artifacts import LevelCaptions
 from aligngpt.reporting.charts import (
@@ -19,6 +20,7 @@ from aligngpt.reporting.charts import (
     Chart,
     Table,
     canvas,
+    describe_rows,
     horizontal_bars,
     legend,
     level_axis,
@@ -52,12 +54,10 @@ _MAX_POINTS = 600  # of a loss curve
 def coverage_by_level(coverage: Sequence[float], counts: Sequence[int]) -> Chart:
     """Draw the mean true coverage of each level's captions, 0 to 1."""
     alt = f"Mean true coverage by level: {list_levels(coverage)}"
-    rows = tuple(
-        (str(level), integer(count), decimal(mean, 3))
-        for level, (count, mean) in enumerate(zip(counts, coverage, strict=True), start=1)
-    )
+    levels = zip(counts, coverage, strict=True)
+    rows = [(str(level), integer(count), decimal(mean, 3)) for level, (count, mean) in enumerate(levels, start=1)]
     svg = level_bars(coverage, "coverage", "Mean true coverage", alt, top=1.0)
-    return Chart("True coverage by level", alt, svg, Table(("Level", "Pairs", "Mean coverage"), rows))
+    return Chart("True coverage by level", alt, svg, Table(("Level", "Pairs", "Mean coverage"), tuple(rows)))
 
 
 @styled
@@ -75,15 +75,17 @@ def kinds_by_level(kinds: Counter[tuple[int, str]], num_levels: int) -> Chart:
         axes.bar(levels, fractions[:, column], 0.72, bottom, color=color, label=name, edgecolor=CARD, linewidth=0.6)
         bottom += fractions[:, column]
     level_axis(axes, num_levels)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.0f}%")
-    legend(axes)
+    _percent_axis(axes, 1)
     rows = tuple((str(level), *map(percent, row)) for level, row in zip(levels, fractions, strict=True))
-    alt = "Kinds of caption by level. " + " ".join(
-        f"Level {row[0]}: " + ", ".join(f"{name} {cell}" for name, cell in zip(names, row[1:], strict=True)) + "."
-        for row in rows
-    )
-    return Chart("True kind of caption by level", alt, to_svg(figure, "kinds", alt), Table(("Level", *names), rows))
+    table = Table(("Level", *names), rows)
+    alt = f"Kinds of caption by level. {describe_rows(table, 'Level ')}"
+    return Chart("True kind of caption by level", alt, to_svg(figure, "kinds", alt), table)
+
+
+def _percent_axis(axes: Axes, top: float) -> None:
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    legend(axes)
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def loss_curves(trainings: Mapping[str, TrainResult], stage: str) -> Chart:
     figure, axes = canvas(265)
     highest, lowest, summaries = 0.0, math.inf, []
     for name, training in trainings.items():
-        logged = [(entry.step, entry.loss) for entry in training.log_history if entry.loss is not None]
+        logged = logged_losses(training)
         steps, losses = map(np.array, zip(*logged[:: math.ceil(len(logged) / _MAX_POINTS)], strict=True))
         smooth = _smooth(losses)
         color, dash = _STYLES[name]
@@ -124,6 +126,11 @@ def loss_curves(trainings: Mapping[str, TrainResult], stage: str) -> Chart:
     return Chart(f"{STAGE_NAMES[stage]} loss", alt, to_svg(figure, f"loss-{stage}", alt))
 
 
+def logged_losses(training: TrainResult) -> list[tuple[int, float]]:
+    """Return the logged steps with their losses."""
+    return [(entry.step, entry.loss) for entry in training.log_history if entry.loss is not None]
+
+
 def _smooth(losses: np.ndarray) -> np.ndarray:
     """Return a centered moving average over 1/20 of the curve; ends average the values that exist."""
     window = np.ones(max(1, len(losses) // 20))
@@ -139,29 +146,19 @@ def captions_by_level(captions: LevelCaptions) -> Chart:
     figure, axes = canvas(285)
     levels = [row.level for row in captions.by_level]
     recalls, precisions = ([getattr(row, name).value for row in captions.by_level] for name in ("recall", "precision"))
-    intervals = [row.recall.ci95 or (row.recall.value, row.recall.value) for row in captions.by_level]
-    axes.fill_between(
-        levels, [low for low, _ in intervals], [high for _, high in intervals], color=BLUE, alpha=0.18, linewidth=0
-    )
+    low, high = zip(*(row.recall.ci95 or 2 * (row.recall.value,) for row in captions.by_level), strict=True)
+    axes.fill_between(levels, low, high, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(levels, recalls, "-o", color=BLUE, linewidth=1.8, markersize=5, label="Recall, 95% CI")
     axes.plot(levels, precisions, "--D", color=TEAL, linewidth=1.6, markersize=4.5, label="Precision")
     level_axis(axes, len(levels))
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.0f}%")
-    legend(axes)
-    rows = tuple(
-        (
-            str(row.level),
-            percent(row.recall.value),
-            percent_range(row.recall.ci95) if row.recall.ci95 else NO_VALUE,
-            percent(row.precision.value),
-        )
-        for row in captions.by_level
-    )
-    alt = "Objects described by level. " + " ".join(
-        f"Level {row[0]}: recall {row[1]}, precision {row[3]}." for row in rows
-    )
-    table = Table(("Level", "Recall", "95% CI", "Precision"), rows)
+    _percent_axis(axes, 1.02)
+    rows = []
+    for row in captions.by_level:
+        ci95 = percent_range(row.recall.ci95) if row.recall.ci95 else NO_VALUE
+        rows.append((str(row.level), percent(row.recall.value), ci95, percent(row.precision.value)))
+    sentences = (f"Level {row[0]}: recall {row[1]}, precision {row[3]}." for row in rows)
+    alt = f"Objects described by level. {' '.join(sentences)}"
+    table = Table(("Level", "Recall", "95% CI", "Precision"), tuple(rows))
     return Chart("Objects described, by level", alt, to_svg(figure, "level-captions", alt), table)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aligngpt.evaluation.artifacts import Comparison, SkippedComparison
-from aligngpt.experiments.artifacts import Estimate, GateExample, LevelCaptions
-from aligngpt.reporting.benchmarks.charts import ci_text, score_text
+from aligngpt.experiments.artifacts import GateExample, LevelCaptions
+from aligngpt.reporting.benchmarks.charts import score_text
+from aligngpt.reporting.benchmarks.insights import overlap
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder
 from aligngpt.reporting.data.insights import trend
 from aligngpt.reporting.formatting import (
@@ -15,6 +16,7 @@ from aligngpt.reporting.formatting import (
     count_of,
     decimal,
     duration,
+    interval,
     memory,
     percent,
     signed,
@@ -32,7 +34,7 @@ def variants(
     for name, folder in evaluations.items():
         for result in folder.results:
             if result.score is not None:
-                score = f"{score_text(result.score.score)} (95% CI {ci_text(result.score.ci95)})"
+                score = f"{score_text(result.score.score)} (95% CI {interval(result.score.ci95)})"
                 sentences.append(f"{VARIANT_NAMES[name]}: {result.title} {result.score.metric} {score}.")
     for row in comparisons:
         if isinstance(row, Comparison) and row.ci95[0] < row.ci95[1]:
@@ -40,7 +42,7 @@ def variants(
             verdict = "includes zero: this run shows no difference" if includes else "excludes zero"
             sentences.append(
                 f"The difference on {row.title} is {signed(row.difference)} points; its 95% CI over questions, "
-                f"{ci_text(row.ci95)}, {verdict}."
+                f"{interval(row.ci95)}, {verdict}."
             )
     if len(evaluations) > 1:
         sentences.append(
@@ -74,7 +76,7 @@ def captions(result: LevelCaptions) -> list[str]:
     """Describe whether captions of a higher level describe more objects."""
     low, high = result.by_level[0], result.by_level[-1]
     gain = high.recall.value - low.recall.value
-    if _overlap(low.recall, high.recall):
+    if overlap(low.recall.ci95, high.recall.ci95):
         verdict = "the CIs overlap, so no effect of the level on recall is shown"
     else:
         verdict = f"the CIs do not overlap: captions at level {high.level} describe {'more' if gain > 0 else 'less'}"
@@ -83,13 +85,6 @@ def captions(result: LevelCaptions) -> list[str]:
         f"an image; on level {high.level}, {percent(high.recall.value)} ({signed(100 * gain)} points): {verdict}.",
         trend([row.precision.value for row in result.by_level], "Precision of the described objects"),
     ]
-
-
-def _overlap(left: Estimate, right: Estimate) -> bool:
-    """Return whether two intervals overlap, or one is unknown."""
-    if left.ci95 is None or right.ci95 is None:
-        return True
-    return left.ci95[0] <= right.ci95[1] and right.ci95[0] <= left.ci95[1]
 
 
 def gate_examples(examples: Sequence[GateExample]) -> str:

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from aligngpt.curation.levels import LEVELS_PARQUET, read_levels
 from aligngpt.evaluation.artifacts import EvalResults
 from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, Summary
-from aligngpt.reporting.benchmarks.load import BenchmarkFolder, load_folder
-from aligngpt.reporting.formatting import VARIANT_NAMES
+from aligngpt.reporting.benchmarks.load import BenchmarkFolder, load_folder, read_optional
+from aligngpt.reporting.formatting import STAGE_NAMES, VARIANT_NAMES
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
-from aligngpt.utils.artifacts import Artifact
-
-_A = TypeVar("_A", bound=Artifact)
-
-STAGES = ("pretrain", "finetune")
-VARIANTS = ("adaptive", "none")
 
 
 @dataclass(frozen=True)
@@ -52,19 +45,19 @@ def load_run(folder: Path) -> Run:
     Raises:
         ValueError: The folder is not a run, or one of its files is damaged; the message names the file.
     """
-    results = {name: folder / f"eval-{name}" for name in VARIANTS}
+    results = {name: folder / f"eval-{name}" for name in VARIANT_NAMES}
     run = Run(
         folder=folder,
-        summary=_read(Summary, folder),
+        summary=read_optional(Summary, folder),
         caption_kinds=_count_kinds(folder),
         trainings={
             (stage, name): result
-            for stage in STAGES
-            for name in VARIANTS
-            if (result := _read(TrainResult, folder / f"{stage}-{name}"))
+            for stage in STAGE_NAMES
+            for name in VARIANT_NAMES
+            if (result := read_optional(TrainResult, folder / f"{stage}-{name}"))
         },
-        captions=_read(LevelCaptions, folder / "captions"),
-        gate_examples=_read(GateExamples, folder),
+        captions=read_optional(LevelCaptions, folder / "captions"),
+        gate_examples=read_optional(GateExamples, folder),
         evaluations={
             name: load_folder(path, VARIANT_NAMES[name])
             for name, path in results.items()
@@ -81,12 +74,8 @@ def has_scores(folder: Path) -> bool:
     return (folder / "scores" / "manifest.json").is_file()
 
 
-def _read(kind: type[_A], folder: Path) -> _A | None:
-    return kind.read(folder) if (folder / kind.FILE).is_file() else None
-
-
 def _count_kinds(folder: Path) -> Counter[tuple[int, str]]:
-    truth = _read(Truth, folder / "data")
+    truth = read_optional(Truth, folder / "data")
     if truth is None or not (folder / "levels" / LEVELS_PARQUET).is_file():
         return Counter()
     levels = read_levels(folder / "levels")

@@ -23,6 +23,7 @@ from aligngpt.reporting.formatting import (
     decimal,
     duration,
     integer,
+    interval,
     percent,
     percent_range,
     title_case,
@@ -30,11 +31,10 @@ from aligngpt.reporting.formatting import (
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.reporting.images import heat_map, heat_scale, image_file, thumbnail
 from aligngpt.reporting.run import charts, insights
-from aligngpt.reporting.run.load import STAGES, VARIANTS, Run, has_scores, load_run
+from aligngpt.reporting.run.load import Run, has_scores, load_run
 
 _T = TypeVar("_T")
 
-_TEMPLATE = "run/section.html.jinja"
 _CAPTIONED_IMAGES = 5
 _HEAT_MAPS = 8
 
@@ -54,43 +54,35 @@ def report_run(run: str | Path, output: str | Path | None = None, *, comparisons
         ValueError: The folder is not a run, or one of its files is damaged.
     """
     loaded = load_run(Path(run))
+    name = loaded.folder.resolve().name
     lead = insights.variants(loaded.evaluations, comparisons) or ["No predictions were scored in this run."]
-    page = Page(
-        "run report", loaded.folder.resolve().name, lead, _cards(loaded), _sections(loaded, comparisons), _notes(loaded)
-    )
+    notes = list_data_notes(result.row for folder in loaded.evaluations.values() for result in folder.results)
+    page = Page("run report", name, lead, _cards(loaded), _sections(loaded, comparisons), notes)
     return write_page(Path(output or loaded.folder / "report.html"), page)
 
 
 def _sections(run: Run, comparisons: Compared) -> list[Section]:
-    sections = _data(run)
-    sections[1:1] = [_truth(run)]
-    sections += [_training(run), _captions(run)]
+    scores, *about_data = _data(run)
     evaluated = run.evaluations.get("adaptive") or run.evaluations.get("none")
     if evaluated:
-        sections += [
-            section for section in benchmarks.make_sections(evaluated, comparisons) if section.id != "settings"
-        ]
+        results = benchmarks.make_sections(evaluated, comparisons)[:-1]  # without the settings
     else:
-        sections.append(_not_run(Section("results", "Results", "Results", "Benchmark results of the trained models.")))
+        results = [_not_run(Section("results", "Results", "Results", "Benchmark results of the trained models."))]
+    sections = [scores, _truth(run), *about_data, _training(run), _captions(run), *results]
     return [*sections, *_kinds(run), _gate_examples(run), _costs(run), _configuration(run)]
 
 
 def _not_run(section: Section, name: str | None = None) -> Section:
-    section.missing.append(
-        f"{name or section.title}: not run; `aligngpt run` with the same --output runs missing steps."
-    )
+    remedy = "`aligngpt run` with the same --output runs missing steps"
+    section.missing.append(f"{name or section.title}: not run; {remedy}.")
     return section
-
-
-def _notes(run: Run) -> list[str]:
-    return list_data_notes(result.row for folder in run.evaluations.values() for result in folder.results)
 
 
 def _cards(run: Run) -> list[Card]:
     cards = []
-    for name in VARIANTS:
+    for name in VARIANT_NAMES:
         scores = [result for result in run.evaluations[name].results if result.score] if name in run.evaluations else []
-        note = f"95% CI {benchmarks.charts.ci_text(scores[0].score.ci95)}" if scores and scores[0].score else "not run"
+        note = f"95% CI {interval(scores[0].score.ci95)}" if scores and scores[0].score else "not run"
         value = benchmarks.charts.score_text(scores[0].row.score) if scores else NO_VALUE
         cards.append(Card(f"{scores[0].title if scores else 'Score'}, {VARIANT_NAMES[name].lower()}", value, note))
     value = decimal(run.summary.score_coverage_spearman) if run.summary else NO_VALUE
@@ -115,7 +107,7 @@ def _data(run: Run) -> list[Section]:
         data=pairs if pairs.is_file() else None,
         images=run.images if run.images.is_dir() else None,
     )
-    return [section for section in data.make_sections(facts) if section.id != "provenance"]
+    return data.make_sections(facts)[:-1]  # without the provenance
 
 
 def _truth(run: Run) -> Section:
@@ -149,18 +141,12 @@ def _training(run: Run) -> Section:
         "Stage 1 trains the projector and the alignment table with a frozen language model; stage 2 trains language "
         "model, projector and gate with a frozen table (section 3 of the paper). The variant without alignment, as in "
         "LLaVA-1.5, gets the same data and number of steps. A lower loss is not the goal; better predictions are.",
-        template=_TEMPLATE,
     )
-    for stage in STAGES:
-        trainings = {name: run.trainings[stage, name] for name in VARIANTS if (stage, name) in run.trainings}
-        for name in VARIANTS:
-            if name not in trainings:
-                _not_run(section, f"{STAGE_NAMES[stage]}, {VARIANT_NAMES[name].lower()}")
-        logged = {
-            name: training
-            for name, training in trainings.items()
-            if any(entry.loss is not None for entry in training.log_history)
-        }
+    for stage, title in STAGE_NAMES.items():
+        trainings = {name: run.trainings[stage, name] for name in VARIANT_NAMES if (stage, name) in run.trainings}
+        for name in [name for name in VARIANT_NAMES if name not in trainings]:
+            _not_run(section, f"{title}, {VARIANT_NAMES[name].lower()}")
+        logged = {name: training for name, training in trainings.items() if charts.logged_losses(training)}
         if logged:
             section.charts.append(charts.loss_curves(logged, stage))
         if trainings:
@@ -176,22 +162,15 @@ def _training(run: Run) -> Section:
 
 
 def _modules_table(run: Run) -> Table:
-    modules = [{module.name: module for module in training.modules} for training in run.trainings.values()]
-    rows = []
-    for name in dict.fromkeys(name for by_name in modules for name in by_name):
-        cells = [by_name.get(name) for by_name in modules]
-        states = [
-            "absent"
-            if cell is None
-            else f"{'trained' if cell.trainable else 'frozen'} · {integer(cell.num_parameters)}"
-            for cell in cells
-        ]
-        rows.append((title_case(name), *states))
-    totals = []
-    for by_name in modules:
-        trainable = sum(module.num_parameters for module in by_name.values() if module.trainable)
-        every = sum(module.num_parameters for module in by_name.values())
-        totals.append(f"{integer(trainable)} of {integer(every)}")
+    columns, totals = [], []
+    for training in run.trainings.values():
+        states = {module.name: "trained" if module.trainable else "frozen" for module in training.modules}
+        sizes = {module.name: module.num_parameters for module in training.modules}
+        columns.append({name: f"{state} · {integer(sizes[name])}" for name, state in states.items()})
+        trainable = sum(size for name, size in sizes.items() if states[name] == "trained")
+        totals.append(f"{integer(trainable)} of {integer(sum(sizes.values()))}")
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(title_case(name), *(column.get(name, "absent") for column in columns)) for name in names]
     return Table(("Module", *_run_names(run)), (*rows, ("Trainable parameters", *totals)))
 
 
@@ -225,24 +204,16 @@ def _captions(run: Run) -> Section:
         "Captions by alignment level",
         "After stage 1, the model describes test images conditioned on each level. In Figure 7 of the paper, a low "
         "level attends to a part of the image and a high level to all of it, so recall should rise with the level.",
-        template=_TEMPLATE,
     )
     if run.captions is None:
         return _not_run(section)
     section.charts.append(charts.captions_by_level(run.captions))
     section.insights.extend(insights.captions(run.captions))
     num_levels = run.captions.num_levels
+    section.content["num_levels"] = num_levels
+    section.content["selected_levels"] = sorted({1, (num_levels + 1) // 2, num_levels})
     section.content["captions"] = [
-        {
-            "truth": example.truth,
-            "uri": _thumbnail(run, example.image),
-            "selected": [
-                (level, example.captions[level - 1]) for level in sorted({1, (num_levels + 1) // 2, num_levels})
-            ],
-            "all": list(enumerate(example.captions, start=1)),
-            "num_levels": num_levels,
-        }
-        for example in run.captions.examples[:_CAPTIONED_IMAGES]
+        (example, _thumbnail(run, example.image)) for example in run.captions.examples[:_CAPTIONED_IMAGES]
     ]
     return section
 
@@ -251,16 +222,15 @@ def _kinds(run: Run) -> list[Section]:
     if run.summary is None or not run.summary.synthetic:
         return []
     variants = run.summary.synthetic
-    kinds = dict.fromkeys(kind for metrics in variants.values() for kind in metrics.accuracy_by_kind)
-    cells = [[_estimate(metrics.accuracy_by_kind.get(kind)) for metrics in variants.values()] for kind in kinds]
-    rows = tuple((title_case(kind), *row) for kind, row in zip(kinds, cells, strict=True))
+    columns = [metrics.accuracy_by_kind for metrics in variants.values()]
+    kinds = dict.fromkeys(kind for column in columns for kind in column)
+    rows = tuple((title_case(kind), *(_estimate(column.get(kind)) for column in columns)) for kind in kinds)
     section = Section(
         "kinds",
         "Kinds",
         "Accuracy by kind of question",
         "Accuracy of each variant on the synthetic benchmark with its 95% CI over questions. With several kinds, one "
         "may differ by chance.",
-        template=_TEMPLATE,
         content={"tables": [("Both variants", Table(("Kind", *(VARIANT_NAMES[name] for name in variants)), rows))]},
     )
     return [section]
@@ -280,7 +250,6 @@ def _gate_examples(run: Run) -> Section:
         "The input of the gate is one number per image token: its dot product with the mean text embedding of the "
         "question (Eq. 2). Each image has its own color scale. The paper does not say that high values mark the "
         "objects in question.",
-        template=_TEMPLATE,
     )
     if run.gate_examples is None or not run.gate_examples.examples:
         return _not_run(section)
@@ -298,8 +267,6 @@ def _heat_map(run: Run, example: GateExample) -> dict[str, Any]:
         "example": example,
         "uri": _thumbnail(run, example.image),
         "heat": None if file is None else heat_map(file, example.grid, example.dots),
-        "low": decimal(min(example.dots)),
-        "high": decimal(max(example.dots)),
         "correct": example.prediction.strip() == example.answer.strip(),
     }
 
@@ -335,11 +302,9 @@ def _configuration(run: Run) -> Section:
         "Configuration",
         "Configuration and versions",
         "Everything that is needed to repeat the run.",
-        template="templates/settings.html.jinja",
-        content={"files": {}, "versions": {}},
     )
     if run.summary is None:
         return _not_run(section)
-    section.content["files"] = {"Configuration": json.dumps(run.summary.config, indent=2, ensure_ascii=False)}
-    section.content["versions"] = run.summary.versions
+    config = json.dumps(run.summary.config, indent=2, ensure_ascii=False)
+    section.content.update(files={"Configuration": config}, versions=run.summary.versions)
     return section
