@@ -38,8 +38,8 @@ docs: $(STAMP) ## build the documentation site into build/docs; warnings are err
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
-notebooks: $(STAMP) ## run the notebooks
-	$(BIN)/jupyter-execute --timeout=900 notebooks/*.ipynb
+notebooks: $(STAMP) ## run the notebooks, on photographs where ../shared has some
+	$(if $(wildcard ../shared/photos),PHOTOS=$(abspath ../shared/photos)) $(BIN)/jupyter-execute --timeout=900 notebooks/*.ipynb
 
 # lmms-eval brings a hundred packages, so it has its own environment. torchvision is removed: see constraints-lmms.txt.
 $(LMMS)/.installed: pyproject.toml constraints-lmms.txt
