@@ -38,28 +38,20 @@ def score_target(target: Target, prediction: Prediction | None, compare: Compare
 def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict[str, Prediction], MatchCounts]:
     """Return the last prediction for each question, by the question's id as text, and how both fit.
 
-    Args:
-        ids: Ids of the questions; ids are compared as text.
-        predictions: Predictions, perhaps for other questions as well.
-
     Raises:
         ValueError: No prediction belongs to any of the questions.
     """
     expected = dict.fromkeys(map(str, ids))
     rows = [row for row in predictions.rows if str(row.id) in expected]
     if not rows and expected:
+        own, other = (next(iter(names), None) for names in ([row.id for row in predictions.rows], expected))
         raise ValueError(
             f"{predictions.source}: none of its {len(predictions.rows)} predictions is for a question of the labels "
-            f"(its ids begin with {_first(row.id for row in predictions.rows)}, those of the labels with "
-            f"{_first(expected)}); check the split and the benchmark"
+            f"(its ids begin with {own!r}, those of the labels with {other!r}); check the split and the benchmark"
         )
     matches = {str(row.id): row for row in rows}
     extra = len(predictions.rows) - len(rows)
     return matches, MatchCounts(len(expected) - len(matches), extra, len(rows) - len(matches))
-
-
-def _first(ids: Iterable[Id]) -> str:
-    return repr(next(iter(ids), None))
 
 
 def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, list[SampleScore]]:
@@ -94,8 +86,7 @@ def percent_by_category(samples: Iterable[SampleScore], category: str) -> dict[s
     return {value: round(percent(group), 2) for value, group in sorted(group_samples(samples, category).items())}
 
 
-def predicted_texts(ids: Iterable[Id], predictions: Predictions) -> list[str]:
-    """Return the predicted text of each id for a submission, empty where it is missing."""
-    ids = list(ids)
+def predicted_texts(ids: Sequence[Id], predictions: Predictions) -> list[tuple[Id, str]]:
+    """Return each id with its predicted text for a submission, empty where it is missing."""
     matches, _ = match_predictions(ids, predictions)
-    return [matches[str(name)].text if str(name) in matches else "" for name in ids]
+    return [(name, matches[str(name)].text if str(name) in matches else "") for name in ids]

@@ -1,4 +1,7 @@
-"""Reading the files of benchmarks: JSON, JSON Lines and TSV, gzipped or not, with errors that name file and line."""
+"""Reading the files of benchmarks: JSON, JSON Lines and TSV, gzipped or not, with errors that name file and line.
+
+`description` is the expected content, such as `GQA questions`, for the error message.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,9 +78,6 @@ def load_json(path: Path) -> Any:
 def load_object(path: Path, description: str) -> Record:
     """Read a JSON object.
 
-    Args:
-        description: The expected content, for the error message.
-
     Raises:
         ValueError: If it is not an object.
     """
@@ -117,8 +118,8 @@ def load_records(path: Path) -> list[tuple[int, Record]]:
         raise ValueError(f"{path}: no records; check that this is the right file and complete")
     for number, value in values:
         if not isinstance(value, dict):
-            message = f"expected an object, got {json_type(value)}; check that this is the right file"
-            raise ValueError(f"{path}:{number}: {message}")
+            problem = f"expected an object, got {json_type(value)}"
+            raise ValueError(f"{path}:{number}: {problem}; check that this is the right file")
     return values
 
 
@@ -144,7 +145,7 @@ def parse_records(
         records: Each with its key or its line.
         parse: Key or line, and record, to the value.
         path: The file, for the error message.
-        description: What a record is, such as `GQA question`, for the error message.
+        description: What a record is.
 
     Raises:
         ValueError: If a record lacks a field, or a field has another type.
@@ -179,16 +180,12 @@ def parse_lines(path: Path, parse: Callable[[int, Record], T | None], descriptio
 
 
 def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a TSV file whose first line names the columns and whose cells may be quoted.
+    """Read a TSV file, whose first line names the columns, as a mapping from column to cell per row.
 
-    Args:
-        columns: Required columns.
-
-    Returns:
-        A mapping from column to cell per row; cells that a short row lacks are empty.
+    Cells may be quoted; cells that a short row lacks are empty.
 
     Raises:
-        ValueError: If a column is missing, a row is too long, or the file ends within a row.
+        ValueError: If one of `columns` is missing, a row is too long, or the file ends within a row.
     """
     limit = csv.field_size_limit(sys.maxsize)  # images are long cells
     try:
@@ -204,10 +201,9 @@ def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise ValueError(f"{path}: columns {', '.join(missing)} are missing; check that this is the right file")
     for line, row in rows[1:]:
         if len(row) > len(header) or (line == rows[-1][0] and len(row) < len(header)):
-            raise ValueError(
-                f"{path}:{line}: {len(row)} cells in a table of {len(header)} columns; check that the file is complete"
-            )
-    return [dict(zip(header, row + [""] * (len(header) - len(row)), strict=True)) for _, row in rows[1:]]
+            problem = f"{len(row)} cells in a table of {len(header)} columns"
+            raise ValueError(f"{path}:{line}: {problem}; check that the file is complete")
+    return [dict(zip_longest(header, row, fillvalue="")) for _, row in rows[1:]]
 
 
 def json_type(value: Any) -> str:
@@ -239,9 +235,6 @@ def collect_files(paths: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
 
 def locate_file(paths: Sequence[Path], patterns: Sequence[str], description: str) -> Path:
     """Return the given file, or the first file of a given folder that matches a pattern; errors as `collect_files`.
-
-    Args:
-        description: The expected content, for the error message.
 
     Raises:
         ValueError: If no path is given or no file matches.
@@ -293,10 +286,8 @@ def read_predictions(path: Path, null_text: str | None = None) -> Predictions:
         if not isinstance(text, str):
             problem = f"is {json_type(text)}" if text_key in record else "is missing"
             raise ValueError(f"{path}:{line}: {text_key} {problem}; expected the text of a prediction")
-        prompt = record.get("prompt")
-        rows.append(
-            Prediction(record_id(record, id_key, path, line), text, prompt if isinstance(prompt, str) else "", line)
-        )
+        name, prompt = record_id(record, id_key, path, line), record.get("prompt")
+        rows.append(Prediction(name, text, prompt if isinstance(prompt, str) else "", line))
     return Predictions(str(path), rows, text_key != "text")
 
 

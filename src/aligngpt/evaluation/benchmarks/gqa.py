@@ -10,7 +10,7 @@ from typing import Any
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import group_samples, missing_note, percent, score_targets
+from aligngpt.evaluation.matching import group_samples, missing_note, percent, percent_by_category, score_targets
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 
 _QUESTIONS = ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json")
@@ -29,9 +29,7 @@ def read_labels(paths: Sequence[Path]) -> list[Target]:
     Raises:
         ValueError: If no question is balanced.
     """
-    path = readers.locate_file(
-        paths, ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json"), "GQA questions"
-    )
+    path = readers.locate_file(paths, _QUESTIONS, "GQA questions")
     targets = readers.parse_object(path, _target, "GQA question")
     if not targets:
         raise ValueError(f"{path}: no question is balanced; pass the balanced questions, which alone are scored")
@@ -57,20 +55,20 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     """Score by exact match. Trailing periods and case are ignored in a model's answers, but not in a submission."""
 
     def compare(target: Target, text: str | None) -> tuple[str | None, float]:
-        parsed = text if text is None or predictions.submission else _prediction(text)
+        parsed = text if text is None or predictions.submission else text.rstrip(".").lower()
         return parsed, float(parsed == target.label)
 
     samples, counts = score_targets(targets, predictions, compare)
     accuracy = percent(samples)
-    forms = {form: percent(group) for form, group in group_samples(samples, "form").items()}
+    forms = percent_by_category(samples, "form")
     distribution = _distribution(targets, samples)
     details = {
         "n": len(samples),
         "correct": sum(sample.score == 1 for sample in samples),
         "accuracy_unrounded": accuracy,
         "printed": {
-            "binary": round(forms.get("binary", 0.0), 2),
-            "open": round(forms.get("open", 0.0), 2),
+            "binary": forms.get("binary", 0.0),
+            "open": forms.get("open", 0.0),
             "accuracy": round(accuracy, 2),
             "distribution": None if distribution is None else round(distribution, 2),
         },
@@ -84,10 +82,6 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     }
     notes = missing_note(counts, "the official scorer stops with an error") if protocol == "official" else ()
     return Score(accuracy, f"{accuracy:.2f}", samples, counts, details, notes)
-
-
-def _prediction(text: str) -> str:
-    return text.rstrip(".").lower()
 
 
 def _distribution(targets: Sequence[Target], samples: Sequence[SampleScore]) -> float | None:

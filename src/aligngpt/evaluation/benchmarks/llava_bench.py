@@ -12,14 +12,8 @@ import numpy as np
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
-from aligngpt.evaluation.judge.judge import (
-    Judge,
-    JudgedPrediction,
-    JudgeRequest,
-    JudgeRequests,
-    Message,
-    match_for_judge,
-)
+from aligngpt.evaluation.judge.client import Message
+from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
 from aligngpt.evaluation.matching import count_duplicates, group_samples, match_predictions
 from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
@@ -79,8 +73,7 @@ def read_reviews(path: Path) -> Predictions:
 
 
 def _is_pair(scores: Any) -> bool:
-    is_list = isinstance(scores, list | tuple) and len(scores) == 2
-    return is_list and all(isinstance(value, int | float) and not isinstance(value, bool) for value in scores)
+    return isinstance(scores, list | tuple) and len(scores) == 2 and {*map(type, scores)} <= {int, float}
 
 
 def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
@@ -96,9 +89,9 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
         matches, counts = match_predictions((target.id for target in targets), predictions)
     if protocol == "strict":
         rows = list(matches.values())
-    unreadable = [row.id for row in rows if not _is_readable(row)]
+    unreadable = [row.id for row in rows if not _is_readable(row.extra["scores"])]
     if protocol == "strict":
-        rows = [row for row in rows if _is_readable(row)]
+        rows = [row for row in rows if _is_readable(row.extra["scores"])]
     if not rows:
         raise ValueError(f"{predictions.source}: no review is readable; use another judge")
     samples = [_sample(row) for row in rows]
@@ -112,8 +105,8 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     return Score(value, f"{value:.1f}", samples, counts, details, notes)
 
 
-def _is_readable(row: Prediction) -> bool:
-    return row.extra["scores"] != UNREADABLE and all(map(math.isfinite, row.extra["scores"]))
+def _is_readable(scores: tuple[float, float]) -> bool:
+    return scores != UNREADABLE and all(map(math.isfinite, scores))
 
 
 def _sample(row: Prediction) -> SampleScore:
@@ -203,17 +196,14 @@ def _read_rules(path: Path) -> tuple[dict[str, tuple[str, str]] | None, tuple[st
     if not path.exists():
         file = "LLaVA's rule.json (llava/eval/table in its code)"
         return None, (f"judged by a rule written for this package: {file} is not in {path.parent}",)
-    return dict(readers.parse_object(path, _rule, "rule")), ()
-
-
-def _rule(name: str, record: dict[str, Any]) -> tuple[str, tuple[str, str]]:
-    return name, (str(record["role"]), str(record["prompt"]))
+    rules = readers.parse_object(path, lambda name, row: (name, (str(row["role"]), str(row["prompt"]))), "rule")
+    return dict(rules), ()
 
 
 def parse_scores(reply: str) -> tuple[float, float] | None:
     """Return the scores of reference and model in a reply; None if it is unreadable."""
     scores = read_review(reply)
-    return None if scores == UNREADABLE or not all(map(math.isfinite, scores)) else scores
+    return scores if _is_readable(scores) else None
 
 
 def write_reviews(path: Path, judged: Sequence[JudgedPrediction]) -> None:

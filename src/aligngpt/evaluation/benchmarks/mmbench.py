@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from aligngpt.utils.io import atomic_path
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROTATION = 1_000_000  # an index is that of the question plus this for each rotation
-_COLUMNS = ("index", "question", "A", "B")
 _MISSING = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
     | {"NULL", "NaN", "None", "n/a", "nan", "null"}
@@ -74,7 +74,7 @@ def read_labels(paths: Sequence[Path], check_images: bool = True) -> list[Rotati
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
-    rows = readers.load_table(path, _COLUMNS)
+    rows = readers.load_table(path, ("index", "question", "A", "B"))
     if not rows:
         raise ValueError(f"{path}: no questions; check that the file is complete")
     return rows
@@ -84,9 +84,8 @@ def _index(row: Row, path: Path) -> int:
     try:
         return int(row["index"])
     except ValueError:
-        raise ValueError(
-            f"{path}: index {row['index'][:40]!r} is not an integer; check that this is MMBench's table"
-        ) from None
+        problem = f"index {row['index'][:40]!r} is not an integer"
+        raise ValueError(f"{path}: {problem}; check that this is MMBench's table") from None
 
 
 def _options(row: Row) -> dict[str, str]:
@@ -181,11 +180,7 @@ def read_questions(path: Path, instruction: str) -> list[Question]:
 
 
 def _question(row: Row, path: Path, instruction: str) -> Question:
-    options: list[str] = []
-    for letter in "ABCD":
-        if _is_none(row.get(letter, "")):
-            break
-        options.append(row[letter])
+    options = list(takewhile(lambda cell: not _is_none(cell), (row.get(letter, "") for letter in "ABCD")))
     hint = "" if _is_none(row.get("hint", "")) else f"{row['hint']}\n"
     lines = [f"{hint}{row['question']}", *(f"{letter}. {text}" for letter, text in zip("ABCD", options, strict=False))]
     prompt = "\n".join(lines)
@@ -211,10 +206,8 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
     sheet: list[list[Cell]] = [[*columns[:_PREDICTION_COLUMN], "prediction", *columns[_PREDICTION_COLUMN:]]]
     for row in rows:
         cells: list[Cell] = [None if row[name] in _MISSING else row[name] for name in columns]
-        index = _index(row, questions)
-        cells[columns.index("index")] = index
-        prediction = matches.get(str(index))
-        cells.insert(_PREDICTION_COLUMN, None if prediction is None else prediction.text)
+        index = cells[columns.index("index")] = _index(row, questions)
+        cells.insert(_PREDICTION_COLUMN, matches[str(index)].text if str(index) in matches else None)
         sheet.append(cells)
     write_sheet(output, sheet)
 
@@ -263,9 +256,7 @@ def mmbench(name: str, split: str, instruction: str) -> Benchmark:
         read_questions=partial(read_questions, instruction=instruction),
         read_labels=read_labels,
         read_labels_for_run=partial(read_labels, check_images=False),
-        read_predictions=partial(
-            readers.read_predictions, null_text="nan"
-        ),  # a missing text is `nan` in the official tools
+        read_predictions=partial(readers.read_predictions, null_text="nan"),  # as the official tools read null
         score=score,
         write_submission=write_submission,
         official_caveat="the official toolkit skips questions without a prediction for their first rotation, and "

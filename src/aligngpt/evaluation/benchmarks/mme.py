@@ -83,10 +83,8 @@ def _read_lines(path: Path) -> list[MmeLine]:
 def _parse_line(task: str, text: str, path: Path, number: int) -> MmeLine:
     fields = text.split("\t")
     if len(fields) not in (3, 4) or fields[2].lower() not in ("yes", "no"):
-        raise ValueError(
-            f"{path}:{number}: expected image, question, Yes or No and, in results, the answer, separated by tabs; "
-            f"got {len(fields)} fields"
-        )
+        form = "image, question, Yes or No and, in results, the answer, separated by tabs"
+        raise ValueError(f"{path}:{number}: expected {form}; got {len(fields)} fields")
     return MmeLine(task, fields[0], fields[1], fields[2], fields[3] if len(fields) == 4 else None, number)
 
 
@@ -96,12 +94,11 @@ def _read_release(folder: Path) -> list[MmeLine]:
     for task in TASKS:
         folders = [folder / name / task for name in _RELEASE_FOLDERS if (folder / name / task).is_dir()]
         for path in readers.collect_files(folders, _RELEASE_FILES):
-            for number, text in enumerate(readers.load_text(path).split("\n"), start=1):
-                question, _, label = text.strip().partition("\t")
-                if text.strip() and label.lower() not in ("yes", "no"):
+            for number, text in enumerate(map(str.strip, readers.load_text(path).split("\n")), start=1):
+                question, _, label = text.partition("\t")
+                if text and label.lower() not in ("yes", "no"):
                     raise ValueError(f"{path}:{number}: expected a question and Yes or No, separated by a tab")
-                if text.strip():
-                    lines.append(MmeLine(task, path.name, question, label))
+                lines += [MmeLine(task, path.name, question, label)] if text else []
     return lines
 
 
@@ -156,8 +153,7 @@ def score(labels: Sequence[MmeLine], predictions: Predictions, protocol: Protoco
     samples = [_sample(pair) for pair in pairs]
     by_task = {task: [pair for pair in pairs if pair[0].task == task] for task in TASKS}
     tasks = {task: _task_score(own) for task, own in by_task.items() if own}
-    perception = total(tasks[task] for task in PERCEPTION if task in tasks)
-    cognition = total(tasks[task] for task in COGNITION if task in tasks)
+    perception, cognition = (total(tasks.get(task, 0.0) for task in names) for names in (PERCEPTION, COGNITION))
     details = {"perception": perception, "cognition": cognition, "tasks": tasks}
     notes = _official_notes(by_task, predictions) if protocol == "official" else ()
     return Score(perception, f"{perception:.2f}", samples, counts, details, notes)
@@ -226,13 +222,9 @@ def _sample(pair: Sequence[MmeLine]) -> SampleScore:
         for line in pair
     )
     correct = [part.score for part in parts]
-    return SampleScore(
-        _sample_id(task, pair[0].image),
-        (mean(correct) + all(correct)) / 2,
-        groups={"task": task},
-        aggregation_group=task if task in PERCEPTION else None,
-        parts=parts,
-    )
+    name, group = f"{task}/{_stem(pair[0].image)}", task if task in PERCEPTION else None
+    half = (mean(correct) + all(correct)) / 2
+    return SampleScore(name, half, groups={"task": task}, aggregation_group=group, parts=parts)
 
 
 def _official_notes(by_task: Mapping[str, Sequence[Sequence[MmeLine]]], predictions: Predictions) -> tuple[str, ...]:
@@ -243,11 +235,8 @@ def _official_notes(by_task: Mapping[str, Sequence[Sequence[MmeLine]]], predicti
     mixed = sum(_stem(left.image) != _stem(right.image) for pairs in by_task.values() for left, right in pairs)
     if mixed:
         notes.append(f"pairs of lines about two different images: {mixed}")
-    unparsed = [
-        task
-        for task, pairs in by_task.items()
-        if pairs and all(read_yes_no(line.answer or "") == "other" for pair in pairs for line in pair)
-    ]
+    answers = {task: {read_yes_no(line.answer or "") for pair in own for line in pair} for task, own in by_task.items()}
+    unparsed = [task for task, own in answers.items() if own == {"other"}]
     if unparsed:
         notes.append(f"{', '.join(unparsed)}: no prediction is yes or no; the official scorer stops, here it scores 0")
     broken = sum("\t" in row.text or "\n" in row.text for row in predictions.rows)
@@ -258,11 +247,8 @@ def _official_notes(by_task: Mapping[str, Sequence[Sequence[MmeLine]]], predicti
 
 def sample_ids(questions: Sequence[Question], labels: Sequence[MmeLine] | None) -> list[Id]:
     """Return the sample of each question: both questions of an image are one sample."""
-    return [_sample_id(*str(question.id).split("/", 1)) for question in questions]
-
-
-def _sample_id(task: str, image: str = "") -> str:
-    return f"{task}/{_stem(image)}"
+    ids = (str(question.id).partition("/") for question in questions)
+    return [f"{task}/{_stem(image)}" for task, _, image in ids]
 
 
 MME = Benchmark(

@@ -68,21 +68,16 @@ def read_reviews(path: Path) -> Predictions:
         if isinstance(record, str):
             raise ValueError(f"{path}: holds predictions, not a judge's scores; run `aligngpt eval judge` first")
         scores = record.get("score") if isinstance(record, dict) else None
-        if (
-            not isinstance(scores, list)
-            or not scores
-            or not all(isinstance(value, int | float | None) for value in scores)
-        ):
+        are_numbers = isinstance(scores, list) and all(isinstance(value, int | float | None) for value in scores)
+        if not scores or not are_numbers:
             raise ValueError(f"{path}: {name}: score is missing; expected a list of one number per run")
-        if rows and len(scores) != len(rows[0].extra["scores"]):
-            raise ValueError(
-                f"{path}: {name} has {len(scores)} scores, {rows[0].id} has {len(rows[0].extra['scores'])}; every "
-                "question needs one per run"
-            )
+        num_runs = len(rows[0].extra["scores"]) if rows else len(scores)
+        if len(scores) != num_runs:
+            counts = f"{name} has {len(scores)} scores, {rows[0].id} has {num_runs}"
+            raise ValueError(f"{path}: {counts}; every question needs one per run")
         text = "; ".join(map(str, record.get("content", ())))
-        rows.append(
-            Prediction(name, text, extra={"scores": [None if value is None else float(value) for value in scores]})
-        )
+        given = [None if value is None else float(value) for value in scores]
+        rows.append(Prediction(name, text, extra={"scores": given}))
     return Predictions(str(path), rows)
 
 
@@ -145,8 +140,7 @@ def _round(value: Any) -> float:
 
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the file of the online evaluator: an object of `v1_<question id>` to prediction."""
-    ids = [question.id for question in readers.read_questions(questions)]
-    rows = zip(ids, predicted_texts(ids, predictions), strict=True)
+    rows = predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
     write_json(output, {f"{_PREFIX}{name}": text for name, text in rows})
 
 
@@ -188,11 +182,11 @@ def build_requests(data: Path, predictions: Predictions) -> JudgeRequests:
     path = (data / _FOLDER if (data / _FOLDER).is_dir() else data) / "mm-vet.json"
     questions = dict(readers.parse_object(path, _question, "MM-Vet question"))
     matches, counts, notes = match_for_judge({name: question for name, (question, _) in questions.items()}, predictions)
-    rows = []
-    for name, (question, truth) in questions.items():
-        if name in matches:
-            row = f"{question} | {truth} | {matches[name].text} | "
-            rows.append(JudgeRequest(name, ({"role": "user", "content": _TASK + row},)))
+    rows = [
+        JudgeRequest(name, ({"role": "user", "content": f"{_TASK}{question} | {truth} | {matches[name].text} | "},))
+        for name, (question, truth) in questions.items()
+        if name in matches
+    ]
     return JudgeRequests(rows, counts, [name for name in questions if name not in matches], notes)
 
 
@@ -213,13 +207,8 @@ def parse_score(reply: str) -> float | None:
 
 def write_reviews(path: Path, judged: Sequence[JudgedPrediction]) -> None:
     """Write the official evaluator's file: `model`, `score` and `content` by id, one score per run."""
-    write_json(
-        path,
-        {
-            str(row.request.id): {"model": row.model, "score": list(row.scores), "content": list(row.replies)}
-            for row in judged
-        },
-    )
+    reviews = [{"model": row.model, "score": list(row.scores), "content": list(row.replies)} for row in judged]
+    write_json(path, {str(row.request.id): review for row, review in zip(judged, reviews, strict=True)})
 
 
 MMVET = Benchmark(

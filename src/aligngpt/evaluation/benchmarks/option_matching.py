@@ -44,11 +44,6 @@ def infer_option(text: str, options: Mapping[str, str]) -> str | None:
     match = _ANSWER_IS.search(text)
     if match and match[1].upper() in options:
         return match[1].upper()
-    return _match_text(text.lower(), options)
-
-
-def _match_text(text: str, options: Mapping[str, str]) -> str | None:
-    if len(text) > _MAX_LENGTH_RATIO * sum(map(len, options.values())):
-        return None
-    letters = [letter for letter, option in options.items() if option.lower() in text]
-    return letters[0] if len(letters) == 1 else None
+    is_short = len(text.lower()) <= _MAX_LENGTH_RATIO * sum(map(len, options.values()))
+    letters = [letter for letter, option in options.items() if option.lower() in text.lower()]
+    return letters[0] if is_short and len(letters) == 1 else None

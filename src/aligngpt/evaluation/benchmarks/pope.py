@@ -61,9 +61,8 @@ def read_labels(paths: Sequence[Path]) -> PopeLabels:
 
 def _label(path: Path, subset: str, line: int, record: dict[str, Any]) -> Target:
     if record.get("label") not in ("yes", "no"):
-        raise ValueError(
-            f"{path}:{line}: label is {record.get('label')!r}, expected yes or no; check that these are POPE's labels"
-        )
+        problem = f"label is {record.get('label')!r}, expected yes or no"
+        raise ValueError(f"{path}:{line}: {problem}; check that these are POPE's labels")
     key = (record.get("image", ""), record.get("text", ""))
     return Target(readers.record_id(record, "question_id", path, line), record["label"], {"subset": subset}, data=key)
 
@@ -103,9 +102,8 @@ def score(labels: PopeLabels, predictions: Predictions, protocol: Protocol) -> S
             parsed = [sample.prediction for sample in part]
         samples += part
         if not part:
-            raise ValueError(
-                f"{predictions.source}: no predictions for the {subset} questions; pass the labels of other subsets"
-            )
+            problem = f"no predictions for the {subset} questions"
+            raise ValueError(f"{predictions.source}: {problem}; pass the labels of other subsets")
         details[subset] = _confusion(part, parsed)
         if details[subset]["TP"] == 0:
             notes.append(f"{subset}: no yes is correct and the official scorer divides by zero; F1 counts as 0")
@@ -120,8 +118,7 @@ def _sample(subset: str, label: str, name: Id, prediction: Prediction | None) ->
     text, parsed = (None, opposite) if prediction is None else (prediction.text, read_yes_no(prediction.text))
     correct = parsed == label
     hit = 2.0 * (correct and label == "yes")
-    groups = {"subset": subset}
-    return SampleScore(name, float(correct), text, parsed, label, groups, subset, hit, hit + (not correct))
+    return SampleScore(name, float(correct), text, parsed, label, {"subset": subset}, subset, hit, hit + (not correct))
 
 
 def _score_by_question(subset: str, labels: PopeLabels, matches: Mapping[str, Prediction]) -> list[SampleScore]:
@@ -133,9 +130,8 @@ def _score_by_question(subset: str, labels: PopeLabels, matches: Mapping[str, Pr
             f"{subset}: labels are missing for {len(missing)} of {len(questions)} questions, the first about "
             f"{missing[0].data[0]}; pass question file and labels of the same release"
         )
-    return [
-        _sample(subset, by_key[question.data], question.id, matches.get(str(question.id))) for question in questions
-    ]
+    rows = ((by_key[question.data], question.id, matches.get(str(question.id))) for question in questions)
+    return [_sample(subset, *row) for row in rows]
 
 
 def _position_notes(subset: str, questions: Sequence[Target], lines: Sequence[Target]) -> list[str]:

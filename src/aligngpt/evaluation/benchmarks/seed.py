@@ -10,13 +10,7 @@ from typing import Any
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import (
-    group_samples,
-    match_predictions,
-    percent,
-    predicted_texts,
-    score_target,
-)
+from aligngpt.evaluation.matching import group_samples, match_predictions, percent, predicted_texts, score_target
 from aligngpt.evaluation.types import MatchCounts, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
@@ -61,11 +55,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
             notes.append(f"predictions whose id is text, where the official scorer looks up a number: {num_lost}")
     samples = [score_target(target, rows[target.id], _compare) for target in targets]
     by_dimension, by_type = group_samples(samples, "dimension"), group_samples(samples, "data_type")
-    stops = [
-        name
-        for name, group in by_dimension.items()
-        if not any(sample.score == 1 or sample.text is None for sample in group)
-    ]
+    stops = [name for name, own in by_dimension.items() if not any(row.score == 1 or row.text is None for row in own)]
     if stops and protocol == "official":
         notes.append(f"{', '.join(stops)}: nothing correct and nothing missing; the official scorer stops here")
     images = [sample for sample in samples if sample.aggregation_group]
@@ -97,8 +87,7 @@ def _as_number(name: Id) -> Id:
 
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the leaderboard's file: a line per question in the order of the label file, empty if it is missing."""
-    ids = [str(target.id) for target in read_labels([questions])]
-    rows = zip(ids, predicted_texts(ids, predictions), strict=True)
+    rows = predicted_texts([str(target.id) for target in read_labels([questions])], predictions)
     write_jsonl(output, [{"question_id": name, "prediction": text} for name, text in rows])
 
 

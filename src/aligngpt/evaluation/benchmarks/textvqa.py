@@ -41,10 +41,8 @@ def question_in(prompt: str) -> str | None:
 
 
 def _compare(target: Target, text: str | None) -> tuple[str | None, float]:
-    if text is None:
-        return None, 0.0
-    parsed = vqa.normalize(text)
-    return parsed, vqa.accuracy(parsed, target.answers)
+    parsed = None if text is None else vqa.normalize(text)
+    return parsed, 0.0 if parsed is None else vqa.accuracy(parsed, target.answers)
 
 
 def score(targets: Sequence[Target], predictions: Predictions, protocol: Protocol) -> Score:
@@ -56,9 +54,8 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     if not matches:
         match_predictions(by_id, predictions)  # raises: no prediction matches
     last = {str(target.id): row for row, target in matches}
-    counts = MatchCounts(
-        len(by_id) - len(last), len(pairs) - len(matches), count_duplicates(target.id for _, target in matches)
-    )
+    num_duplicates = count_duplicates(target.id for _, target in matches)
+    counts = MatchCounts(len(by_id) - len(last), len(pairs) - len(matches), num_duplicates)
     notes: tuple[str, ...] = ()
     if protocol == "official":
         samples = [score_target(target, row, _compare) for row, target in matches]

@@ -31,8 +31,7 @@ _TYPEWRITTEN = {"ain't", "aren't", "can't", "could've", "couldn't", "we've", "wh
 def _contractions(typographic: bool) -> dict[str, str]:
     """Return each contraction by its spellings that lack one apostrophe.
 
-    Args:
-        typographic: Use VizWiz's spelling, which gives most of them the apostrophe U+2019.
+    The `typographic` ones are VizWiz's, which gives most of them the apostrophe U+2019.
     """
     table = {"somebody'd": "somebodyd"}  # reversed in the official tables, too
     for word in _SPELLED.split():

@@ -55,12 +55,9 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the server's file: normalized predictions in the order of the questions, empty where one is missing.
 
-    Args:
-        questions: `llava_vqav2_mscoco_test2015.jsonl` for every split: the server expects the whole test set.
+    The questions are those of the whole test set, which the server expects for every split.
     """
-    ids = [question.id for question in readers.read_questions(questions)]
-    texts = predicted_texts(ids, predictions)
-    rows = zip(ids, texts, strict=True)
+    rows = predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
     write_json(output, [{"question_id": name, "answer": vqa.normalize(text)} for name, text in rows])
 
 

@@ -25,12 +25,7 @@ _NO_KEY = "none"  # the library requires a key, a local server does not
 
 
 class EndpointError(OSError):
-    """A request without a reply.
-
-    Args:
-        message: The error of the endpoint or the network, in one line.
-        fatal: Whether every other request would fail in the same way.
-    """
+    """A request without a reply; `fatal` if every other request would fail in the same way."""
 
     def __init__(self, message: str, fatal: bool = False) -> None:
         super().__init__(message)
@@ -39,26 +34,22 @@ class EndpointError(OSError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply of the judge.
+    """A reply of the judge as it is stored: request, names the endpoint reported, token counts, finish reason."""
 
-    Args:
-        text: Empty if it has no text.
-        record: As it is stored: request, names the endpoint reported, token counts, finish reason.
-        cached: Whether it was stored before.
-    """
-
-    text: str
     record: Mapping[str, Any]
     cached: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text, empty if there is none."""
+        return str(self.record["text"])
 
 
 class ReplyCache:
     """Replies in a JSON Lines file, by the hash of their whole request. Thread-safe.
 
-    A line is appended as soon as its reply arrives; a line truncated by a killed process is skipped.
-
-    Args:
-        path: The file; created with the first reply.
+    A line is appended as soon as its reply arrives; a line truncated by a killed process is skipped. The first reply
+    creates the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,12 +82,7 @@ class ReplyCache:
 
 
 class JudgeClient(ExitStack):
-    """A judge model with its stored replies; a context manager. Thread-safe.
-
-    Args:
-        config: The judge.
-        cache: Its replies.
-    """
+    """A judge model with its stored replies; a context manager. Thread-safe."""
 
     def __init__(self, config: JudgeConfig, cache: ReplyCache) -> None:
         super().__init__()
@@ -139,12 +125,12 @@ class JudgeClient(ExitStack):
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         record = self._cache.find(key)
         if record is not None:
-            return Reply(record["text"], record, cached=True)
+            return Reply(record, cached=True)
         start = time.monotonic()
         record = {"key": key, **identity, **self._send(request)}
         record["seconds"] = round(time.monotonic() - start, 3)
         self._cache.add(record)
-        return Reply(record["text"], record)
+        return Reply(record)
 
     def _send(self, request: Record) -> Record:
         """Send a request. The library retries it; a deadline over all tries bounds replies that arrive slowly."""

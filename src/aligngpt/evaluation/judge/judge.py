@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,7 @@ _MAX_FAILURES = 5  # failed requests in a row after which the endpoint counts as
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """What the judge is asked about one prediction.
-
-    Args:
-        id: Id of the question.
-        messages: The chat.
-        record: What the reviews file keeps of it.
-    """
+    """The chat about the prediction for one question; `record` is what the reviews file keeps of it."""
 
     id: Id
     messages: tuple[Message, ...]
@@ -40,14 +34,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class JudgeRequests:
-    """What the judge is asked, in the order of the questions.
-
-    Args:
-        rows: A request per prediction.
-        counts: How predictions and questions match.
-        unanswered: Questions without a prediction.
-        notes: What does not match.
-    """
+    """A request per prediction in the order of the questions, how both match, and the questions without one."""
 
     rows: Sequence[JudgeRequest]
     counts: MatchCounts
@@ -126,8 +113,6 @@ def judge_predictions(
         data: The folder of all benchmarks, `playground/data/eval`, or the benchmark's own.
         answers: Predictions of a model.
         output: The reviews file.
-        config: The judge.
-        progress: Whether to show progress.
 
     Returns:
         The content of `<stem of output>-judge.json`.
@@ -216,17 +201,12 @@ def _ask_all(
                 error = None if future.cancelled() else future.result().error
                 num_failed = num_failed + 1 if error else 0
                 if error and (error.fatal or num_failed == _MAX_FAILURES):
-                    _cancel(futures)
+                    pool.shutdown(wait=False, cancel_futures=True)
                 advance(1)
         except BaseException:
-            _cancel(futures)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [_NOT_SENT if future.cancelled() else future.result() for future in futures]
-
-
-def _cancel(futures: Sequence[Future[_Outcome]]) -> None:
-    for future in futures:
-        future.cancel()
 
 
 def _ask(client: JudgeClient, judge: Judge, request: JudgeRequest, run: int, config: JudgeConfig) -> _Outcome:
