@@ -30,10 +30,7 @@ length_option = click.option(
     "--max-new-tokens", type=POSITIVE, default=256, help="Maximum length of an answer in tokens."
 )
 temperature_option = click.option(
-    "--temperature",
-    type=click.FloatRange(min=0.0),
-    default=0.0,
-    help="Sampling temperature; 0 means greedy decoding.",
+    "--temperature", type=click.FloatRange(min=0.0), default=0.0, help="Sampling temperature; 0 means greedy decoding."
 )
 
 

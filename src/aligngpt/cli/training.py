@@ -53,16 +53,10 @@ LEVELS = Parsed("PATH", _parse_levels)
 @images_option
 @click.option("--levels", type=LEVELS, help="levels.parquet or its folder. [default: levels in the data]")
 @click.option(
-    "--language-model",
-    type=MODEL,
-    required=True,
-    help=f"Causal language model: a folder, synthetic-llm {OR_HUB_NAME}.",
+    "--language-model", type=MODEL, required=True, help=f"Causal language model: a folder, synthetic-llm {OR_HUB_NAME}."
 )
 @click.option(
-    "--vision-tower",
-    type=MODEL,
-    required=True,
-    help=f"CLIP or SigLIP model: a folder, synthetic-clip {OR_HUB_NAME}.",
+    "--vision-tower", type=MODEL, required=True, help=f"CLIP or SigLIP model: a folder, synthetic-clip {OR_HUB_NAME}."
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the stage-1 checkpoint.")
 @strict_option

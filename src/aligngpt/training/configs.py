@@ -82,10 +82,7 @@ class FinetuneConfig(StageConfig):
         default="stage1", description="Initial alignment embeddings; random is the control of Figure 5 of the paper."
     )
     num_alignment_levels: int = Field(
-        default=8,
-        ge=MIN_LEVELS,
-        le=MAX_LEVELS,
-        description="Number of levels N; used only without stage 1.",
+        default=8, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of levels N; used only without stage 1."
     )
     gate_text: Literal["instruction", "all"] = Field(
         default="instruction", description="Text that the gate reads; all is what the official code does."

@@ -32,12 +32,7 @@ class OutputDir:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        identity: Mapping[str, Any],
-        *,
-        run_file: str = RUN_FILE,
-        result_file: str | None = None,
+        self, path: str | Path, identity: Mapping[str, Any], *, run_file: str = RUN_FILE, result_file: str | None = None
     ) -> None:
         self.path = Path(path)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
