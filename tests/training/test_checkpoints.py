@@ -136,7 +136,7 @@ def test_stage_2_needs_stage_1_or_the_word_random(world: World, tmp_path: Path) 
         (stage2_config(alignment_embeddings="random"), {}),
         (stage2_config(alignment_embeddings="random"), {"language_model": world.folder / "llm"}),
     ):
-        with pytest.raises(ValueError, match="stage1 is missing; pass a stage-1 checkpoint"):
+        with pytest.raises(ValueError, match="--stage1 is missing; without it, pass --alignment-embeddings random"):
             finetune(config, **inputs, **backbones)
     with pytest.raises(FileNotFoundError, match="not a finished stage-1 checkpoint"):
         finetune(stage2_config(), **inputs, stage1=world.folder)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.processes import interrupt_on_sigterm
 from aligngpt.utils.text import printable
 
@@ -23,15 +24,14 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.ensure_object(dict)["debug"] = True
 
 
-def _debug_option() -> click.Option:
-    return click.Option(
-        ["--debug"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_set_debug,
-        help="Show the traceback of an error.",
-    )
+_DEBUG_OPTION = click.Option(
+    ["--debug"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show the traceback of an error.",
+)
 
 
 class Command(click.Command):
@@ -44,7 +44,7 @@ class Command(click.Command):
     def __init__(self, name: str | None, *, example: str, **attributes: Any) -> None:
         lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
         super().__init__(name, epilog=f"\b\nExample:\n{lines}", **attributes)
-        self.params.append(_debug_option())
+        self.params.append(_DEBUG_OPTION)
 
 
 class Group(click.Group):
@@ -55,7 +55,7 @@ class Group(click.Group):
 
     def __init__(self, name: str | None = None, **attributes: Any) -> None:
         super().__init__(name, **attributes)
-        self.params.append(_debug_option())
+        self.params.append(_DEBUG_OPTION)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order of use instead of the alphabet."""
@@ -108,7 +108,9 @@ def explain_error(error: Exception) -> tuple[str, int]:
 
         if isinstance(error, ValidationError):
             message = _to_line(describe_error(error))
-        return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else code
+        if isinstance(error, ArgumentError):
+            return message, EXIT_USAGE
+        return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else EXIT_FAILED
     if isinstance(error, OSError | ImportError):
         return message, code
     return f"{type(error).__name__}: {message} (unexpected error; rerun with --debug for a traceback)", EXIT_FAILED

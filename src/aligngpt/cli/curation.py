@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
 if TYPE_CHECKING:
-    from aligngpt.curation.artifacts import DriftReport, FilterResult, LevelsSummary
+    from aligngpt.curation.artifacts import DriftReport
     from aligngpt.curation.scoring.run import ScoreSummary
 
 SCORE_EXAMPLE = """
@@ -164,12 +165,11 @@ def _report_failures(data: str, output: Path, summary: ScoreSummary, strict: boo
     named = [str(BadRecord(str(data), None, row["id"], row["image"], row["error"])) for row in rows]
     more = summary.failed - len(named)
     click.echo(f"aligngpt: {summary.failed} bad record{'s' * (summary.failed > 1)}, without a score:", err=True)
-    for reason, count in summary.errors.items():
-        click.echo(f"  {count:6d}  {reason}", err=True)
-    for line in named:
-        click.echo(f"  {printable(line)}", err=True)
+    lines = [f"{count:6d}  {reason}" for reason, count in summary.errors.items()] + [printable(line) for line in named]
     if more:
-        click.echo(f"  and {more} more, listed in the column `error` of the scores", err=True)
+        lines.append(f"and {more} more, listed in the column `error` of the scores")
+    for line in lines:
+        click.echo(f"  {line}", err=True)
     if strict:
         total = summary.scored + summary.failed
         raise StrictDataError(f"{summary.failed} of {total} records are bad, the first is {named[0]}")
@@ -187,8 +187,8 @@ def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
         rows.append(["shards missing", summary.missing_shards])
     for agreement in summary.agreement:
         names = " and ".join(agreement.scorers)
-        rows += [[f"Spearman correlation of {names}", agreement.spearman]]
-        rows += [[f"equal levels of {names}", agreement.equal_levels]]
+        rows.append([f"Spearman correlation of {names}", agreement.spearman])
+        rows.append([f"equal levels of {names}", agreement.equal_levels])
     return [*rows, ["seconds", summary.seconds]]
 
 
@@ -210,35 +210,26 @@ def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
 )
 @click.option("--scorer", metavar="NAME", help="Scorer whose scores define the levels.  [default: the first]")
 @json_option
-@click.pass_context
-def level(ctx: click.Context, scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
+def level(scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
     """Bin scores into alignment levels, from 1 (lowest scores) to N."""
-    from aligngpt.curation.levels import assign_levels, check_level_arguments
+    from aligngpt.curation.levels import assign_levels
 
-    try:
-        check_level_arguments(**{name: value for name, value in settings.items() if name != "scorer"})
-    except ValueError as error:
-        raise click.UsageError(f"{error}.", ctx) from None
     with logs_to_stderr():
         summary = assign_levels(scores, output, **settings)
     print_warnings(summary.warnings)
     if as_json:
         print_json(summary.model_dump(mode="json"))
         return
-    print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), _level_rows(summary))
+    edges = (min(summary.minimum, summary.boundaries[0]), *summary.boundaries)
+    rows = [*zip(range(1, summary.num_levels + 1), summary.counts, edges, summary.mean_score_by_level, strict=True)]
+    unscored = [("unscored", summary.unscored, None, None)] if summary.unscored else []
+    print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), [*rows, *unscored])
     if summary.drift is not None:
         print_table(f"Drift: {summary.drift.reading}", ("", "at the fit", "now"), _drift_rows(summary.drift))
     print_next_step(
         f"aligngpt pretrain --levels {output} --data PAIRS ..., or aligngpt filter --levels {output} --scores {scores} "
         "--data PAIRS ..."
     )
-
-
-def _level_rows(summary: LevelsSummary) -> list[list[Any]]:
-    edges = (min(summary.minimum, summary.boundaries[0]), *summary.boundaries)
-    rows = zip(range(1, summary.num_levels + 1), summary.counts, edges, summary.mean_score_by_level, strict=True)
-    unscored = [["unscored", summary.unscored, None, None]] if summary.unscored else []
-    return [*map(list, rows), *unscored]
 
 
 def _drift_rows(drift: DriftReport) -> list[list[Any]]:
@@ -281,17 +272,7 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 @click.option("--write-levels", is_flag=True, help="Also write alignment_level of each pair.")
 @json_option
 @click.pass_context
-def filter_(
-    ctx: click.Context,
-    data: str,
-    images: Path | None,
-    scores: Path,
-    levels: Path | None,
-    output: Path,
-    write_levels: bool,
-    as_json: bool,
-    **filters: Any,
-) -> None:
+def filter_(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
     """Filter pairs by scores, levels and quality issues.
 
     A pair is retained if it passes all filters. Fields, order and format do not change; filter.json, in the
@@ -300,25 +281,19 @@ def filter_(
     from aligngpt.curation.filters import FilterConfig
 
     try:
-        needs_levels = FilterConfig(**filters).needs_levels
+        filters = FilterConfig(**{field.name: arguments[field.name] for field in fields(FilterConfig)})
     except ValueError as error:
         raise click.UsageError(f"{error}.", ctx) from None
-    if levels is None and (needs_levels or write_levels):
+    if arguments["levels"] is None and (filters.needs_levels or arguments["write_levels"]):
         raise click.UsageError("Filters on levels and --write-levels require --levels.", ctx)
     from aligngpt.curation.filtering import filter_pairs
 
     with logs_to_stderr():
-        result = filter_pairs(
-            data, output, scores=scores, levels=levels, images=images, write_levels=write_levels, **filters
-        )
+        result = filter_pairs(**arguments)
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
-    _print_filter_result(result, output)
-    print_next_step(f"aligngpt pretrain --data {output} ...")
-
-
-def _print_filter_result(result: FilterResult, output: Path) -> None:
+    output = arguments["output"]
     rows: list[list[Any]] = [["read", result.num_read], ["retained", result.num_retained]]
     if result.num_written != result.num_retained:
         rows.append(["written, with repetitions", result.num_written])
@@ -327,3 +302,4 @@ def _print_filter_result(result: FilterResult, output: Path) -> None:
     if result.read_by_level:
         by_level = zip(result.read_by_level, result.written_by_level, strict=True)
         print_table("By level", ("level", "read", "written"), [[n, *counts] for n, counts in enumerate(by_level, 1)])
+    print_next_step(f"aligngpt pretrain --data {output} ...")

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     )
     from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
-    from aligngpt.evaluation.types import Protocol
 
 RUN_EXAMPLE = """
 aligngpt eval run --tasks pope,mme --model runs/model --data playground/data/eval --output runs/eval
@@ -93,8 +92,7 @@ def evaluate() -> None:
 @click.option("--limit", type=POSITIVE, help="Run the first N questions, without a score. [default: all]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Type of the weights. [default: the model's own]")
 @json_option
-@click.pass_context
-def run(ctx: click.Context, tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options: Any) -> None:
+def run(tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options: Any) -> None:
     """Run benchmarks with a model and score its predictions.
 
     Interrupted runs resume. The output folder gets results.json, a page, and the predictions of each benchmark.
@@ -103,10 +101,7 @@ def run(ctx: click.Context, tasks: str, output: Path, as_json: bool, config: Jud
         from aligngpt.evaluation.run import run_benchmarks, select_benchmarks
         from aligngpt.evaluation.tasks import EvalSettings
 
-        try:
-            benchmarks = select_benchmarks(tasks)
-        except ValueError as error:
-            raise click.BadParameter(f"{error}.", ctx, param_hint="'--tasks'") from None
+        benchmarks = select_benchmarks(tasks)
         results = run_benchmarks(
             benchmarks, EvalSettings(output=output, judge=config if config.judge_model else None, **options)
         )
@@ -239,15 +234,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 @json_option
 @click.pass_context
 def compare(
-    ctx: click.Context,
-    model: Path,
-    baseline: Path,
-    benchmark: Benchmark | None,
-    labels: tuple[Path, ...],
-    protocol: Protocol,
-    output: Path | None,
-    data: Path | None,
-    as_json: bool,
+    ctx: click.Context, model: Path, baseline: Path, output: Path | None, data: Path | None, as_json: bool, **files: Any
 ) -> None:
     """Test whether two models differ.
 
@@ -257,7 +244,7 @@ def compare(
     from aligngpt.evaluation import compare as comparison
 
     explicit = ctx.get_parameter_source("protocol") is click.core.ParameterSource.COMMANDLINE
-    if benchmark is None and (labels or explicit):
+    if files["benchmark"] is None and (files["labels"] or explicit):
         raise click.UsageError("--labels and --protocol are for predictions files, which need --benchmark as well", ctx)
     if data and not output:
         raise click.UsageError("--data is for the page, which needs --output as well", ctx)
@@ -267,8 +254,8 @@ def compare(
     else:
         left, right = (
             comparison.read_scored_model(path, name)
-            if benchmark is None
-            else comparison.score_model(benchmark, labels, path, protocol, name)
+            if files["benchmark"] is None
+            else comparison.score_model(answers=path, name=name, **files)
             for path, name in zip((model, baseline), comparison.distinguish_names(model, baseline), strict=True)
         )
         results = [comparison.add_examples(comparison.compare_models(left, right), data, num_examples=_MAX_EXAMPLES)]

@@ -19,9 +19,7 @@ aligngpt generate --model runs/synthetic/finetune-adaptive --image image.png --p
 aligngpt generate --model runs/synthetic/finetune-adaptive --image image.png --prompt "Describe the picture." \\
     --alignment 3
 """
-CHAT_EXAMPLE = """
-aligngpt chat --model runs/synthetic/finetune-adaptive --image image.png
-"""
+CHAT_EXAMPLE = "aligngpt chat --model runs/synthetic/finetune-adaptive --image image.png"
 
 image_option = click.option(
     "--image", "images", type=FILE, multiple=True, help="Image of the first question; repeatable. [default: none]"

@@ -41,11 +41,7 @@ def judge(ctx: click.Context, benchmark: Benchmark, as_json: bool, config: Judge
     """
     from aligngpt.evaluation.judge.judge import judge_predictions
 
-    if benchmark.judge is None:
-        raise click.UsageError(f"{benchmark.name} needs no judge; use aligngpt eval score", ctx)
-    if config.judge_model is None:
-        raise click.UsageError("the judge is missing; pass --judge-url and --judge-model", ctx)
-    if config.num_runs > 1 and not benchmark.judge.supports_runs:
+    if config.num_runs > 1 and benchmark.judge is not None and not benchmark.judge.supports_runs:
         raise click.UsageError(
             f"reviews of {benchmark.name} hold one run; for another one pass another --judge-seed and --output", ctx
         )

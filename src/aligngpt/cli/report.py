@@ -15,9 +15,7 @@ DATA_EXAMPLE = """
 aligngpt report data --scores scores --levels levels --data runs/synthetic/data/pretrain.json \\
     --images runs/synthetic/data/images --output data.html
 """
-RUN_EXAMPLE = """
-aligngpt report run runs/synthetic
-"""
+RUN_EXAMPLE = "aligngpt report run runs/synthetic"
 EVAL_EXAMPLE = """
 aligngpt report eval results/adaptive
 aligngpt report eval results/adaptive --compare results/none --data playground/data/eval

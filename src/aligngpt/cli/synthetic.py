@@ -22,15 +22,9 @@ RUN_EXAMPLE = """
 aligngpt run synthetic --output runs/synthetic
 aligngpt run synthetic-smoke --output runs/smoke --finetune.learning-rate 1e-4
 """
-GENERATE_EXAMPLE = """
-aligngpt synthetic generate --output data --pairs 1000 --conversations 500 --questions 140
-"""
-BACKBONES_EXAMPLE = """
-aligngpt synthetic backbones --output backbones
-"""
-BENCHMARKS_EXAMPLE = """
-aligngpt synthetic benchmarks --output mock_benchmarks
-"""
+GENERATE_EXAMPLE = "aligngpt synthetic generate --output data --pairs 1000 --conversations 500 --questions 140"
+BACKBONES_EXAMPLE = "aligngpt synthetic backbones --output backbones"
+BENCHMARKS_EXAMPLE = "aligngpt synthetic benchmarks --output mock_benchmarks"
 CAPTIONS_EXAMPLE = """
 aligngpt synthetic captions --model runs/synthetic/pretrain-adaptive --data runs/synthetic/data --output captions
 """

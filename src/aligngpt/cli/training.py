@@ -81,17 +81,8 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the model.")
 @strict_option
 @json_option
-@click.pass_context
-def finetune(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
+def finetune(as_json: bool, **arguments: Any) -> None:
     """Stage 2: train language model, projector and gate."""
-    if arguments["stage1"] is None:
-        needed = [arguments["language_model"], arguments["vision_tower"]]
-        if arguments["config"].alignment_embeddings != "random" or None in needed:
-            raise click.UsageError(
-                "--stage1 is missing; without it, pass --alignment-embeddings random, --language-model and "
-                "--vision-tower",
-                ctx,
-            )
     from aligngpt.training import stages
 
     with logs_to_stderr():

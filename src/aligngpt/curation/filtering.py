@@ -29,7 +29,7 @@ from aligngpt.curation.scoring.store import PART_PATTERN, iter_scores, read_mani
 from aligngpt.data.sources import Source, open_source
 from aligngpt.data.writers import WriteRecord, can_be_written, check_output, open_writer
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, versions
-from aligngpt.utils.output_dir import compare_identities, is_empty, summarize_differences
+from aligngpt.utils.output_dir import describe_differences, is_empty
 from aligngpt.utils.progress import Advance, progress
 
 _logger = logging.getLogger(__name__)
@@ -159,12 +159,9 @@ def _read_existing(output: Path, identity: dict[str, Any]) -> FilterResult | Non
     if not result_file(output).is_file():
         raise ValueError(f"{output} exists and was not written by `aligngpt filter`; choose another --output")
     existing = FilterResult.read(result_file(output))
-    differences = compare_identities(existing.model_dump(mode="json"), identity)
+    differences = describe_differences(existing.model_dump(mode="json"), identity)
     if differences:
-        raise ValueError(
-            f"{output} belongs to another run: {summarize_differences(differences)}; choose another --output or delete "
-            "this one"
-        )
+        raise ValueError(f"{output} belongs to another run: {differences}; choose another --output or delete this one")
     return existing
 
 

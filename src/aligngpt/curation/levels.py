@@ -26,6 +26,7 @@ from aligngpt.curation.drift import report_drift
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import PART_PATTERN, SCORE, iter_scores, read_manifest, score_columns
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, hash_stats, versions
 from aligngpt.utils.output_dir import OutputDir
 
@@ -321,9 +322,9 @@ def check_level_arguments(
     """
     named = num_levels is not None or strategy is not None
     if boundaries is not None and (named or boundaries_from is not None):
-        raise ValueError("boundaries cannot be combined with num_levels, strategy or boundaries_from")
+        raise ArgumentError("boundaries cannot be combined with num_levels, strategy or boundaries_from")
     if named and boundaries_from is not None and _holds_levels(Path(boundaries_from)):
-        raise ValueError(f"num_levels and strategy are those of {boundaries_from}; omit them")
+        raise ArgumentError(f"num_levels and strategy are those of {boundaries_from}; omit them")
 
 
 def _holds_levels(path: Path | None) -> bool:

@@ -31,6 +31,7 @@ from aligngpt.evaluation.tasks import (
     start_task,
 )
 from aligngpt.modeling.settings import Dtype
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import exclusive_lock
 from aligngpt.utils.progress import progress as show_progress
@@ -101,7 +102,7 @@ def select_benchmarks(tasks: str | Sequence[str]) -> list[Benchmark]:
         return list(BENCHMARKS.values())
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}, or all")
+        raise ArgumentError(f"{unknown[0]!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}, or all")
     return [BENCHMARKS[name] for name in dict.fromkeys(names)]
 
 

@@ -42,7 +42,7 @@ from aligngpt.synthetic.scenes import (
     sample_scene,
 )
 from aligngpt.utils.io import atomic_path, versions
-from aligngpt.utils.output_dir import compare_identities, summarize_differences
+from aligngpt.utils.output_dir import describe_differences
 from aligngpt.utils.processes import exit_with_parent
 from aligngpt.utils.progress import INTERVAL, INTERVAL_VARIABLE, progress
 
@@ -64,10 +64,11 @@ def train_backbones(config: BackboneTrainingConfig, output: str | Path) -> Backb
     """
     folder = Path(output)
     if (folder / BackbonesInfo.FILE).is_file():
-        differences = compare_identities(BackbonesInfo.read(folder).config, asdict(config))
+        differences = describe_differences(BackbonesInfo.read(folder).config, asdict(config))
         if differences:
-            reason = summarize_differences(differences)
-            raise ValueError(f"{folder} holds other models: {reason}; choose another --output or delete this folder")
+            raise ValueError(
+                f"{folder} holds other models: {differences}; choose another --output or delete this folder"
+            )
     started = time.monotonic()
     trainers = {"clip": train_clip, "llm": train_language_model}
     missing = [name for name in trainers if not (folder / name / "config.json").is_file()]

@@ -64,7 +64,7 @@ class TrainResult(Artifact):
     global_step: int = Field(description="Number of optimizer steps")
     global_batch_size: int = Field(description="Samples per optimizer step over all devices")
     num_samples: int = Field(description="Number of samples in the dataset")
-    num_without_level: int = Field(description="Pairs that were not used because they have no alignment level")
+    num_without_level: int = Field(default=0, description="Pairs not used because they have no alignment level")
     num_skipped: int = Field(description="Records that cannot be read; `skipped.jsonl` has the reasons")
     num_truncated: int = Field(description="Distinct samples cut to max_length, over the first pass through the data")
     train_runtime: float = Field(description="Seconds of training since the last start")
@@ -72,6 +72,7 @@ class TrainResult(Artifact):
     final_loss: float = Field(description="Mean of the last five entries of log_history (nats per token)")
     log_history: list[LogEntry] = Field(description="The loss every logging_steps steps")
     loss_by_level: list[float | None] | None = Field(
-        description="Stage 1: mean caption loss of each level after training; null for a level without pairs"
+        default=None,
+        description="Stage 1: mean caption loss of each level after training; null for a level without pairs",
     )
     modules: list[ModuleSummary] = Field(description="Modules of the model and whether they were trained")

@@ -34,8 +34,14 @@ def read_pair_levels(
     """
     if config.alignment == "none":
         return None
-    if levels is not None:
-        _check_num_levels(config, levels)
+    summary = None if levels is None else levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON)
+    if summary is not None and summary.is_file():
+        num_levels = read_json(summary)["num_levels"]
+        if num_levels != config.num_alignment_levels:  # a larger table would leave its last row untrained
+            raise ValueError(
+                f"{summary} has {num_levels} levels, but num_alignment_levels is {config.num_alignment_levels}; pass "
+                f"--num-alignment-levels {num_levels}"
+            )
     pair_levels = read_levels_of(pairs, levels)
     highest = int(pair_levels.max(initial=0))
     if not highest and levels is None:
@@ -52,18 +58,6 @@ def read_pair_levels(
             *(highest, config.num_alignment_levels),
         )
     return pair_levels
-
-
-def _check_num_levels(config: PretrainConfig, levels: str | Path) -> None:
-    """Check N against `levels.json`: a larger table would leave its last row, the global embedding, untrained."""
-    summary = levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON)
-    if summary.is_file():
-        num_levels = read_json(summary)["num_levels"]
-        if num_levels != config.num_alignment_levels:
-            raise ValueError(
-                f"{summary} has {num_levels} levels, but num_alignment_levels is {config.num_alignment_levels}; pass "
-                f"--num-alignment-levels {num_levels}"
-            )
 
 
 @torch.no_grad()

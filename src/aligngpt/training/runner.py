@@ -22,7 +22,7 @@ from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.training.artifacts import LogEntry, SkippedSample, Stage, TrainResult
 from aligngpt.training.callbacks import ProgressReporter
 from aligngpt.training.collator import Collator
-from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfig
+from aligngpt.training.configs import FinetuneConfig, PretrainConfig
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.freezing import apply_stage
 from aligngpt.training.levels import loss_by_level, read_pair_levels
@@ -44,12 +44,9 @@ def run_pretrain(run: OutputDir, config: PretrainConfig, inputs: StageInputs) ->
     pairs.check(inputs.strict)
     pair_levels = read_pair_levels(config, pairs, inputs.levels)
     set_seed(config.seed)
-    settings: dict[str, Any] = {
-        "template": config.template,
-        "num_alignment_levels": config.num_alignment_levels,
-        "image_aspect_ratio": config.image_aspect_ratio,
-        "alignment": "none" if config.alignment == "none" else "global",  # stage 2 trains the gate
-    }
+    names = ("template", "num_alignment_levels", "image_aspect_ratio")
+    settings = {name: getattr(config, name) for name in names}
+    settings["alignment"] = "none" if config.alignment == "none" else "global"  # stage 2 trains the gate
     backbones = (inputs.language_model, inputs.vision_tower)
     with status(f"loading {backbones[0]} and {backbones[1]}"):
         model, processor = AlignGPTForConditionalGeneration.from_backbones(
@@ -65,7 +62,7 @@ def run_pretrain(run: OutputDir, config: PretrainConfig, inputs: StageInputs) ->
             torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16),
         ):
             losses = loss_by_level(model, processor, dataset, config.num_alignment_levels)
-    outcome |= {"alignment": config.alignment, "loss_by_level": losses, "num_without_level": dataset.num_without_level}
+    outcome |= {"loss_by_level": losses, "num_without_level": dataset.num_without_level}
     return finish(run, outcome, pairs.bad)
 
 
@@ -84,19 +81,14 @@ def run_finetune(run: OutputDir, config: FinetuneConfig, inputs: StageInputs) ->
         model.save_pretrained(run.path)
         processor.save_pretrained(run.path)
         apply_umask(run.path)
-    outcome |= {"alignment": config.alignment, "loss_by_level": None, "num_without_level": 0}
     return finish(run, outcome, conversations.bad)
 
 
 def _load_stage2_model(
     config: FinetuneConfig, inputs: StageInputs
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
-    settings: dict[str, Any] = {
-        "alignment": config.alignment,
-        "gate_text": config.gate_text,
-        "image_aspect_ratio": config.image_aspect_ratio,
-        "attn_implementation": config.attn_implementation,
-    }
+    names = ("alignment", "gate_text", "image_aspect_ratio", "attn_implementation")
+    settings = {name: getattr(config, name) for name in names}
     if config.template is not None:
         settings["template"] = config.template
     if inputs.stage1 is None:
@@ -116,7 +108,7 @@ def _load_stage2_model(
 def train(
     run: OutputDir,
     stage: Stage,
-    config: StageConfig,
+    config: PretrainConfig | FinetuneConfig,
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,
     dataset: PretrainDataset | InstructionDataset,
@@ -159,6 +151,7 @@ def train(
         )
     return {
         "stage": stage,
+        "alignment": config.alignment,
         "global_step": trainer.state.global_step,
         "global_batch_size": config.per_device_train_batch_size * config.gradient_accumulation_steps,
         "num_samples": len(dataset),

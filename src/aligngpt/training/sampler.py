@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,22 +44,16 @@ class ModalityGroupedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = None
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + self.epoch)
         with_image = [index for index, length in enumerate(self.lengths) if length > 0]
         text_only = [index for index, length in enumerate(self.lengths) if length < 0]
-        if not with_image or not text_only:
-            groups = self._groups(with_image or text_only, generator)
-            return iter([index for group in groups for index in group])
-        groups = []
-        remainder: list[int] = []
-        for modality in (with_image, text_only):
-            *full, last = self._groups(modality, generator)
-            groups += full
-            remainder += last
+        modalities = [self._groups(indices, generator) for indices in (with_image, text_only) if indices]
+        if len(modalities) == 1:
+            return chain.from_iterable(modalities[0])
+        groups = [group for modality in modalities for group in modality[:-1]]
         order = torch.randperm(len(groups), generator=generator).tolist()
-        return iter([index for position in order for index in groups[position]] + sorted(remainder))
+        remainder = sorted(index for modality in modalities for index in modality[-1])
+        return iter([index for position in order for index in groups[position]] + remainder)
 
     def _groups(self, indices: list[int], generator: torch.Generator | None) -> list[list[int]]:
         """Return shuffled groups of one modality, each sorted by length and split over the processes."""
@@ -66,22 +61,19 @@ class ModalityGroupedSampler(Sampler[int]):
         shuffled = [indices[position] for position in torch.randperm(len(indices), generator=generator).tolist()]
         single = len(indices) == len(self.lengths)  # negative lengths stay negative then, as in the official code
         key = (lambda index: self.lengths[index]) if single else (lambda index: abs(self.lengths[index]))
-        groups = [
-            sorted(shuffled[start : start + size], key=key, reverse=True) for start in range(0, len(shuffled), size)
-        ]
-        return [self._split(group, key) for group in groups]
+        groups = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+        return [self._split(sorted(group, key=key, reverse=True), key) for group in groups]
 
     def _split(self, group: list[int], key: Any) -> list[int]:
         """Assign each sample to the process with the smallest load; use strides where the split is not even."""
-        shards: list[list[int]] = [[] for _ in range(self.world_size)]
         if len(group) % self.world_size:
-            shards = [group[start :: self.world_size] for start in range(self.world_size)]
-        else:
-            loads = [0.0] * self.world_size
-            for index in group:
-                least = loads.index(min(loads))
-                shards[least].append(index)
-                loads[least] += key(index)
-                if len(shards[least]) == len(group) // self.world_size:
-                    loads[least] = float("inf")
+            return [index for start in range(self.world_size) for index in group[start :: self.world_size]]
+        shards: list[list[int]] = [[] for _ in range(self.world_size)]
+        loads = [0.0] * self.world_size
+        for index in group:
+            least = loads.index(min(loads))
+            shards[least].append(index)
+            loads[least] += key(index)
+            if len(shards[least]) == len(group) // self.world_size:
+                loads[least] = float("inf")
         return [index for shard in shards for index in shard]

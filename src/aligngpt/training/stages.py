@@ -13,6 +13,7 @@ from typing import Any
 
 from aligngpt.training.artifacts import Stage, TrainResult
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfig
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import fingerprint_file
 from aligngpt.utils.models import find_model
 from aligngpt.utils.output_dir import OutputDir
@@ -106,12 +107,12 @@ def finetune(
         language_model, vision_tower: The backbones, if they were moved since stage 1.
 
     Raises:
-        ValueError: There is no stage-1 checkpoint and no request for random embeddings; otherwise as `pretrain`.
+        ArgumentError: There is no stage-1 checkpoint and no request for random embeddings.
+        ValueError: As `pretrain`.
     """
     if stage1 is None and (config.alignment_embeddings != "random" or not language_model or not vision_tower):
-        raise ValueError(
-            "stage1 is missing; pass a stage-1 checkpoint, or alignment_embeddings='random', language_model and "
-            "vision_tower"
+        raise ArgumentError(
+            "--stage1 is missing; without it, pass --alignment-embeddings random, --language-model and --vision-tower"
         )
     inputs = StageInputs(data, images, language_model, vision_tower, stage1=stage1, strict=strict)
     return _run("finetune", config, inputs, output)
@@ -127,10 +128,8 @@ def _run(stage: Stage, config: StageConfig, inputs: StageInputs, output: PathOrN
     with run.lock():
         with status("loading torch and transformers"):
             from aligngpt.training import runner
-        if isinstance(config, PretrainConfig):
-            return runner.run_pretrain(run, config, inputs)
-        assert isinstance(config, FinetuneConfig)
-        return runner.run_finetune(run, config, inputs)
+        run_stage: Any = {"pretrain": runner.run_pretrain, "finetune": runner.run_finetune}[stage]
+        return run_stage(run, config, inputs)
 
 
 def identify_data(path: PathOrName) -> dict[str, Any]:

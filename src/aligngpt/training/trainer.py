@@ -50,11 +50,10 @@ class AlignGPTTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if not self.group_by_modality:
             return super()._get_train_sampler(train_dataset)
         return ModalityGroupedSampler(
-            dataset.modality_lengths,
+            self.train_dataset.modality_lengths,
             self.args.per_device_train_batch_size,
             self.args.world_size * self.args.gradient_accumulation_steps,
             seed=self.args.seed,

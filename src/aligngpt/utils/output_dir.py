@@ -27,17 +27,17 @@ class OutputDir:
     Args:
         path: The folder. It is created when the run starts, not before.
         identity: What makes two runs the same run, as JSON values; nested objects are compared field by field.
-        run_file: File that holds the identity.
         result_file: File that is written last; a folder that has it is complete.
+        run_file: File that holds the identity.
     """
 
     def __init__(
-        self, path: str | Path, identity: Mapping[str, Any], *, run_file: str = RUN_FILE, result_file: str | None = None
+        self, path: str | Path, identity: Mapping[str, Any], *, result_file: str, run_file: str = RUN_FILE
     ) -> None:
         self.path = Path(path)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.run_file = self.path / run_file
-        self.result_file = None if result_file is None else self.path / result_file
+        self.result_file = self.path / result_file
 
     def lock(self, shard: tuple[int, int] | None = None) -> AbstractContextManager[None]:
         """Hold the folder alone, or one shard `(i, n)` of its work next to the other shards.
@@ -57,7 +57,7 @@ class OutputDir:
             ValueError: As `check`.
         """
         self.check()
-        return self.run_file.is_file() and self.result_file is not None and self.result_file.is_file()
+        return self.run_file.is_file() and self.result_file.is_file()
 
     def check(self) -> None:
         """Check that the folder is free or belongs to this run.
@@ -68,11 +68,10 @@ class OutputDir:
         """
         if self.run_file.is_file():
             existing = read_json(self.run_file)
-            differences = compare_identities(existing if isinstance(existing, dict) else {}, self.identity)
+            differences = describe_differences(existing if isinstance(existing, dict) else {}, self.identity)
             if differences:
                 raise ValueError(
-                    f"{self.path} belongs to another run: {summarize_differences(differences)}; "
-                    "choose another --output or delete this folder"
+                    f"{self.path} belongs to another run: {differences}; choose another --output or delete this folder"
                 )
         elif self.path.exists() and not is_empty(self.path):
             raise ValueError(
@@ -105,32 +104,29 @@ def is_empty(folder: Path) -> bool:
     )
 
 
-def compare_identities(
-    existing: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    """Return the fields of `expected` whose value differs in `existing`, by dotted name, with both values.
+def describe_differences(existing: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Write the fields of `expected` whose value differs in `existing`; empty if there are none, the first few only.
 
-    Items of lists of equal length are compared one by one and named by their index.
+    Fields have dotted names: `its config.learning_rate is 0.001, not 0.002; ...`. Items of lists of equal length are
+    compared one by one and named by their index.
     """
+    differences = list(_compare(existing, expected).items())
+    parts = [f"its {name} is {_shorten(left)}, not {_shorten(right)}" for name, (left, right) in differences]
+    more = [f"{len(parts) - _MAX_LISTED} more fields differ"] if len(parts) > _MAX_LISTED else []
+    return "; ".join(parts[:_MAX_LISTED] + more)
+
+
+def _compare(existing: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     differences: dict[str, tuple[Any, Any]] = {}
     for name, value in expected.items():
         other = existing.get(name)
         if isinstance(value, list) and isinstance(other, list) and len(value) == len(other):
             value, other = ({str(index): item for index, item in enumerate(items)} for items in (value, other))
         if isinstance(value, Mapping) and isinstance(other, Mapping):
-            differences |= compare_identities(other, value, f"{prefix}{name}.")
+            differences |= _compare(other, value, f"{prefix}{name}.")
         elif other != value:
             differences[prefix + name] = (other, value)
     return differences
-
-
-def summarize_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:
-    """Write differing fields as `learning_rate is 0.001, not 0.002; ...`, the first few only."""
-    listed = list(differences.items())[:_MAX_LISTED]
-    parts = [f"its {name} is {_shorten(existing)}, not {_shorten(expected)}" for name, (existing, expected) in listed]
-    if len(differences) > len(listed):
-        parts.append(f"{len(differences) - len(listed)} more fields differ")
-    return "; ".join(parts)
 
 
 def _shorten(value: Any) -> str:
@@ -167,9 +163,8 @@ def shared_lock(folder: str | Path, member: str, *, timeout: float = 0.0) -> Ite
     """Hold one member of a folder, such as a shard of its work, next to the holders of other members.
 
     Args:
-        folder: Created if it is missing, and removed again if nothing was written to it.
+        folder, timeout: As in `exclusive_lock`.
         member: What is held, such as `2-of-8`; one process at a time holds it.
-        timeout: Seconds to wait for other holders.
 
     Raises:
         ValueError: Another process holds this member, or the whole folder.

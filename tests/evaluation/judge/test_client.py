@@ -254,7 +254,7 @@ def test_concurrent_calls_do_not_pay_twice(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("gqa", (), "gqa needs no judge; use aligngpt eval score"),
+        ("gqa", (), "gqa has no judge; choose from llava_bench, mmvet"),
         ("llava_bench", ("--num-runs", 2), "reviews of llava_bench hold one run"),
         ("mmvet", ("--input-cost-per-mtok", 2), "both input_cost_per_mtok and output_cost_per_mtok"),
         ("mmvet", ("--num-runs", 0), "greater than or equal to 1"),

@@ -15,6 +15,7 @@ from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, Message
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.matching import match_predictions
 from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.output_dir import hold_lock
 from aligngpt.utils.progress import progress as show_progress
 
@@ -130,9 +131,9 @@ def judge_predictions(
     judge = None if benchmark is None else benchmark.judge
     if benchmark is None or judge is None:
         judged_names = ", ".join(name for name, other in BENCHMARKS.items() if other.judge)
-        raise ValueError(f"{task if benchmark is None else benchmark.name} has no judge; choose from {judged_names}")
+        raise ArgumentError(f"{task if benchmark is None else benchmark.name} has no judge; choose from {judged_names}")
     if config.judge_model is None:
-        raise ValueError("the judge is missing; pass judge_url and judge_model")
+        raise ArgumentError("the judge is missing; pass --judge-url and --judge-model")
     suffix = Path(benchmark.files.reviews or "").suffix
     if output.suffix != suffix:
         raise ValueError(f"{output}: reviews of {benchmark.name} are stored in a {suffix} file; rename it")
