@@ -29,9 +29,9 @@ from transformers import (
     SiglipModel,
 )
 
-from aligngpt.modeling.backbones import read_vision_config
 from aligngpt.modeling.conversion.official_config import LANGUAGE_MODELS
 from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights
+from aligngpt.modeling.hub import read_vision_config
 from aligngpt.modeling.processing import pad_to_square
 
 IMAGE = -200

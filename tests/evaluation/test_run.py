@@ -18,9 +18,15 @@ from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter, read_worker_files
 from aligngpt.evaluation.scoring import score_files
-from aligngpt.evaluation.tasks import EvalSettings, MissingData, open_task
+from aligngpt.evaluation.tasks import (
+    EvalSettings,
+    MissingData,
+    PredictionRecord,
+    append_predictions,
+    open_task,
+    read_worker_files,
+)
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 from aligngpt.utils.io import write_json
 from aligngpt.utils.output_dir import exclusive_lock, shared_lock
@@ -350,15 +356,15 @@ def test_what_was_cut_off_is_asked_again_and_nothing_else(
 def test_part_files(tmp_path: Path) -> None:
     path = tmp_path / "parts" / "1.jsonl"
     one, two = PredictionRecord(0, {"text": "a\nb"}, 0.5), PredictionRecord(2, {"text": "ü"}, 0.5)
-    with PredictionWriter(path) as part:
-        part.write([one, two])
+    with append_predictions(path) as append:
+        append([one, two])
     assert read_worker_files(path.parent, 3) == {0: one, 2: two}
     assert read_worker_files(tmp_path / "none", 3) == {}
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])  # complete but for its end of line: not known to be whole
     assert read_worker_files(path.parent, 3) == {0: one}
-    with PredictionWriter(path) as part:
-        part.write([two])
+    with append_predictions(path) as append:
+        append([two])
     assert path.read_bytes() == whole
     for broken in (b'{"index": 1\n', b'{"index": 7, "line": {}, "seconds": 1}\n', b"\x00\x00\n"):
         path.write_bytes(broken + whole)

@@ -15,11 +15,11 @@ pytest.importorskip("lmms_eval", reason="lmms-eval has an environment of its own
 
 import torch
 
-from aligngpt.evaluation.lmms_eval_model import AlignGPT
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.modeling.processing import load_template
+from aligngpt.serving.lmms_eval_model import AlignGPT
 from tests import tiny
 
 COUNT, LONGEST = 7, 12

@@ -30,7 +30,7 @@ def mean(values: Iterable[float]) -> float:
 def resample_ratios(series: Sequence[Terms], rng: np.random.Generator) -> list[np.ndarray]:
     """Return bootstrap resamples of ratios of sums, with the same resampled samples for every series.
 
-    Samples with equal terms are drawn together, as counts of a multinomial distribution: this is the bootstrap over
+    Samples with equal terms are resampled together, as counts of a multinomial distribution: this is the bootstrap over
     single samples, and takes no time per sample where scores have few distinct values.
 
     Args:

@@ -14,8 +14,15 @@ import torch
 
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.metrics import entropy
-from aligngpt.evaluation.prediction_files import PredictionRecord, PredictionWriter
-from aligngpt.evaluation.tasks import EvalSettings, ModelInfo, Task, TaskState, open_task
+from aligngpt.evaluation.tasks import (
+    EvalSettings,
+    ModelInfo,
+    PredictionRecord,
+    Task,
+    TaskState,
+    append_predictions,
+    open_task,
+)
 from aligngpt.inference.batch_generation import Completion, GenerationSettings, generate_batches
 from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling.checkpoints import load_model
@@ -89,9 +96,9 @@ def _generate(
     options = {} if settings.dtype is None else {"dtype": getattr(torch, settings.dtype)}
     network, processor = load_model(settings.model, device=device, **options)
     for task, own in work:
-        with PredictionWriter(task.parts / own.part) as writer:
+        with append_predictions(task.parts / own.part) as append:
             for records in _predict(task, own.batches, network, processor, settings, model):
-                writer.write(records)
+                append(records)
                 advance(task.benchmark.name, len(records))
 
 

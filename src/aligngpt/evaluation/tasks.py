@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from aligngpt.data.schema import BadImage, UnreadableImage
 from aligngpt.evaluation.artifacts import EvalRunConfig
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.config import JudgeConfig
-from aligngpt.evaluation.prediction_files import PredictionRecord, read_answers_file, read_worker_files
 from aligngpt.evaluation.readers import find
 from aligngpt.evaluation.types import Question
 from aligngpt.modeling.artifacts import Stage1Checkpoint
@@ -31,13 +32,14 @@ from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
 from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json, versions
 from aligngpt.utils.models import name_model
-from aligngpt.utils.output_dir import OutputDir
+from aligngpt.utils.output_dir import OutputDir, shared_lock
 
 _MODEL_FILES = (
     "*.safetensors", "*.bin", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "processor_config.json", "preprocessor_config.json", "chat_template.jinja", Stage1Checkpoint.FILE,
 )  # fmt: skip
 _SAMPLED_IMAGES = 100
+_WAIT_SECONDS = 10.0  # for a worker whose main process was killed to end
 
 
 class MissingData(FileNotFoundError):
@@ -219,6 +221,75 @@ def _read_template(folder: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+# Predictions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """One prediction.
+
+    Args:
+        index: Index of the question, from 0.
+        line: Its line of `answers.jsonl`.
+        seconds: Generation time.
+    """
+
+    index: int
+    line: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether it is empty because the image could not be read."""
+        return "unreadable_image" in self.line.get("metadata", ())
+
+
+@contextmanager
+def append_predictions(path: Path) -> Iterator[Callable[[Sequence[PredictionRecord]], None]]:
+    """Open the file of one worker and yield a function that appends predictions; they are on the disk when it returns.
+
+    An incomplete last line, left by a killed process, is removed when the file is opened.
+    """
+    with shared_lock(path.parent, path.stem, timeout=_WAIT_SECONDS), open(path, "a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+        def append(records: Sequence[PredictionRecord]) -> None:
+            file.write("".join(json.dumps(asdict(record)) + "\n" for record in records).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield append
+
+
+def read_worker_files(folder: Path, count: int) -> dict[int, PredictionRecord]:
+    """Read the predictions of all workers, by the index of the question.
+
+    Of several predictions for one question the last with a readable image counts.
+
+    Args:
+        folder: Folder of the workers' files; it may not exist.
+        count: Number of questions.
+
+    Raises:
+        ValueError: A line other than the last is broken or belongs to another run.
+    """
+    records: dict[int, PredictionRecord] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = path.read_bytes().split(b"\n")[:-1]  # without an incomplete line, or one being written
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = PredictionRecord(**json.loads(line))
+                valid = 0 <= record.index < count
+            except (ValueError, TypeError):
+                valid = False
+            if not valid:
+                raise ValueError(f"{path}:{number}: not a prediction of this run; delete the file to run again")
+            if record.index not in records or records[record.index].unreadable:
+                records[record.index] = record
+    return records
+
+
 # The run of one benchmark --------------------------------------------------------------------------------------------
 
 
@@ -267,8 +338,8 @@ class TaskState:
         """Read the predictions so far: the complete ones, replaced by later ones where an image was unreadable."""
         records = read_worker_files(self.task.parts, len(self.task.questions))
         if self.is_complete:
-            for index, line in enumerate(read_answers_file(self.task.answers)):
-                complete = PredictionRecord(index, line, 0.0)
+            for index, line in enumerate(self.task.answers.read_text(encoding="utf-8").splitlines()):
+                complete = PredictionRecord(index, json.loads(line), 0.0)
                 if index not in records or not complete.unreadable:
                     records[index] = complete
         self.records = records

@@ -1,8 +1,9 @@
-"""Model names to folders: local folders, bundled models and models of the Hugging Face Hub."""
+"""Find models by name, in local folders, among the bundled models or on the Hugging Face Hub, and check their type."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from aligngpt.utils.models import find_model, has_weights
 from aligngpt.utils.progress import status
@@ -57,3 +58,34 @@ def _download(name: str) -> Path:
     except OSError as error:  # the hub's own errors and those of the network
         raise FileNotFoundError(f"{name}: cannot be downloaded from the Hugging Face Hub: {one_line(error)}") from error
     return folder
+
+
+def read_vision_config(vision_tower: str | Path) -> Any:
+    """Return the configuration of the vision part of a checkpoint, a complete CLIP or its tower alone.
+
+    Raises:
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: The checkpoint has no vision tower.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(vision_tower))
+    config = getattr(config, "vision_config", config)
+    if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
+        raise ValueError(f"{vision_tower} is a {config.model_type} model; pass a CLIP or SigLIP vision tower")
+    return config
+
+
+def check_language_model(language_model: str | Path) -> None:
+    """Check that a checkpoint is a causal language model.
+
+    Raises:
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: The checkpoint is of another kind.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(resolve_model(language_model))
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{language_model} is a {config.model_type} model; pass a causal language model")

@@ -1,1 +1,1 @@
-"""Interfaces to a model: the terminal chat."""
+"""Interfaces to a model: the terminal chat, and the model of lmms-eval."""

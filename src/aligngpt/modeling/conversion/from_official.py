@@ -21,7 +21,6 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from aligngpt.modeling.alignment import AlignmentGate
 from aligngpt.modeling.artifacts import ConversionReport
-from aligngpt.modeling.backbones import check_language_model, read_vision_config
 from aligngpt.modeling.checkpoints import describe_backbones, fingerprint_checkpoint, write_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.official_config import (
@@ -40,7 +39,7 @@ from aligngpt.modeling.conversion.weight_files import (
     read_shapes,
 )
 from aligngpt.modeling.generation import build_generation_config
-from aligngpt.modeling.hub import resolve_model
+from aligngpt.modeling.hub import check_language_model, read_vision_config, resolve_model
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template, name_template
 from aligngpt.utils.io import atomic_path, fingerprint_file, read_json, versions

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from aligngpt.modeling.artifacts import ConversionReport
-from aligngpt.modeling.backbones import read_vision_config
 from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, fingerprint_checkpoint, read_stage1
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.from_official import (
@@ -28,7 +27,7 @@ from aligngpt.modeling.conversion.official_config import (
     to_official_name,
 )
 from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights, write_index
-from aligngpt.modeling.hub import resolve_model
+from aligngpt.modeling.hub import read_vision_config, resolve_model
 from aligngpt.modeling.processing import AlignGPTProcessor, name_template
 from aligngpt.utils.io import atomic_path, fingerprint_file, read_json, versions, write_json
 from aligngpt.utils.output_dir import OutputDir

@@ -19,7 +19,7 @@ from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.utils.progress import progress
 
-MANIFEST = ModelManifest("aligngpt", simple_class_path="aligngpt.evaluation.lmms_eval_model.AlignGPT")
+MANIFEST = ModelManifest("aligngpt", simple_class_path="aligngpt.serving.lmms_eval_model.AlignGPT")
 
 
 class AlignGPT(lmms):
