@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.official_config import (
     STAGE1_FILE,
     TEMPLATES,
-    TOWER_COPY,
     OfficialConfig,
     to_official_name,
     to_our_name,
@@ -34,6 +32,7 @@ from aligngpt.modeling.conversion.official_config import (
 from aligngpt.modeling.conversion.weight_files import (
     WeightWriter,
     is_mapped,
+    iterate_weights,
     list_weight_files,
     open_weights,
     read_shapes,
@@ -62,25 +61,15 @@ _GATE_INPUT = "gated_weight_layer.mlp.0.weight"
 
 @dataclass(frozen=True)
 class _Source:
-    """An official checkpoint on disk.
+    """An official checkpoint on disk: a folder, or a stage-1 file with the language model that it was trained on."""
 
-    Attributes:
-        path: The source as passed: a folder or the stage-1 file.
-        folder: The folder with its config.json.
-        files: All weight files; for stage 1, those of the language model come first.
-        config: Its settings.
-        tokenizer_folder: Folder with the tokenizer.
-        language_model: The language model of a stage-1 file; `None` for a complete checkpoint.
-        shapes: Shape of each tensor by its official name.
-    """
-
-    path: Path
-    folder: Path
-    files: list[Path]
+    path: Path  # as passed
+    folder: Path  # with its config.json
+    files: list[Path]  # for stage 1, those of the language model come first
     config: OfficialConfig
     tokenizer_folder: Path
-    language_model: Path | None
-    shapes: dict[str, torch.Size]
+    language_model: Path | None  # of a stage-1 file; None for a complete checkpoint
+    shapes: dict[str, torch.Size]  # by official name
 
 
 def convert_official(
@@ -223,82 +212,75 @@ def _list_warnings(source: _Source, tower: Path) -> list[str]:
             f"a {source.config.language_model} checkpoint does not record its chat template; if its answers look "
             "wrong, convert it again with --template"
         )
-    name = f"{TOWER_COPY}vision_tower.vision_model.embeddings.patch_embedding.weight"
-    for path in source.files if name in source.shapes else ():
-        with open_weights(path) as tensors:
-            if name in tensors and not _is_same_tower(tensors[name], tower):
-                warnings.append(
-                    f"the checkpoint has a copy of its vision tower that differs from {tower}; as in the official "
-                    "code, the latter is used. Check that it is the tower of the training"
-                )
+    patches, expected = (_read_patches(files) for files in (source.files, list_weight_files(tower)))
+    if patches is not None and expected is not None:
+        same_shape = patches.shape == expected.shape
+        if not same_shape or not torch.allclose(expected, patches, atol=1e-2, rtol=1e-2):
+            warnings.append(
+                f"the checkpoint has a copy of its vision tower that differs from {tower}; as in the official "
+                "code, the latter is used. Check that it is the tower of the training"
+            )
     return warnings
 
 
-def _is_same_tower(patches: Tensor, tower: Path) -> bool:
-    for path in list_weight_files(tower):
-        with open_weights(path) as tensors:
-            for name in tensors:
-                if name.endswith("embeddings.patch_embedding.weight"):
-                    expected = tensors[name]
-                    same_shape = expected.shape == patches.shape
-                    return same_shape and torch.allclose(expected.float(), patches.float(), atol=1e-2, rtol=1e-2)
-    return True
+def _read_patches(files: list[Path]) -> Tensor | None:
+    """Return the patch embedding of a vision tower, or of its copy in a checkpoint, in float32."""
+    tensors = iterate_weights(files)
+    return next((tensor.float() for name, tensor in tensors if name.endswith(".patch_embedding.weight")), None)
 
 
 def _check_tensors(source: _Source, tower: Path, config: AlignGPTConfig) -> None:
     """Check that every tensor of model and tower exists with its shape, and no other tensor."""
-    with torch.device("meta"):
-        model = AlignGPTForConditionalGeneration(config)
-    _check_tower(tower, {name: value.shape for name, value in model.vision_tower.state_dict().items()})
-    expected = {name: value.shape for name, value in model.state_dict().items() if not name.startswith("vision_tower.")}
-    if config.tie_word_embeddings:
-        expected.pop(VOCABULARY[1], None)
     length = config.image_seq_length
     if _GATE_INPUT in source.shapes and source.shapes[_GATE_INPUT][1] != length:
         raise ValueError(
             f"the gate has {source.shapes[_GATE_INPUT][1]} image tokens, but the vision tower has {length}; pass the "
             "tower of the training as --vision-tower"
         )
-    for official, shape in source.shapes.items():
-        try:
-            name = to_our_name(official)
-        except KeyError:
-            name = ""
-        if name is None or (config.tie_word_embeddings and name == VOCABULARY[1]):
-            continue
+    with torch.device("meta"):
+        model = AlignGPTForConditionalGeneration(config)
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    _check_tower(tower, {name: expected.pop(name) for name in list(expected) if name.startswith("vision_tower.")})
+    if config.tie_word_embeddings:
+        expected.pop(VOCABULARY[1], None)
+    for official, name in _name_tensors(source, config).items():
         if name not in expected:
             raise ValueError(
                 f"{source.path}: unknown tensor {official}; no official AlignGPT with a "
                 f"{source.config.language_model} language model has it"
             )
-        _check_shape(source, official, shape, name, expected.pop(name))
-    if source.language_model is not None:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith("alignment_gate.")}
-    if expected:
-        missing = to_official_name(next(iter(expected)))
-        more = f" and {len(expected) - 1} more tensors" if len(expected) > 1 else ""
-        raise ValueError(f"{source.path} lacks {missing}{more}; check that it is complete and that config.json fits")
+        shape, required = source.shapes[official], expected.pop(name)
+        if name in VOCABULARY and shape[:1] == (source.config.vocab_size,):
+            shape = torch.Size((required[0], *shape[1:]))  # rows for the placeholders are added when writing
+        if shape != required:
+            raise ValueError(
+                f"{source.path}: {official} has shape {tuple(source.shapes[official])}, but config.json and the vision "
+                f"tower require {tuple(required)}; check that both belong to this checkpoint"
+            )
+    missing = [name for name in expected if source.language_model is None or not name.startswith("alignment_gate.")]
+    if missing:
+        more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{source.path} lacks {to_official_name(missing[0])}{more}; check that it is complete and that config.json "
+            "fits"
+        )
+
+
+def _name_tensors(source: _Source, config: AlignGPTConfig) -> dict[str, str]:
+    """Return our name of each official tensor that is converted, empty if the official code has no such tensor."""
+    names = {official: to_our_name(official) for official in source.shapes}
+    tied = VOCABULARY[1] if config.tie_word_embeddings else None
+    return {official: name for official, name in names.items() if name is not None and name != tied}
 
 
 def _check_tower(tower: Path, expected: dict[str, torch.Size]) -> None:
-    shapes = {
-        name.removeprefix("vision_model."): shape for name, shape in read_shapes(list_weight_files(tower)).items()
-    }
+    shapes = read_shapes(list_weight_files(tower))
+    actual = {name.removeprefix("vision_model."): shape for name, shape in shapes.items()}
     for full_name, shape in expected.items():
-        name = full_name.removeprefix("vision_model.")
-        if shapes.get(name) != shape:
-            actual = f"has {name} with shape {tuple(shapes[name])}" if name in shapes else f"lacks {name}"
-            raise ValueError(f"{tower} {actual}, expected {tuple(shape)}; fetch the complete vision tower again")
-
-
-def _check_shape(source: _Source, official: str, shape: torch.Size, name: str, expected: torch.Size) -> None:
-    if name in VOCABULARY and shape[:1] == (source.config.vocab_size,):
-        shape = torch.Size((expected[0], *shape[1:]))  # rows for the placeholders are added when writing
-    if shape != expected:
-        raise ValueError(
-            f"{source.path}: {official} has shape {tuple(source.shapes[official])}, but config.json and the vision "
-            f"tower require {tuple(expected)}; check that both belong to this checkpoint"
-        )
+        name = full_name.removeprefix("vision_tower.").removeprefix("vision_model.")
+        if actual.get(name) != shape:
+            problem = f"has {name} with shape {tuple(actual[name])}" if name in actual else f"lacks {name}"
+            raise ValueError(f"{tower} {problem}, expected {tuple(shape)}; fetch the complete vision tower again")
 
 
 # Build the model ----------------------------------------------------------------------------------------------------
@@ -357,7 +339,11 @@ def _build_config(source: _Source, tower: Path, processor: AlignGPTProcessor) ->
             f"{source.path}: mm_vision_select_layer is {layer}, but {tower} has {vision.num_hidden_layers} layers; "
             "pass the tower of the training as --vision-tower"
         )
-    text, dtype = source.config.text_config, _read_dtype(source)
+    # The official code casts everything else to the type of the language model.
+    dtype = next((tensor.dtype for name, tensor in iterate_weights(source.files) if name == _EMBEDDING), None)
+    if dtype is None:
+        raise ValueError(f"{source.path} lacks {_EMBEDDING}; fetch the complete checkpoint again")
+    text = source.config.text_config
     text.vocab_size = max(text.vocab_size, len(processor.tokenizer))
     text.dtype = dtype
     config = AlignGPTConfig(
@@ -377,33 +363,23 @@ def _build_config(source: _Source, tower: Path, processor: AlignGPTProcessor) ->
     return config
 
 
-def _read_dtype(source: _Source) -> torch.dtype:
-    """Return the dtype of the language model; the official code casts everything else to it."""
-    for path in source.files:
-        with open_weights(path) as tensors:
-            if _EMBEDDING in tensors:
-                return tensors[_EMBEDDING].dtype
-    raise ValueError(f"{source.path} lacks {_EMBEDDING}; fetch the complete checkpoint again")
-
-
 # Write the model folder ---------------------------------------------------------------------------------------------
 
 
 def _write_weights(source: _Source, tower: Path, config: AlignGPTConfig, folder: Path) -> None:
     writer = WeightWriter(folder)
+    names, rows = _name_tensors(source, config), config.text_config.vocab_size
     for path in source.files:
         with open_weights(path) as tensors:
-            for official in tensors:
-                name = to_our_name(official)
-                if name is None or (config.tie_word_embeddings and name == VOCABULARY[1]):
-                    continue
-                if name in VOCABULARY and source.shapes[official][0] < config.text_config.vocab_size:
-                    writer.add(name, _append_rows(path, official, config.text_config.vocab_size).to(config.dtype))
-                else:
-                    writer.add(name, tensors[official].to(config.dtype))
+            for official, tensor in tensors.items():
+                if official in names:
+                    extends = names[official] in VOCABULARY and len(tensor) < rows
+                    converted = _append_rows(path, official, rows) if extends else tensor
+                    writer.add(names[official], converted.to(config.dtype))
             writer.release_mapped()
-    for name, tensor in _read_tower(tower, config):
-        writer.add(name, tensor)
+    vision = AutoModel.from_pretrained(tower, config=config.vision_config, dtype=config.dtype)
+    for name, tensor in vision.state_dict().items():
+        writer.add(f"vision_tower.{name}", tensor)
     if source.language_model is not None:
         for name, tensor in _initialize_gate(config).state_dict().items():
             writer.add(f"alignment_gate.{name}", tensor.to(config.dtype))
@@ -424,12 +400,6 @@ def _append_rows(path: Path, official: str, rows: int) -> Tensor:
         with open_weights(path) as tensors:
             extended[start : min(start + step, length)] = tensors[official][start : start + step]
     return extended
-
-
-def _read_tower(tower: Path, config: AlignGPTConfig) -> Iterator[tuple[str, Tensor]]:
-    loaded = AutoModel.from_pretrained(tower, config=config.vision_config, dtype=config.dtype)
-    for name, tensor in loaded.state_dict().items():
-        yield f"vision_tower.{name}", tensor
 
 
 def _initialize_gate(config: AlignGPTConfig) -> AlignmentGate:
@@ -454,12 +424,9 @@ def _write_small_files(source: _Source, config: AlignGPTConfig, processor: Align
 def _write_stage1(
     source: _Source, tower: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, template: str, folder: Path
 ) -> None:
-    state = {}
-    with open_weights(source.files[-1]) as tensors:
-        for official in tensors:
-            name = to_our_name(official)
-            if name is not None:
-                state[name] = tensors[official].to(config.dtype).contiguous()
+    names = _name_tensors(source, config)
+    tensors = iterate_weights(source.files[-1:])
+    state = {names[name]: tensor.to(config.dtype).contiguous() for name, tensor in tensors if name in names}
     settings = {
         "template": template,
         "num_alignment_levels": config.num_alignment_levels,

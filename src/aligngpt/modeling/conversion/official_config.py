@@ -49,17 +49,10 @@ TOWER_COPY = "vision_tower."
 
 
 def to_our_name(official: str) -> str | None:
-    """Return our name of an official tensor; `None` for derived data and the copy of the vision tower.
-
-    Raises:
-        KeyError: The official code has no such tensor.
-    """
+    """Return our name of an official tensor; `None` for derived data and the tower's copy, `""` if unknown."""
     if official.startswith(TOWER_COPY) or _DERIVED.search(official):
         return None
-    for theirs, ours in _PREFIXES:
-        if official.startswith(theirs):
-            return ours + official[len(theirs) :]
-    raise KeyError(official)
+    return next((ours + official[len(theirs) :] for theirs, ours in _PREFIXES if official.startswith(theirs)), "")
 
 
 def to_official_name(ours: str) -> str:

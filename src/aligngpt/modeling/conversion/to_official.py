@@ -26,7 +26,7 @@ from aligngpt.modeling.conversion.official_config import (
     build_official_fields,
     to_official_name,
 )
-from aligngpt.modeling.conversion.weight_files import list_weight_files, open_weights, write_index
+from aligngpt.modeling.conversion.weight_files import iterate_weights, list_weight_files, write_index
 from aligngpt.modeling.hub import read_vision_config, resolve_model
 from aligngpt.modeling.processing import AlignGPTProcessor, name_template
 from aligngpt.utils.io import atomic_path, fingerprint_file, read_json, versions, write_json
@@ -84,8 +84,8 @@ def export_official(
         folder.mkdir()
         if is_stage1:
             tower = str(vision_tower or read_stage1(source).backbones.vision_tower)
-            with open_weights(source / WEIGHTS_FILE) as tensors:
-                state = {to_official_name(name): _own_storage(tensors[name]) for name in tensors}
+            tensors = iterate_weights([source / WEIGHTS_FILE])
+            state = {to_official_name(name): _own_storage(tensor) for name, tensor in tensors}
             config.dtype = state["mm_projector.0.weight"].dtype
             torch.save(state, folder / STAGE1_FILE)
         else:
@@ -174,11 +174,10 @@ def _write_weights(source: Path, folder: Path, vocab_size: int) -> None:
     total = 0
     for number, path in enumerate(files, start=1):
         file = "pytorch_model.bin" if len(files) == 1 else f"pytorch_model-{number:05d}-of-{len(files):05d}.bin"
-        with open_weights(path) as tensors:
-            state: dict[str, Tensor] = {}
-            for name in tensors:
-                tensor = tensors[name][:vocab_size] if name in VOCABULARY else tensors[name]
-                state[to_official_name(name)] = _own_storage(tensor)
+        state = {
+            to_official_name(name): _own_storage(tensor[:vocab_size] if name in VOCABULARY else tensor)
+            for name, tensor in iterate_weights([path])
+        }
         torch.save(state, folder / file)
         weight_map |= dict.fromkeys(state, file)
         total += sum(tensor.numel() * tensor.element_size() for tensor in state.values())
@@ -194,13 +193,11 @@ def _own_storage(tensor: Tensor) -> Tensor:
 
 def _write_tower(source: Path, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:
     folder.mkdir()
-    state: dict[str, Tensor] = {}
-    for path in list_weight_files(source):
-        with open_weights(path) as tensors:
-            for name in tensors:
-                if name.startswith("vision_tower."):
-                    official = to_official_name(name).removeprefix(f"{TOWER_COPY}vision_tower.")
-                    state[official] = _own_storage(tensors[name])
+    state = {
+        to_official_name(name).removeprefix(f"{TOWER_COPY}vision_tower."): _own_storage(tensor)
+        for name, tensor in iterate_weights(list_weight_files(source))
+        if name.startswith("vision_tower.")
+    }
     torch.save(state, folder / "pytorch_model.bin")
     config.vision_config.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)

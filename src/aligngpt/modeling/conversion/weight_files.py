@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,14 +55,14 @@ def open_weights(path: Path) -> Iterator[dict[str, Tensor]]:
     Raises:
         ValueError: The file is damaged, or a pickle that contains more than tensors, which is not executed.
     """
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                yield {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  views of the mapped file
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+    if path.suffix != ".safetensors":
+        yield _load_pickle(path)
         return
-    yield _load_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  views of the mapped file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
 
 
 def is_mapped(path: Path) -> bool:
@@ -90,6 +90,13 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
+def iterate_weights(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and tensor, mapped from disk, of every tensor in the files; errors as `open_weights`."""
+    for path in files:
+        with open_weights(path) as tensors:
+            yield from tensors.items()
+
+
 def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
     """Return the shape of every tensor in the files, without reading their content.
 
@@ -98,11 +105,10 @@ def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
     """
     shapes: dict[str, torch.Size] = {}
     for path in files:
-        with open_weights(path) as tensors:
-            for name in tensors:
-                if name in shapes:
-                    raise ValueError(f"{path}: {name} is also in another file of the checkpoint")
-                shapes[name] = tensors[name].shape
+        for name, tensor in iterate_weights([path]):
+            if name in shapes:
+                raise ValueError(f"{path}: {name} is also in another file of the checkpoint")
+            shapes[name] = tensor.shape
     return shapes
 
 
@@ -154,13 +160,7 @@ class WeightWriter:
 
 
 def write_index(path: Path, weight_map: Mapping[str, str], total_size: int) -> None:
-    """Write the index of a sharded checkpoint.
-
-    Args:
-        path: The index file.
-        weight_map: The file of each tensor.
-        total_size: Bytes of all tensors.
-    """
+    """Write the index of a sharded checkpoint: the file of each tensor, and the bytes of all tensors."""
     index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
     path.write_text(json.dumps(index, indent=2) + "\n")
 
