@@ -12,7 +12,6 @@ from aligngpt.evaluation.metrics import (
     RESAMPLES,
     bootstrap_interval,
     count_matches,
-    entropy,
     mean,
     resample_ratios,
     total,
@@ -25,8 +24,6 @@ def test_an_interval_lies_around_the_mean_and_shrinks_with_the_number() -> None:
     assert low < 0.5 < high
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(20), rel=0.2)
     assert high - low > 5 * np.diff(bootstrap_interval(many))[0]
-    narrow = bootstrap_interval(few, confidence=0.5)
-    assert low < narrow[0] < 0.5 < narrow[1] < high
 
 
 def test_an_interval_is_right_as_often_as_it_says() -> None:
@@ -61,7 +58,7 @@ def test_draws_are_those_of_single_items() -> None:
 
 def test_the_seed_fixes_the_interval() -> None:
     values = np.random.default_rng(2).random(40).tolist()
-    assert bootstrap_interval(values) == bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values) == bootstrap_interval(values) != bootstrap_interval([*values[::-1], 0.5])
 
 
 def test_one_value_and_none() -> None:
@@ -83,12 +80,6 @@ def test_one_value_and_none() -> None:
 )
 def test_matches_count_each_as_often_as_it_is_wanted(found: str, wanted: str, number: int) -> None:
     assert count_matches(found, wanted) == number
-
-
-def test_entropy() -> None:
-    assert entropy([0.25] * 4) == pytest.approx(math.log(4))
-    assert entropy([1.0, 0.0, 0.0]) == 0
-    assert entropy([0.5, 0.25, 0.25]) == pytest.approx(1.5 * math.log(2))
 
 
 def test_series_are_resampled_by_the_same_draws() -> None:

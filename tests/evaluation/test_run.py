@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import entropy  # type: ignore[import-untyped]
 
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.config import JudgeConfig
-from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import (
     EvalSettings,

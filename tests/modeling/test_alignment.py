@@ -21,13 +21,12 @@ def table() -> AlignmentEmbeddings:
     return AlignmentEmbeddings(LEVELS, HIDDEN)
 
 
-def test_table_starts_xavier_uniform_and_splits_into_local_and_global():
+def test_table_starts_xavier_uniform():
     torch.manual_seed(0)
     table = AlignmentEmbeddings(8, 4096)
     bound = (6 / (8 + 4096)) ** 0.5
     assert table.weight.abs().max() <= bound
     assert table.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
-    assert torch.equal(torch.cat([table.local_embeddings, table.global_embedding[None]]), table.weight)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

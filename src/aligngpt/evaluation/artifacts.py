@@ -36,19 +36,24 @@ FULL_SCORES = {"mme": 10 * FULL_SUB_SCORES["mme"]}  # best possible score, for M
 # eval run: the run ---------------------------------------------------------------------------------------------------
 
 
-class EvalRunConfig(Artifact):
-    """What makes the predictions of one benchmark what they are; written once, before the first prediction."""
+class ModelInfo(Record):
+    """What identifies a model, read from its folder without loading it."""
 
-    FILE: ClassVar[str] = "run_config.json"
-    WRITTEN_BY: ClassVar[str] = "aligngpt eval run"
-
-    benchmark: str = Field(description="Name of the benchmark.")
     model: str = Field(description="Name of the model folder.")
     model_hash: str = Field(description="Fingerprint of the model: small files, and the start of each weight tensor.")
     template: str = Field(description="Name of the chat template; `custom` if it is not one of the package's.")
     template_hash: str = Field(description="SHA-256 of the chat template.")
     alignment: AlignmentSetting = Field(description="Alignment setting: a name, a level from 1, or N weights.")
     dtype: str = Field(description="Type of the weights, such as `bfloat16`.")
+
+
+class EvalRunConfig(Artifact, ModelInfo):
+    """What makes the predictions of one benchmark what they are; written once, before the first prediction."""
+
+    FILE: ClassVar[str] = "run_config.json"
+    WRITTEN_BY: ClassVar[str] = "aligngpt eval run"
+
+    benchmark: str = Field(description="Name of the benchmark.")
     generation: dict[str, Any] = Field(description="Arguments of `generate`: `do_sample`, `num_beams`, ...")
     limit: int | None = Field(description="Only the first N questions; null for all.")
     data_hash: str = Field(description="SHA-256 of the question file.")

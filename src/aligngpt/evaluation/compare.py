@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_files
 from aligngpt.evaluation.types import Protocol, Question
 
-_NO_DATA = "pass --data with the folder of the benchmark files"
 _COMMON_LINES = (  # lines of prompts that are the same for every question
     "Answer ",
     "Reference OCR token:",
@@ -36,23 +35,14 @@ _COMMON_LINES = (  # lines of prompts that are the same for every question
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """The samples of one of two models.
-
-    Args:
-        name: Name of the model.
-        source: File the samples come from.
-        benchmark: What was scored.
-        protocol: How it was scored.
-        samples: Samples that count in the primary metric.
-        judge: Who rated the predictions, if a judge did.
-    """
+    """The samples of one of two models that count in the primary metric, and their origin."""
 
     name: str
-    source: str
+    source: str  # file
     benchmark: Benchmark
     protocol: str
     samples: Sequence[SampleScore]
-    judge: str | None = None
+    judge: str | None = None  # who rated the predictions, if a judge did
 
 
 def read_scored_model(path: Path, name: str = "") -> ScoredModel:
@@ -127,6 +117,8 @@ def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
     scores = [compute_metric(samples, benchmark) for samples in sides]
     resampled = resample_metric(sides, benchmark)
     test = paired_test(*([sample.score for sample in samples] for samples in sides))
+    judges = {own.judge: None for own in (model, baseline) if own.judge is not None}
+    note = f"rated by different judges, {' and '.join(judges)}: part of the difference may be theirs"
     differing = [_describe(*pair) for pair in pairs if pair[0].score != pair[1].score]
     return Comparison(
         benchmark=benchmark.name,
@@ -142,7 +134,7 @@ def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
         ci95=percentile_interval(resampled[0] - resampled[1]),
         test=test.test,
         p_value=test.p_value,
-        notes=_note_judges(model.judge, baseline.judge),
+        notes=[note] if len(judges) > 1 else [],
         differing=differing,
     )
 
@@ -191,25 +183,12 @@ def _compared(model: ScoredModel, score: float, n_better: int) -> ComparedModel:
     return ComparedModel(name=model.name, source=model.source, score=score, n_better=n_better, judge=model.judge)
 
 
-def _note_judges(judge: str | None, other: str | None) -> list[str]:
-    if judge is None or other is None or judge == other:
-        return []
-    return [f"rated by different judges, {judge} and {other}: part of the difference may be theirs"]
-
-
 def _pair_samples(left: Sequence[SampleScore], right: Sequence[SampleScore]) -> list[tuple[SampleScore, SampleScore]]:
     """Pair samples by id, the k-th occurrence of an id with the k-th; samples without a partner are skipped."""
-    partners = dict(zip(_number_ids(right), right, strict=True))
-    return [(sample, partners[key]) for key, sample in zip(_number_ids(left), left, strict=True) if key in partners]
-
-
-def _number_ids(samples: Sequence[SampleScore]) -> list[tuple[str, int]]:
-    seen: Counter[str] = Counter()
-    keys = []
-    for sample in samples:
-        seen[str(sample.id)] += 1
-        keys.append((str(sample.id), seen[str(sample.id)]))
-    return keys
+    partners: defaultdict[str, deque[SampleScore]] = defaultdict(deque)
+    for sample in right:
+        partners[str(sample.id)].append(sample)
+    return [(sample, partners[str(sample.id)].popleft()) for sample in left if partners[str(sample.id)]]
 
 
 def _describe(left: SampleScore, right: SampleScore) -> DifferingSample:
@@ -238,7 +217,8 @@ def add_examples(
     benchmark = BENCHMARKS[comparison.benchmark]
     path = data and find(data, benchmark.files.questions)
     questions = _read_by_sample(benchmark, path, data) if path and data else {}
-    note = None if path else f"{data} has no {benchmark.files.questions}" if data else _NO_DATA
+    no_data = "pass --data with the folder of the benchmark files"
+    note = None if path else f"{data} has no {benchmark.files.questions}" if data else no_data
     predicted = [_read_texts(benchmark, file, questions) for file in answers] or [{}, {}]
     examples = []
     for sample in _choose(comparison.differing, num_examples):

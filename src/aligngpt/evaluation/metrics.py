@@ -1,4 +1,4 @@
-"""Statistics of all benchmarks, over arrays: means, bootstrap intervals, the paired test, entropy."""
+"""Statistics of all benchmarks, over arrays: means, bootstrap intervals, the paired test."""
 
 from __future__ import annotations
 
@@ -47,30 +47,25 @@ def resample_ratios(series: Sequence[Terms], rng: np.random.Generator) -> list[n
     return [sums[:, index] / np.maximum(sums[:, index + 1], 1e-12) for index in range(0, 2 * len(series), 2)]
 
 
-def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the central interval of resampled values, rounded to four digits."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the central 95% interval of resampled values, rounded to four digits."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return round(float(low), 4), round(float(high), 4)
 
 
-def bootstrap_interval(
-    values: Sequence[float], weights: Sequence[float] | None = None, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a mean, or of a ratio of sums.
+def bootstrap_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of a mean, or of a ratio of sums.
 
     Args:
         values: One number per sample; with `weights`, the numerators.
         weights: Denominators; the statistic is then sum(values) / sum(weights), such as recall over all objects.
-        confidence: 0 to 1.
-        seed: Random seed.
 
     Returns:
         Both bounds, rounded to four digits; NaN without values.
     """
     if not len(values):
         return math.nan, math.nan
-    return percentile_interval(resample_ratios([(values, weights)], np.random.default_rng(seed))[0], confidence)
+    return percentile_interval(resample_ratios([(values, weights)], np.random.default_rng(0))[0])
 
 
 class PairedTest(NamedTuple):
@@ -103,10 +98,3 @@ def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
 def count_matches(left: Iterable[Hashable], right: Iterable[Hashable]) -> int:
     """Return the size of the multiset intersection: an element that occurs twice has to be matched twice."""
     return (Counter(left) & Counter(right)).total()
-
-
-def entropy(weights: Sequence[float]) -> float:
-    """Return the entropy of a distribution (nats): 0 for one certain choice, log(n) for n equal ones."""
-    shares = np.asarray(weights, dtype=float)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum())

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from scipy.stats import entropy  # type: ignore[import-untyped]
 
+from aligngpt.evaluation.artifacts import ModelInfo
 from aligngpt.evaluation.benchmark import Benchmark
-from aligngpt.evaluation.metrics import entropy
 from aligngpt.evaluation.tasks import (
     EvalSettings,
-    ModelInfo,
     PredictionRecord,
     Task,
     TaskState,
@@ -140,16 +140,16 @@ def _build_line(task: Task, index: int, completion: Completion, model: ModelInfo
     metadata: dict[str, Any] = {}
     if completion.gate_weights is not None:
         metadata["gate_weights"] = [round(weight, 5) for weight in completion.gate_weights]
-        metadata["gate_entropy"] = round(entropy(completion.gate_weights), 4)
+        metadata["gate_entropy"] = round(float(entropy(completion.gate_weights)), 4)
     if completion.error is not None:
         metadata["unreadable_image"] = completion.error
-    key = f"{model.hash} {model.alignment} {task.benchmark.name} {index}"
+    key = f"{model.model_hash} {model.alignment} {task.benchmark.name} {index}"
     return {
         "question_id": question.id,
         "prompt": question.prompt if question.stored_prompt is None else question.stored_prompt,
         "text": completion.text,
         "answer_id": hashlib.sha256(key.encode()).hexdigest()[:22],
-        "model_id": model.name,
+        "model_id": model.model,
         "metadata": metadata,
         **question.extra,
     }

@@ -17,7 +17,6 @@ from aligngpt.evaluation.artifacts import (
     GateStats,
     JudgeResult,
     JudgeSummary,
-    SampleScore,
     UnreadableImageRecord,
 )
 from aligngpt.evaluation.benchmark import Benchmark
@@ -25,7 +24,6 @@ from aligngpt.evaluation.metrics import bootstrap_interval
 from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import EvalSettings, Task, TaskState
-from aligngpt.evaluation.types import Question
 from aligngpt.utils.io import write_jsonl
 from aligngpt.utils.text import one_line
 
@@ -70,15 +68,8 @@ def finish_task(state: TaskState, settings: EvalSettings, previous: BenchmarkRes
 
 def _build_row(state: TaskState, **fields: Any) -> BenchmarkResult:
     benchmark, config = state.task.benchmark, state.config
-    return BenchmarkResult(
-        benchmark=benchmark.name,
-        title=benchmark.title,
-        metric=benchmark.metric,
-        alignment=config.alignment,
-        limit=config.limit,
-        data_note=config.data_note,
-        **fields,
-    )
+    shared = config.model_dump(include={"alignment", "limit", "data_note"})
+    return BenchmarkResult(benchmark=benchmark.name, title=benchmark.title, metric=benchmark.metric, **shared, **fields)
 
 
 def _write_answers(task: Task, lines: Sequence[Line]) -> None:
@@ -115,9 +106,16 @@ def _read_score(task: Task) -> dict[str, Any]:
     if not (task.folder / BenchmarkScore.FILE).is_file():
         return {}
     score = BenchmarkScore.read(task.folder)
-    names = ("score", "formatted", "ci95", "n_samples")
-    values = {name: getattr(score, name) for name in names}
-    return values | {"n_missing": score.counts.n_missing, "judge": _summarize_judge(task)}
+    fields: dict[str, Any] = score.model_dump(include={"score", "formatted", "ci95", "n_samples"})
+    if (task.folder / JudgeResult.FILE).is_file():
+        result = JudgeResult.read(task.folder)
+        fields["judge"] = JudgeSummary(
+            model=result.config["judge_model"],
+            answered_by=result.answered_by,
+            cost=result.usage.cost,
+            n_unreadable=len(result.unreadable),
+        )
+    return fields | {"n_missing": score.counts.n_missing}
 
 
 def _list_unreadable_images(task: Task, lines: Sequence[Line]) -> list[UnreadableImageRecord]:
@@ -138,7 +136,7 @@ def _list_unreadable_images(task: Task, lines: Sequence[Line]) -> list[Unreadabl
 def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
     if task.benchmark.judge is None:
         return None
-    path = find_reviews_path(task)
+    path = _find_reviews_path(task)
     if settings.judge is None:
         return None if path.is_file() else "not judged; pass --judge-url and --judge-model"
     from aligngpt.evaluation.judge.judge import judge_predictions
@@ -154,28 +152,15 @@ def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | N
     return None
 
 
-def find_reviews_path(task: Task) -> Path:
-    """Return the path of a judge's reviews of the predictions."""
+def _find_reviews_path(task: Task) -> Path:
     return task.folder / f"reviews{Path(task.benchmark.files.reviews or 'reviews.jsonl').suffix}"
-
-
-def _summarize_judge(task: Task) -> JudgeSummary | None:
-    if not (task.folder / JudgeResult.FILE).is_file():
-        return None
-    result = JudgeResult.read(task.folder)
-    return JudgeSummary(
-        model=result.config["judge_model"],
-        answered_by=result.answered_by,
-        cost=result.usage.cost,
-        n_unreadable=len(result.unreadable),
-    )
 
 
 def _score(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
     benchmark, path = task.benchmark, task.folder / BenchmarkScore.FILE
     if settings.limit is not None:
         return f"not scored: --limit {settings.limit} asks the first questions only"
-    answers = task.answers if benchmark.judge is None else find_reviews_path(task)
+    answers = task.answers if benchmark.judge is None else _find_reviews_path(task)
     if not answers.is_file():
         path.unlink(missing_ok=True)
         return None
@@ -221,31 +206,16 @@ def _submit(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | 
 
 
 def _write_gate_stats(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
+    """Write means of gate weights and entropy, also by the categories of the score; nothing without the gate."""
     path = task.folder / BenchmarkScore.FILE
     samples = BenchmarkScore.read(path).samples if path.is_file() else ()
-    stats = compute_gate_stats(task.benchmark, task.questions, lines, samples)
-    if stats is not None:
-        stats.write(task.folder / GateStats.FILE)
-    return None
-
-
-def compute_gate_stats(
-    benchmark: Benchmark, questions: Sequence[Question], lines: Sequence[Line], samples: Sequence[SampleScore] = ()
-) -> GateStats | None:
-    """Return means of gate weights and entropy; None if no prediction has any.
-
-    Args:
-        benchmark: The benchmark.
-        questions: Its questions.
-        lines: Their predictions; `metadata` has `gate_weights` (N - 1) and `gate_entropy` where there is an image.
-        samples: Samples of the score, whose categories are averaged as well.
-    """
-    sample_ids = {id(one): name for name, own in benchmark.group_by_sample(questions).items() for one in own}
+    by_sample = task.benchmark.group_by_sample(task.questions)
+    sample_ids = {id(question): name for name, questions in by_sample.items() for question in questions}
     groups_of = {str(one.id): sample.groups for sample in samples for one in (sample, *sample.parts)}
     recorded: list[Line] = []
     by_kind: dict[str, list[Line]] = {}
     by_group: dict[str, dict[str, list[Line]]] = {}
-    for question, line in zip(questions, lines, strict=True):
+    for question, line in zip(task.questions, lines, strict=True):
         metadata = line["metadata"]
         if "gate_weights" not in metadata:
             continue
@@ -254,17 +224,17 @@ def compute_gate_stats(
         for category, values in groups_of.get(sample_ids[id(question)], {}).items():
             for value in (values,) if isinstance(values, str) else values:
                 by_group.setdefault(category, {}).setdefault(value, []).append(metadata)
-    if not recorded:
-        return None
-    return GateStats(
-        overall=_average_gates(recorded),
-        by_kind={kind: _average_gates(own) for kind, own in by_kind.items()},
-        by_group={
-            category: {value: _average_gates(values[value]) for value in sorted(values)}
-            for category, values in by_group.items()
-            if len(values) <= _MAX_VALUES
-        },
-    )
+    if recorded:
+        GateStats(
+            overall=_average_gates(recorded),
+            by_kind={kind: _average_gates(own) for kind, own in by_kind.items()},
+            by_group={
+                category: {value: _average_gates(values[value]) for value in sorted(values)}
+                for category, values in by_group.items()
+                if len(values) <= _MAX_VALUES
+            },
+        ).write(task.folder)
+    return None
 
 
 def _average_gates(recorded: Sequence[Line]) -> GateMeans:

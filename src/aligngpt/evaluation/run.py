@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults
+from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults, ModelInfo
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.judge.config import JudgeConfig
@@ -22,7 +22,6 @@ from aligngpt.evaluation.results import finish_task
 from aligngpt.evaluation.tasks import (
     EvalSettings,
     MissingData,
-    ModelInfo,
     Task,
     TaskState,
     describe_task,
@@ -174,7 +173,7 @@ def _read_rows(output: Path, model: ModelInfo) -> dict[str, BenchmarkResult]:
         results = EvalResults.read(path)
     except ValueError as error:
         raise ValueError(f"{error}; it is not a file of eval run: choose another --output or delete it") from None
-    if results.model_hash != model.hash:
+    if results.model_hash != model.model_hash:
         raise ValueError(
             f"{output} holds results of another model ({results.model}); choose another --output or delete this folder"
         )
@@ -186,7 +185,7 @@ def _write_rows(output: Path, model: ModelInfo, rows: Mapping[str, BenchmarkResu
     merged = {**_read_rows(output, model), **rows}
     order = [*BENCHMARKS, *(name for name in merged if name not in BENCHMARKS)]
     benchmarks = [merged[name] for name in order if name in merged]
-    results = EvalResults(model=model.name, model_hash=model.hash, versions=versions(), benchmarks=benchmarks)
+    results = EvalResults(model=model.model, model_hash=model.model_hash, versions=versions(), benchmarks=benchmarks)
     results.write(output)
     return results
 

@@ -15,8 +15,6 @@ from aligngpt.evaluation.matching import group_samples
 from aligngpt.evaluation.metrics import percentile_interval, resample_ratios
 from aligngpt.evaluation.types import Predictions, Protocol
 
-_PROTOCOLS: tuple[Protocol, ...] = ("official", "strict")
-
 
 def score_files(
     benchmark: Benchmark,
@@ -41,14 +39,16 @@ def score_files(
     expected = benchmark.read_labels(labels)
     predictions = _skip(benchmark.read_predictions(answers), ignore)
     score = benchmark.score(expected, predictions, protocol)
-    values: dict[str, float | None] = {protocol: score.value}
+    values: dict[str, float] = {protocol: score.value}
     notes = list(score.notes)
+    other: Protocol = "strict" if protocol == "official" else "official"
     try:
-        values[_other(protocol)] = benchmark.score(expected, predictions, _other(protocol)).value
-        notes += _compare_protocols(benchmark, values)
+        values[other] = benchmark.score(expected, predictions, other).value
+        official, strict = values["official"], values["strict"]
+        if not math.isclose(official, strict, rel_tol=1e-12, abs_tol=1e-12):
+            notes.append(f"official {official:.2f}, strict {strict:.2f}: {benchmark.official_caveat}")
     except ValueError as error:
-        values[_other(protocol)] = None
-        notes.append(f"no score by the {_other(protocol)} protocol: {error}")
+        notes.append(f"no score by the {other} protocol: {error}")
     if score.count.extra:
         notes.insert(0, f"answers to no question of the labels: {score.count.extra} of {len(predictions.rows)}")
     counted = [sample for sample in score.samples if sample.aggregation_group is not None]
@@ -66,7 +66,7 @@ def score_files(
             n_extra=score.count.extra,
             n_duplicates=score.count.duplicate,
         ),
-        protocols={name: _finite(values[name]) for name in _PROTOCOLS},
+        protocols={name: _finite(values.get(name)) for name in ("official", "strict")},
         groups=_score_groups(score.samples, benchmark),
         details=dict(score.details),
         notes=notes,
@@ -79,18 +79,6 @@ def _skip(predictions: Predictions, ignore: Collection[str]) -> Predictions:
     if unknown:
         raise ValueError(f"{predictions.source}: no answer to question {', '.join(sorted(unknown))}; check --ignore")
     return replace(predictions, rows=[row for row in predictions.rows if str(row.id) not in ignore])
-
-
-def _other(protocol: Protocol) -> Protocol:
-    return "strict" if protocol == "official" else "official"
-
-
-def _compare_protocols(benchmark: Benchmark, values: dict[str, float | None]) -> list[str]:
-    official, strict = values["official"], values["strict"]
-    assert official is not None and strict is not None
-    if math.isclose(official, strict, rel_tol=1e-12, abs_tol=1e-12):
-        return []
-    return [f"official {official:.2f}, strict {strict:.2f}: {benchmark.official_caveat}"]
 
 
 def _finite(value: float | None) -> float | None:
@@ -148,15 +136,16 @@ def metric_interval(samples: Sequence[SampleScore], benchmark: Benchmark) -> Int
 
 def _score_groups(samples: Sequence[SampleScore], benchmark: Benchmark) -> dict[str, dict[str, GroupScore]]:
     categories = dict.fromkeys(category for sample in samples for category in sample.groups)
+    groups = {category: group_samples(samples, category) for category in categories}
     return {
-        category: {value: _score_group(own, benchmark) for value, own in _sort_values(group_samples(samples, category))}
-        for category in categories
+        category: {value: _score_group(values[value], benchmark) for value in sorted(values, key=_sort_key)}
+        for category, values in groups.items()
     }
 
 
-def _sort_values(groups: dict[str, list[SampleScore]]) -> list[tuple[str, list[SampleScore]]]:
-    """Sort values by name, numbers by size."""
-    return sorted(groups.items(), key=lambda item: (not (n := item[0].isdigit()), int(item[0]) if n else 0, item[0]))
+def _sort_key(value: str) -> tuple[bool, int, str]:
+    """Sort numbers by size before other values by name."""
+    return (False, int(value), "") if value.isdigit() else (True, 0, value)
 
 
 def _score_group(samples: Sequence[SampleScore], benchmark: Benchmark) -> GroupScore:

@@ -17,11 +17,12 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from aligngpt.data.images import load_image
 from aligngpt.data.schema import BadImage, UnreadableImage
-from aligngpt.evaluation.artifacts import EvalRunConfig
+from aligngpt.evaluation.artifacts import EvalRunConfig, ModelInfo
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.readers import find
 from aligngpt.evaluation.types import Question
+from aligngpt.inference.batch_generation import plan_batches
 from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
@@ -100,17 +101,9 @@ class Task:
         return path if inside else UnreadableImage("leaves the image folder")
 
     def plan_batches(self, size: int) -> list[list[int]]:
-        """Return the indices of the questions in batches, with and without images apart, the longest questions first.
-
-        The plan depends on questions and size alone, so that every process computes the same one. A batch that does
-        not fit into memory fails at the start.
-        """
-        batches = []
-        for with_image in (True, False):
-            indices = [index for index, one in enumerate(self.questions) if (one.image is not None) == with_image]
-            indices.sort(key=lambda index: -len(self.questions[index].prompt))
-            batches += [indices[start : start + size] for start in range(0, len(indices), size)]
-        return batches
+        """Return the indices of the questions in batches, with images first, the same in every process."""
+        prompts = [question.prompt for question in self.questions]
+        return plan_batches(prompts, [question.image is None for question in self.questions], size)
 
 
 def open_task(benchmark: Benchmark, settings: EvalSettings) -> Task:
@@ -162,18 +155,6 @@ def _check_text(question: Question, source: Path) -> None:
 # The model -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What identifies a model, read from its folder without loading it."""
-
-    name: str
-    hash: str
-    template: str
-    template_hash: str
-    alignment: Any
-    dtype: str
-
-
 def read_model_info(settings: EvalSettings) -> ModelInfo:
     """Read what identifies a model.
 
@@ -193,13 +174,16 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
         config = AlignGPTConfig.from_pretrained(folder)
         own, levels, dtype = config.alignment, config.num_alignment_levels, config.dtype or "float32"
         aligned = read_json(folder / "processor_config.json").get("use_alignment", True)
-        template = _read_template(folder)
+        path = folder / "chat_template.jinja"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
+        template = load_template(path)
     alignment = parse_setting(own if settings.alignment is None else settings.alignment, levels)
     if not aligned and alignment != "none":
         raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
     return ModelInfo(
-        name=name_model(folder),
-        hash=_fingerprint(folder),
+        model=name_model(folder),
+        model_hash=_fingerprint(folder),
         template=name_template(template) or "custom",
         template_hash=hashlib.sha256(template.encode()).hexdigest(),
         alignment=list(alignment) if isinstance(alignment, tuple) else alignment,
@@ -212,13 +196,6 @@ def _fingerprint(folder: Path) -> str:
     paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     lines = [f"{path.name} {fingerprint_file(path)}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _read_template(folder: Path) -> str:
-    path = folder / "chat_template.jinja"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
-    return path.read_text(encoding="utf-8")
 
 
 # Predictions ---------------------------------------------------------------------------------------------------------
@@ -317,11 +294,8 @@ class TaskState:
         """Whether the predictions are complete."""
         return self.task.answers.is_file()
 
-    def find_pending(self) -> None:
-        """Set `pending`."""
-        self.pending = frozenset(filter(self._is_pending, range(len(self.task.questions))))
-
-    def _is_pending(self, index: int) -> bool:
+    def is_pending(self, index: int) -> bool:
+        """Whether to generate a prediction, see `pending`."""
         record = self.records.get(index)
         if record is None or not record.unreadable:
             return record is None
@@ -350,13 +324,8 @@ def describe_task(task: Task, settings: EvalSettings, model: ModelInfo) -> TaskS
     sizes = [file_size(file) for file in map(task.find_image, _sample_questions(task)) if isinstance(file, Path)]
     info = settings.data / DATASET_INFO
     config = EvalRunConfig(
+        **dict(model),
         benchmark=task.benchmark.name,
-        model=model.name,
-        model_hash=model.hash,
-        template=model.template,
-        template_hash=model.template_hash,
-        alignment=model.alignment,
-        dtype=model.dtype,
         generation={"do_sample": False, "num_beams": 1, "max_new_tokens": task.benchmark.max_new_tokens},
         limit=settings.limit,
         data_hash=hash_file(task.question_file),
@@ -385,7 +354,7 @@ def start_task(state: TaskState, exclusive: bool) -> None:
         shutil.rmtree(task.parts, ignore_errors=True)
     state.output.check()
     state.read()
-    state.find_pending()
+    state.pending = frozenset(filter(state.is_pending, range(len(task.questions))))
     if run_file.is_file():
         _check_sizes(state, EvalRunConfig.read(run_file))
     else:

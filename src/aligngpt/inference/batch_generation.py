@@ -84,6 +84,24 @@ class GeneratedTokens(NamedTuple):
     image_text_similarity: Tensor | None
 
 
+def plan_batches(prompts: Sequence[str], groups: Sequence[Any], size: int) -> list[list[int]]:
+    """Return the indices of prompts in batches of one group each, the longest prompts first.
+
+    So a batch that does not fit into memory fails at the start of its group.
+
+    Args:
+        prompts: Texts of the prompts.
+        groups: The group of each prompt; batches are in the order of the sorted groups.
+        size: Prompts per batch.
+    """
+    batches = []
+    for group in sorted(set(groups)):
+        indices = [index for index, own in enumerate(groups) if own == group]
+        indices.sort(key=lambda index: -len(prompts[index]))
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return batches
+
+
 def generate_all(
     model: AlignGPTForConditionalGeneration,
     processor: AlignGPTProcessor,

@@ -32,7 +32,7 @@ def parse_alignment(value: Any, num_levels: int) -> Setting | Tensor:
 
 
 class AlignmentEmbeddings(nn.Module):
-    """The table of N alignment embeddings H_1 .. H_N, Xavier-uniform at initialization.
+    """The table of N alignment embeddings, Xavier-uniform: H_1 .. H_{N-1} of increasing degree (local), H_N (global).
 
     Args:
         num_levels: N, at least 2.
@@ -47,16 +47,6 @@ class AlignmentEmbeddings(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize the table."""
         nn.init.xavier_uniform_(self.weight)
-
-    @property
-    def local_embeddings(self) -> Tensor:
-        """H_1 .. H_{N-1}, (N - 1, hidden): local alignment of increasing degree."""
-        return self.weight[:-1]
-
-    @property
-    def global_embedding(self) -> Tensor:
-        """H_N, (hidden,): global alignment."""
-        return self.weight[-1]
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return the weighted sums of the table (Eq. 3): weights (S, N) to embeddings (S, hidden)."""

@@ -189,14 +189,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         model.config._attn_implementation_internal = llm.config._attn_implementation
         return model.eval()
 
-    def get_input_embeddings(self) -> torch.nn.Module:
-        """Return the language model's token embeddings."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: torch.nn.Module) -> None:
-        """Replace the language model's token embeddings."""
-        self.language_model.set_input_embeddings(value)
-
     def get_output_embeddings(self) -> torch.nn.Module | None:
         """Return the language model's head."""
         return self.language_model.get_output_embeddings()
@@ -244,14 +236,16 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         Raises:
             ValueError: The gate is needed and `instruction_mask` is missing.
         """
-        setting = parse_alignment(self.config.alignment if alignment is None else alignment, self._num_levels)
+        setting = self.config.alignment if alignment is None else alignment
+        setting = parse_alignment(setting, self.config.num_alignment_levels)
         segments, num_samples = number_segments(input_ids, segment_ids)
         gate_weights = similarity = None
         if needs_gate(setting) or with_gate:
             mask = self._gate_text_mask(input_ids, attention_mask, instruction_mask, segments)
             if prompt_length is not None:
                 mask[:, prompt_length:] = False
-            text_means = segment_mean(self._embed(input_ids), mask, segments, num_samples) / self._embed_scale
+            text_means = segment_mean(self.get_input_embeddings()(input_ids), mask, segments, num_samples)
+            text_means = text_means / self._embed_scale
             is_image, sizes = input_ids == self.config.image_token_id, image_features.shape[:2]
             read = None
             if self.config.gate_text == "instruction" and instruction_mask is not None:
@@ -375,13 +369,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
     # ---------------------------------------------------------------------------------------------------- filling
 
     @property
-    def _num_levels(self) -> int:
-        return self.config.num_alignment_levels
-
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        return self.get_input_embeddings()(input_ids)
-
-    @property
     def _embed_scale(self) -> Any:
         """The factor by which the language model's embedding layer multiplies its rows, as Gemma's does.
 
@@ -394,7 +381,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         self, input_ids: Tensor, pixel_values: Tensor | None, with_gate: bool, continues: bool, **context: Any
     ) -> tuple[Tensor, Tensor | None, AlignmentOutput | None]:
         """Return the token embeddings (B, T, H) with images and alignment filled in, image features and alignment."""
-        embeds = self._embed(input_ids)
+        embeds = self.get_input_embeddings()(input_ids)
         drops_align = continues or self._drops_align_token(context["alignment"])
         self._check_placeholders(input_ids, pixel_values, context["segment_ids"], drops_align)
         if pixel_values is None:

@@ -13,6 +13,7 @@ import jinja2
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image as hub_load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -308,12 +309,9 @@ class AlignGPTProcessor(ProcessorMixin):
         return self.align_token_id in encoding.input_ids and not words
 
     def _pad(self, encodings: list[Encoding], side: str) -> dict[str, Tensor]:
-        length = max(len(encoding.input_ids) for encoding in encodings)
-
         def pad(rows: list[Any], value: int) -> Tensor:
-            gaps = [[value] * (length - len(row)) for row in rows]
-            whole = [gap + row if side == "left" else row + gap for row, gap in zip(rows, gaps, strict=True)]
-            return torch.tensor(whole, dtype=torch.long)
+            tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
         return {
             "input_ids": pad([encoding.input_ids for encoding in encodings], self.tokenizer.pad_token_id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
-from aligngpt.inference.batch_generation import GenerationSettings, generate_batches
+from aligngpt.inference.batch_generation import GenerationSettings, generate_batches, plan_batches
 from aligngpt.inference.prompts import Prompt, build_prompt, build_user_turn
 from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
@@ -81,7 +81,7 @@ class AlignGPT(lmms):
         """
         answers: dict[int, str] = {}
         groups = [str(sorted(request.args[1].items())) for request in requests]
-        batches = self._plan_batches(groups, [request.args[0] for request in requests], self.batch_size)
+        batches = plan_batches([request.args[0] for request in requests], groups, self.batch_size)
         with progress("lmms-eval: generating", len(requests), enabled=self.rank == 0) as advance:
             for _, group in itertools.groupby(batches, key=lambda batch: groups[batch[0]]):
                 same = list(group)
@@ -130,7 +130,7 @@ class AlignGPT(lmms):
         losses: dict[int, tuple[float, bool]] = {}
         # The official code's gate reads the complete prompt, whose length is one number per batch.
         size = 1 if self.model.config.gate_text == "all" else self.batch_size
-        batches = self._plan_batches([""] * len(requests), [request.args[0] for request in requests], size)
+        batches = plan_batches([request.args[0] for request in requests], [""] * len(requests), size)
         with progress("lmms-eval: computing losses", len(requests), enabled=self.rank == 0) as advance:
             for batch in batches:
                 results = self._compute_losses([requests[index].args for index in batch])
@@ -176,16 +176,6 @@ class AlignGPT(lmms):
         return positions
 
     # Requests -------------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _plan_batches(groups: Sequence[str], contexts: Sequence[str], size: int) -> Iterator[list[int]]:
-        """Yield the indices of requests in batches of one group, longest context first."""
-        members: dict[str, list[int]] = {}
-        for index, group in enumerate(groups):
-            members.setdefault(group, []).append(index)
-        for indices in members.values():
-            indices.sort(key=lambda index: -len(contexts[index]))
-            yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
     def _read_document(self, doc_id: int, task: str, split: str) -> Any:
         return self.task_dict[task][split][doc_id]
