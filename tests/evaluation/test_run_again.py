@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import queue
 import shutil
 from pathlib import Path
@@ -221,10 +222,12 @@ def test_the_local_alignment_reads_the_gate(folder: Path, tmp_path: Path) -> Non
 
 def test_an_error_in_a_process_says_where_it_was() -> None:
     messages: queue.Queue[Any] = queue.Queue()
-    messages.put(workers.WorkerError("no such file", "Traceback: line 7"))
+    failure = ValueError("no such file")
+    failure.add_note("Traceback: line 7")
+    messages.put(pickle.loads(pickle.dumps(failure)))  # as between two processes
     with pytest.raises(ValueError, match="no such file") as error:
         workers._receive([None], messages, lambda name, count: None)
-    assert isinstance(error.value.__cause__, workers.WorkerTraceback) and "line 7" in str(error.value.__cause__)
+    assert error.value.__notes__ == ["Traceback: line 7"]
 
 
 def test_limited_questions_have_no_score(folder: Path, tmp_path: Path) -> None:

@@ -35,29 +35,11 @@ Advance = Callable[[str, int], object]  # called with the name of a benchmark an
 
 @dataclass(frozen=True)
 class Work:
-    """The questions of one benchmark that one worker answers.
-
-    Args:
-        benchmark: The benchmark.
-        batches: Indices of the questions, batch by batch.
-        part: Name of the file that the worker writes.
-    """
+    """The questions of one benchmark that one worker answers."""
 
     benchmark: Benchmark
-    batches: Sequence[Sequence[int]]
-    part: str
-
-
-@dataclass(frozen=True)
-class WorkerError:
-    """What ended a worker: the message and the traceback."""
-
-    message: str
-    trace: str
-
-
-class WorkerTraceback(Exception):
-    """The traceback of another process, as the cause of the error that is raised in this one."""
+    batches: Sequence[Sequence[int]]  # indices of the questions
+    part: str  # name of the file that the worker writes
 
 
 def generate_predictions(
@@ -193,8 +175,8 @@ def _receive(workers: Sequence[Any], messages: Any, advance: Advance) -> None:
             continue
         if message is None:
             running -= 1
-        elif isinstance(message, WorkerError):
-            raise ValueError(message.message) from WorkerTraceback(message.trace)
+        elif isinstance(message, ValueError):
+            raise message
         else:
             advance(*message)
 
@@ -212,5 +194,6 @@ def _work(
         messages.put(None)
     except Exception as error:
         expected = isinstance(error, ValueError | OSError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        messages.put(WorkerError(text, traceback.format_exc()))
+        failure = ValueError(str(error) if expected else f"{type(error).__name__}: {error}")
+        failure.add_note(traceback.format_exc())
+        messages.put(failure)

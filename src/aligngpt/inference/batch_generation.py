@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -244,15 +244,13 @@ def _generate_batch(
     generated = generate_tokens(model, processor, inputs, settings)
     new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-    completions = [Completion(truncate_at(text.strip(), settings.stop_strings)) for text in texts]
+    texts = [truncate_at(text.strip(), settings.stop_strings) for text in texts]
     weights, dots = generated.gate_weights, generated.image_text_similarity
     if not settings.return_gate_weights or weights is None or dots is None:
-        return completions
+        return [Completion(text) for text in texts]
     return [
-        replace(completion, gate_weights=weights[row].tolist(), image_text_similarity=dots[row].tolist())
-        if prompt.images
-        else completion
-        for row, (prompt, completion) in enumerate(zip(batch, completions, strict=True))
+        Completion(text, own_weights, own_dots) if prompt.images else Completion(text)
+        for prompt, text, own_weights, own_dots in zip(batch, texts, weights.tolist(), dots.tolist(), strict=True)
     ]
 
 

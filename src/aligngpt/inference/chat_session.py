@@ -115,7 +115,9 @@ class ChatSession:
         new_images = [*(self._first_images if not self.messages else ()), *(load_image(image) for image in images)]
         _check_placeholders(prompt, len(new_images))
         question, all_images = build_user_turn(prompt, len(new_images)), [*self.images, *new_images]
-        inputs = self._process([*self.messages, question], all_images)
+        text = self.processor.render([*self.messages, question], add_generation_prompt=True)
+        inputs = self.processor(images=all_images or None, text=text, alignment=self.alignment, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
         prompt_ids = inputs["input_ids"][0].tolist()
         cached, self._cached = self._cached, None  # `generate` extends the cache, so it is lost if that fails
         if cached is not None and not cached.is_prefix_of(prompt_ids):
@@ -142,11 +144,6 @@ class ChatSession:
             self._cached = _CachedTurns(sequence, generated.past_key_values)
         seconds = round(time.monotonic() - started, 3)
         return ChatAnswer(answer, self.active_alignment, self.gate_weights, token_ids, seconds)
-
-    def _process(self, messages: list[Message], images: list[Image.Image]) -> Any:
-        text = self.processor.render(messages, add_generation_prompt=True)
-        inputs = self.processor(images=images or None, text=text, alignment=self.alignment, return_tensors="pt")
-        return inputs.to(self.model.device)
 
     def reset(self) -> None:
         """Clear the conversation; the images of the first turn stay."""

@@ -14,7 +14,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from aligngpt.inference.batch_generation import GenerationSettings, generate_batches, plan_batches
-from aligngpt.inference.prompts import Prompt, build_prompt, build_user_turn
+from aligngpt.inference.prompts import build_prompt, build_user_turn
 from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
 from aligngpt.utils.progress import progress
@@ -86,15 +86,16 @@ class AlignGPT(lmms):
             for _, group in itertools.groupby(batches, key=lambda batch: groups[batch[0]]):
                 same = list(group)
                 settings = self._convert_settings(requests[same[0][0]].args[1])
-                prompts = ([self._build_prompt(*requests[index].args) for index in batch] for batch in same)
+                arguments = ([requests[index].args for index in batch] for batch in same)
+                prompts = (
+                    [build_prompt(self.processor, text, self._load_images(*document)) for text, _, *document in batch]
+                    for batch in arguments
+                )
                 results = generate_batches(self.model, self.processor, prompts, settings)
                 for batch, completions in zip(same, results, strict=True):
                     answers.update(zip(batch, (completion.text for completion in completions), strict=True))
                     advance(len(batch))
         return [answers[index] for index in range(len(requests))]
-
-    def _build_prompt(self, context: str, _: Any, *document: Any) -> Prompt:
-        return build_prompt(self.processor, context, self._load_images(*document))
 
     def _convert_settings(self, settings: dict[str, Any]) -> GenerationSettings:
         """Convert the settings of a task; it samples only above temperature 0."""
@@ -110,11 +111,7 @@ class AlignGPT(lmms):
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refuse tasks of several rounds.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Refuse tasks of several rounds with a `NotImplementedError`."""
         raise NotImplementedError("aligngpt answers tasks of one round; remove tasks of generate_until_multi_round")
 
     # Losses ---------------------------------------------------------------------------------------------------------

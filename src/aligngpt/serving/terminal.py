@@ -94,7 +94,10 @@ class _Terminal:
         if name == "/level":
             self._set_level(value)
         elif name == "/gate":
-            self.show(self._describe_gate())
+            weights = enumerate(self.session.gate_weights or (), start=1)
+            shown = "  ".join(f"{level}: {weight:.3f}" for level, weight in weights)
+            missing = "no gate weights: ask about an image with the setting adaptive or local"
+            self.show(f"gate weights: {shown}" if shown else missing)
         elif name == "/image" and value:
             self._add_image(Path(value).expanduser())
         elif name == "/clear":
@@ -113,12 +116,6 @@ class _Terminal:
             self.show(f"alignment: {self.session.active_alignment}")
         except ValueError as error:
             self.show(str(error), "red")
-
-    def _describe_gate(self) -> str:
-        weights = self.session.gate_weights
-        if weights is None:
-            return "no gate weights: ask about an image with the setting adaptive or local"
-        return "gate weights: " + "  ".join(f"{level}: {weight:.3f}" for level, weight in enumerate(weights, start=1))
 
     def _add_image(self, path: Path) -> None:
         try:
