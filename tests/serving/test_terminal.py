@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aligngpt.inference import chat_session
 from aligngpt.inference.chat_session import ChatAnswer, ChatSession
 from aligngpt.serving.terminal import HELP, chat
 from tests import tiny
@@ -115,15 +116,15 @@ def test_gate_weights(talk: Talk) -> None:
 def test_ctrl_c_interrupts_the_answer_and_not_the_chat(
     talk: Talk, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ChatSession._process
+    original = chat_session.generate_tokens
     interrupts = iter([True, False, False])
 
-    def process(self: ChatSession, *args: Any) -> Any:
+    def generate_tokens(*args: Any, **options: Any) -> Any:
         if next(interrupts):
             raise KeyboardInterrupt
-        return original(self, *args)
+        return original(*args, **options)
 
-    monkeypatch.setattr(ChatSession, "_process", process)
+    monkeypatch.setattr(chat_session, "generate_tokens", generate_tokens)
     text = talk("What?", KeyboardInterrupt(), "Why?", "And?")
     assert "interrupted; question and answer are not part of the conversation" in text
     assert [(call["prompt"], call["messages"]) for call in calls] == [("Why?", 2), ("And?", 4)]
