@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -21,9 +20,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from aligngpt.reporting.formatting import decimal, integer, shorten
+from aligngpt.reporting.formatting import decimal, shorten
 
 WIDTH = 410  # of the coordinates of a chart; the page scales it
 FONT = 13.0  # at least 11 px where the page is 400 px wide
@@ -131,50 +129,6 @@ def to_svg(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(head + text[text.index(">") + 1 :])
 
 
-def stacked_histogram(
-    edges: np.ndarray, counts: np.ndarray, boundaries: Sequence[float], name: str, alt: str
-) -> Markup:
-    """Return a histogram of scores colored by level, with a line at each boundary.
-
-    Args:
-        edges: (bins + 1,), ascending.
-        counts: (levels + 1, bins); row 0 holds scores without a level.
-        boundaries: (levels - 1,), or empty.
-    """
-    num_levels = len(counts) - 1
-    figure, axes = canvas(285)
-    below = np.zeros(len(edges) - 1)
-    for level, row in enumerate(counts):
-        filled = row > 0
-        axes.bar(
-            edges[:-1][filled], row[filled], np.diff(edges)[filled], below[filled], align="edge",
-            color=level_color(level, num_levels) if level else BLUE, edgecolor=CARD, linewidth=0.4,
-        )  # fmt: skip
-        below += row
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(0, below.max() * (1.14 if boundaries else 1.05))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(lambda count, _: integer(count))
-    _mark_boundaries(axes, boundaries)
-    axes.set_xlabel("CLIP score (cosine of image and caption)")
-    axes.set_ylabel("Pairs")
-    return to_svg(figure, name, alt)
-
-
-def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
-    """Draw a line at each boundary, and the number of each level that is wide enough."""
-    if not boundaries:
-        return
-    left, right = axes.get_xlim()
-    top = axes.get_ylim()[1]
-    for boundary in (boundary for boundary in boundaries if left <= boundary <= right):
-        axes.axvline(boundary, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
-    ends = [left, *np.clip(boundaries, left, right), right]
-    for level, (low, high) in enumerate(pairwise(ends), start=1):
-        if high - low > 0.03 * (right - left):
-            axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold")
-
-
 def describe_rows(table: Table, prefix: str = "") -> str:
     """Return the rows for a text alternative, each cell after its heading: `Row: a 1, b 2.`"""
     return " ".join(
@@ -201,18 +155,6 @@ def level_bars(values: Sequence[float], name: str, label: str, alt: str, top: fl
     level_axis(axes, len(values))
     axes.set_ylabel(label)
     return to_svg(figure, name, alt)
-
-
-def horizontal_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str], color: str) -> Figure:
-    """Return horizontal bars from top to bottom, each with its label at its end."""
-    figure, axes = canvas(30 + 28 * len(values), grid=None)
-    axes.barh(range(len(names)), values, 0.62, color=color)
-    for index, (value, label) in enumerate(zip(values, labels, strict=True)):
-        axes.annotate(label, (value, index), (4, 0), textcoords="offset points", va="center")
-    name_rows(axes, names)
-    axes.set_xlim(0, 1.4 * max(values) or 1.0)
-    axes.set_xticks([])
-    return figure
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -27,43 +27,28 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a page. The packages of the reports make sections; a page can combine those of several.
+    """One section of a page. The packages of the reports make sections; a page can combine those of several."""
 
-    Attributes:
-        id: Anchor, unique in the page.
-        short: Name in the navigation bar.
-        description: What the section shows and what the paper says about it.
-        insights: Sentences computed from the data.
-        missing: What is not available, each with how to get it.
-        content: Tables, examples and other variables of `content.html.jinja`, which shows them after the charts.
-    """
-
-    id: str
-    short: str
+    id: str  # anchor, unique in the page
+    short: str  # name in the navigation bar
     title: str
-    description: str
-    insights: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    description: str  # what the section shows and what the paper says about it
+    insights: list[str] = field(default_factory=list)  # sentences computed from the data
+    missing: list[str] = field(default_factory=list)  # what is not available, each with how to get it
     charts: list[Chart] = field(default_factory=list)
-    content: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)  # variables of `content.html.jinja`, after the charts
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
+    """A report."""
 
-    Attributes:
-        kind: Kind of report, shown above the name.
-        lead: The most important insights.
-        warnings: Notes that limit what the numbers mean.
-    """
-
-    kind: str
+    kind: str  # of report, shown above the name
     name: str
-    lead: Sequence[str]
+    lead: Sequence[str]  # the most important insights
     cards: Sequence[Card]
     sections: Sequence[Section]
-    warnings: Sequence[str] = ()
+    warnings: Sequence[str] = ()  # notes that limit what the numbers mean
 
 
 def mark_code(text: str) -> Markup:

@@ -21,8 +21,8 @@ _QUALITY = 85
 HEAT_MAP = "inferno"
 
 
-def thumbnail(source: Path | bytes, side: int = SIDE, quality: int | None = None) -> str | None:
-    """Return an image as a data URI, or `None` if it cannot be read.
+def thumbnail(source: Path | bytes | None, side: int = SIDE, quality: int | None = None) -> str | None:
+    """Return an image as a data URI, or `None` if there is none or it cannot be read.
 
     Args:
         source: The file, or its content.
@@ -43,7 +43,7 @@ def image_file(folder: Path, name: str) -> Path | None:
         return None
 
 
-def heat_map(path: Path, grid: tuple[int, int], values: Sequence[float]) -> str | None:
+def heat_map(path: Path | None, grid: tuple[int, int], values: Sequence[float]) -> str | None:
     """Return the grayscale image under a heat map as a data URI, or `None` if the image cannot be read.
 
     Args:
@@ -70,7 +70,9 @@ def heat_scale() -> str:
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))
 
 
-def _read(source: Path | bytes, side: int = SIDE) -> Image.Image | None:
+def _read(source: Path | bytes | None, side: int = SIDE) -> Image.Image | None:
+    if source is None:
+        return None
     try:
         decoded = decode_image(source if isinstance(source, bytes) else read_encoded(source), at_least=side)
     except (OSError, ValueError):

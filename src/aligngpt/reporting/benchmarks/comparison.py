@@ -113,7 +113,7 @@ def _make_examples(row: Comparison) -> dict[str, Any]:
 def _make_example(sample: DifferingSample, names: tuple[str, str]) -> dict[str, Any]:
     return {
         "question": shorten(sample.question, _QUESTION) if sample.question else f"Question {sample.id}",
-        "image": None if sample.image is None else thumbnail(sample.image, SIDE, QUALITY),
+        "image": thumbnail(sample.image, SIDE, QUALITY),
         "label": "" if sample.label is None else _format(sample.label),
         "predictions": list(zip(names, map(_format, sample.texts), sample.scores, strict=True)),
     }

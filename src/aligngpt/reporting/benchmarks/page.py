@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.artifacts import TITLES, Comparison, GateMeans, GroupScore
-from aligngpt.reporting.benchmarks import charts, comparison, insights
+from aligngpt.reporting.benchmarks import charts, comparison, insights, paper_results
 from aligngpt.reporting.benchmarks.comparison import Compared
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, list_data_notes, load_folder
-from aligngpt.reporting.benchmarks.paper_results import (
-    ALIGNGPT_7B,
-    LLAVA_7B,
-    PAPER_MODELS,
-    REFERENCE_MODELS,
-    TEST_SPLITS,
-    PaperModel,
-)
 from aligngpt.reporting.charts import Table
 from aligngpt.reporting.formatting import (
     NO_VALUE,
@@ -95,7 +87,7 @@ def make_cards(folder: BenchmarkFolder) -> list[Card]:
     settings = dict.fromkeys(str(result.row.alignment) for result in folder.results if result.row.alignment is not None)
     model = f"{folder.model}, alignment {join_words(list(settings))}" if settings else folder.model
     cards = [Card("Benchmarks scored", f"{len(folder.scores)} of {len(folder.results)}", model)]
-    for reference in (ALIGNGPT_7B, LLAVA_7B) if folder.comparable else ():
+    for reference in (paper_results.ALIGNGPT_7B, paper_results.LLAVA_7B) if folder.comparable else ():
         shared, higher, inconclusive = insights.count_higher(folder, reference)
         note = f"benchmarks; {inconclusive} inconclusive"
         cards.append(Card(f"Above {reference.name}", f"{higher} of {shared}", note))
@@ -110,8 +102,8 @@ def make_cards(folder: BenchmarkFolder) -> list[Card]:
 
 def _results(folder: BenchmarkFolder) -> Section:
     in_paper = [result for result in folder.results if result.name in TITLES]
-    references = REFERENCE_MODELS if any(not result.caveat for result in in_paper) else ()
-    splits = [TITLES[name] for name in folder.comparable if name in TEST_SPLITS]
+    references = paper_results.REFERENCE_MODELS if any(not result.caveat for result in in_paper) else ()
+    splits = [TITLES[name] for name in folder.comparable if name in paper_results.TEST_SPLITS]
     tables = " next to Tables 1 and 2 of the paper, in the same units" if in_paper else ""
     caution = "; the paper reports none, so a difference just outside of it may still be due to chance"
     return Section(
@@ -130,7 +122,7 @@ def _results(folder: BenchmarkFolder) -> Section:
     )
 
 
-def _row(result: Result, references: Sequence[PaperModel]) -> dict[str, Any]:
+def _row(result: Result, references: Sequence[paper_results.PaperModel]) -> dict[str, Any]:
     """Return a row of the results; a caveat is why a score differs from the paper's setup."""
     row: dict[str, Any] = {
         "title": result.title,
@@ -144,7 +136,7 @@ def _row(result: Result, references: Sequence[PaperModel]) -> dict[str, Any]:
     return row | {"metric": result.score.metric, "score": score, "ci95": ci95}
 
 
-def _reference(result: Result, model: PaperModel) -> tuple[str, str, str]:
+def _reference(result: Result, model: paper_results.PaperModel) -> tuple[str, str, str]:
     """Return a score of the paper, the model's score minus it, and whether the model is higher, lower or neither."""
     if result.name not in model.scores or result.caveat:
         return NO_VALUE, "", ""
@@ -161,7 +153,7 @@ def _paper_table(folder: BenchmarkFolder) -> Table:
     """Return Tables 1 and 2 of the paper with this model in the first row."""
     own = {name: score.score for name, score in folder.comparable.items()}
     rows = [(folder.name, "", "", *(charts.score_text(own.get(name)) for name in TITLES))] if own else []
-    for model in PAPER_MODELS:
+    for model in paper_results.PAPER_MODELS:
         scores = [charts.score_text(model.scores.get(name)) for name in TITLES]
         rows.append((model.name, model.language_model, str(model.resolution), *scores))
     return Table(("Model", "Language model", "Pixels", *TITLES.values()), tuple(rows))
@@ -184,9 +176,9 @@ def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section:
         series[complete[0].baseline.name] = {row.benchmark: row.baseline.score for row in complete}
     titles = {result.name: result.title for result in folder.results if result.name in shown}
     if folder.comparable:
-        series |= {model.name: model.scores for model in (ALIGNGPT_7B, LLAVA_7B)}
-        section.insights.extend(insights.largest_differences(folder, ALIGNGPT_7B))
-        section.charts.append(charts.from_paper(folder.comparable, ALIGNGPT_7B))
+        series |= {model.name: model.scores for model in (paper_results.ALIGNGPT_7B, paper_results.LLAVA_7B)}
+        section.insights.extend(insights.largest_differences(folder, paper_results.ALIGNGPT_7B))
+        section.charts.append(charts.from_paper(folder.comparable, paper_results.ALIGNGPT_7B))
     elif any(benchmark in TITLES for benchmark in shown):
         section.missing.append("Results of the paper: data, questions or judge are not those of the paper.")
     section.charts.insert(0, charts.overview(titles, series))

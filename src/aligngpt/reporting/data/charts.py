@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails
 from aligngpt.curation.statistics import ScoreStatistics, bin_score, quantile_bin
 from aligngpt.reporting.charts import (
+    BLUE,
+    CARD,
     INK,
     Chart,
     Table,
@@ -15,7 +22,6 @@ from aligngpt.reporting.charts import (
     heat_cells,
     level_axis,
     level_color,
-    stacked_histogram,
     styled,
     to_svg,
 )
@@ -43,7 +49,37 @@ def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None
     ends = {"maximum": scanned.maximum, "mean": mean_score(scanned)}
     values = {"minimum": scanned.minimum} | dict(scanned.quantiles) | ends
     table = Table(("Percentile", "Score"), tuple((name, decimal(value, 3)) for name, value in values.items()))
-    return Chart("Distribution of the scores", alt, stacked_histogram(edges, counts, lines, "histogram", alt), table)
+    figure, axes = canvas(285)
+    below = np.zeros(len(edges) - 1)
+    for level, row in enumerate(counts):  # row 0 holds scores without a level
+        filled = row > 0
+        axes.bar(
+            edges[:-1][filled], row[filled], np.diff(edges)[filled], below[filled], align="edge",
+            color=level_color(level, len(counts) - 1) if level else BLUE, edgecolor=CARD, linewidth=0.4,
+        )  # fmt: skip
+        below += row
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, below.max() * (1.14 if lines else 1.05))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(lambda count, _: integer(count))
+    _mark_boundaries(axes, lines)
+    axes.set_xlabel("CLIP score (cosine of image and caption)")
+    axes.set_ylabel("Pairs")
+    return Chart("Distribution of the scores", alt, to_svg(figure, "histogram", alt), table)
+
+
+def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
+    """Draw a line at each boundary, and the number of each level that is wide enough."""
+    if not boundaries:
+        return
+    left, right = axes.get_xlim()
+    top = axes.get_ylim()[1]
+    for boundary in (boundary for boundary in boundaries if left <= boundary <= right):
+        axes.axvline(boundary, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
+    ends = [left, *np.clip(boundaries, left, right), right]
+    for level, (low, high) in enumerate(pairwise(ends), start=1):
+        if high - low > 0.03 * (right - left):
+            axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold")
 
 
 @styled

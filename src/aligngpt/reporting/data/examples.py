@@ -26,25 +26,17 @@ _REMEDY = "pass the data that were scored"
 
 @dataclass(frozen=True)
 class Example:
-    """A pair as shown.
-
-    Attributes:
-        image: Path of the image in the data.
-        score: NaN without a score; `other_scores` holds those of further scorers by column.
-        level: 1 to N; 0 without a score or without levels.
-        caption: Shortened; `None` without the data.
-        data_uri: Thumbnail; `None` if there is no readable image.
-    """
+    """A pair as shown."""
 
     row: int
     id: str
-    image: str | None
-    score: float
-    other_scores: dict[str, float]
-    level: int
+    image: str | None  # path in the data
+    score: float  # NaN without a score
+    other_scores: dict[str, float]  # of further scorers, by column
+    level: int  # 1 to N; 0 without a score or without levels
     error: str | None
-    caption: str | None = None
-    data_uri: str | None = None
+    caption: str | None = None  # shortened; None without the data
+    data_uri: str | None = None  # thumbnail; None if there is no readable image
 
 
 def load_examples(
@@ -127,7 +119,7 @@ def _read_records(
 def _thumbnail(data: bytes | None, image: str | None, images: Path | None) -> str | None:
     """Return the thumbnail of an image that is stored in the record, or in the image folder."""
     source = data if data is not None or image is None or images is None else image_file(images, image)
-    return None if source is None else thumbnail(source, SIDE, QUALITY)
+    return thumbnail(source, SIDE, QUALITY)
 
 
 def _shorten_caption(caption: str) -> str:

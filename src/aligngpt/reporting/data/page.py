@@ -30,6 +30,8 @@ from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, integer, 
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.utils.text import printable
 
+StrPath = str | os.PathLike[str]
+
 
 @dataclass(frozen=True)
 class DataReport:
@@ -41,18 +43,13 @@ class DataReport:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pairs shown together.
-
-    Attributes:
-        level: Level of all pairs; 0 if each card shows its own.
-        caption: Shown once above the pairs, if all share it.
-    """
+    """Pairs shown together."""
 
     title: str
     note: str
     pairs: list[Example]
-    level: int = 0
-    caption: str | None = None
+    level: int = 0  # of all pairs; 0 if each card shows its own
+    caption: str | None = None  # shown once above the pairs, if all share it
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,12 @@ class DataFacts:
 
 
 def report_data(
-    scores: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    scores: StrPath,
+    output: StrPath,
     *,
-    levels: str | os.PathLike[str] | None = None,
-    data: str | os.PathLike[str] | None = None,
-    images: str | os.PathLike[str] | None = None,
+    levels: StrPath | None = None,
+    data: StrPath | None = None,
+    images: StrPath | None = None,
 ) -> DataReport:
     """Write the report about a folder of scores.
 
@@ -112,20 +109,14 @@ def report_data(
         FileNotFoundError: An input does not exist.
         ValueError: The levels are those of another scorer, or the data are not those that were scored.
     """
-    facts = load_facts(scores, levels=levels, data=data, images=images)
+    facts = load_facts(scores, levels, data, images)
     name = printable(Path(scores).resolve().name)
     lead = insights.overview(facts.scanned, facts.manifest.inputs.long_captions)
     page = write_page(Path(output), Page("data report", name, lead, make_cards(facts), make_sections(facts)))
     return DataReport(page, tuple(lead))
 
 
-def load_facts(
-    scores: str | os.PathLike[str],
-    *,
-    levels: str | os.PathLike[str] | None = None,
-    data: str | os.PathLike[str] | None = None,
-    images: str | os.PathLike[str] | None = None,
-) -> DataFacts:
+def load_facts(scores: StrPath, levels: StrPath | None, data: StrPath | None, images: StrPath | None) -> DataFacts:
     """Read scores, levels and example pairs; arguments and errors as `report_data`."""
     manifest = read_manifest(scores)
     boundaries, scorers = _read_levels(levels, manifest, scores)
@@ -142,7 +133,7 @@ def load_facts(
 
 
 def _read_levels(
-    levels: str | os.PathLike[str] | None, manifest: ScoreManifest, scores: str | os.PathLike[str]
+    levels: StrPath | None, manifest: ScoreManifest, scores: StrPath
 ) -> tuple[LevelBoundaries | None, dict[str, ScorerInfo]]:
     """Return the boundaries, and the scorers by column with the scorer of the levels first."""
     columns = score_columns([scorer.name for scorer in manifest.scorers[1:]])

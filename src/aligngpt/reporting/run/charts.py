@@ -21,11 +21,11 @@ from aligngpt.reporting.charts import (
     Table,
     canvas,
     describe_rows,
-    horizontal_bars,
     legend,
     level_axis,
     level_bars,
     list_levels,
+    name_rows,
     styled,
     to_svg,
 )
@@ -176,6 +176,12 @@ def step_memory(megabytes: Mapping[str, float]) -> Chart:
 
 def _steps(values: Mapping[str, float], label: Callable[[float], str], title: str, name: str, color: str) -> Chart:
     labels = [label(value) for value in values.values()]
-    figure = horizontal_bars(list(values), list(values.values()), labels, color)
+    figure, axes = canvas(30 + 28 * len(values), grid=None)
+    axes.barh(range(len(values)), list(values.values()), 0.62, color=color)
+    for index, (value, text) in enumerate(zip(values.values(), labels, strict=True)):
+        axes.annotate(text, (value, index), (4, 0), textcoords="offset points", va="center")
+    name_rows(axes, list(values))
+    axes.set_xlim(0, 1.4 * max(values.values()) or 1.0)
+    axes.set_xticks([])
     alt = f"{title}: " + ", ".join(f"{step} {text}" for step, text in zip(values, labels, strict=True)) + "."
     return Chart(title, alt, to_svg(figure, name, alt))

@@ -17,21 +17,15 @@ from aligngpt.training.artifacts import TrainResult
 
 @dataclass(frozen=True)
 class Run:
-    """The results of a run.
-
-    Attributes:
-        caption_kinds: Number of pairs by level and true kind of their caption; empty without ground truth.
-        trainings: By stage and variant.
-        evaluations: By variant.
-    """
+    """The results of a run."""
 
     folder: Path
     summary: Summary | None
-    caption_kinds: Counter[tuple[int, str]]
-    trainings: dict[tuple[str, str], TrainResult]
+    caption_kinds: Counter[tuple[int, str]]  # pairs by level and true kind of caption; empty without ground truth
+    trainings: dict[tuple[str, str], TrainResult]  # by stage and variant
     captions: LevelCaptions | None
     gate_examples: GateExamples | None
-    evaluations: dict[str, BenchmarkFolder]
+    evaluations: dict[str, BenchmarkFolder]  # by variant
 
     @property
     def images(self) -> Path:

@@ -212,9 +212,8 @@ def _captions(run: Run) -> Section:
     num_levels = run.captions.num_levels
     section.content["num_levels"] = num_levels
     section.content["selected_levels"] = sorted({1, (num_levels + 1) // 2, num_levels})
-    section.content["captions"] = [
-        (example, _thumbnail(run, example.image)) for example in run.captions.examples[:_CAPTIONED_IMAGES]
-    ]
+    shown = run.captions.examples[:_CAPTIONED_IMAGES]
+    section.content["captions"] = [(example, thumbnail(image_file(run.images, example.image))) for example in shown]
     return section
 
 
@@ -265,15 +264,10 @@ def _heat_map(run: Run, example: GateExample) -> dict[str, Any]:
     file = image_file(run.images, example.image)
     return {
         "example": example,
-        "uri": _thumbnail(run, example.image),
-        "heat": None if file is None else heat_map(file, example.grid, example.dots),
+        "uri": thumbnail(file),
+        "heat": heat_map(file, example.grid, example.dots),
         "correct": example.prediction.strip() == example.answer.strip(),
     }
-
-
-def _thumbnail(run: Run, image: str) -> str | None:
-    file = image_file(run.images, image)
-    return None if file is None else thumbnail(file)
 
 
 def _spread(values: Sequence[_T], number: int) -> Sequence[_T]:
