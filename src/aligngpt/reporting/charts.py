@@ -52,9 +52,9 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "xtick.color": LINE,
     "xtick.labelcolor": MUTED,
+    "xtick.labelsize": FONT,
     "ytick.color": LINE,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": FONT,
     "ytick.labelsize": FONT,
 }
 

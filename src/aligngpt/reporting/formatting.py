@@ -13,9 +13,9 @@ NO_VALUE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 
-def decimal(value: float, digits: int = 2) -> str:
-    """Return `0.84` with a typographic minus sign, or a dash for NaN."""
-    return NO_VALUE if math.isnan(value) else f"{value:.{digits}f}".replace("-", _MINUS)
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return `0.84` with a typographic minus sign, or a dash for None and NaN."""
+    return NO_VALUE if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -48,9 +48,9 @@ def percent_range(bounds: Sequence[float]) -> str:
     return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
-def integer(value: float) -> str:
-    """Return `16,000`."""
-    return f"{value:,.0f}"
+def integer(value: float | None) -> str:
+    """Return `16,000`, or a dash for None and NaN."""
+    return NO_VALUE if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
 def score_range(low: float | None, high: float | None) -> str:

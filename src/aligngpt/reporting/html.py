@@ -56,8 +56,8 @@ def mark_code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def render(page: Page) -> str:
-    """Return the HTML of a page; all text is escaped unless it is markup already."""
+def write_page(path: Path, page: Page) -> Path:
+    """Write a page as one self-contained HTML file, atomically, and return its path; markup in texts is escaped."""
     environment = Environment(
         loader=PackageLoader("aligngpt.reporting", "."),
         autoescape=True,
@@ -67,12 +67,7 @@ def render(page: Page) -> str:
     )
     filters = {"decimal": decimal, "integer": integer, "abbreviate": abbreviate, "code": mark_code}
     environment.filters |= {"level_color": level_color, **filters}
-    return environment.get_template("templates/page.html.jinja").render(page=page)
-
-
-def write_page(path: Path, page: Page) -> Path:
-    """Write a page as one self-contained HTML file, atomically, and return its path."""
-    html = render(page)
+    html = environment.get_template("templates/page.html.jinja").render(page=page)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -64,7 +63,6 @@ def heat_map(path: Path | None, grid: tuple[int, int], values: Sequence[float]) 
     return _data_uri(Image.blend(gray, heat, 0.62), _QUALITY)
 
 
-@cache
 def heat_scale() -> str:
     """Return the colors of the heat map from minimum to maximum, as CSS color stops."""
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))

@@ -42,7 +42,7 @@ from aligngpt.reporting.charts import (
     styled,
     to_svg,
 )
-from aligngpt.reporting.formatting import NO_VALUE, decimal, integer, interval, shorten, signed, title_case
+from aligngpt.reporting.formatting import decimal, integer, interval, shorten, signed, title_case
 
 _SERIES = ((BLUE, "-", "o"), (AMBER, (0, (4, 1.5)), "s"), (TEAL, (0, (1, 1.2)), "D"), (VIOLET, (0, (6, 1, 1, 1)), "^"))
 _RINGS = 4
@@ -55,7 +55,7 @@ _MIN_GAP = 0.05  # nats; least range of the axis of entropies
 
 def score_text(score: float | None) -> str:
     """Return a score with one digit, as in the paper."""
-    return NO_VALUE if score is None else decimal(score, 1)
+    return decimal(score, 1)
 
 
 # Scores --------------------------------------------------------------------------------------------------------------

@@ -13,17 +13,7 @@ from aligngpt.reporting.benchmarks import charts, comparison, insights, paper_re
 from aligngpt.reporting.benchmarks.comparison import Compared
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, list_data_notes, load_folder
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.formatting import (
-    NO_VALUE,
-    count_of,
-    decimal,
-    duration,
-    integer,
-    interval,
-    join_words,
-    shorten,
-    signed,
-)
+from aligngpt.reporting.formatting import NO_VALUE, count_of, duration, integer, interval, join_words, shorten, signed
 from aligngpt.reporting.html import Card, Page, Section, write_page
 
 _MAX_CHARTED = 24  # values of a category in a chart
@@ -128,7 +118,7 @@ def _row(result: Result, references: Sequence[paper_results.PaperModel]) -> dict
         "title": result.title,
         "caveat": result.caveat or (f"judge: {', '.join(result.judges)}" if result.judges else ""),
         "references": [_reference(result, model) for model in references],
-        "questions": _integer(result.row.n_questions),
+        "questions": integer(result.row.n_questions),
     }
     if result.score is None:
         return row | {"reason": shorten("; ".join(result.row.reasons), _REASON) or "no score"}
@@ -142,11 +132,11 @@ def _reference(result: Result, model: paper_results.PaperModel) -> tuple[str, st
         return NO_VALUE, "", ""
     reference = model.scores[result.name]
     if result.score is None or result.score.score is None:
-        return decimal(reference, 1), "", ""
+        return charts.score_text(reference), "", ""
     difference = result.score.score - reference
     verdict = "higher" if difference > 0 else "lower"
     verdict = "inconclusive" if insights.is_inconclusive(result.score, reference) else verdict
-    return decimal(reference, 1), signed(difference), verdict
+    return charts.score_text(reference), signed(difference), verdict
 
 
 def _paper_table(folder: BenchmarkFolder) -> Table:
@@ -278,7 +268,7 @@ def _predictions(folder: BenchmarkFolder) -> Section:
     for result in folder.results:
         row, counts = result.row, result.score.counts.model_dump() if result.score else {}
         names = ("n_predictions", "n_missing", "n_extra", "n_duplicates")
-        cells = map(_integer, (row.n_questions, *map(counts.get, names), row.n_unreadable_images))
+        cells = map(integer, (row.n_questions, *map(counts.get, names), row.n_unreadable_images))
         rows.append((result.title, *cells, NO_VALUE if row.seconds is None else duration(row.seconds)))
     head = ("Benchmark", "Questions", "Predictions", "Missing", "Extra", "Repeated", "Unreadable images", "Runtime")
     return Section(
@@ -297,10 +287,6 @@ def _predictions(folder: BenchmarkFolder) -> Section:
             ],
         },
     )
-
-
-def _integer(value: int | None) -> str:
-    return NO_VALUE if value is None else integer(value)
 
 
 def _protocols(folder: BenchmarkFolder) -> Section:

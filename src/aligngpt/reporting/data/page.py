@@ -219,9 +219,9 @@ def _level_table(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> Table
     for level, (scores, length) in enumerate(zip(_score_ranges(boundaries), lengths, strict=True), start=1):
         count = int(scanned.counts[level])
         mean = decimal(scanned.sums[level] / count if count else math.nan, 3)
-        median = NO_VALUE if math.isnan(length) else integer(length)
         sizes = (integer(count), percent_of(count, scanned.scored))
-        rows.append((str(level), scores, *sizes, mean, median, percent_of(scanned.truncated[level], count)))
+        truncated = percent_of(scanned.truncated[level], count)
+        rows.append((str(level), scores, *sizes, mean, integer(length), truncated))
     head = ("Level", "Score", "Pairs", "Fraction", "Mean score", "Median caption length", "Truncated captions")
     return Table(head, tuple(rows))
 

@@ -85,7 +85,7 @@ def _cards(run: Run) -> list[Card]:
         note = f"95% CI {interval(scores[0].score.ci95)}" if scores and scores[0].score else "not run"
         value = benchmarks.charts.score_text(scores[0].row.score) if scores else NO_VALUE
         cards.append(Card(f"{scores[0].title if scores else 'Score'}, {VARIANT_NAMES[name].lower()}", value, note))
-    value = decimal(run.summary.score_coverage_spearman) if run.summary else NO_VALUE
+    value = decimal(run.summary.score_coverage_spearman if run.summary else None)
     cards.append(Card("Score vs. true coverage", value, "Spearman correlation" if run.summary else "not run"))
     if run.captions is None:
         return [*cards, Card("Caption recall", NO_VALUE, "not run")]
