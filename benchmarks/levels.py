@@ -43,7 +43,7 @@ folder, levels = Path(sys.argv[1]), int(sys.argv[2])
 started = time.monotonic()
 """
 VARIANTS = {
-    "fit": "boundaries = LevelBoundaries.fit_ranking(ScoreRanking(score_stream(folder)), levels).boundaries",
+    "fit": "boundaries = LevelBoundaries.fit(ScoreRanking(score_stream(folder)), levels).boundaries",
     "sort": """
 scores = np.concatenate(list(score_stream(folder)()))
 scores = scores[np.isfinite(scores)]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from aligngpt.curation.scoring.scorers import ClipScorer, cosines
 from aligngpt.data.images import DecodedImage
 
 
@@ -15,6 +17,16 @@ def mean_of(image: DecodedImage) -> float:
     if image.size == (2, 2):
         raise ValueError("too\nsmall")
     return float(np.asarray(image.image, np.float64).mean()) / 255
+
+
+def score_images(
+    scorer: ClipScorer, images: Sequence[Image.Image], captions: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score of each RGB image with the caption of the same index, and whether each caption was truncated."""
+    decoded = (DecodedImage(image, (0, 0, *image.size), image.size) for image in images)
+    embedded = scorer.embed_images([scorer.preparation(image) for image in decoded])
+    texts, truncated = scorer.embed_captions(captions)
+    return cosines(embedded.cpu().numpy(), texts.cpu().numpy()), truncated
 
 
 class CountingScorer:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from aligngpt.cli import cli
 from aligngpt.curation import filtering
 from aligngpt.curation.artifacts import FilterResult
-from aligngpt.curation.filtering import filter_pairs, filter_source, result_file
+from aligngpt.curation.filtering import filter_pairs, result_file
 from aligngpt.curation.filters import FilterConfig, QualityIssue
 from aligngpt.curation.levels import read_levels
 from aligngpt.data.sources import Source, open_source
@@ -56,6 +56,12 @@ def curated(folder: Path, kind: str = "json_lines", scores: Any = SCORES, **colu
 def ids(path: Path) -> list[str]:
     """Return the ids of an output."""
     return [record.id for record in records(open_source(path))]
+
+
+def filter_source(source: Source, scores: Path, output: Path, rules: FilterConfig, **settings: Any) -> FilterResult:
+    """Filter an opened source."""
+    fields = {name: value for name, value in vars(rules).items() if not name.startswith("_")}
+    return filter_pairs(source.path, output, scores=scores, images=source.images, **settings, **fields)
 
 
 # ------------------------------------------------------------------------------------------------------------ formats

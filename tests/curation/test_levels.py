@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aligngpt.cli import cli
+from aligngpt.curation.artifacts import LevelsSummary
 from aligngpt.curation.levels import LevelBoundaries, assign_levels, read_levels
 from aligngpt.curation.quantiles import ScoreRanking
 from tests.curation.score_files import scorer_info, write_manifest
@@ -51,6 +52,11 @@ def write_scores(
         pq.write_table(table.slice(number * size, size), folder / f"part-{number:05d}.parquet")
     write_manifest(folder, scorers=scorers)
     return folder
+
+
+def load(path: Path) -> LevelBoundaries:
+    """Read the boundaries of a `levels.json`, or of the folder that holds one."""
+    return LevelBoundaries.of(LevelsSummary.read(path))
 
 
 def test_quantile_levels_of_a_worked_example() -> None:
@@ -166,26 +172,24 @@ def test_streamed_boundaries_are_those_of_a_slow_count_to_the_bit(kind: str, num
     for size in (1, 7, 1000):
         batches = [scores[start : start + size] for start in range(0, len(scores), size)]
         ranking = ScoreRanking(partial(iter, batches))
-        assert repr(LevelBoundaries.fit_ranking(ranking, num_levels, strategy)) == repr(fitted), "-0.0 and 0.0 differ"
+        assert repr(LevelBoundaries.fit(ranking, num_levels, strategy)) == repr(fitted), "-0.0 and 0.0 differ"
 
 
 def test_streamed_scores_without_a_finite_one_are_an_error() -> None:
     ranking = ScoreRanking(lambda: [np.array([NAN, NAN], np.float32)])
     with pytest.raises(ValueError, match="none of the 2 scores is finite"):
-        LevelBoundaries.fit_ranking(ranking)
-    with pytest.raises(ValueError, match="none of the 2 scores is finite"):
-        LevelBoundaries.given([0.1], ranking)
+        LevelBoundaries.fit(ranking)
 
 
-def test_given_boundaries_are_taken_as_they_are() -> None:
-    ranking = ScoreRanking(lambda: [np.array([0.125, 0.5, 0.25], np.float32)])
-    boundaries = LevelBoundaries.given([0.25, 0.75], ranking)
+def test_given_boundaries_are_taken_as_they_are(tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", [0.125, 0.5, 0.25])
+    boundaries = LevelBoundaries.of(assign_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.75]))
     assert boundaries == LevelBoundaries(3, "given", (0.25, 0.75), 0.125, 0.5)
     assert boundaries.apply([0.125, 0.25, 0.5, 0.75]).tolist() == [1, 2, 2, 3]
     with pytest.raises(ValueError, match="given boundaries must ascend"):
-        LevelBoundaries.given([0.75, 0.25], ranking)
+        assign_levels(scores, tmp_path / "other", boundaries=[0.75, 0.25])
     with pytest.raises(ValueError, match="num_levels must be an integer from 2 to 64, got 65"):
-        LevelBoundaries.given([index / 64 for index in range(64)], ranking)
+        assign_levels(scores, tmp_path / "other", boundaries=[index / 64 for index in range(64)])
     with pytest.raises(ValueError, match="the strategy of a fit must be"):
         LevelBoundaries.fit([0.1], 2, "given")
 
@@ -229,17 +233,16 @@ def test_saved_boundaries_are_the_same_after_loading(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=99).astype(np.float32)
     assign_levels(write_scores(tmp_path / "scores", values.tolist()), tmp_path / "levels", num_levels=7)
     expected = LevelBoundaries.fit(values, 7)
-    assert LevelBoundaries.load(tmp_path / "levels" / "levels.json") == expected
-    assert LevelBoundaries.load(tmp_path / "levels") == expected
+    assert load(tmp_path / "levels" / "levels.json") == load(tmp_path / "levels") == expected
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"num_levels": 3}', "{"])
 def test_loading_other_files_is_an_error_that_names_them(tmp_path: Path, content: str) -> None:
     (tmp_path / "levels.json").write_text(content)
     with pytest.raises(ValueError, match=r"levels\.json"):
-        LevelBoundaries.load(tmp_path)
+        load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"other\.json: no such file"):
-        LevelBoundaries.load(tmp_path / "other.json")
+        load(tmp_path / "other.json")
 
 
 def test_levels_are_written_and_read(tmp_path: Path) -> None:
@@ -285,7 +288,7 @@ def test_fitted_boundaries_apply_to_other_scores(tmp_path: Path) -> None:
     new = write_scores(tmp_path / "new", [0.25, 0.35, 0.9])
     summary = assign_levels(new, tmp_path / "new-levels", boundaries_from=tmp_path / "levels" / "levels.json")
     assert read_levels(tmp_path / "new-levels") == {"p0": 1, "p1": 2, "p2": 2}
-    assert LevelBoundaries.of(summary) == LevelBoundaries.load(tmp_path / "levels")
+    assert LevelBoundaries.of(summary) == load(tmp_path / "levels")
     assert summary.warnings == ("1 of 3 scores is outside the range that the boundaries were fitted on",)
     foreign = write_scores(tmp_path / "foreign", [0.25, 0.35], weights_hash="fedcba9876")
     with pytest.raises(ValueError, match=r"belongs to the scorer tiny \(01234567\), the scores to tiny \(fedcba98\)"):
@@ -343,7 +346,7 @@ def test_given_boundaries_cut_the_scores(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", [0.1, 0.26, 0.3, 0.9])
     summary = assign_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.5, 0.95])
     assert summary.counts == (1, 2, 1, 0) and summary.drift is None
-    assert LevelBoundaries.load(tmp_path / "levels") == LevelBoundaries.of(summary)
+    assert load(tmp_path / "levels") == LevelBoundaries.of(summary)
     assert summary.strategy == "given"
 
 
@@ -378,7 +381,7 @@ def test_levels_of_other_settings_or_scores_are_not_overwritten(tmp_path: Path) 
     others = write_scores(tmp_path / "others", [0.5, 0.1])
     with pytest.raises(ValueError, match="its scores_hash is"):
         assign_levels(others, output, num_levels=2)
-    assert LevelBoundaries.load(output) == LevelBoundaries.of(first)
+    assert load(output) == LevelBoundaries.of(first)
     with pytest.raises(ValueError, match=r"exists and has no levels\.json"):
         assign_levels(scores, others)
 

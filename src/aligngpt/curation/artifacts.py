@@ -73,6 +73,11 @@ class ScoreCounts(Record):
     truncated: int = Field(description="Pairs whose caption was truncated by a scorer.")
     errors: dict[str, int] = Field(description="Failed pairs by reason, numbers written as N; most frequent first.")
 
+    @property
+    def rows(self) -> int:
+        """All pairs, with a score or without."""
+        return self.scored + self.failed
+
 
 class ScoreManifest(Artifact):
     """What was scored, with which scorers, and the result. Written last: a folder with it is complete."""

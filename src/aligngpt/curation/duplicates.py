@@ -19,15 +19,15 @@ again at JPEG quality 30, every version was within 4 bits, and no two photograph
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
 
-from aligngpt.curation.scoring.store import iter_scores
+from aligngpt.curation.scoring.store import is_valid, iter_scores, read_manifest, to_numpy
 
 LIMIT = 1 << 22
 NEAR_BITS = 4
@@ -52,60 +52,64 @@ def duplicate_image_mask(folder: str | os.PathLike[str], column: str) -> np.ndar
         folder: A finished folder of scores.
         column: Its column of scores.
     """
-    mask = _empty_mask(folder)
-    for images, scores, rows in _iter_groups(folder, "image_hash", column, mask.size):
-        order = np.lexsort((-np.nan_to_num(scores, nan=-np.inf), images))
-        mask[rows[order]] = ~_starts(images[order])
-    return mask
+
+    def mark(images: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        order = np.lexsort((-scores, images))
+        return order, ~_starts(images[order])
+
+    return _mark_rows(folder, "image_hash", column, mark, null=-math.inf)
 
 
 def duplicate_pair_mask(folder: str | os.PathLike[str]) -> np.ndarray:
     """Mark all records of an image with one caption but the first: bool (rows,)."""
-    mask = _empty_mask(folder)
-    for images, captions, rows in _iter_groups(folder, "image_hash", "caption_hash", mask.size):
+
+    def mark(images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         order = np.lexsort((captions, images))
-        mask[rows[order]] = ~_starts(images[order], captions[order])
-    return mask
+        return order, ~_starts(images[order], captions[order])
+
+    return _mark_rows(folder, "image_hash", "caption_hash", mark)
 
 
 def repeated_caption_mask(folder: str | os.PathLike[str], min_images: float) -> np.ndarray:
     """Mark all records of a caption that occurs with at least `min_images` different images: bool (rows,)."""
-    mask = _empty_mask(folder)
-    for captions, images, rows in _iter_groups(folder, "caption_hash", "image_hash", mask.size):
+
+    def mark(captions: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         order = np.lexsort((images, captions))
         group = np.cumsum(_starts(captions[order])) - 1
         num_images = np.bincount(group, weights=_starts(captions[order], images[order]))
-        mask[rows[order]] = num_images[group] >= min_images
-    return mask
+        return order, num_images[group] >= min_images
+
+    return _mark_rows(folder, "caption_hash", "image_hash", mark)
 
 
-def _empty_mask(folder: str | os.PathLike[str]) -> np.ndarray:
-    return np.zeros(sum(batch.num_rows for batch in iter_scores(folder, ["text_truncated"])), bool)
+def _mark_rows(
+    folder: str | os.PathLike[str],
+    key: str,
+    value: str,
+    mark: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    null: float | None = None,
+) -> np.ndarray:
+    """Mark rows by two columns, read for a fraction of the keys at a time; all rows of a key are read together.
 
-
-def _iter_groups(
-    folder: str | os.PathLike[str], key: str, value: str, rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield two columns and their row numbers for a fraction of the keys at a time; all rows of a key come together.
-
-    Rows without a hash are skipped; a missing score is NaN.
+    Args:
+        mark: Takes keys and values, and returns an order of them and the marks in this order.
+        null: Stands for a missing value; by default rows without one are skipped, as are those without a key.
     """
-    passes = max(1, -(-rows // LIMIT))
+    mask = np.zeros(read_manifest(folder).counts.rows, bool)
+    passes = -(-mask.size // LIMIT)
     for number in range(passes):
         parts, start = [], 0
         for batch in iter_scores(folder, [key, value]):
-            keys = batch[key].fill_null(0).to_numpy()
-            chosen = batch[key].is_valid().to_numpy(zero_copy_only=False) & (keys % np.uint64(passes) == number)
-            if pa.types.is_uint64(batch[value].type):
-                chosen &= batch[value].is_valid().to_numpy(zero_copy_only=False)
-                values = batch[value].fill_null(0).to_numpy()
-            else:
-                values = batch[value].to_numpy(zero_copy_only=False)
+            keys, values = to_numpy(batch[key]), to_numpy(batch[value], null or 0)
+            chosen = is_valid(batch[key]) & (keys % np.uint64(passes) == number)
+            if null is None:
+                chosen &= is_valid(batch[value])
             parts.append((keys[chosen], values[chosen], start + np.flatnonzero(chosen)))
             start += batch.num_rows
-        if parts:
-            merged = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-            yield merged[0], merged[1], merged[2]
+        keys, values, rows = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order, marks = mark(keys, values)
+        mask[rows[order]] = marks
+    return mask
 
 
 def _starts(*columns: np.ndarray) -> np.ndarray:
@@ -229,8 +233,11 @@ class _Sample:
         self._chunks.append(chunk)
         self._count += chunk[0].size
 
-    def _columns(self) -> list[np.ndarray]:
-        return [np.concatenate(values) for values in zip(*self._chunks, strict=True)]
+    def _sorted_columns(self) -> list[np.ndarray]:
+        """Return all columns, sorted by the first (the key), the second and the last (the row)."""
+        columns = [np.concatenate(values) for values in zip(*self._chunks, strict=True)]
+        order = np.lexsort((columns[-1], columns[1], columns[0]))
+        return [column[order] for column in columns]
 
 
 class ImageSample(_Sample):
@@ -243,9 +250,7 @@ class ImageSample(_Sample):
         """Count duplicates in the sample."""
         if not self._count:
             return DuplicateImages(self.every, 0, 0, 0, 0, ()), NearDuplicates(0, 0, (), True)
-        images, names, perceptual, has_perceptual, rows = self._columns()
-        order = np.lexsort((rows, names, images))
-        images, names, rows = images[order], names[order], rows[order]
+        images, names, perceptual, has_perceptual, rows = self._sorted_columns()
         starts, sizes, num_names = _group(images, names)
         duplicates = DuplicateImages(
             every=self.every,
@@ -255,10 +260,9 @@ class ImageSample(_Sample):
             duplicate_rows=int(sizes[num_names > 1].sum()),
             groups=_largest_groups(names, rows, starts, sizes, num_names),
         )
-        first = order[starts]
-        hashed = first[has_perceptual[first]]
-        first_rows = np.minimum.reduceat(rows, starts)[has_perceptual[first]]
-        return duplicates, find_near_duplicates(perceptual[hashed], first_rows)
+        hashed = has_perceptual[starts]
+        first_rows = np.minimum.reduceat(rows, starts)
+        return duplicates, find_near_duplicates(perceptual[starts[hashed]], first_rows[hashed])
 
 
 class CaptionSample(_Sample):
@@ -271,9 +275,7 @@ class CaptionSample(_Sample):
         """Count repeated captions in the sample."""
         if not self._count:
             return RepeatedCaptions(self.every, 0, 0, 0, 0, 0, (0,) * len(SPREAD), ())
-        captions, images, rows = self._columns()
-        order = np.lexsort((rows, images, captions))
-        captions, images, rows = captions[order], images[order], rows[order]
+        captions, images, rows = self._sorted_columns()
         starts, sizes, num_images = _group(captions, images)
         classes = np.searchsorted(SPREAD, num_images[num_images > 1], side="right") - 1
         return RepeatedCaptions(

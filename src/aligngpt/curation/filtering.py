@@ -1,8 +1,8 @@
 """Filter pairs by scores and levels, and write them in the format they were read from.
 
-Pairs, scores and levels are read in parallel, record by record; memory holds only one byte for each record and quality
-issue that compares records (see `filters`). The output appears when it is complete, in the order of the input, with
-`filter.json` in it, or next to it if it is a file, see `FilterResult`.
+Pairs and scores are read in parallel, record by record, and levels follow from their boundaries; memory holds only one
+byte for each record and quality issue that compares records (see `filters`). The output appears when it is complete, in
+the order of the input, with `filter.json` in it, or next to it if it is a file, see `FilterResult`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from aligngpt.curation.artifacts import FilterResult, LevelsSummary, ScoreManifest, ScorerInfo
 from aligngpt.curation.filters import FilterConfig, QualityIssue
@@ -70,15 +68,25 @@ def filter_pairs(
         ValueError: The inputs do not belong together, a filter is out of range or needs levels that are missing, the
             output has a wrong suffix or holds something else, or no record is left.
     """
-    return filter_source(
-        open_scored_pairs(data, read_manifest(scores), images),
-        scores,
-        output,
-        FilterConfig(**filters),
-        levels=levels,
-        write_levels=write_levels,
-        show_progress=show_progress,
-    )
+    curated, rules = _Curated.open(scores, levels), FilterConfig(**filters)
+    source = open_scored_pairs(data, curated.manifest, images)
+    _check_levels(rules, curated, write_levels)
+    check_output(source, output)
+    _check_location(source, Path(output))
+    if curated.manifest.inputs.pairs_hash != source.fingerprint:
+        raise ValueError(_other_pairs(source, curated))
+    identity = {
+        "filters": rules.to_dict(),
+        "write_levels": write_levels,
+        "pairs_hash": source.fingerprint,
+        "scores_hash": curated.scores_hash,
+        "levels_hash": curated.levels_hash,
+    }
+    existing = _read_existing(Path(output), identity)
+    if existing is None:
+        return _write_output(source, curated, rules, Path(output), identity, show_progress)
+    _logger.info("%s is complete; nothing to do", output)
+    return existing
 
 
 def open_scored_pairs(
@@ -89,41 +97,21 @@ def open_scored_pairs(
     return open_source(data, images, image_column=fields.image, caption_column=fields.caption, id_column=fields.id)
 
 
-def filter_source(
+def _write_output(
     source: Source,
-    scores: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    curated: _Curated,
     filters: FilterConfig,
-    *,
-    levels: str | os.PathLike[str] | None = None,
-    write_levels: bool = False,
-    show_progress: bool = False,
+    output: Path,
+    identity: dict[str, Any],
+    show_progress: bool,
 ) -> FilterResult:
-    """Filter an opened source; arguments and errors as in `filter_pairs`."""
-    curated = _Curated.open(scores, levels)
-    _check_levels(filters, curated, write_levels)
-    check_output(source, output)
-    _check_location(source, Path(output))
-    if curated.manifest.inputs.pairs_hash != source.fingerprint:
-        raise ValueError(_other_pairs(source, curated))
-    identity = {
-        "filters": filters.to_dict(),
-        "write_levels": write_levels,
-        "pairs_hash": source.fingerprint,
-        "scores_hash": curated.scores_hash,
-        "levels_hash": None if curated.levels is None else hash_file(levels_file(curated.levels, LEVELS_PARQUET)),
-    }
-    existing = _read_existing(Path(output), identity)
-    if existing is not None:
-        _logger.info("%s is complete; nothing to do", output)
-        return existing
-    counts = _Counts()
+    write_levels = identity["write_levels"]
     with atomic_path(output) as temporary:
         with (
             open_writer(source, output, temporary, write_levels) as write,
-            progress("filtering", _num_rows(curated), show_progress) as advance,
+            progress("filtering", curated.manifest.counts.rows, show_progress) as advance,
         ):
-            _write_retained(source, curated, filters, counts, write, write_levels, advance)
+            counts = _write_retained(source, curated, filters, write, write_levels, advance)
         if not counts.retained:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.skipped.most_common())
             raise ValueError(f"{source.path}: none of its {counts.read.total()} records is left ({reasons})")
@@ -137,7 +125,7 @@ def filter_source(
         )
         if temporary.is_dir():
             result.write(temporary)
-    if Path(output).is_file():
+    if output.is_file():
         result.write(result_file(output))
     return result
 
@@ -169,34 +157,41 @@ def _write_retained(
     source: Source,
     curated: _Curated,
     filters: FilterConfig,
-    counts: _Counts,
     write: WriteRecord,
     write_levels: bool,
     advance: Advance,
-) -> None:
+) -> _Counts:
     """Read records and decisions in parallel, and write what is retained."""
+    counts = _Counts()
     repeats = any(weight > 1 for weight in filters.level_weights.values())
     records = ((shard, record) for shard in source.shards() for record in shard.read(whole=True))
-    for decision in _decide(curated, filters):
+    for name, level, reason, scored_caption in _decide(curated, filters):
         shard, record = next(records, (None, None))
-        if shard is None or record is None or record.id != decision.id or not decision.matches(record.caption):
+        if shard is None or record is None or record.id != name:
             raise ValueError(_other_pairs(source, curated))
-        if decision.times and not can_be_written(source, record):
-            decision = replace(decision, times=0, reason="lost in a damaged file")
-        if decision.times:
-            name = f"{shard.name}\0{decision.id}" if source.kind == "webdataset" else decision.id
-            decision = _sample(filters, decision, name)
-        if decision.times and repeats and _REPETITION.search(decision.id):
+        if None not in (record.caption, scored_caption) and caption_hash(record.caption or "") != scored_caption:
+            raise ValueError(_other_pairs(source, curated))
+        times = 0
+        if reason is None and not can_be_written(source, record):
+            reason = "lost in a damaged file"
+        if reason is None:
+            weight = filters.level_weights.get(level, 1.0)
+            unique_name = f"{shard.name}\0{name}" if source.kind == "webdataset" else name
+            times = int(weight) + (_uniform(filters.seed, unique_name) < weight - int(weight))
+            if not times:
+                reason = f"not sampled (level {level}, weight {weight:g})"
+        if times and repeats and _REPETITION.search(name):
             raise ValueError(
-                f"id {decision.id} ends like that of a repeated record, so that ids would not be unique; filter the "
+                f"id {name} ends like that of a repeated record, so that ids would not be unique; filter the "
                 "pairs before their repetition, or use weights of at most 1"
             )
-        counts.add(decision)
-        for number in range(1, decision.times + 1):
-            write(shard, record, number, decision.level or None if write_levels else None)
+        counts.add(name, level, times, reason)
+        for number in range(1, times + 1):
+            write(shard, record, number, level or None if write_levels else None)
         advance(1)
     if next(records, None) is not None:
         raise ValueError(_other_pairs(source, curated))
+    return counts
 
 
 # Scores and levels --------------------------------------------------------------------------------------------------
@@ -208,45 +203,23 @@ class _Curated:
 
     scores: Path
     manifest: ScoreManifest
+    scores_hash: str
     column: str
     scorer: ScorerInfo
-    scores_hash: str
-    levels: Path | None = None
     boundaries: LevelBoundaries | None = None
+    levels_hash: str | None = None
 
     @classmethod
     def open(cls, scores: str | os.PathLike[str], levels: str | os.PathLike[str] | None) -> _Curated:
         manifest, scores_hash = read_manifest(scores), hash_folder(scores, (PART_PATTERN,))
         if levels is None:
-            return cls(Path(scores), manifest, *score_column(manifest), scores_hash)
+            return cls(Path(scores), manifest, scores_hash, *score_column(manifest))
         summary = LevelsSummary.read(levels)
         if summary.scores_hash != scores_hash:
             raise ValueError(f"{levels} holds levels of other scores than {scores}; run `aligngpt level` on these")
         column, scorer = score_column(manifest, summary.scorer.name)
-        path = Path(levels)
-        return cls(Path(scores), manifest, column, scorer, scores_hash, path, LevelBoundaries.of(summary))
-
-    def batches(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-        """Yield batches of scores, each with the levels of its rows, int64 (n,), 0 where there is none."""
-        batches = iter_scores(self.scores, ["id", "text_truncated", "error", "caption_hash", self.column])
-        if self.levels is None:
-            yield from ((batch, np.zeros(batch.num_rows, np.int64)) for batch in batches)
-            return
-        with pq.ParquetFile(levels_file(self.levels, LEVELS_PARQUET)) as file:
-            level_batches = file.iter_batches(columns=["alignment_level"])
-            levels = np.zeros(0, np.int64)
-            for batch in batches:
-                while levels.size < batch.num_rows:
-                    more = next(level_batches, None)
-                    if more is None:
-                        raise ValueError(f"{self.levels} has fewer rows than {self.scores}; run `aligngpt level` again")
-                    levels = np.concatenate([levels, more.column(0).fill_null(0).to_numpy().astype(np.int64)])
-                yield batch, levels[: batch.num_rows]
-                levels = levels[batch.num_rows :]
-
-
-def _num_rows(curated: _Curated) -> int:
-    return curated.manifest.counts.scored + curated.manifest.counts.failed
+        levels_hash = hash_file(levels_file(levels, LEVELS_PARQUET))
+        return cls(Path(scores), manifest, scores_hash, column, scorer, LevelBoundaries.of(summary), levels_hash)
 
 
 def _check_levels(filters: FilterConfig, curated: _Curated, write_levels: bool) -> None:
@@ -278,37 +251,23 @@ def _other_pairs(source: Source, curated: _Curated) -> str:
 # Decisions ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Decision:
-    """How often a record is written, and the reason if it is skipped."""
-
-    id: str
-    level: int
-    times: int
-    reason: str | None = None
-    caption_hash: int | None = None
-
-    def matches(self, caption: str | None) -> bool:
-        """Return whether the caption is the one that was scored; bad records have none."""
-        return caption is None or self.caption_hash is None or caption_hash(caption) == self.caption_hash
-
-
-def _decide(curated: _Curated, filters: FilterConfig) -> Iterator[_Decision]:
-    """Decide on every record, in order, before sampling."""
+def _decide(curated: _Curated, filters: FilterConfig) -> Iterator[tuple[str, int, str | None, int | None]]:
+    """Yield id, level (0 for none), reason to skip it before sampling, and hash of the caption of every record."""
     boundaries = curated.boundaries.boundaries if curated.boundaries else ()
     issues = dict.fromkeys((*filters.exclude, *filters.only))
     masks = {issue: issue.prepare(curated.scores, curated.column, boundaries) for issue in issues}
     start = 0
-    for batch, levels in curated.batches():
+    for batch in iter_scores(curated.scores, ["id", "text_truncated", "error", "caption_hash", curated.column]):
         reasons: list[str | None] = [None] * batch.num_rows
         scores = batch[curated.column].to_numpy(zero_copy_only=False)
+        levels = curated.boundaries.apply(scores) if curated.boundaries else np.zeros(scores.size, np.int64)
         has_issue = {issue: mask(batch, start) for issue, mask in masks.items()}
         for reason, fails in (*_test_issues(filters, has_issue), *_test_scores(filters, levels, scores)):
             for index in np.flatnonzero(fails):
                 reasons[index] = reasons[index] or reason
-        columns = (batch["id"].to_pylist(), levels.tolist(), reasons, batch["caption_hash"].to_pylist())
-        for name, level, skip_reason, caption in zip(*columns, strict=True):
-            yield _Decision(name, level, 0 if skip_reason else 1, skip_reason, caption)
+        yield from zip(
+            batch["id"].to_pylist(), levels.tolist(), reasons, batch["caption_hash"].to_pylist(), strict=True
+        )
         start += batch.num_rows
 
 
@@ -341,19 +300,6 @@ def _test_scores(filters: FilterConfig, levels: np.ndarray, scores: np.ndarray) 
         yield f"score above {filters.max_score:g}", scores > np.float32(filters.max_score)
 
 
-def _sample(filters: FilterConfig, decision: _Decision, name: str) -> _Decision:
-    """Sample how often a record is written: the integer part of its weight, plus one with the fraction's probability.
-
-    Args:
-        name: Unique name of the record: its id, in WebDataset with the name of its tar.
-    """
-    weight = filters.level_weights.get(decision.level, 1.0)
-    whole = int(weight)
-    times = whole + (_uniform(filters.seed, name) < weight - whole)
-    reason = None if times else f"not sampled (level {decision.level}, weight {weight:g})"
-    return replace(decision, times=times, reason=reason)
-
-
 def _uniform(seed: int, name: str) -> float:
     """Return a number in [0, 1) that depends on the seed and the name only."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, salt=seed.to_bytes(16, "little", signed=True)).digest()
@@ -370,15 +316,15 @@ class _Counts:
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, decision: _Decision) -> None:
-        self.read[decision.level] += 1
-        self.written[decision.level] += decision.times
-        self.retained += decision.times > 0
-        if decision.reason is not None:
-            self.skipped[decision.reason] += 1
-            examples = self.examples.setdefault(decision.reason, [])
+    def add(self, name: str, level: int, times: int, reason: str | None) -> None:
+        self.read[level] += 1
+        self.written[level] += times
+        self.retained += times > 0
+        if reason is not None:
+            self.skipped[reason] += 1
+            examples = self.examples.setdefault(reason, [])
             if len(examples) < _EXAMPLES:
-                examples.append(decision.id)
+                examples.append(name)
 
     def to_fields(self, curated: _Curated) -> dict[str, Any]:
         levels = range(1, curated.boundaries.num_levels + 1) if curated.boundaries else ()

@@ -25,6 +25,7 @@ import pyarrow as pa
 from aligngpt.curation.duplicates import duplicate_image_mask, duplicate_pair_mask, repeated_caption_mask
 from aligngpt.curation.levels import score_stream
 from aligngpt.curation.quantiles import ScoreRanking
+from aligngpt.curation.scoring.store import is_valid
 
 # Default of the number after the name, and the range of the number; `None` where there is none.
 _VALUES: dict[str, tuple[float, float, float] | None] = {
@@ -99,9 +100,12 @@ class QualityIssue:
         if self.name == "truncated_caption":
             return lambda batch, start: batch["text_truncated"].to_numpy(zero_copy_only=False)
         if self.name == "error":
-            return lambda batch, start: batch["error"].is_valid().to_numpy(zero_copy_only=False)
+            return lambda batch, start: is_valid(batch["error"])
         if self.name == "mismatch":
-            return _prepare_mismatch(ScoreRanking(score_stream(folder, column)), column, value)
+            ranking = ScoreRanking(score_stream(folder, column))
+            rank = int(value * ranking.count / 100)  # scores equal to the next one are retained
+            threshold = np.inf if rank >= ranking.count else float(ranking.at([rank])[0])
+            return lambda batch, start: _scores(batch, column) < threshold
         if self.name == "boundary":
             near = np.asarray(boundaries)
             return lambda batch, start: (np.abs(_scores(batch, column)[:, None] - near) <= value).any(axis=1)
@@ -116,13 +120,6 @@ class QualityIssue:
 
 def _scores(batch: pa.RecordBatch, column: str) -> np.ndarray:
     return batch[column].to_numpy(zero_copy_only=False).astype(np.float64)
-
-
-def _prepare_mismatch(ranking: ScoreRanking, column: str, percent: float) -> IssueMask:
-    """Prepare to find the lowest scores, at most `percent` of them; scores equal to the next one are retained."""
-    rank = int(percent * ranking.count / 100)
-    threshold = np.inf if rank >= ranking.count else float(ranking.at([rank])[0])
-    return lambda batch, start: _scores(batch, column) < threshold
 
 
 @dataclass(frozen=True)

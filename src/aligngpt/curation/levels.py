@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -84,7 +84,7 @@ class LevelBoundaries:
 
     @classmethod
     def fit(
-        cls, scores: Sequence[float] | np.ndarray, num_levels: int = 8, strategy: Strategy = "quantile"
+        cls, scores: Sequence[float] | np.ndarray | ScoreRanking, num_levels: int = 8, strategy: Strategy = "quantile"
     ) -> LevelBoundaries:
         """Fit boundaries to the finite ones of scores.
 
@@ -93,67 +93,29 @@ class LevelBoundaries:
         from the lowest to the highest score equally. If all scores are equal, they all have level N.
 
         Args:
-            scores: (n,) CLIP scores.
+            scores: (n,) CLIP scores, or the ranking of scores that need not fit into memory, with equal results.
             num_levels: N, 2 to 64.
             strategy: `"quantile"` or `"uniform"`.
 
         Raises:
             ValueError: No score is finite, or N or the strategy is none of the above.
         """
-        values = np.asarray(scores, dtype=np.float64)
-        finite = np.sort(values[np.isfinite(values)]) + 0.0  # the sum turns -0 into 0
-        return cls._fit(finite.size, values.size, lambda ranks: finite[ranks], num_levels, strategy)
-
-    @classmethod
-    def fit_ranking(
-        cls, ranking: ScoreRanking, num_levels: int = 8, strategy: Strategy = "quantile"
-    ) -> LevelBoundaries:
-        """Fit boundaries as `fit` does, with equal results, to scores that need not fit into memory."""
-        return cls._fit(ranking.count, ranking.rows, ranking.at, num_levels, strategy)
-
-    @classmethod
-    def _fit(
-        cls, count: int, rows: int, at: Callable[[list[int]], np.ndarray], num_levels: int, strategy: Strategy
-    ) -> LevelBoundaries:
-        """Fit to `count` finite scores, of which `at` returns those at ranks of their sorted order."""
         _check_choice(num_levels, strategy)
         if strategy == "given":
             raise ValueError("the strategy of a fit must be 'quantile' or 'uniform', got 'given'")
+        at: Callable[[Sequence[int]], Any]
+        if isinstance(scores, ScoreRanking):
+            count, rows, at = scores.count, scores.rows, scores.at
+        else:
+            values = np.asarray(scores, dtype=np.float64)
+            finite = np.sort(values[np.isfinite(values)]) + 0.0  # the sum turns -0 into 0
+            count, rows, at = finite.size, values.size, finite.take
         _check_scored(count, rows)
         ranks = [min(-(-k * count // num_levels), count - 1) for k in range(1, num_levels)]
         lowest, *boundaries, highest = at([0, *(ranks if strategy == "quantile" else []), count - 1]).tolist()
         if strategy == "uniform":
             boundaries = [lowest + (highest - lowest) * k / num_levels for k in range(1, num_levels)]
         return cls(num_levels, strategy, tuple(boundaries), lowest, highest)
-
-    @classmethod
-    def given(cls, boundaries: Sequence[float], ranking: ScoreRanking) -> LevelBoundaries:
-        """Return explicit boundaries; `minimum` and `maximum` are those of the scores.
-
-        Args:
-            boundaries: N - 1 ascending scores.
-            ranking: The scores to bin.
-
-        Raises:
-            ValueError: No score is finite, or the boundaries do not ascend or are fewer than 1 or more than 63.
-        """
-        _check_scored(ranking.count, ranking.rows)
-        lowest, highest = ranking.at([0, ranking.count - 1]).tolist()
-        return cls(len(boundaries) + 1, "given", tuple(float(boundary) for boundary in boundaries), lowest, highest)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LevelBoundaries:
-        """Read boundaries from a `levels.json`, or the folder that holds one.
-
-        Raises:
-            FileNotFoundError: The file does not exist.
-            ValueError: The file holds no boundaries, or impossible ones.
-        """
-        summary = LevelsSummary.read(path)
-        try:
-            return cls.of(summary)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def of(cls, summary: LevelsSummary) -> LevelBoundaries:
@@ -342,34 +304,30 @@ def _find_boundaries(
     ranking: ScoreRanking, settings: LevelSettings, origin: Path | None, scored_by: ScorerInfo
 ) -> _Fit:
     if settings.boundaries is not None:
-        return _Fit(LevelBoundaries.given(settings.boundaries, ranking))
+        lowest, highest = ranking.at([0, ranking.count - 1]).tolist()
+        num_levels = len(settings.boundaries) + 1
+        return _Fit(LevelBoundaries(num_levels, "given", settings.boundaries, lowest, highest))
+    fitting: dict[str, Any] = {"num_levels": settings.num_levels, "strategy": settings.strategy}
     if origin is None:
-        return _Fit(_fit(ranking, settings))
-    if not _holds_levels(origin):
-        return _fit_on_scores(origin, settings, scored_by)
-    summary = LevelsSummary.read(origin)
-    if summary.scorer.weights_hash != scored_by.weights_hash:
-        raise ValueError(_other_scorer(origin, summary.scorer, scored_by))
-    boundaries = LevelBoundaries.load(origin)
-    if summary.drift is not None:  # its boundaries were fitted elsewhere themselves
-        return _Fit(boundaries, summary.drift.fitted_counts, summary.drift.fitted_quantiles)
-    return _Fit(boundaries, summary.counts, summary.score_quantiles)
-
-
-def _fit(ranking: ScoreRanking, settings: LevelSettings) -> LevelBoundaries:
-    assert settings.num_levels is not None
-    return LevelBoundaries.fit_ranking(ranking, settings.num_levels, settings.strategy)  # type: ignore[arg-type]
-
-
-def _fit_on_scores(folder: Path, settings: LevelSettings, scored_by: ScorerInfo) -> _Fit:
-    """Fit on the scores that the same scorer, under any name, gave to other pairs."""
-    manifest = read_manifest(folder)
+        return _Fit(LevelBoundaries.fit(ranking, **fitting))
+    if _holds_levels(origin):
+        summary = LevelsSummary.read(origin)
+        if summary.scorer.weights_hash != scored_by.weights_hash:
+            raise ValueError(_other_scorer(origin, summary.scorer, scored_by))
+        try:
+            boundaries = LevelBoundaries.of(summary)
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from error
+        if summary.drift is not None:  # its boundaries were fitted elsewhere themselves
+            return _Fit(boundaries, summary.drift.fitted_counts, summary.drift.fitted_quantiles)
+        return _Fit(boundaries, summary.counts, summary.score_quantiles)
+    manifest = read_manifest(origin)
     same = [scorer.name for scorer in manifest.scorers if scorer.weights_hash == scored_by.weights_hash]
     if not same:
-        raise ValueError(_other_scorer(folder, manifest.scorers[0], scored_by))
-    stream = score_stream(folder, score_column(manifest, same[0])[0])
+        raise ValueError(_other_scorer(origin, manifest.scorers[0], scored_by))
+    stream = score_stream(origin, score_column(manifest, same[0])[0])
     ranking = ScoreRanking(stream)
-    fitted = _fit(ranking, settings)
+    fitted = LevelBoundaries.fit(ranking, **fitting)
     counts = np.zeros(fitted.num_levels + 1, np.int64)
     for scores in stream():
         counts += np.bincount(fitted.apply(scores), minlength=counts.size)
@@ -386,54 +344,47 @@ def _other_scorer(path: Path, existing: ScorerInfo, expected: ScorerInfo) -> str
 # Binning ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Binned:
+class _Binned(NamedTuple):
     """Counts and sums of scores by level, 0 for no level, and the number of scores below and above the fit."""
 
     counts: np.ndarray
     sums: np.ndarray
-    below: int = 0
-    above: int = 0
+    below: int
+    above: int
 
 
 def _write_parquet(batches: Iterable[pa.RecordBatch], boundaries: LevelBoundaries, path: Path) -> _Binned:
     """Write `levels.parquet` batch by batch, from batches with the columns of id and score."""
     size = boundaries.num_levels + 1
-    binned = _Binned(np.zeros(size, np.int64), np.zeros(size))
+    counts, sums, below, above = np.zeros(size, np.int64), np.zeros(size), 0, 0
     with pq.ParquetWriter(path, _SCHEMA) as writer:
         for batch in batches:
             scores = batch.column(1).to_numpy(zero_copy_only=False)
             levels = boundaries.apply(scores)
-            nullable = pa.array(levels, pa.int8(), mask=levels == 0)
-            writer.write_batch(pa.record_batch([batch.column(0), batch.column(1), nullable], schema=_SCHEMA))
             leveled = levels > 0
-            binned.counts += np.bincount(levels, minlength=size)
-            binned.sums += np.bincount(levels, weights=np.where(leveled, scores, 0), minlength=size)
-            binned.below += int((scores[leveled] < boundaries.minimum).sum())
-            binned.above += int((scores[leveled] > boundaries.maximum).sum())
-    return binned
+            nullable = pa.array(levels, pa.int8(), mask=~leveled)
+            writer.write_batch(pa.record_batch([*batch.columns, nullable], schema=_SCHEMA))
+            counts += np.bincount(levels, minlength=size)
+            sums += np.bincount(levels, weights=np.where(leveled, scores, 0), minlength=size)
+            below += int((scores[leveled] < boundaries.minimum).sum())
+            above += int((scores[leveled] > boundaries.maximum).sum())
+    return _Binned(counts, sums, below, above)
 
 
 def _summarize(fit: _Fit, binned: _Binned, quantiles: dict[str, float]) -> dict[str, Any]:
     """Return the fields of `LevelsSummary` that describe the levels."""
-    boundaries = fit.boundaries
     unscored, *counts = binned.counts.tolist()
     means = [total / count if count else None for total, count in zip(binned.sums[1:].tolist(), counts, strict=True)]
     drift = None
     if fit.counts is not None:
         drift = report_drift(fit.counts, counts, fit.quantiles, quantiles, binned.below, binned.above)
-    return {
-        "num_levels": boundaries.num_levels,
-        "strategy": boundaries.strategy,
-        "boundaries": boundaries.boundaries,
-        "minimum": boundaries.minimum,
-        "maximum": boundaries.maximum,
+    return asdict(fit.boundaries) | {
         "counts": tuple(counts),
         "mean_score_by_level": tuple(means),
         "score_quantiles": quantiles,
         "unscored": unscored,
         "drift": drift,
-        "warnings": tuple(_warnings(boundaries, counts, unscored, binned.below + binned.above)),
+        "warnings": tuple(_warnings(fit.boundaries, counts, unscored, binned.below + binned.above)),
     }
 
 

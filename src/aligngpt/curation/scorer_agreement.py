@@ -98,17 +98,16 @@ def describe_agreements(
     """
     names = [scorer.name for scorer in manifest.scorers]
     columns = score_columns(names[1:])
-    summaries = {frozenset(agreement.scorers): agreement for agreement in manifest.agreement}
-    if not any(summary.pairs for summary in summaries.values()):
+    summaries = {frozenset(agreement.scorers): agreement for agreement in manifest.agreement if agreement.pairs}
+    if not summaries:
         return ()
     scores, every = sample_scores([part_path(folder, number) for number in range(manifest.shards)], columns)
     first = columns.index(column)
-    others = [index for index in range(len(names)) if index != first]
-    pairs = [(index, summaries[frozenset((names[first], names[index]))]) for index in others]
+    pairs = [frozenset((names[first], name)) for name in names]
     return tuple(
-        _describe(columns[index], summary, scores[:, first], scores[:, index], every)
-        for index, summary in pairs
-        if summary.pairs
+        _describe(columns[index], summaries[pair], scores[:, first], scores[:, index], every)
+        for index, pair in enumerate(pairs)
+        if pair in summaries
     )
 
 
@@ -123,15 +122,9 @@ def _describe(
     matrix = np.zeros((NUM_LEVELS, NUM_LEVELS), np.int64)
     np.add.at(matrix, (equally_full_levels(x) - 1, equally_full_levels(y) - 1), 1)
     higher = rankdata(x) - rankdata(y)
+    examples = _largest(higher, rows), _largest(-higher, rows)
     return AgreementDetails(
-        column=column,
-        pairs=summary.pairs,
-        spearman=summary.spearman,
-        equal_levels=summary.equal_levels or 0.0,
-        every=every,
-        matrix=matrix,
-        first_higher=_largest(higher, rows),
-        other_higher=_largest(-higher, rows),
+        column, summary.pairs, every, summary.spearman, summary.equal_levels or 0.0, matrix, *examples
     )
 
 

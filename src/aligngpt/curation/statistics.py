@@ -16,7 +16,15 @@ import pyarrow as pa
 from aligngpt.curation.duplicates import CaptionSample, DuplicateStats, ImageSample, mix_bits
 from aligngpt.curation.levels import LevelBoundaries, score_stream
 from aligngpt.curation.quantiles import ScoreRanking, quantile_rank
-from aligngpt.curation.scoring.store import OTHER_REASONS, error_kind, iter_scores, read_manifest, score_schema
+from aligngpt.curation.scoring.store import (
+    OTHER_REASONS,
+    error_kind,
+    is_valid,
+    iter_scores,
+    read_manifest,
+    score_schema,
+    to_numpy,
+)
 from aligngpt.utils.text import printable
 
 SCORE_BINS = 20_000  # of 0.0001 each, from -1 to 1
@@ -137,15 +145,6 @@ def collect_statistics(
     return collector.result(len(manifest.scorers), ranking.percentiles() if ranking.count else {})
 
 
-def _to_numpy(values: pa.Array, null: int = 0) -> np.ndarray:
-    """Return a column as an array, with `null` for null."""
-    return values.fill_null(null).to_numpy(zero_copy_only=False)
-
-
-def _is_valid(values: pa.Array) -> np.ndarray:
-    return values.is_valid().to_numpy(zero_copy_only=False)
-
-
 @dataclass
 class _Collector:
     """The statistics of the batches so far."""
@@ -178,7 +177,7 @@ class _Collector:
         scored = np.isfinite(scores)
         levels = np.zeros(rows.size, np.int64) if self.boundaries is None else self.boundaries.apply(scores)
         self._add_scores(scores[scored], levels[scored], rows[scored])
-        chars = _to_numpy(batch["caption_chars"], -1).astype(np.int64)
+        chars = to_numpy(batch["caption_chars"], -1).astype(np.int64)
         measured = scored & (chars >= 0)
         np.add.at(self.lengths, (levels[measured], np.minimum(chars[measured], MAX_LENGTH)), 1)
         self.longest = max(self.longest, int(chars.max(initial=0)))
@@ -204,33 +203,28 @@ class _Collector:
             above.add(beyond[beyond >= 0], rows[beyond >= 0])
 
     def _add_errors(self, errors: pa.Array, rows: np.ndarray) -> None:
-        for index in np.flatnonzero(_is_valid(errors)).tolist():
+        for index in np.flatnonzero(is_valid(errors)).tolist():
             kind = error_kind(errors[index].as_py())
             examples = self.rows_of_reason[kind if kind in self.rows_of_reason else OTHER_REASONS]
             if len(examples) < _ROWS_PER_REASON:
                 examples.append(int(rows[index]))
 
     def _add_duplicates(self, batch: pa.RecordBatch, scored: np.ndarray, rows: np.ndarray) -> None:
-        usable = scored & _is_valid(batch["image_hash"])  # bytes that are no image have a hash as well
-        images, perceptual = _to_numpy(batch["image_hash"]), batch["image_phash"]
+        usable = scored & is_valid(batch["image_hash"])  # bytes that are no image have a hash as well
+        images, perceptual = to_numpy(batch["image_hash"]), batch["image_phash"]
         names = np.fromiter(map(hash, batch["image"].to_pylist()), np.int64, batch.num_rows)
-        columns = (images, names, _to_numpy(perceptual), _is_valid(perceptual), rows)
+        columns = (images, names, to_numpy(perceptual), is_valid(perceptual), rows)
         self.image_sample.add(*(values[usable] for values in columns))
-        usable &= _is_valid(batch["caption_hash"])
-        self.caption_sample.add(_to_numpy(batch["caption_hash"])[usable], images[usable], rows[usable])
+        usable &= is_valid(batch["caption_hash"])
+        self.caption_sample.add(to_numpy(batch["caption_hash"])[usable], images[usable], rows[usable])
 
     def result(self, num_scorers: int, quantiles: dict[str, float]) -> ScoreStatistics:
-        rows_of = self.rows_of_reason
+        rows_of, same_names = self.rows_of_reason, ("rows", "histogram", "sums", "minimum", "maximum", "truncated")
         return ScoreStatistics(
-            rows=self.rows,
-            histogram=self.histogram,
-            sums=self.sums,
-            quantiles=quantiles,
-            minimum=self.minimum,
-            maximum=self.maximum,
+            **{name: getattr(self, name) for name in same_names},
             lengths=self.lengths,
             longest=self.longest,
-            truncated=self.truncated,
+            quantiles=quantiles,
             num_scorers=num_scorers,
             reasons=tuple(Reason(printable(text), count, tuple(rows_of[text])) for text, count in self.errors.items()),
             duplicates=DuplicateStats(*self.image_sample.count(), self.caption_sample.count()),

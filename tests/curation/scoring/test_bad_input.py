@@ -17,6 +17,7 @@ from aligngpt.cli import cli
 from aligngpt.curation.scoring.scorers import ClipScorer
 from aligngpt.curation.scoring.store import read_manifest, read_scores
 from aligngpt.data.images import load_image
+from tests.curation.counting import score_images
 from tests.image_files import make_image
 from tests.source_files import llava, turns, write_json, write_parquet, write_tar
 
@@ -117,7 +118,7 @@ def test_odd_images_have_the_scores_of_what_they_show(clip_folder: Path, tmp_pat
     pairs = write_json(tmp_path, [{"id": name, "image": name, "caption": "an image"} for name in names])
     assert score(pairs, clip_folder, tmp_path / "out", "--images", tmp_path).exit_code == 0
     scorer = ClipScorer.from_pretrained(clip_folder, "cpu")
-    expected, _ = scorer.score([load_image(tmp_path / name) for name in names], ["an image"] * len(names))
+    expected, _ = score_images(scorer, [load_image(tmp_path / name) for name in names], ["an image"] * len(names))
     assert read_scores(tmp_path / "out")["clip_score"].to_pylist() == pytest.approx(expected.tolist(), abs=1e-6)
     first = load_image(tmp_path / "animated.gif")
     assert np.array_equal(np.asarray(first), np.asarray(Image.open(tmp_path / "animated.gif").convert("RGB")))

@@ -25,7 +25,7 @@ from aligngpt.curation.scoring.store import SCHEMA, read_manifest, read_scores
 from aligngpt.data import json_format as json_records
 from aligngpt.data.images import DecodedImage, load_image
 from aligngpt.data.sources import open_source
-from tests.curation.counting import CountingScorer, mean_of
+from tests.curation.counting import CountingScorer, mean_of, score_images
 from tests.image_files import make_image
 from tests.source_files import datasets_folder, llava, samples, write_json, write_lines, write_parquet, write_tar
 
@@ -74,7 +74,7 @@ def test_parts_hold_the_scores_in_order(
     assert table.schema.equals(SCHEMA)
     captions = [f"cäption {number}" for number in range(19)]
     loaded = [load_image(images / f"{number % 6}.png") for number in range(19)]
-    scores, _ = scorer.score(loaded, captions)
+    scores, _ = score_images(scorer, loaded, captions)
     assert table["clip_score"].to_pylist() == pytest.approx(scores.tolist(), abs=1e-6) and np.std(scores) > 1e-3
     assert table["id"].to_pylist() == [f"p{number}" for number in range(19)]
     assert table["image"].to_pylist() == [f"{number % 6}.png" for number in range(19)]
@@ -329,18 +329,18 @@ def test_a_finished_run_is_recognized_without_reading(
     pairs = pairs_of(work, 6)
     settings: dict[str, Any] = {"images": folder, "scorers": [clip_folder], "num_workers": 0}
     first = score_pairs(pairs, out, **settings)
-    assert not first.was_done
+    assert first.resumed_shards == 0
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
 
     with monkeypatch.context() as patch, caplog.at_level("INFO", "aligngpt"):
         patch.setattr("aligngpt.data.sources.Source.shards", None)
         patch.setattr("aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", None)
         again = score_pairs(pairs, out, **settings)
-    assert again.was_done and (again.scored, again.shards) == (6, 1)
+    assert (again.scored, again.shards, again.resumed_shards) == (6, 1, 1)
     assert f"{out} is complete; nothing to do" in caplog.text
 
     pairs.touch()  # compared by content, which is the same
-    assert score_pairs(pairs, out, **settings).was_done
+    assert score_pairs(pairs, out, **settings).resumed_shards == 1
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
     make_image(7, (50, 50)).save(folder / "0.png")
     with pytest.raises(ValueError, match=r"its inputs\.images_hash is"):

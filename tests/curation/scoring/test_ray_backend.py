@@ -27,20 +27,20 @@ from click.testing import CliRunner
 from aligngpt.cli import cli
 from aligngpt.curation.scoring import batches as score_batches
 from aligngpt.curation.scoring import ray_backend as ray_engine
-from aligngpt.curation.scoring.batches import decode_batches, plan_batches
+from aligngpt.curation.scoring.batches import decode_batches, plan_batches, score_embedded
 from aligngpt.curation.scoring.batches import score_batches as score_all
 from aligngpt.curation.scoring.decoding import Decoder
 from aligngpt.curation.scoring.local_backend import score_source
 from aligngpt.curation.scoring.ray_backend import (
     _Decode,
     _Embed,
+    _in_order,
     _one_line_errors,
     _pack,
     _Pools,
-    _score_in_order,
     _unpack,
-    load_clip_scorers,
 )
+from aligngpt.curation.scoring.scorers import load_scorers
 from aligngpt.data.images import DecodedImage
 from aligngpt.data.sources import Source, open_source
 from aligngpt.utils.io import read_json
@@ -104,7 +104,7 @@ def test_blocks_may_arrive_in_any_order(
     for _ in range(20):
         rng.shuffle(rows)
         blocks = ((_unpack(row, "batch"), _unpack(row, "embeddings")) for row in rows)
-        result = sorted(_score_in_order(blocks, ["counting", "other"]), key=lambda batch: batch.shard)
+        result = sorted(score_embedded(_in_order(blocks), ["counting", "other"]), key=lambda batch: batch.shard)
         assert result == whole
 
 
@@ -176,7 +176,7 @@ def test_both_backends_write_the_same(
     cluster: str, clip_folder: Path, tars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = open_source(f"{tars}/{{0..{SHARDS}}}.tar")  # the last is missing
-    load = partial(load_clip_scorers, [clip_folder], "truncate")
+    load = partial(load_scorers, [clip_folder], "truncate")
     summary = run(source, load, tmp_path / "ray")
     assert capfd.readouterr() == ("", "")
     expected = run_here(source, load(), tmp_path / "local")
@@ -263,7 +263,7 @@ def test_a_missing_cluster_is_one_line() -> None:
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("machines", "asked", "pools"),
+    ("machines", "requested", "pools"),
     [
         ({"CPU": 2.0}, (None, None), _Pools(1, 1, 0)),
         ({"CPU": 16.0}, (None, None), _Pools(12, 4, 0)),

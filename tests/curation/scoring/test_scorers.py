@@ -14,6 +14,7 @@ from PIL import Image
 
 from aligngpt.curation.scoring.scorers import ClipScorer, ScaleAndCrop, WholeProcessor, cosines, split_processor
 from aligngpt.data.images import DecodedImage
+from tests.curation.counting import score_images
 from tests.fixtures import TEXT_LIMIT
 from tests.image_files import make_image
 
@@ -64,7 +65,7 @@ def test_scores_are_those_of_the_model_itself(kind: str, folder: Path, scorer: C
         with torch.no_grad():
             output = model(input_ids=torch.tensor([ids]), **processor(images=image, return_tensors="pt"))
         expected.append(torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds).item())
-    scores, truncated = scorer.score(images, CAPTIONS)
+    scores, truncated = score_images(scorer, images, CAPTIONS)
     assert scores.dtype == np.float32 and truncated.dtype == bool
     assert scores == pytest.approx(expected, abs=1e-5)
     assert np.std(scores) > 1e-3
@@ -74,16 +75,16 @@ def test_scores_are_those_of_the_model_itself(kind: str, folder: Path, scorer: C
 def test_a_batch_equals_its_pairs_one_by_one(scorer: ClipScorer) -> None:
     images = [make_image(seed, size) for seed, size in enumerate(SIZES * 8)]  # more than go through the model at once
     captions = [f"{caption}{index}" for index, caption in enumerate(CAPTIONS * 8)]
-    scores, truncated = scorer.score(images, captions)
+    scores, truncated = score_images(scorer, images, captions)
     for index in range(0, 40, 3):
-        score, boundary = scorer.score([images[index]], [captions[index]])
+        score, boundary = score_images(scorer, [images[index]], [captions[index]])
         assert score[0] == pytest.approx(scores[index], abs=1e-6)
         assert boundary[0] == truncated[index]
 
 
 def test_only_captions_beyond_the_limit_are_flagged(kind: str, scorer: ClipScorer) -> None:
     fits, boundary = "x" * (LIMITS[kind] - 1), "x" * LIMITS[kind]  # one place is the end token's
-    scores, truncated = scorer.score([make_image(0)] * 3, [fits, boundary, boundary * 9])
+    scores, truncated = score_images(scorer, [make_image(0)] * 3, [fits, boundary, boundary * 9])
     assert truncated.tolist() == [False, True, True]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)  # what is left of them is the same, end token included
 
@@ -106,7 +107,7 @@ def test_chunk_mean_is_the_mean_of_the_pieces(kind: str, folder: Path, scorer: C
 def test_a_caption_of_100_000_characters_is_read_within_bounds(clip_folder: Path) -> None:
     for policy in ("truncate", "chunk-mean"):
         scorer = ClipScorer.from_pretrained(clip_folder, "cpu", long_captions=policy)
-        scores, unread = scorer.score([make_image(0)] * 2, ["a bird " * 15_000, "a bird"])
+        scores, unread = score_images(scorer, [make_image(0)] * 2, ["a bird " * 15_000, "a bird"])
         assert np.isfinite(scores).all() and unread.tolist() == [True, False]
 
 
@@ -146,25 +147,18 @@ def test_siglips_own_tokenizer_scores_short_and_long_captions(spiece_folder: Pat
 
 def test_a_text_tower_reads_no_more_than_its_tokenizer_says(altclip_folder: Path) -> None:
     scorer = ClipScorer.from_pretrained(altclip_folder, "cpu")
-    scores, unread = scorer.score([make_image(0)] * 3, ["x" * 21, "x" * 22, "x" * 500])
+    scores, unread = score_images(scorer, [make_image(0)] * 3, ["x" * 21, "x" * 22, "x" * 500])
     assert unread.tolist() == [False, True, True] and scores == pytest.approx([scores[0]] * 3, abs=1e-6)
-
-
-def test_no_pairs_give_no_scores_and_unequal_counts_are_an_error(scorer: ClipScorer) -> None:
-    scores, truncated = scorer.score([], [])
-    assert scores.shape == truncated.shape == (0,)
-    with pytest.raises(ValueError, match="got 2 images and 1 captions"):
-        scorer.score([make_image(0), make_image(1)], ["x"])
 
 
 def test_bfloat16_scores_are_close(folder: Path, scorer: ClipScorer) -> None:
     import torch
 
     images = [make_image(seed) for seed in range(len(CAPTIONS))]
-    exact, _ = scorer.score(images, CAPTIONS)
+    exact, _ = score_images(scorer, images, CAPTIONS)
     half = ClipScorer.from_pretrained(folder, "cpu", torch.bfloat16)
     assert half.describe()["dtype"] == "bfloat16" and scorer.describe()["dtype"] == "float32"
-    scores, _ = half.score(images, CAPTIONS)
+    scores, _ = score_images(half, images, CAPTIONS)
     assert scores.dtype == np.float32 and scores == pytest.approx(exact, abs=0.03)
 
 

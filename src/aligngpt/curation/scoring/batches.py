@@ -2,13 +2,13 @@
 
     plan_batches      shards -> batches of rows with the encoded images that occur in them for the first time
     decode_batches    -> the same batches with the images decoded, in other processes
-    RequestBuilder    a decoded batch -> the batch without pixels, and the request: what of it the scorers embed
+    build_requests    -> each batch without pixels, and its request: what of it the scorers embed
     embed_batch       a request -> embeddings; depends on nothing else, so it may run on another machine
-    BatchScorer       a batch and its embeddings -> columns of scores
+    score_embedded    batches and their embeddings -> columns of scores
     score_batches     the last three, batch after batch, in this process
 
-Rows refer to images and texts by their number within the shard. `RequestBuilder` and `BatchScorer` remember them in a
-`_ShardCache`, which forgets what `plan_batches` forgets, because it sees the same uses in the same order.
+Rows refer to images and texts by their number within the shard. `build_requests` and `score_embedded` remember them in
+`_ShardCaches`, which forget what `plan_batches` forgets, because they see the same uses in the same order.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from aligngpt.curation.scoring.decoding import (
     BYTES_PER_TASK,
@@ -44,7 +45,7 @@ CACHE_SIZE = 4096
 RECORDS_PER_IMAGE = 8
 BYTES_PER_BATCH = 1 << 28
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -246,57 +247,41 @@ class _Text:
     vectors: list[np.ndarray] = field(default_factory=list)  # one for each scorer
 
 
-class _ShardCache:
-    """The images and texts that later batches of a shard may refer to, by number."""
-
-    def __init__(self) -> None:
-        self._images: LRUCache[_Image] = LRUCache()
-        self._texts: LRUCache[_Text] = LRUCache()
+class _ShardCaches(dict[int, tuple[LRUCache[_Image], LRUCache[_Text]]]):
+    """The images and texts that later batches may refer to, by number, of each shard that has begun and not ended."""
 
     def look_up(self, batch: Batch[Decoded]) -> list[tuple[_Image, _Text] | None]:
         """Return the image and the text of each row of the next batch, `None` for a bad record."""
+        images, texts = self.setdefault(batch.shard, (LRUCache(), LRUCache()))
         new = {number: _Image(image) for number, image in batch.images.items()}
         entries: list[tuple[_Image, _Text] | None] = []
         for row in batch.rows:
             if row.image_number is None:
                 entries.append(None)
             else:
-                text = self._texts.use(row.text_number, _Text)
-                image = self._images.use(row.image_number, partial(new.__getitem__, row.image_number))
-                entries.append((image, text))
-        return entries
-
-
-class _ShardCaches(dict[int, _ShardCache]):
-    """The cache of each shard that has begun and not ended."""
-
-    def look_up(self, batch: Batch[Decoded]) -> list[tuple[_Image, _Text] | None]:
-        entries = self.setdefault(batch.shard, _ShardCache()).look_up(batch)
+                image = images.use(row.image_number, partial(new.__getitem__, row.image_number))
+                entries.append((image, texts.use(row.text_number, _Text)))
         if batch.last:
             del self[batch.shard]
         return entries
 
 
-class RequestBuilder:
-    """Requests each image and each caption once per shard; the batches of a shard have to come in order."""
+def build_requests(batches: Iterable[Batch[Decoded]]) -> Iterator[tuple[Batch[Decoded], EmbeddingRequest]]:
+    """Separate what of each batch is embedded from what is needed to score it; batches of a shard come in order.
 
-    def __init__(self) -> None:
-        self._caches = _ShardCaches()
-
-    def build(self, batch: Batch[Decoded]) -> tuple[Batch[Decoded], EmbeddingRequest]:
-        """Separate what of a batch is embedded from what is needed to score it.
-
-        Captions of images that cannot be used are not requested.
-        """
-        prepared = [image.prepared for image in batch.images.values() if image.error is None]
-        batch = batch.with_images({number: replace(image, prepared=()) for number, image in batch.images.items()})
+    Each image and each caption is requested once per shard, captions of images that cannot be used are not.
+    """
+    caches = _ShardCaches()
+    for decoded in batches:
+        prepared = [image.prepared for image in decoded.images.values() if image.error is None]
+        batch = decoded.with_images({number: replace(image, prepared=()) for number, image in decoded.images.items()})
         requested: dict[int, str] = {}
-        for row, entry in zip(batch.rows, self._caches.look_up(batch), strict=True):
+        for row, entry in zip(batch.rows, caches.look_up(batch), strict=True):
             if entry is not None and entry[0].decoded.error is None and not entry[1].requested:
                 assert row.text_number is not None
                 entry[1].requested = True
                 requested[row.text_number] = row.caption or ""
-        return replace(batch, texts=tuple(requested)), EmbeddingRequest(prepared, list(requested.values()))
+        yield replace(batch, texts=tuple(requested)), EmbeddingRequest(prepared, list(requested.values()))
 
 
 def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> Embeddings:
@@ -309,25 +294,19 @@ def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> Embeddi
     return Embeddings(images, [scorer.embed_captions(captions) if captions else None for scorer in scorers])
 
 
-class BatchScorer:
-    """Compares images and captions; the batches of a shard have to come in order.
+def score_embedded(blocks: Iterable[tuple[Batch[Decoded], Embeddings]], names: Sequence[str]) -> Iterator[ScoredBatch]:
+    """Wait for the embeddings of each batch and score its rows; batches of a shard come in order.
 
     Args:
+        blocks: Batches with their embeddings.
         names: Names of the scorers.
     """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._caches = _ShardCaches()
-
-    def score(self, batch: Batch[Decoded], embeddings: Embeddings) -> ScoredBatch:
-        """Wait for the embeddings of a batch and score its rows."""
-        entries = self._caches.look_up(batch)
-        images: dict[int | None, _Image] = {}
-        texts: dict[int | None, _Text] = {}
-        for row, entry in zip(batch.rows, entries, strict=True):
-            if entry is not None:
-                images[row.image_number], texts[row.text_number] = entry
+    caches = _ShardCaches()
+    for batch, embeddings in blocks:
+        entries = caches.look_up(batch)
+        pairs = [(row, entry) for row, entry in zip(batch.rows, entries, strict=True) if entry is not None]
+        images = {row.image_number: image for row, (image, _) in pairs}
+        texts = {row.text_number: text for row, (_, text) in pairs}
         new = [images[number] for number, image in batch.images.items() if image.error is None]
         arrays = embeddings.to_arrays()
         for image_vectors, captions in zip(arrays.images, arrays.captions, strict=True):
@@ -338,21 +317,14 @@ class BatchScorer:
                 for number, vector, truncated in zip(batch.texts, *captions, strict=True):
                     texts[number].vectors.append(vector)
                     texts[number].truncated |= bool(truncated)
-        return ScoredBatch(batch.shard, _to_columns(batch.rows, entries, self._names), batch.last)
+        yield ScoredBatch(batch.shard, _to_columns(batch.rows, entries, names), batch.last)
 
 
 def score_batches(batches: Iterable[Batch[Decoded]], scorers: Sequence[Scorer]) -> Iterator[ScoredBatch]:
     """Score batches, in order. One is collected after the next was requested, so that a GPU need not wait."""
-    builder, batch_scorer = RequestBuilder(), BatchScorer([scorer.describe()["name"] for scorer in scorers])
-    previous: tuple[Batch[Decoded], Embeddings] | None = None
-    for decoded in batches:
-        batch, request = builder.build(decoded)
-        current = batch, embed_batch(request, scorers)
-        if previous is not None:
-            yield batch_scorer.score(*previous)
-        previous = current
-    if previous is not None:
-        yield batch_scorer.score(*previous)
+    embedded = ((batch, embed_batch(request, scorers)) for batch, request in build_requests(batches))
+    followed: Iterator[Any] = pairwise(chain(embedded, [None]))
+    return score_embedded((block for block, _ in followed), [scorer.describe()["name"] for scorer in scorers])
 
 
 def _to_array(vectors: Any) -> np.ndarray:
@@ -385,25 +357,22 @@ def _to_columns(rows: Sequence[Row], entries: Sequence[tuple[_Image, _Text] | No
 
 def _score_rows(
     entries: Sequence[tuple[_Image, _Text] | None], reasons: list[str | None], num_scorers: int
-) -> list[list[float | None]]:
+) -> list[pa.Array]:
     """Return the scores of each scorer, and add the reason where a score is not finite.
 
     A row has the scores of all scorers or of none.
     """
     good = [index for index, reason in enumerate(reasons) if reason is None]
-    columns: list[list[float | None]] = [[None] * len(entries) for _ in range(num_scorers)]
+    scores = np.zeros((num_scorers, len(entries)), np.float32)
     for number in range(num_scorers if good else 0):
         images = np.stack([entries[index][0].vectors[number] for index in good])  # type: ignore[index]
         texts = np.stack([entries[index][1].vectors[number] for index in good])  # type: ignore[index]
-        for index, score in zip(good, cosines(images, texts).tolist(), strict=True):
-            columns[number][index] = score
-    for index in good:
-        broken = next((column[index] for column in columns if not math.isfinite(column[index] or 0.0)), None)
-        if broken is not None:
-            reasons[index] = f"the score is {broken}; check the weights of the scorer"
-            for column in columns:
-                column[index] = None
-    return columns
+        scores[number, good] = cosines(images, texts)
+    for index in np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist():
+        broken = next(score for score in scores[:, index].tolist() if not math.isfinite(score))
+        reasons[index] = f"the score is {broken}; check the weights of the scorer"
+    missing = np.array([reason is not None for reason in reasons], bool)
+    return [pa.array(column, mask=missing) for column in scores]
 
 
 def caption_hash(caption: str) -> int:

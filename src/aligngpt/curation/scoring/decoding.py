@@ -14,6 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import imagehash
@@ -133,8 +134,8 @@ def decode_images(
         sampler=tasks,  # DataLoader only iterates over it
         num_workers=workers,
         prefetch_factor=max(2, -(-ahead // (IMAGES_PER_TASK * workers))),
-        collate_fn=_identity,
-        worker_init_fn=_start_with_low_priority if low_priority else _start,
+        collate_fn=list,
+        worker_init_fn=partial(_start, low_priority=low_priority),
         multiprocessing_context=_context(),
     )
     try:
@@ -165,15 +166,7 @@ def _context() -> Any:
     return context
 
 
-def _identity(item: Any) -> Any:
-    return item
-
-
-def _start(worker: int) -> None:
+def _start(worker: int, low_priority: bool) -> None:
     exit_with_parent()
-
-
-def _start_with_low_priority(worker: int) -> None:
-    _start(worker)
-    if hasattr(os, "nice"):
+    if low_priority and hasattr(os, "nice"):
         os.nice(_NICENESS)

@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.batches import ScoredBatch, decode_batches, plan_batches, score_batches
 from aligngpt.curation.scoring.decoding import Decoder
-from aligngpt.curation.scoring.run import ScoreRun, ScoreSummary, check_arguments
+from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary, check_names
 from aligngpt.curation.scoring.scorers import Scorer
 from aligngpt.data.sources import Source, SourceShard
 from aligngpt.utils.processes import available_cpus
@@ -33,13 +33,8 @@ def score_source(
     scorers: Sequence[Scorer],
     output: str | os.PathLike[str],
     *,
-    batch_size: int = 64,
     num_workers: int | None = None,
-    shard: tuple[int, int] = (1, 1),
-    long_captions: LongCaptions = "truncate",
-    show_progress: bool = True,
-    snapshot: str | None = None,
-    started: float | None = None,
+    **settings: Any,
 ) -> ScoreSummary:
     """Score every pair of an input with loaded scorers, and write the folder described in `scoring.store`.
 
@@ -49,34 +44,26 @@ def score_source(
         source: The input.
         scorers: One or more, usually each a `ClipScorer`; the scores of the first are `clip_score`.
         output: Folder to write or to resume.
-        batch_size: Images embedded at once.
         num_workers: Processes that decode images; default one per CPU, or none for up to 128 records.
-        shard: See `score_pairs`.
-        long_captions: How the scorers handle captions beyond their context, for the manifest.
-        show_progress: Whether to show progress on standard error.
-        snapshot: See `ScoreRunConfig`.
-        started: `time.monotonic()` at the start of the run; default now.
+        settings: Fields of `RunSettings`.
 
     Raises:
         NothingScored, ValueError, OSError: As `score_pairs`.
     """
-    described = [scorer.describe() for scorer in scorers]
-    check_arguments([scorer["name"] for scorer in described], batch_size, shard)
+    described, run_settings = [scorer.describe() for scorer in scorers], RunSettings(**settings)
+    batch_size = run_settings.batch_size
+    check_names([scorer["name"] for scorer in described])
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}")
 
     def score(shards: Sequence[SourceShard]) -> Iterable[ScoredBatch]:
-        workers = _default_workers(shards) if num_workers is None else num_workers
+        workers = num_workers
+        if workers is None:
+            few = sum(_FEW_RECORDS + 1 if shard.size is None else shard.size for shard in shards) <= _FEW_RECORDS
+            workers = 0 if few else available_cpus()
         low_priority = all(scorer.device == "cpu" for scorer in scorers)
         decoder = Decoder([scorer.preparation for scorer in scorers])
         batches = plan_batches(shards, source.images, batch_size)
         return score_batches(decode_batches(batches, decoder, workers, 2 * batch_size, low_priority), scorers)
 
-    run = ScoreRun(Path(output), source, described, long_captions, snapshot, started)
-    return run.score(shard, show_progress, score)
-
-
-def _default_workers(shards: Sequence[SourceShard]) -> int:
-    sizes = [shard.size for shard in shards]
-    few = None not in sizes and sum(size or 0 for size in sizes) <= _FEW_RECORDS
-    return 0 if few else available_cpus()
+    return ScoreRun(Path(output), source, described, run_settings).score(score)

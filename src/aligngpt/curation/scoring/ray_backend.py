@@ -26,21 +26,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.batches import (
     Batch,
-    BatchScorer,
     EmbeddingRequest,
     Embeddings,
-    RequestBuilder,
     ScoredBatch,
+    build_requests,
     decode_batches,
     embed_batch,
     plan_batches,
+    score_embedded,
 )
 from aligngpt.curation.scoring.decoding import Decoded, Decoder
-from aligngpt.curation.scoring.run import ScoreRun, ScoreSummary, check_arguments
-from aligngpt.curation.scoring.scorers import ClipScorer, Scorer
+from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary, check_names
+from aligngpt.curation.scoring.scorers import Scorer
 from aligngpt.data.sources import Source, SourceShard
 from aligngpt.utils.processes import available_cpus
 from aligngpt.utils.progress import status
@@ -62,25 +61,15 @@ Load = Callable[[], Sequence[Scorer]]
 _Block = tuple[Batch[Decoded], Embeddings]
 
 
-def load_clip_scorers(folders: Sequence[Path], long_captions: LongCaptions) -> list[ClipScorer]:
-    """Load scorers in the process that runs them; see `score_source_with_ray`."""
-    return [ClipScorer.from_pretrained(folder, long_captions=long_captions) for folder in folders]
-
-
 def score_source_with_ray(
     source: Source,
     load: Load,
     output: str | os.PathLike[str],
     *,
-    batch_size: int = 64,
     actors: int | None = None,
     decoders: int | None = None,
     address: str | None = None,
-    shard: tuple[int, int] = (1, 1),
-    long_captions: LongCaptions = "truncate",
-    show_progress: bool = True,
-    snapshot: str | None = None,
-    started: float | None = None,
+    **settings: Any,
 ) -> ScoreSummary:
     """Score every pair of an input as `score_source` does, on all machines of a Ray cluster.
 
@@ -91,54 +80,48 @@ def score_source_with_ray(
         source: The input.
         load: Returns the scorers; called on the machines that run them, so it has to be picklable.
         output: Folder to write or to resume.
-        batch_size: Images embedded at once.
         actors: Processes with the scorers, each with one CPU, and one GPU if there are any; default one per GPU, or
             without GPUs three of four CPUs.
         decoders: Processes that read and decode, one CPU each; default the other CPUs.
         address: Address of a cluster for `ray.init`; default the variable RAY_ADDRESS, or a cluster of this machine
             that ends with this call. If this process is connected to a cluster, that one is used.
-        shard: See `score_pairs`.
-        long_captions: How the scorers handle captions beyond their context, for the manifest.
-        show_progress: Whether to show progress on standard error.
-        snapshot: See `ScoreRunConfig`.
-        started: `time.monotonic()` at the start of the run; default now.
+        settings: Fields of `RunSettings`.
 
     Raises:
         ImportError: Ray is not installed.
         NothingScored, ValueError: As `score_pairs`, or the cluster has too few CPUs or GPUs.
         OSError: Reading or writing fails, no cluster can be reached, or a process is killed repeatedly.
     """
+    run_settings = RunSettings(**settings)
     for name, number in (("actors", actors), ("num_workers", decoders)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1 with the backend ray, got {number}")
     with _cluster(address, (actors or 1) + (decoders or 1)), _one_line_errors():
         pools = _Pools.sized(actors, decoders)
-        with status("loading the scorers", show_progress):
+        with status("loading the scorers", run_settings.show_progress):
             described, preparations = pools.describe(load)
         names = [scorer["name"] for scorer in described]
-        check_arguments(names, batch_size, shard)
+        check_names(names)
 
         def score(shards: Sequence[SourceShard]) -> Iterable[ScoredBatch]:
-            decode = (Decoder(preparations), source.images, batch_size)
-            return _score_in_order(pools.stream(shards, decode, load), names)
+            decode = (Decoder(preparations), source.images, run_settings.batch_size)
+            return score_embedded(_in_order(pools.stream(shards, decode, load)), names)
 
-        run = ScoreRun(Path(output), source, described, long_captions, snapshot, started)
-        return run.score(shard, show_progress, score)
+        return ScoreRun(Path(output), source, described, run_settings).score(score)
 
 
 # The driver ---------------------------------------------------------------------------------------------------------
 
 
-def _score_in_order(blocks: Iterable[_Block], names: Sequence[str]) -> Iterator[ScoredBatch]:
-    """Score batches that come in any order; those of one shard are yielded in order."""
-    scorer = BatchScorer(names)
+def _in_order(blocks: Iterable[_Block]) -> Iterator[_Block]:
+    """Yield blocks that come in any order, those of one shard in order."""
     early: dict[tuple[int, int], _Block] = {}
     following: dict[int, int] = {}
     for batch, embeddings in blocks:
         shard = batch.shard
         early[shard, batch.number] = batch, embeddings
         while (shard, following.setdefault(shard, 0)) in early:
-            yield scorer.score(*early.pop((shard, following[shard])))
+            yield early.pop((shard, following[shard]))
             following[shard] += 1
 
 
@@ -152,12 +135,10 @@ class _Decode:
         self._decoder, self._images, self._batch_size = decoder, images, batch_size
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        builder = RequestBuilder()
         try:
             shard: SourceShard = _unpack(rows, "shard")
             planned = plan_batches([shard], self._images, self._batch_size)
-            for decoded in decode_batches(planned, self._decoder, 0, 0, False):
-                batch, request = builder.build(decoded)
+            for batch, request in build_requests(decode_batches(planned, self._decoder, 0, 0, False)):
                 yield _pack(batch=batch, request=request)
         except Exception as error:
             yield _pack(batch=_add_traceback(error), request=None)
@@ -182,12 +163,6 @@ def _add_traceback(error: Exception) -> Exception:
     """Prepare an error to be sent to the driver as a row, because Ray adds advice to the text of raised ones."""
     error.add_note(traceback.format_exc())
     return error
-
-
-def _describe(load: Load) -> tuple[list[dict[str, str]], list[Any]]:
-    """Return the descriptions of the scorers, and their preparations."""
-    scorers = load()
-    return [scorer.describe() for scorer in scorers], [scorer.preparation for scorer in scorers]
 
 
 def _pack(**values: Any) -> pa.Table:
@@ -233,11 +208,14 @@ class _Pools:
         return cls(models, decoders, 1 if gpus else 0)
 
     def describe(self, load: Load) -> tuple[list[dict[str, str]], list[Any]]:
-        """Describe the scorers on a machine that runs them, because the precision depends on its GPU."""
+        """Describe the scorers, and return their preparations, where they run: the precision depends on the GPU."""
         import ray
 
-        task = ray.remote(num_cpus=1, num_gpus=self.gpus)(_describe)
-        return ray.get(task.remote(load))
+        def describe() -> tuple[list[dict[str, str]], list[Any]]:
+            scorers = load()
+            return [scorer.describe() for scorer in scorers], [scorer.preparation for scorer in scorers]
+
+        return ray.get(ray.remote(num_cpus=1, num_gpus=self.gpus)(describe).remote())
 
     def stream(self, shards: Sequence[SourceShard], decode: tuple[Any, ...], load: Load) -> Iterator[_Block]:
         """Yield each batch of the shards with its embeddings, in any order."""
@@ -247,7 +225,10 @@ class _Pools:
         decoders = min(self.decoders, len(shards))
         decoding = ActorPoolStrategy(size=decoders, max_tasks_in_flight_per_actor=_SHARDS_PER_DECODER)
         embedding = ActorPoolStrategy(size=self.models, max_tasks_in_flight_per_actor=_BLOCKS_PER_MODEL)
-        with DataContext.current(_quiet_context()):
+        context = DataContext.get_current().copy()
+        context.target_max_block_size = _BYTES_PER_BLOCK
+        context.enable_progress_bars = context.print_on_execution_start = False
+        with DataContext.current(context):
             data: Dataset = from_arrow([_pack(shard=shard) for shard in shards])
             data = data.map_batches(_Decode, fn_constructor_args=decode, compute=decoding, num_cpus=1, **settings)
             data = data.map_batches(
@@ -259,17 +240,6 @@ class _Pools:
                     if isinstance(batch, Exception):
                         raise batch
                     yield batch, _unpack(rows, "embeddings", index)
-
-
-def _quiet_context() -> Any:
-    """Return Ray Data's settings with small blocks and without output."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = _BYTES_PER_BLOCK
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    return context
 
 
 @contextmanager

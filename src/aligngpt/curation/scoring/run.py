@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,11 +57,6 @@ class ScoreSummary(ScoreCounts):
     resumed_shards: int = Field(description="Shards that were finished before this run.")
     missing_shards: int = Field(description="Shards left to other runs with `--shard`; not in the counts above.")
 
-    @property
-    def was_done(self) -> bool:
-        """Whether nothing was left to score."""
-        return self.shards > 0 and self.resumed_shards == self.shards
-
 
 class NothingScored(ValueError):
     """No record of an input could be used. The folder is written all the same.
@@ -75,20 +70,46 @@ class NothingScored(ValueError):
         self.summary = summary
 
 
-def check_arguments(names: Sequence[str], batch_size: int, shard: tuple[int, int]) -> None:
-    """Check arguments of `score_pairs`; `names` are those of the scorers.
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run that do not depend on the backend.
+
+    Attributes:
+        batch_size: Images embedded at once.
+        shard: See `score_pairs`.
+        long_captions: How the scorers handle captions beyond their context, for the manifest.
+        show_progress: Whether to show progress on standard error.
+        snapshot: See `ScoreRunConfig`.
+        started: `time.monotonic()` at the start of the run; default now.
 
     Raises:
-        ValueError: One of them is out of range, or two scorers have one name.
+        ValueError: A number is out of range.
+    """
+
+    batch_size: int = 64
+    shard: tuple[int, int] = (1, 1)
+    long_captions: LongCaptions = "truncate"
+    show_progress: bool = True
+    snapshot: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= _MAX_BATCH_SIZE:
+            raise ValueError(f"batch_size must be between 1 and {_MAX_BATCH_SIZE:,}, got {self.batch_size}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ValueError(f"shard must be i/n with i from 1 to n, got {self.shard[0]}/{self.shard[1]}")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check the names of scorers.
+
+    Raises:
+        ValueError: There is none, or two are equal.
     """
     if not names:
         raise ValueError("scoring needs at least one scorer")
     if len(set(names)) < len(names):
         raise ValueError(f"scorers are named after their folders, got {', '.join(names)}; rename one of the folders")
-    if not 1 <= batch_size <= _MAX_BATCH_SIZE:
-        raise ValueError(f"batch_size must be between 1 and {_MAX_BATCH_SIZE:,}, got {batch_size}")
-    if not 1 <= shard[0] <= shard[1]:
-        raise ValueError(f"shard must be i/n with i from 1 to n, got {shard[0]}/{shard[1]}")
 
 
 def read_finished(output: Path, images: Path | None, snapshot: str | None) -> ScoreSummary | None:
@@ -117,25 +138,14 @@ class ScoreRun:
         folder: The folder.
         source: The pairs.
         scorers: What they say in `describe`.
-        long_captions: How they handle captions beyond their context.
-        snapshot: See `ScoreRunConfig`.
-        started: `time.monotonic()` at the start of the run; default now.
+        settings: See `RunSettings`.
 
     Raises:
-        ValueError: The folder belongs to another run, or images are given by paths and the source has no image folder.
+        ValueError: Images are given by paths and the source has no image folder.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        source: Source,
-        scorers: Sequence[dict[str, str]],
-        long_captions: LongCaptions,
-        snapshot: str | None = None,
-        started: float | None = None,
-    ) -> None:
-        self._folder, self._source = folder, source
-        self._started = time.monotonic() if started is None else started
+    def __init__(self, folder: Path, source: Source, scorers: Sequence[dict[str, str]], settings: RunSettings) -> None:
+        self._folder, self._settings = folder, settings
         self._shards = source.shards()
         self._scorers = [ScorerInfo(**scorer) for scorer in scorers]
         self._columns = score_columns([scorer.name for scorer in self._scorers[1:]])
@@ -146,46 +156,55 @@ class ScoreRun:
             images_hash=_hash_images(source.images, self._image_sample),
             scorers=[scorer.model_dump(exclude={"name"}) for scorer in self._scorers],
             columns=self._columns,
-            long_captions=long_captions,
+            long_captions=settings.long_captions,
             shards=len(self._shards),
         )
-        self._snapshot = snapshot
         identity = {"schema_version": ScoreRunConfig.VERSION, "inputs": self._inputs.model_dump()}
-        self.output_dir = OutputDir(folder, identity, run_file=ScoreRunConfig.FILE, result_file=ScoreManifest.FILE)
+        self._output_dir = OutputDir(folder, identity, run_file=ScoreRunConfig.FILE, result_file=ScoreManifest.FILE)
 
-    def score(self, shard: tuple[int, int], show_progress: bool, work: Work) -> ScoreSummary:
-        """Score the unfinished shards of a fraction (i, n) of the work, and finish the folder if nothing is missing.
+    def score(self, work: Work) -> ScoreSummary:
+        """Score the unfinished shards of this run's fraction of the work, and finish the folder if none is missing.
 
         Args:
-            shard: See `score_pairs`.
-            show_progress: Whether to show progress on standard error.
             work: Returns the scored batches of shards, those of one shard in order.
 
         Raises:
             NothingScored: The folder is complete and no pair has a score.
-            ValueError: Another process works on the same fraction, or a part does not belong to this run.
+            ValueError: The folder belongs to another run, another process works on the same fraction, or a part does
+                not belong to this run.
         """
-        self.output_dir.check()
-        with self.output_dir.lock(shard):
-            self.output_dir.start(snapshot=self._snapshot, image_sample=self._image_sample, versions=versions())
+        shard = self._settings.shard
+        self._output_dir.check()
+        with self._output_dir.lock(shard):
+            snapshot = self._settings.snapshot
+            self._output_dir.start(snapshot=snapshot, image_sample=self._image_sample, versions=versions())
             mine = self._shards[shard[0] - 1 :: shard[1]]
             todo = [each for each in mine if not is_finished(self._part(each.number), self._metadata(each.number))]
             if todo:
-                with _shard_progress(mine, todo, show_progress) as advance:
-                    self._write(work(todo), advance)
+                self._write(work(todo), mine, todo)
             return self._finish(len(self._shards) - len(todo))
 
-    def _write(self, batches: Iterable[ScoredBatch], advance: Callable[[int, bool], object]) -> None:
+    def _write(self, batches: Iterable[ScoredBatch], mine: Sequence[SourceShard], todo: Sequence[SourceShard]) -> None:
+        """Write the parts, and show progress in pairs where their number is known, else in shards."""
+        by_pairs = all(shard.size is not None for shard in mine)
+        total, left = (sum(shard.size or 0 for shard in shards) if by_pairs else len(shards) for shards in (mine, todo))
+        description, scored = "scoring" if by_pairs else "scoring shards", 0
         writers: dict[int, PartWriter] = {}
         try:
-            for batch in batches:
-                if batch.shard not in writers:
-                    schema = score_schema([scorer.name for scorer in self._scorers[1:]])
-                    writers[batch.shard] = PartWriter(self._part(batch.shard), schema, self._metadata(batch.shard))
-                writers[batch.shard].write(batch.columns)
-                if batch.last:
-                    writers.pop(batch.shard).close()
-                advance(len(batch.columns["id"]), batch.last)
+            with progress(description, total, self._settings.show_progress, done=total - left) as advance:
+                for batch in batches:
+                    if batch.shard not in writers:
+                        schema = score_schema([scorer.name for scorer in self._scorers[1:]])
+                        writers[batch.shard] = PartWriter(self._part(batch.shard), schema, self._metadata(batch.shard))
+                    writers[batch.shard].write(batch.columns)
+                    if batch.last:
+                        writers.pop(batch.shard).close()
+                    rows = len(batch.columns["id"])
+                    scored += rows
+                    if by_pairs:
+                        advance(rows)
+                    else:
+                        advance(int(batch.last), f"{description} ({scored:,} pairs)")
         except BaseException as error:
             for writer in writers.values():
                 writer.discard(error)
@@ -198,8 +217,8 @@ class ScoreRun:
         counts = count_rows(present)
         names = [scorer.name for scorer in self._scorers]
         agreement = [] if missing else compare_all(present, self._columns, names)
-        seconds = time.monotonic() - self._started
-        if not missing and not self.output_dir.done:
+        seconds = time.monotonic() - self._settings.started
+        if not missing and not self._output_dir.done:
             ScoreManifest(
                 inputs=self._inputs,
                 scorers=self._scorers,
@@ -266,32 +285,6 @@ def _hash_images(images: Path | None, sample: Sequence[str]) -> str | None:
     """Return a hash over names and sizes of image files, `None` for an empty sample."""
     lines = "".join(f"{name}\0{file_size((images or Path()) / name)}\n" for name in sample)
     return hashlib.sha256(lines.encode()).hexdigest() if sample else None
-
-
-@contextmanager
-def _shard_progress(
-    shards: Sequence[SourceShard], todo: Sequence[SourceShard], enabled: bool
-) -> Iterator[Callable[[int, bool], object]]:
-    """Show progress in pairs where the number of pairs is known, else in shards.
-
-    Yields a function that takes the number of pairs of a batch and whether it ends its shard.
-    """
-    sizes = [shard.size for shard in shards]
-    left = [shard.size or 0 for shard in todo]
-    if None not in sizes:
-        total = sum(size or 0 for size in sizes)
-        with progress("scoring", total, enabled, done=total - sum(left)) as advance:
-            yield lambda pairs, ends: advance(pairs)
-        return
-    scored = 0
-
-    def advance_shards(pairs: int, ends: bool) -> None:
-        nonlocal scored
-        scored += pairs
-        advance(int(ends), f"scoring shards ({scored:,} pairs)")
-
-    with progress("scoring shards", len(shards), enabled, done=len(shards) - len(todo)) as advance:
-        yield advance_shards
 
 
 def snapshot_run(source: Source, scorers: Sequence[Path], settings: dict[str, Any]) -> str | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aligngpt.curation.artifacts import LongCaptions
-from aligngpt.curation.scoring.run import ScoreSummary, check_arguments, read_finished, snapshot_run
-from aligngpt.data.sources import Source, open_source
+from aligngpt.curation.scoring.run import RunSettings, ScoreSummary, check_names, read_finished, snapshot_run
+from aligngpt.data.sources import open_source
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.models import name_model
 from aligngpt.utils.progress import status
@@ -66,9 +66,12 @@ def score_pairs(
         OSError: Reading or writing fails, or a worker process is killed.
         ImportError: Ray is requested and not installed.
     """
-    started = time.monotonic()
+    common: dict[str, Any] = {"batch_size": batch_size, "shard": shard, "long_captions": long_captions}
+    common |= {"show_progress": show_progress, "started": time.monotonic()}
     folders = [resolve_model(os.fspath(scorer)).absolute() for scorer in scorers]
-    check_arguments([name_model(folder) for folder in folders], batch_size, shard)
+    names = [name_model(folder) for folder in folders]
+    check_names(names)
+    RunSettings(**common)
     if backend == "local" and (actors or address):
         raise ValueError("actors and address require the backend 'ray'")
     if backend == "ray":  # whose processes have other working directories
@@ -76,32 +79,25 @@ def score_pairs(
         images = None if images is None else Path(images).absolute()
     columns = {"image_column": image_column, "caption_column": caption_column, "id_column": id_column}
     source = open_source(data, images, **columns)
-    settings = {**columns, "images": str(images), "long_captions": long_captions}
-    snapshot = snapshot_run(source, folders, settings)
+    snapshot = snapshot_run(source, folders, {**columns, "images": str(images), "long_captions": long_captions})
     finished = read_finished(Path(output), source.images, snapshot)
     if finished is not None:
         _logger.info("%s is complete; nothing to do", output)
         return finished
-    common: dict[str, Any] = {"batch_size": batch_size, "shard": shard, "long_captions": long_captions}
-    common |= {"show_progress": show_progress, "snapshot": snapshot, "started": started}
-    if backend == "ray":
-        from aligngpt.curation.scoring.ray_backend import load_clip_scorers, score_source_with_ray
+    common["snapshot"] = snapshot
+    from aligngpt.curation.scoring.scorers import load_scorers
 
-        load = partial(load_clip_scorers, folders, long_captions)
+    load = partial(load_scorers, folders, long_captions)
+    if backend == "ray":
+        from aligngpt.curation.scoring.ray_backend import score_source_with_ray
+
         pools: dict[str, Any] = {"actors": actors, "decoders": num_workers, "address": address}
         return score_source_with_ray(source, load, output, **pools, **common)
-    return _score_here(source, folders, output, num_workers, common)
-
-
-def _score_here(
-    source: Source, folders: Sequence[Path], output: str | os.PathLike[str], num_workers: int | None, common: Any
-) -> ScoreSummary:
     from aligngpt.curation.scoring.decoding import start_forkserver
     from aligngpt.curation.scoring.local_backend import score_source
-    from aligngpt.curation.scoring.scorers import ClipScorer
 
     if num_workers != 0:
         start_forkserver()
-    with status(f"loading {', '.join(map(name_model, folders))}", common["show_progress"]):
-        loaded = [ClipScorer.from_pretrained(folder, long_captions=common["long_captions"]) for folder in folders]
+    with status(f"loading {', '.join(names)}", show_progress):
+        loaded = load()
     return score_source(source, loaded, output, num_workers=num_workers, **common)

@@ -46,27 +46,23 @@ _MALLOC_MMAP_THRESHOLD, _MALLOC_TRIM_THRESHOLD = -3, -1
 
 
 class Scorer(Protocol):
-    """The interface of a scorer, such as `ClipScorer`. Vectors are arrays, or tensors that may not be computed yet."""
+    """The interface of a scorer, see `ClipScorer`. Vectors are arrays, or tensors that may not be computed yet.
+
+    `preparation` prepares an image for embedding in another process and is picklable; its `at_least`, if it has one, is
+    that of `decode_image`.
+    """
 
     @property
-    def device(self) -> str:
-        """Device of the model: cpu, cuda or mps."""
+    def device(self) -> str: ...
 
     @property
-    def preparation(self) -> Callable[[DecodedImage], Any]:
-        """Prepares an image for embedding in another process; picklable.
+    def preparation(self) -> Callable[[DecodedImage], Any]: ...
 
-        Its `at_least`, if it has one, is that of `decode_image`.
-        """
+    def embed_images(self, prepared: Sequence[Any]) -> Any: ...
 
-    def embed_images(self, prepared: Sequence[Any]) -> Any:
-        """Return unit vectors of n prepared images, float32 (n, dim)."""
+    def embed_captions(self, captions: Sequence[str]) -> tuple[Any, np.ndarray]: ...
 
-    def embed_captions(self, captions: Sequence[str]) -> tuple[Any, np.ndarray]:
-        """Return unit vectors of n texts, float32 (n, dim), and whether each was truncated, bool (n,)."""
-
-    def describe(self) -> dict[str, str]:
-        """Return name, architecture, weights_hash and dtype, see `ScorerInfo`."""
+    def describe(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -249,28 +245,6 @@ class ClipScorer:
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 
-    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Score each image with the caption of the same index.
-
-        Args:
-            images: n RGB images of any size.
-            captions: n texts; see `long_captions` for those beyond the context of the text tower.
-
-        Returns:
-            Scores, float32 (n,) in [-1, 1], and whether each caption was truncated, bool (n,).
-
-        Raises:
-            ValueError: The numbers of images and captions differ.
-        """
-        if len(images) != len(captions):
-            raise ValueError(f"expected one caption per image, got {len(images)} images and {len(captions)} captions")
-        if not captions:
-            return np.zeros(0, np.float32), np.zeros(0, bool)
-        decoded = (DecodedImage(image, (0, 0, *image.size), image.size) for image in images)
-        embedded = self.embed_images([self.preparation(image) for image in decoded])
-        texts, truncated = self.embed_captions(captions)
-        return cosines(embedded.cpu().numpy(), texts.cpu().numpy()), truncated
-
     def embed_images(self, prepared: Sequence[Prepared]) -> torch.Tensor:
         """Return unit vectors, float32 (n, dim), of n images after `preparation`."""
         import torch
@@ -362,6 +336,11 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_scorers(folders: Sequence[Path], long_captions: LongCaptions) -> list[ClipScorer]:
+    """Load scorers in the process that runs them."""
+    return [ClipScorer.from_pretrained(folder, long_captions=long_captions) for folder in folders]
 
 
 def _keep_freed_memory() -> None:

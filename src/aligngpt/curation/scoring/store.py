@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -118,12 +119,21 @@ def iter_part(part: Path, columns: Sequence[str] | None = None) -> Iterator[pa.R
             yield batch if columns is None else batch.select(list(columns))
 
 
+def to_numpy(values: pa.Array, null: float = 0) -> np.ndarray:
+    """Return a column as an array (n,), with `null` for null."""
+    return values.fill_null(null).to_numpy(zero_copy_only=False)
+
+
+def is_valid(values: pa.Array) -> np.ndarray:
+    """Return where a column is not null, bool (n,)."""
+    return values.is_valid().to_numpy(zero_copy_only=False)
+
+
 def iter_errors(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield `id`, `image` and `error` of the failed rows of all existing parts, in the order of the pairs."""
     for part in sorted(Path(folder).glob(PART_PATTERN)):
         for batch in iter_part(part, ("id", "image", "error")):
-            if batch["error"].null_count < len(batch):
-                yield from batch.filter(batch["error"].is_valid()).to_pylist()
+            yield from batch.filter(batch["error"].is_valid()).to_pylist()
 
 
 def part_path(folder: str | os.PathLike[str], number: int) -> Path:
@@ -194,7 +204,7 @@ class PartWriter:
         self._writer = self._open.enter_context(pq.ParquetWriter(self._temporary, self._schema))
         self._waiting: list[pa.Table] = []
 
-    def write(self, columns: dict[str, list[Any]]) -> None:
+    def write(self, columns: dict[str, Any]) -> None:
         """Add rows."""
         self._waiting.append(pa.table(columns, schema=self._schema))
         if sum(map(len, self._waiting)) >= _ROWS_PER_GROUP:
