@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.data.images import check_header, decode_image, find_image, load_image, read_encoded
+from aligngpt.data.images import check_header, decode_image, load_image, read_encoded
+from aligngpt.data.indexed import open_pairs
 from aligngpt.data.schema import BadImage
+from aligngpt.data.sources import open_source
 from tests.image_files import make_image, png_header
 
 BAD_HEADERS = [
@@ -50,11 +52,13 @@ def test_a_truncated_png_is_refused(tmp_path: Path) -> None:
             load_image(tmp_path / "x.png")
 
 
-def test_size_limits_are_inclusive(tmp_path: Path) -> None:
+def test_size_limits_are_inclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_image(0, (20, 10)).save(tmp_path / "x.png")
-    assert load_image(tmp_path / "x.png", max_pixels=200).size == (20, 10)
+    monkeypatch.setattr("aligngpt.data.images.MAX_PIXELS", 200)
+    assert load_image(tmp_path / "x.png").size == (20, 10)
+    monkeypatch.setattr("aligngpt.data.images.MAX_PIXELS", 199)
     with pytest.raises(BadImage, match="declares 20 x 10 pixels, more than 199"):
-        load_image(tmp_path / "x.png", max_pixels=199)
+        load_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("size", [(201, 1), (1, 201)])
@@ -297,13 +301,14 @@ def test_all_photos_are_read(photos: Path) -> None:
     assert all(min(check_header(name)) >= 96 for name in names)
 
 
-def test_links_that_lead_out_of_the_image_folder_are_refused(images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "linked"
-    folder.symlink_to(images)  # the folder itself may be a link
+def test_links_in_the_image_folder_are_followed(images: Path, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "inside.png").symlink_to(tmp_path / "own" / "0.png")
-    (tmp_path / "own" / "outside.png").symlink_to(images / "0.png")
-    assert find_image(folder, "0.png") == str(folder / "0.png")
-    assert find_image(tmp_path / "own", "inside.png").endswith("inside.png")
-    with pytest.raises(BadImage, match=r"a link leads out of the image folder, to .*0\.png"):
-        find_image(tmp_path / "own", "outside.png")
+    (tmp_path / "own" / "train2017").symlink_to(images)  # a folder elsewhere
+    (tmp_path / "own" / "a.png").symlink_to(images / "0.png")  # as in the cache of the Hugging Face hub
+    values = [{"image": name, "caption": "x"} for name in ("a.png", "train2017/0.png", "../x.png", f"{images}/0.png")]
+    (tmp_path / "pairs.json").write_text(json.dumps(values))
+    pairs = open_pairs(open_source(tmp_path / "pairs.json", tmp_path / "own"))
+    decoded = [np.asarray(load_image(tmp_path / "own" / pair.image)) for pair in pairs]
+    assert len(decoded) == 2 and np.array_equal(decoded[0], decoded[1])
+    reasons = ["image path leaves the image folder", "image path is absolute and not in the image folder"]
+    assert [bad.reason for bad in pairs.bad] == reasons

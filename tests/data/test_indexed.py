@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from aligngpt.data import indexed as module
+from aligngpt.data import table_format
 from aligngpt.data.duplicate_ids import hash_id
 from aligngpt.data.indexed import IndexedSource, open_conversations, open_pairs
 from aligngpt.data.schema import RecordError, Turn, images_of
@@ -226,12 +227,12 @@ def test_row_groups_are_cached_within_a_budget(tmp_path: Path, monkeypatch: pyte
 
 
 def test_indexing_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def rows(self: Any, batch: Any, row: int, fields: str) -> Any:
+    def rows(self: Any, batch: Any, row: int, fields: Any) -> Any:
         assert fields != "text" or batch.nbytes < 5000
         return original(self, batch, row, fields)
 
-    original = module.ParquetReader.__init__.__globals__["_Table"].rows
-    monkeypatch.setattr(module.ParquetReader.__init__.__globals__["_Table"], "rows", rows)
+    original = table_format._TableReader._rows
+    monkeypatch.setattr(table_format._TableReader, "_rows", rows)
     image = image_columns([b"1" * 100_000] * 4, [f"{n}.png" for n in range(4)])
     for form, column in image.items():
         write_parquet(tmp_path / f"{form}.parquet", {"id": list("abcd"), "image": column, "caption": ["x"] * 4})

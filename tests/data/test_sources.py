@@ -259,10 +259,10 @@ def test_a_streamed_array_equals_the_parsed_file(
         text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
         path = tmp_path / "a.json"
         path.write_bytes(bom + b" \n" + text.encode() + b"\n ")
-        result = list(json_records.array_values(str(path)))
+        result = list(json_records.array_rows(str(path)))
         assert [value.value for value in result] == document
         for index in range(0, len(result), 7):  # reading can begin at any value
-            rest = json_records.array_values(str(path), result[index].start)
+            rest = json_records.array_rows(str(path), result[index])
             assert [value.value for value in rest] == document[index:]
 
 

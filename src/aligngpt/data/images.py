@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -58,9 +57,7 @@ class DecodedImage:
     size: tuple[int, int]
 
 
-def decode_image(
-    data: bytes, name: str = "", *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
-) -> DecodedImage:
+def decode_image(data: bytes, name: str = "", *, at_least: int | None = None) -> DecodedImage:
     """Decode an image that will be scaled down, as `load_image` does.
 
     A JPEG far larger than needed is decoded at a fraction of its size, which is faster. Scaled down from `box` to half
@@ -71,14 +68,13 @@ def decode_image(
         data: The content of a file.
         name: Its name, for error messages.
         at_least: Pixels that the shorter side has to keep; `None` decodes the full image.
-        max_pixels: As in `load_image`.
 
     Raises:
         BadImage: As `load_image`.
     """
     if not data:
         raise BadImage("empty (0 bytes)")
-    with _read_header(io.BytesIO(data), Path(name).suffix, max_pixels) as image:
+    with _read_header(io.BytesIO(data), Path(name).suffix) as image:
         size = image.size
         width, height = map(float, size)
         if at_least is not None and image.format in ("JPEG", "MPO"):
@@ -91,7 +87,7 @@ def decode_image(
     return DecodedImage(rgb, box, size[::-1] if orientation >= 5 else size)
 
 
-def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(path: str | os.PathLike[str] | bytes) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
     The EXIF orientation is applied, of an animation the first frame is used, 16-bit gray is scaled by 1/257, alpha is
@@ -99,18 +95,17 @@ def load_image(path: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXEL
 
     Args:
         path: The file, or its content.
-        max_pixels: Maximum number of pixels; larger images are refused before decoding.
 
     Returns:
         A decoded image of mode RGB without an open file.
 
     Raises:
-        BadImage: The file is missing, empty, not an image, too large, truncated, or one side is over 200 times the
-            other.
+        BadImage: The file is missing, empty, not an image, of over 100 million pixels, truncated, or one side is over
+            200 times the other.
     """
     if isinstance(path, bytes):
-        return decode_image(path, max_pixels=max_pixels).image
-    with _open_file(path) as file, _read_header(file, Path(path).suffix, max_pixels) as image:
+        return decode_image(path).image
+    with _open_file(path) as file, _read_header(file, Path(path).suffix) as image:
         return _upright_rgb(image)[0]
 
 
@@ -126,24 +121,7 @@ def read_encoded(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def find_image(folder: str | os.PathLike[str] | None, path: str) -> str:
-    """Return the location of an image in the image folder.
-
-    Raises:
-        BadImage: A link leads out of the folder.
-    """
-    location = os.path.join(folder or "", path)
-    if folder is not None and not os.path.realpath(location).startswith(os.path.join(_real_path(str(folder)), "")):
-        raise BadImage(f"a link leads out of the image folder, to {os.path.realpath(location)}")
-    return location
-
-
-@lru_cache(maxsize=8)
-def _real_path(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
-def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def check_header(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Read only the header of an image, which finds all that `load_image` refuses except damaged content.
 
     Returns:
@@ -153,14 +131,7 @@ def check_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         BadImage: As `load_image`.
     """
     with _open_file(path) as file:
-        return _read_header(file, Path(path).suffix, max_pixels).size
-
-
-def _read_header(file: IO[bytes], suffix: str, max_pixels: int) -> ImageFile.ImageFile:
-    """Return the image with its header read and checked, its content not yet decoded."""
-    image = _identify(file, suffix)
-    _check_size(image.size, max_pixels)
-    return image
+        return _read_header(file, Path(path).suffix).size
 
 
 def _open_file(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -195,15 +166,18 @@ def _identify(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
     raise BadImage(f"not an image, although its name ends in {suffix}" if suffix else "not an image")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
+def _read_header(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
+    """Return the image with its header read and checked, its content not yet decoded."""
+    image = _identify(file, suffix)
+    width, height = image.size
     if width * height < 2:
         raise BadImage(f"declares {width} x {height} pixels: a tracking pixel of a web page, not an image")
-    if width * height > max_pixels:
-        raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {max_pixels:,}")
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"decompression bomb: declares {width} x {height} pixels, more than {MAX_PIXELS:,}")
     # A processor that first scales the short side to 224 would turn a strip of 1 x 20,000 into gigabytes.
-    if max(size) > MAX_ASPECT_RATIO * min(size):
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         raise BadImage(f"declares {width} x {height} pixels: one side is over {MAX_ASPECT_RATIO} times the other")
+    return image
 
 
 def _upright_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:

@@ -8,7 +8,7 @@ import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,6 @@ from aligngpt.data.records import (
     SourceShard,
     read_conversation,
     read_pair,
-    relative_image_path,
     row_names,
     short_names,
 )
@@ -36,7 +35,7 @@ from aligngpt.data.schema import (
 )
 from aligngpt.data.sources import Source
 from aligngpt.data.table_format import ArrowReader, ParquetReader
-from aligngpt.data.webdataset_format import TarReader, decompress, is_compressed
+from aligngpt.data.webdataset_format import TarReader, decompress
 from aligngpt.utils.progress import progress, status
 
 _ENTRY = np.dtype(
@@ -90,17 +89,17 @@ class IndexedSource(Generic[T]):
         ValueError: A file is not in its format, or image paths come without a folder.
     """
 
-    def __init__(self, source: Source, read: Callable[[Row, Columns], T], *, unique_ids: bool) -> None:
+    def __init__(self, source: Source, read: Callable[[Row, Columns, str | None], T], *, unique_ids: bool) -> None:
         self.source = source
         self.bad: list[BadRecord] = []
-        self._read: Callable[[Row, Columns], T] = read
+        self._read: Callable[[Row, Columns, str | None], T] = read
         self._names = short_names(source.files)
         self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._process = os.getpid()
         with status(f"reading {source.path}"):
             self._locations, self._scratch = _with_random_access(source)
             shards = source.shards()
-        self._shards = [(shard.file, shard.columns) for shard in shards]
+        self._shards = [(shard.file, shard.columns, shard.images) for shard in shards]
         entries = bytearray()
         sizes = [shard.size for shard in shards if shard.size is not None]
         with progress(f"indexing {source.path}", sum(sizes) if len(sizes) == len(shards) else None) as advance:
@@ -126,9 +125,9 @@ class IndexedSource(Generic[T]):
             RecordError: It cannot be read, or the file has changed.
         """
         entry = self._entries[index]
-        file, columns = self._shards[entry["shard"]]
+        file, columns, images = self._shards[entry["shard"]]
         row = self._reader(file).read(int(entry["start"]), int(entry["size"]))
-        return self._checked(row._replace(position=int(entry["index"])), columns)
+        return self._read(row._replace(position=int(entry["index"])), columns, images)
 
     @property
     def ids(self) -> np.ndarray:
@@ -182,37 +181,15 @@ class IndexedSource(Generic[T]):
 
     def _valid(self, shard: SourceShard, unique_ids: bool) -> Iterator[tuple[Row, T]]:
         """Yield the valid rows of a shard with their records, and collect the bad ones."""
-        seen: dict[str, int] = {}
-        for row in shard.read_rows("text"):
-            try:
-                record = self._checked(row, shard.columns)
-                duplicate = shard.duplicate_of(record.id, row.position, seen) if unique_ids else None
-                if duplicate is not None:
-                    raise RecordError(duplicate)
-            except RecordError as error:
-                name = self._names[shard.file] if self._names[shard.file] else shard.name
-                record_id, image = row_names(row, shard.columns)
-                seen.setdefault(record_id or "", row.position)
-                self.bad.append(BadRecord(name, row.position, record_id, image, str(error), row.line))
-            else:
-                yield row, record
-
-    def _checked(self, row: Row, columns: Columns) -> T:
-        """Validate a row, and make its image paths relative to the image folder."""
-        record = self._read(row, columns)
-        images = images_of(record)
-        paths = [image for image, encoded in images if encoded is None]
-        if paths and self.source.images is None:
-            raise ValueError(f"{self.source.path} has image paths such as {paths[0]}; pass --images, their folder")
-        if not any(map(os.path.isabs, paths)):
-            return record
-        folder = str(self.source.images)
-        names = tuple(
-            relative_image_path(image, folder) if encoded is None and os.path.isabs(image) else image
-            for image, encoded in images
-        )
-        changes: dict[str, Any] = {"image": names[0]} if isinstance(record, ImageTextPair) else {"images": names}
-        return replace(record, **changes)
+        for row, record, error in shard.read_records(self._read, "text", unique_ids):
+            if record is None or error is not None:
+                names = row_names(row, shard.columns)
+                self.bad.append(BadRecord(self._names[shard.file], row.position, *names, str(error), row.line))
+                continue
+            paths = [image for image, encoded in images_of(record) if encoded is None]
+            if paths and self.source.images is None:
+                raise ValueError(f"{self.source.path} has image paths such as {paths[0]}; pass --images, their folder")
+            yield row, record
 
     def _reader(self, file: int) -> _Reader:
         if self._process != os.getpid():  # after a fork, which would share the positions of open files
@@ -229,7 +206,7 @@ class IndexedSource(Generic[T]):
         try:
             if self.source.kind == "parquet":
                 cache = _CACHE_BYTES // min(len(self._locations), _MAX_OPEN_FILES)
-                return ParquetReader(location, name, columns, cache)
+                return ParquetReader(location, name, columns, cache_bytes=cache)
             if self.source.kind == "datasets":
                 return ArrowReader(location, name, columns)
             if self.source.kind == "webdataset":
@@ -244,16 +221,12 @@ def _with_random_access(source: Source) -> tuple[list[str], tempfile.TemporaryDi
     locations = list(source.files)
     if source.kind != "webdataset":
         return locations, None
-    scratch = None
+    scratch = tempfile.TemporaryDirectory(prefix="aligngpt-tars-")
     for number, location in enumerate(locations):
-        try:
-            if not is_compressed(location):
-                continue
-        except FileNotFoundError:  # its shard reports it
-            continue
-        scratch = scratch or tempfile.TemporaryDirectory(prefix="aligngpt-tars-")
-        locations[number] = str(Path(scratch.name) / f"{number}.tar")
-        decompress(location, Path(locations[number]))
+        target = Path(scratch.name) / f"{number}.tar"
+        with suppress(FileNotFoundError):  # its shard reports it
+            if decompress(location, target):
+                locations[number] = str(target)
     return locations, scratch
 
 

@@ -7,9 +7,9 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
@@ -19,14 +19,12 @@ from aligngpt.data.schema import (
     Conversation,
     ImageTextPair,
     RecordError,
-    check_conversation,
     check_id,
     check_image_path,
     check_level,
     check_object,
-    check_pair,
     check_text,
-    readable_names,
+    check_turns,
 )
 from aligngpt.utils.constants import IMAGE_TOKEN
 from aligngpt.utils.text import one_line
@@ -43,6 +41,8 @@ IMAGE_LIST = "images"  # where a conversation has its images, as in TRL's datase
 Fields = Literal["needed", "all", "text"]
 
 _DAMAGE = (EOFError, tarfile.TarError, zlib.error, pa.ArrowException, UnicodeDecodeError)
+
+T = TypeVar("T", ImageTextPair, Conversation)
 
 
 @dataclass(frozen=True)
@@ -146,24 +146,26 @@ class SourceShard:
     """A part of an input that can be read alone, in this process or another.
 
     Attributes:
-        number: Its number among the shards, from 0.
         name: The name of the shard in messages.
         rows: Starts reading the given fields; picklable.
-        size: Number of rows, `None` if only reading can determine it.
+        columns: Which fields of a row hold image, caption and id.
         file: Index of its file among the source's.
+        start: Index of its first row in the input; 0 for WebDataset.
+        size: Number of rows, `None` if only reading can determine it.
+        number: Its number among the shards, from 0.
         duplicates: For the index of each row whose id an earlier row has, the index of that row.
         images: The folder that image paths are relative to, if it was given.
-        columns: Which fields of a row hold image, caption and id.
     """
 
-    number: int
     name: str
     rows: Callable[[Fields], Iterator[Row]]
-    size: int | None = None
+    columns: Columns
     file: int = 0
+    start: int = 0
+    size: int | None = None
+    number: int = 0
     duplicates: dict[int, int] = field(default_factory=dict)
     images: str | None = None
-    columns: Columns = field(default_factory=Columns)
 
     def read(self, whole: bool = False) -> Iterator[SourceRecord]:
         """Read the records in order.
@@ -174,16 +176,44 @@ class SourceShard:
         Raises:
             OSError: Reading failed for a reason that may be transient, such as a network's.
         """
-        seen: dict[str, int] = {}
-        for row in self.read_rows("all" if whole else "needed"):
-            yield self._record(row, seen)
+        for row, pair, error in self.read_records(read_pair, "all" if whole else "needed", unique_ids=True):
+            raw = row.value if row.raw is None and row.error is None else row.raw
+            if pair is None:
+                record_id, image = row_names(row, self.columns)
+                record_id = record_id or f"#{row.position}"
+                yield SourceRecord(row.position, record_id, image, None, error=error, raw=raw)
+            else:
+                yield SourceRecord(row.position, pair.id, pair.image, pair.caption, pair.encoded, error, raw)
 
-    def read_rows(self, fields: Fields) -> Iterator[Row]:
-        """Read the rows in order; if the shard is missing or damaged, the last row has the `error`.
+    def read_records(
+        self, read: Callable[[Row, Columns, str | None], T], fields: Fields, unique_ids: bool
+    ) -> Iterator[tuple[Row, T | None, str | None]]:
+        """Read the rows in order, with their records and what is wrong with each.
+
+        Args:
+            read: Validates a row.
+            fields: Which fields to read.
+            unique_ids: Whether a record with the id of an earlier one is bad.
 
         Raises:
             OSError: As `read`.
         """
+        seen: dict[str, int] = {}  # ids of this shard, where no pass over the ids precedes reading
+        for row in self._rows(fields):
+            try:
+                record = read(row, self.columns, self.images)
+            except RecordError as error:
+                seen.setdefault(row_names(row, self.columns)[0] or f"#{row.position}", row.position)
+                yield row, None, str(error)
+                continue
+            first = self.duplicates.get(row.position, row.position)
+            if self.size is None:
+                first = min(first, seen.setdefault(record.id, row.position))
+            is_duplicate = unique_ids and first != row.position
+            yield row, record, f"duplicate id, also that of record {first}" if is_duplicate else None
+
+    def _rows(self, fields: Fields) -> Iterator[Row]:
+        """Read the rows; if the shard is missing or damaged, the last row has the `error`."""
         count = 0
         try:
             for row in self.rows(fields):
@@ -196,48 +226,6 @@ class SourceShard:
             part = "the rest of the shard" if count else "shard"
             yield Row(count, {"id": f"{self.name}#{count}"}, self.name, error=f"{part} cannot be read: {reason}")
 
-    def duplicate_of(self, record_id: str, index: int, seen: dict[str, int]) -> str | None:
-        """Return the reason if an earlier record has this id, else `None`.
-
-        Args:
-            record_id: The id of a record.
-            index: Its index.
-            seen: Ids of this shard so far, kept here where no pass over the ids precedes reading.
-        """
-        first = self.duplicates.get(index)
-        if first is None and self.size is None:
-            first = seen.setdefault(record_id, index)
-        return None if first is None or first == index else f"duplicate id, also that of record {first}"
-
-    def _record(self, row: Row, seen: dict[str, int]) -> SourceRecord:
-        record = row_record(row, self.columns)
-        if record.error is not None:
-            seen.setdefault(record.id, row.position)
-            return record
-        duplicate = self.duplicate_of(record.id, row.position, seen)
-        if duplicate is not None:
-            return replace(record, error=duplicate)
-        if record.data is None and record.image is not None and os.path.isabs(record.image):
-            try:
-                return replace(record, image=relative_image_path(record.image, self.images))
-            except RecordError as error:
-                return replace(record, caption=None, error=str(error))
-        return record
-
-
-def relative_image_path(path: str, folder: str | None) -> str:
-    """Return an absolute path relative to the image folder, with links on the way to the folder resolved or not.
-
-    Raises:
-        RecordError: It is not in the folder.
-    """
-    if folder is None:
-        raise RecordError("image path is absolute; it must be relative to the image folder")
-    for start in (os.path.abspath(folder), os.path.realpath(folder)):
-        if os.path.normpath(path).startswith(os.path.join(start, "")):
-            return os.path.relpath(path, start)
-    raise RecordError("image path is absolute and not in the image folder")
-
 
 def is_transient_error(error: Exception) -> bool:
     """Return whether reading may succeed later: errors of a disk or a network have a number, those of content none."""
@@ -249,80 +237,74 @@ def is_transient_error(error: Exception) -> bool:
 # From a row to a record ----------------------------------------------------------------------------------------------
 
 
-def row_record(row: Row, columns: Columns) -> SourceRecord:
-    """Make a record for scoring of a row, which is bad if the row breaks a rule of a pair."""
-    raw = row.value if row.raw is None and row.error is None else row.raw
-    if row.error is None:
-        try:
-            pair = read_pair(row, columns)
-            return SourceRecord(row.position, pair.id, pair.image, pair.caption, pair.encoded, raw=raw)
-        except RecordError as error:
-            reason = str(error)
-    record_id, image = row_names(row, columns)
-    return SourceRecord(row.position, record_id or f"#{row.position}", image, None, error=row.error or reason, raw=raw)
-
-
-def read_pair(row: Row, columns: Columns) -> ImageTextPair:
-    """Validate a row as an image-text pair; an absolute image path stays absolute.
+def read_pair(row: Row, columns: Columns, images: str | None) -> ImageTextPair:
+    """Validate a row as an image-text pair.
 
     Args:
         row: The row. One with `conversations` is in LLaVA's form, unless another caption is asked for.
         columns: Which fields hold image, caption and id.
+        images: The image folder, to make absolute paths relative to it.
 
     Raises:
         RecordError: The row breaks a rule.
     """
     value = _readable(row)
-    caption_key = columns.caption_in(value)
-    image_key = columns.image_in(value)
-    image = value.get(image_key)
-    image, encoded = _image(image[0] if isinstance(image, list) and len(image) == 1 else image, row.image_name)
+    caption_key, image_key = columns.caption_in(value), columns.image_in(value)
+    listed = _listed(value.get(image_key))
     record_id = _record_id(value, row.position, columns)
     if caption_key == "conversations":
-        pair = check_pair({**value, "image": _from_root(image), "id": record_id}, row.position)
-        path = image if isinstance(image, str) else pair.image
-        return ImageTextPair(record_id, path, pair.caption, pair.alignment_level, encoded)
-    if image is None:
-        raise RecordError(f"{image_key} is missing")
-    if encoded is None:
-        check_image_path(_from_root(image))
-    level = check_level(value, ("alignment_level",))
-    return ImageTextPair(record_id, image, _caption(value.get(caption_key), caption_key), level, encoded)
+        if len(listed) != 1:
+            raise RecordError(f"a pair has one image, this record has {len(listed) or 'none'}")
+        turns = check_turns(value.get(caption_key), 1)
+        if len(turns) != 2:
+            raise RecordError(f"a pair has two turns (<image> and its caption), this record has {len(turns)}")
+        caption, level = turns[1].text, check_level(value)
+    else:
+        if not listed:
+            raise RecordError(f"{image_key} is missing")
+        caption, level = _caption(value.get(caption_key), caption_key), check_level(value, ("alignment_level",))
+    image, encoded = _image(listed[0] if len(listed) == 1 else listed, row.image_name, images)
+    return ImageTextPair(record_id, image, caption, level, encoded)
 
 
-def read_conversation(row: Row, columns: Columns) -> Conversation:
-    """Validate a row as a conversation; absolute image paths stay absolute.
+def read_conversation(row: Row, columns: Columns, images: str | None) -> Conversation:
+    """Validate a row as a conversation.
 
     Args:
         row: The row; its images are in the image column, one or a list, or in `images`.
         columns: Which fields hold images, conversation and id.
+        images: The image folder, to make absolute paths relative to it.
 
     Raises:
         RecordError: The row breaks a rule.
     """
     value = _readable(row)
-    turns = value.get(columns.caption or "conversations")
-    images = value.get(IMAGE_LIST) if columns.image is None else None
-    images = value.get(columns.image_in(value)) if images is None else images
-    if images == b"" and IMAGE_TOKEN not in str(turns):  # content that was not read, or there is none
-        images = None
-    listed = images if isinstance(images, list) else [] if images is None else [images]
-    prefix = row.image_name if len(listed) != 1 else None
-    named = [_image(image, f"{prefix}[{number}]" if prefix else row.image_name) for number, image in enumerate(listed)]
-    record_id = _record_id(value, row.position, columns)
-    changed = {"conversations": turns, "image": [_from_root(image) for image, _ in named], "id": record_id}
-    conversation = check_conversation({**value, **changed}, row.position)
-    names, encoded = tuple(str(image) for image, _ in named), tuple(data for _, data in named)
-    return Conversation(record_id, names, conversation.turns, conversation.alignment_level, encoded)
+    conversations = value.get(columns.caption or "conversations")
+    content = value.get(IMAGE_LIST) if columns.image is None else None
+    content = value.get(columns.image_in(value)) if content is None else content
+    if content == b"" and IMAGE_TOKEN not in str(conversations):  # content that was not read, or there is none
+        content = None
+    listed, name = _listed(content), row.image_name
+    names = [f"{name}[{number}]" if name and len(listed) > 1 else name for number in range(len(listed))]
+    pairs = [_image(image, name, images) for image, name in zip(listed, names, strict=True)]
+    turns = check_turns(conversations, len(pairs))
+    paths, encoded = tuple(path for path, _ in pairs), tuple(content for _, content in pairs)
+    return Conversation(_record_id(value, row.position, columns), paths, turns, check_level(value), encoded)
 
 
 def row_names(row: Row, columns: Columns) -> tuple[str | None, str | None]:
-    """Return id and image of a row that may be bad, `None` where they cannot be read."""
+    """Return id and image of a row that may be bad, `None` where they cannot be read, in characters of UTF-8."""
     value = row.value if isinstance(row.value, dict) else {}
-    image = value.get(columns.image_in(value))
-    record_id, path = readable_names({"id": value.get(columns.id_in(value)), "image": image})
-    has_name = row.error is not None or row.raw is not None or _image(image, None)[1] is not None
-    return record_id, path or (row.image_name if has_name else None)
+    record_id, image = value.get(columns.id_in(value)), value.get(columns.image_in(value))
+    has_id = isinstance(record_id, int | str) and not isinstance(record_id, bool) and record_id != ""
+    if not isinstance(image, str) or not image:
+        has_name = row.error is not None or row.raw is not None or isinstance(_content(image), bytes)
+        image = row.image_name if has_name else None
+    return _printable(str(record_id)) if has_id else None, None if image is None else _printable(image)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def add_row_id(ids: DuplicateIds, value: Any, index: int) -> None:
@@ -347,16 +329,29 @@ def _record_id(value: dict[str, Any], index: int, columns: Columns) -> str:
     return f"#{index}" if record_id is None else check_id(record_id)
 
 
-def _from_root(image: Any) -> Any:
-    """Make an absolute path relative to the root, to check its text; its location is checked with the image folder."""
-    return image.lstrip("/") if isinstance(image, str) and os.path.isabs(image) else image
+def _content(image: Any) -> Any:
+    """Return what an image column holds, which is bytes, a path, or a dictionary of both."""
+    if isinstance(image, dict) and "bytes" in image:
+        return image["bytes"] if image["bytes"] is not None else image.get("path")
+    return image
 
 
-def _image(value: Any, name: str | None) -> tuple[Any, bytes | None]:
-    """Return what names an image, and its content if the row has it: bytes, a path, or a dictionary of both."""
-    if isinstance(value, dict) and "bytes" in value:
-        value = value["bytes"] if value["bytes"] is not None else value.get("path")
-    return (name or "image", value) if isinstance(value, bytes) else (value, None)
+def _listed(images: Any) -> list[Any]:
+    images = _content(images)
+    return images if isinstance(images, list) else [] if images is None else [images]
+
+
+def _image(value: Any, name: str | None, folder: str | None) -> tuple[str, bytes | None]:
+    """Return the path of an image relative to the folder, or the name and content of an image stored in the row."""
+    value = _content(value)
+    if isinstance(value, bytes):
+        return name or "image", value
+    if folder is not None and isinstance(value, str) and os.path.isabs(value):
+        for start in (os.path.abspath(folder), os.path.realpath(folder)):  # with links to the folder resolved or not
+            if os.path.normpath(value).startswith(os.path.join(start, "")):
+                return check_image_path(os.path.relpath(value, start)), None
+        raise RecordError("image path is absolute and not in the image folder")
+    return check_image_path(value), None
 
 
 def _caption(value: Any, column: str) -> str:

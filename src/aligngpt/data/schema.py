@@ -123,43 +123,36 @@ class BadRecord:
         return " ".join(": ".join(filter(None, (location, ", ".join(details), self.reason))).split())
 
 
-def check_conversation(record: Any, index: int) -> Conversation:
-    """Validate a record in LLaVA's form as a conversation.
+def check_turns(conversations: Any, num_images: int) -> tuple[Turn, ...]:
+    """Return the turns of a conversation in LLaVA's form.
 
     Args:
-        record: A parsed JSON value.
-        index: Its index in the input, from 0, which names it if it has no id.
+        conversations: The value of its field.
+        num_images: Number of images of the record.
 
     Raises:
-        RecordError: The record breaks a rule.
+        RecordError: A turn breaks a rule, or the questions do not have one `<image>` for each image.
     """
-    record = check_object(record)
-    turns = _check_turns(record)
-    images = _check_images(record)
-    level = check_level(record)
-    _check_placeholders(turns, images, first=len(record["conversations"]) - len(turns) + 1)
-    record_id = record.get("id")
-    return Conversation(f"#{index}" if record_id is None else check_id(record_id), images, turns, level)
-
-
-def check_pair(record: Any, index: int) -> ImageTextPair:
-    """Validate a record in LLaVA's form as an image-text pair: one image and two turns, the second is the caption.
-
-    Args:
-        record: A parsed JSON value.
-        index: Its index in the input, from 0, which names it if it has no id.
-
-    Raises:
-        RecordError: The record breaks a rule.
-    """
-    images = _check_images(check_object(record))
-    if len(images) != 1:
-        raise RecordError(f"a pair has one image, this record has {len(images) or 'none'}")
-    conversation = check_conversation(record, index)
-    if len(conversation.turns) != 2:
-        raise RecordError(f"a pair has two turns (<image> and its caption), this record has {len(conversation.turns)}")
-    caption = conversation.turns[1].text
-    return ImageTextPair(conversation.id, conversation.images[0], caption, conversation.alignment_level)
+    if conversations is None:
+        raise RecordError("conversations is missing")
+    if not isinstance(conversations, list):
+        raise RecordError(f"conversations must be a list of turns, got {_kind(conversations)}")
+    if not conversations:
+        raise RecordError("conversations is empty")
+    turns = [_check_turn(turn, number) for number, turn in enumerate(conversations, start=1)]
+    starts_with_answer = len(turns) > 1 and turns[0].role == "assistant"
+    for number, turn in enumerate(turns, start=1):
+        expected = "human" if (number + starts_with_answer) % 2 else "gpt"
+        if turn.role != _ROLES[expected]:
+            raise RecordError(f"turn {number} should be from {expected}: turns alternate and start with human")
+        if number > starts_with_answer:
+            _check_reserved(turn, number, num_images > 0)
+    if turns[-1].role != "assistant":
+        raise RecordError(f"the last turn ({len(turns)}) has no answer: it should be from gpt")
+    count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns[starts_with_answer:])
+    if num_images and count != num_images:
+        raise RecordError(f"{count} {IMAGE_TOKEN} in the questions, {num_images} in `image`: each image needs one")
+    return tuple(turns[starts_with_answer:])
 
 
 def check_object(record: Any) -> dict[str, Any]:
@@ -232,44 +225,6 @@ def check_text(text: str, description: str) -> str:
     return text
 
 
-def readable_names(record: Any) -> tuple[str | None, str | None]:
-    """Return id and image path of any record, `None` where they cannot be read, in characters that UTF-8 can hold."""
-    record = record if isinstance(record, dict) else {}
-    record_id, image = record.get("id"), record.get("image")
-    has_id = isinstance(record_id, int | str) and not isinstance(record_id, bool) and record_id != ""
-    has_image = isinstance(image, str) and image != ""
-    return _printable(str(record_id)) if has_id else None, _printable(image) if has_image else None
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _check_images(record: dict[str, Any]) -> tuple[str, ...]:
-    images = record.get("image")
-    images = [] if images is None else images if isinstance(images, list) else [images]
-    return tuple(check_image_path(image) for image in images)
-
-
-def _check_turns(record: dict[str, Any]) -> tuple[Turn, ...]:
-    conversations = record.get("conversations")
-    if conversations is None:
-        raise RecordError("conversations is missing")
-    if not isinstance(conversations, list):
-        raise RecordError(f"conversations must be a list of turns, got {_kind(conversations)}")
-    if not conversations:
-        raise RecordError("conversations is empty")
-    turns = tuple(_check_turn(turn, number) for number, turn in enumerate(conversations, start=1))
-    starts_with_answer = len(turns) > 1 and turns[0].role == "assistant"
-    for number, turn in enumerate(turns, start=1):
-        expected = "human" if (number + starts_with_answer) % 2 else "gpt"
-        if turn.role != _ROLES[expected]:
-            raise RecordError(f"turn {number} should be from {expected}: turns alternate and start with human")
-    if turns[-1].role != "assistant":
-        raise RecordError(f"the last turn ({len(turns)}) has no answer: it should be from gpt")
-    return turns[starts_with_answer:]
-
-
 def _check_turn(turn: Any, number: int) -> Turn:
     if not isinstance(turn, dict):
         raise RecordError(f"turn {number} must be an object, got {_kind(turn)}")
@@ -287,18 +242,13 @@ def _check_turn(turn: Any, number: int) -> Turn:
     return Turn(_ROLES[speaker], check_text(text, f"turn {number}"))
 
 
-def _check_placeholders(turns: tuple[Turn, ...], images: tuple[str, ...], first: int) -> None:
-    """Check reserved text, and that each image has its `<image>`; `first` is the number of the first turn."""
-    for number, turn in enumerate(turns, start=first):
-        if ALIGN_TOKEN in turn.text:
-            raise RecordError(f"{ALIGN_TOKEN} in turn {number} is reserved: the processor inserts it")
-        if _RESERVED.search(turn.text):
-            raise RecordError(f"turn {number} holds a reserved character (U+FDD0 to U+FDD4)")
-        if images and turn.role == "assistant" and IMAGE_TOKEN in turn.text:
-            raise RecordError(f"{IMAGE_TOKEN} in turn {number}, which is an answer: move it to a question")
-    count = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
-    if images and count != len(images):
-        raise RecordError(f"{count} {IMAGE_TOKEN} in the questions, {len(images)} in `image`: each image needs one")
+def _check_reserved(turn: Turn, number: int, has_images: bool) -> None:
+    if ALIGN_TOKEN in turn.text:
+        raise RecordError(f"{ALIGN_TOKEN} in turn {number} is reserved: the processor inserts it")
+    if _RESERVED.search(turn.text):
+        raise RecordError(f"turn {number} holds a reserved character (U+FDD0 to U+FDD4)")
+    if has_images and turn.role == "assistant" and IMAGE_TOKEN in turn.text:
+        raise RecordError(f"{IMAGE_TOKEN} in turn {number}, which is an answer: move it to a question")
 
 
 def _kind(value: Any) -> str:

@@ -18,14 +18,17 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
+import numpy as np
 from braceexpand import braceexpand
 
 from aligngpt.data import json_format, table_format, webdataset_format
+from aligngpt.data.duplicate_ids import DuplicateIds
 from aligngpt.data.records import Columns, SourceRecord, SourceShard, open_binary, short_names
 from aligngpt.utils.io import read_json
 
@@ -45,11 +48,12 @@ _BY_SUFFIX: dict[str, Kind] = {
 _FILES_AT_ONCE = 16
 _WHOLE, _PIECES, _PIECE = 1 << 20, 8, 1 << 13  # bytes of a file that its fingerprint covers
 
-_DIVIDE: dict[Kind, Callable[[tuple[str, ...], Columns], list[SourceShard]]] = {
+# Divide files into shards, and add the ids of their records where they can be read alone.
+_DIVIDE: dict[Kind, Callable[[tuple[str, ...], Columns, DuplicateIds], list[SourceShard]]] = {
     "llava_json": json_format.array_shards,
     "json_lines": json_format.line_shards,
-    "parquet": table_format.parquet_shards,
-    "datasets": table_format.arrow_shards,
+    "parquet": partial(table_format.table_shards, open_table=table_format.ParquetReader),
+    "datasets": partial(table_format.table_shards, open_table=table_format.ArrowReader),
     "webdataset": webdataset_format.tar_shards,
 }
 
@@ -86,7 +90,14 @@ class Source:
     @cached_property
     def _shards(self) -> list[SourceShard]:
         images = None if self.images is None else str(self.images)
-        return [replace(shard, images=images) for shard in _DIVIDE[self.kind](self.files, self.columns)]
+        ids = DuplicateIds()
+        shards = _DIVIDE[self.kind](self.files, self.columns, ids)
+        indices, firsts = ids.find()
+        bounds = [*np.searchsorted(indices, [shard.start for shard in shards]).tolist(), len(indices)]
+        for number, (low, high) in enumerate(pairwise(bounds)):
+            duplicates = dict(zip(indices[low:high].tolist(), firsts[low:high].tolist(), strict=True))
+            shards[number] = replace(shards[number], number=number, images=images, duplicates=duplicates)
+        return shards
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,21 +110,19 @@ class Source:
         if self.kind in ("llava_json", "json_lines"):
             with open_binary(self.files[0]) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # saves time where files are remote
-            contents = pool.map(_with_footer if self.kind == "parquet" else _with_pieces, self.files)
-            for name, (size, content) in zip(short_names(self.files), contents, strict=True):
-                digest.update(f"{name}\0{size}\n".encode())
-                digest.update(content)
-        return digest.hexdigest()
+        return self._hash_files(_with_footer if self.kind == "parquet" else _with_pieces, b"")
 
     @cached_property
     def signature(self) -> str:
         """SHA-256 of the names, sizes and modification times of the files, which reads none of them."""
-        digest = hashlib.sha256(repr((self.kind, self.columns)).encode())
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            for name, facts in zip(short_names(self.files), pool.map(_size_and_time, self.files), strict=True):
-                digest.update(f"{name}\0{facts}\n".encode())
+        return self._hash_files(_size_and_time, repr((self.kind, self.columns)).encode())
+
+    def _hash_files(self, describe: Callable[[str], tuple[int | None, bytes]], prefix: bytes) -> str:
+        """Return the SHA-256 of a prefix, and of the name, the size and what else describes each file."""
+        digest = hashlib.sha256(prefix)
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # saves time where files are remote
+            for name, (size, content) in zip(short_names(self.files), pool.map(describe, self.files), strict=True):
+                digest.update(f"{name}\0{size}\n".encode() + content)
         return digest.hexdigest()
 
 
@@ -157,15 +166,11 @@ def _without_file_protocol(location: str) -> str:
 
 
 def _is_local(system: Any) -> bool:
-    return "file" in _protocols(system)
+    return "file" in system.protocol
 
 
 def _is_web(system: Any) -> bool:
-    return not {"http", "https"}.isdisjoint(_protocols(system))
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
+    return "http" in system.protocol  # also in "https"
 
 
 def _kind(name: str) -> Kind | None:
@@ -174,7 +179,7 @@ def _kind(name: str) -> Kind | None:
 
 def _in_pattern(location: str) -> tuple[Kind, tuple[str, ...]]:
     """Return a file, or the files of a pattern: of braces, which may name missing ones, or of stars, which match."""
-    if _is_pattern(location) and _size(location) is None:
+    if ("*" in location or "{" in location) and _size(location) is None:
         files = tuple(file for name in braceexpand(location) for file in (_glob(name) if "*" in name else [name]))
     else:
         files = (location,)
@@ -196,10 +201,6 @@ def _in_pattern(location: str) -> tuple[Kind, tuple[str, ...]]:
         reason = "no such file" if len(files) == 1 else f"none of its {len(files)} files exists"
         raise FileNotFoundError(f"{location}: {reason}")
     return kind, files
-
-
-def _is_pattern(location: str) -> bool:
-    return "*" in location or "{" in location
 
 
 def _glob(pattern: str) -> list[str]:
@@ -279,7 +280,7 @@ def _size(location: str) -> int | None:
     return -1 if size is None else size
 
 
-def _size_and_time(location: str) -> tuple[int | None, int]:
+def _size_and_time(location: str) -> tuple[int | None, bytes]:
     """Return a file's size, and on this machine its modification time in nanoseconds."""
     system, root = fsspec.core.url_to_fs(location)
-    return _size(location), os.stat(root).st_mtime_ns if _is_local(system) and os.path.exists(root) else 0
+    return _size(location), b"%d" % (os.stat(root).st_mtime_ns if _is_local(system) and os.path.exists(root) else 0)

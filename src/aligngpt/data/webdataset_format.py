@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
+from aligngpt.data.duplicate_ids import DuplicateIds
 from aligngpt.data.records import (
     CAPTION_NAMES,
     IMAGE_LIST,
@@ -40,10 +41,10 @@ _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xf
 _MAGIC = max(map(len, _COMPRESSED))
 
 
-def tar_shards(files: tuple[str, ...], columns: Columns) -> list[SourceShard]:
+def tar_shards(files: tuple[str, ...], columns: Columns, ids: DuplicateIds) -> list[SourceShard]:
     """Return one shard for each tar without reading it. Ids have to be unique within a tar only."""
     return [
-        SourceShard(number, name, partial(_read_tar, location, name, columns), file=number)
+        SourceShard(name, partial(_read_tar, location, name, columns), Columns(), number)
         for number, (location, name) in enumerate(zip(files, short_names(files), strict=True))
     ]
 
@@ -71,23 +72,16 @@ class TarReader:
         raise RecordError("sample is missing: the tar has changed")
 
 
-def is_compressed(location: str) -> bool:
-    """Return whether a tar is compressed, and so has no random access."""
+def decompress(location: str, target: Path) -> bool:
+    """Write a compressed tar without its compression, as far as it can be decompressed; return whether it is one."""
     with open_binary(location) as file:
-        return _decompressor(file.read(_MAGIC)) is not None
-
-
-def decompress(location: str, target: Path) -> None:
-    """Write a compressed tar without its compression, as far as it can be decompressed."""
+        if _decompressor(file.read(_MAGIC)) is None:
+            return False
     with open_binary(location) as file, open(target, "wb") as output:
-        head = file.read(_MAGIC)
-        stream = _decompressor(head)(_Forward(file, head))
-        try:
-            while block := stream.read1(_BLOCK):  # `read` would lose what precedes the damage
-                output.write(block)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if is_transient_error(error):
-                raise
+        stream = _open_stream(file)
+        while block := stream.read():
+            output.write(block)
+    return True
 
 
 def _image_suffixes(columns: Columns) -> tuple[str, ...]:
@@ -214,6 +208,7 @@ class _Forward:
     """
 
     def __init__(self, file: Any, ahead: bytes = b"", size: int | None = None) -> None:
+        self._read = getattr(file, "read1", file.read)  # `read` of a decompressor loses what precedes damage
         self.header: int | None = None
         self.broken: Exception | None = None
         self.ended = False
@@ -235,9 +230,9 @@ class _Forward:
 
     def _more(self, size: int) -> bytes:
         try:
-            block: bytes = self._file.read(size)
+            block: bytes = self._read(size)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of a disk or a network, not of the content
+            if is_transient_error(error):
                 raise
             self.broken, block = error, b""
         self.ended = not block

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from aligngpt.curation.levels import iter_levels
 from aligngpt.data.duplicate_ids import hash_id
-from aligngpt.data.images import find_image, load_image
+from aligngpt.data.images import load_image
 from aligngpt.data.indexed import IndexedSource
 from aligngpt.data.schema import BadImage, Conversation, ImageTextPair, RecordError, images_of
 from aligngpt.inference.prompts import move_image_to_front
@@ -143,8 +143,8 @@ class _SampleDataset(Dataset):
         }
 
     def _pixel_values(self, images: Sequence[tuple[str, bytes | None]]) -> torch.Tensor | None:
-        folder = self.records.source.images
-        decoded = [load_image(find_image(folder, path) if data is None else data) for path, data in images]
+        folder = self.records.source.images or Path()
+        decoded = [load_image(folder / path if data is None else data) for path, data in images]
         return self.processor.pixel_values(decoded) if decoded else None
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.fftpack  # type: ignore[import-untyped]  # noqa: F401  imported here once, not by imagehash in each worker
 from torch.utils.data import DataLoader, Dataset
 
-from aligngpt.data.images import DecodedImage, decode_image, find_image, read_encoded
+from aligngpt.data.images import DecodedImage, decode_image, read_encoded
 from aligngpt.data.schema import BadImage
 from aligngpt.utils.processes import exit_with_parent
 
@@ -83,7 +83,8 @@ class Decoder(Dataset):
     def _decode(self, encoded: Encoded) -> Decoded:
         content_hash = None
         try:
-            data = encoded.data if encoded.data is not None else read_encoded(find_image(encoded.folder, encoded.name))
+            path = os.path.join(encoded.folder or "", encoded.name)
+            data = encoded.data if encoded.data is not None else read_encoded(path)
             content_hash = hash64(data)
             image = decode_image(data, encoded.name, at_least=self._at_least)
         except BadImage as error:
