@@ -20,7 +20,6 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,37 +87,25 @@ def open_writer(
         ValueError: From the function: a second copy needs an id that cannot be changed, or samples of several tars
             have the same name and go into one tar.
     """
-    id_column = source.columns.id
+    id_column, is_tables = source.columns.id, source.kind in ("parquet", "datasets")
     if source.kind in ("parquet", "webdataset") and not _suffix(output):
-        begin = partial(_parquet_file, with_levels=with_levels) if source.kind == "parquet" else _tar_file
-        with _files(path, source, begin) as write:
+        with _files(path, source, with_levels) as write:
             yield write
         return
-    if source.kind == "llava_json":
-        one_file: AbstractContextManager[_Write] = _json_array(path, id_column)
-    elif source.kind == "json_lines":
-        one_file = _json_lines(path, id_column)
-    elif source.kind == "datasets":
-        one_file = _datasets_folder(path, _first_table(source), id_column, with_levels)
-    elif source.kind == "parquet":
-        one_file = _parquet_file(path, _first_table(source), id_column, with_levels)
-    else:
-        one_file = _tar_file(path, str(output), id_column)
+    like = _first_table(source) if is_tables else str(output)
     shard_of: dict[str, int] = {}
-    with one_file as write_record:
+    with _BEGIN[source.kind](path, like, id_column, with_levels) as write_record:
 
         def write_one(shard: SourceShard, record: SourceRecord, copy: int, level: int | None) -> None:
             if source.kind == "webdataset" and len(source.files) > 1:
-                _check_name(shard_of, record.raw[KEY], shard.number)
+                name = record.raw[KEY]
+                if shard_of.setdefault(name, shard.number) != shard.number:
+                    raise ValueError(
+                        f"sample {name} is in several tars, which cannot be merged; choose a folder as --output"
+                    )
             write_record(record, copy, level)
 
         yield write_one
-
-
-def _check_name(shard_of: dict[str, int], name: str, shard: int) -> None:
-    """Check that samples of different tars, which are written to one, have different names."""
-    if shard_of.setdefault(name, shard) != shard:
-        raise ValueError(f"sample {name} is in several tars, which cannot be merged; choose a folder as --output")
 
 
 def _first_table(source: Source) -> str:
@@ -147,28 +134,19 @@ def copy_id(record_id: str, copy: int) -> str:
 
 
 @contextmanager
-def _json_array(path: Path, id_column: str | None) -> Iterator[_Write]:
-    """Write an array with one record per line."""
-    separator = b"[\n"
+def _json_file(path: Path, like: str, id_column: str | None, with_levels: bool) -> Iterator[_Write]:
+    """Write one record per line, as an array if `like` is JSON and not JSON Lines."""
+    before, between, after = (b"[\n", b",\n", b"\n]\n") if like.lower().endswith(".json") else (b"", b"\n", b"\n")
+    separator = before
     with open(path, "wb") as file:
 
         def write(record: SourceRecord, copy: int, level: int | None) -> None:
             nonlocal separator
-            file.write(separator + _json(_changed(record.raw, record, id_column, copy, level)))
-            separator = b",\n"
+            file.write(separator + _json(_changed(record, id_column, copy, level)))
+            separator = between
 
         yield write
-        file.write(b"\n]\n")
-
-
-@contextmanager
-def _json_lines(path: Path, id_column: str | None) -> Iterator[_Write]:
-    with open(path, "wb") as file:
-
-        def write(record: SourceRecord, copy: int, level: int | None) -> None:
-            file.write(_json(_changed(record.raw, record, id_column, copy, level)) + b"\n")
-
-        yield write
+        file.write(after)
 
 
 def _json(value: Any) -> bytes:
@@ -218,7 +196,7 @@ def _rows(sink: Any, schema: pa.Schema, id_column: str | None) -> Iterator[_Writ
     def write(record: SourceRecord, copy: int, level: int | None) -> None:
         if copy > 1:
             _check_id_type(schema, _id_key(record.raw, id_column))
-        rows.append(_changed(record.raw, record, id_column, copy, level))
+        rows.append(_changed(record, id_column, copy, level))
         if len(rows) == _ROWS_PER_BATCH:
             add_batch()
             if sum(map(len, batches)) >= _GROUP_ROWS or sum(batch.nbytes for batch in batches) >= _GROUP_BYTES:
@@ -249,7 +227,7 @@ def _check_id_type(schema: pa.Schema, column: str | None) -> None:
 
 
 @contextmanager
-def _tar_file(path: Path, like: str, id_column: str | None) -> Iterator[_Write]:
+def _tar_file(path: Path, like: str, id_column: str | None, with_levels: bool) -> Iterator[_Write]:
     """Write a tar whose bytes depend only on the samples, not on the time; compressed if `like` is."""
     with ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "wb"))
@@ -273,36 +251,41 @@ def _tar_file(path: Path, like: str, id_column: str | None) -> Iterator[_Write]:
 
 def _json_member(content: bytes, field: str, record_id: str) -> bytes:
     """Return a json member with its id replaced, if it has one."""
-    try:
+    with suppress(ValueError):
         fields = json.loads(content)
-    except ValueError:
-        return content
-    return _json(fields | {field: record_id}) if isinstance(fields, dict) and field in fields else content
+        if isinstance(fields, dict) and field in fields:
+            return _json(fields | {field: record_id})
+    return content
+
+
+_BEGIN: dict[str, Callable[[Path, str, str | None, bool], AbstractContextManager[_Write]]] = {
+    "llava_json": _json_file,
+    "json_lines": _json_file,
+    "parquet": _parquet_file,
+    "datasets": _datasets_folder,
+    "webdataset": _tar_file,
+}
 
 
 # A folder of files ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _files(
-    folder: Path, source: Source, begin: Callable[[Path, str, str | None], AbstractContextManager[_Write]]
-) -> Iterator[WriteRecord]:
+def _files(folder: Path, source: Source, with_levels: bool) -> Iterator[WriteRecord]:
     """Write a file for each of the source's, under the same name, once it has a record."""
-    locations = dict(zip(short_names(source.files), source.files, strict=True))
-    current = ""
-    write_record: _Write | None = None
+    names = short_names(source.files)
+    current: int | None = None
+    write_record: _Write
     with ExitStack() as stack:
 
         def write(shard: SourceShard, record: SourceRecord, copy: int, level: int | None) -> None:
             nonlocal current, write_record
-            name = shard.name if shard.name in locations else shard.name.rpartition("[")[0]  # without the range of rows
-            if write_record is None or name != current:
+            if shard.file != current:
                 stack.close()
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                current, write_record = (
-                    name,
-                    stack.enter_context(begin(folder / name, locations[name], source.columns.id)),
-                )
+                current, path = shard.file, folder / names[shard.file]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                begin = _BEGIN[source.kind](path, source.files[current], source.columns.id, with_levels)
+                write_record = stack.enter_context(begin)
             write_record(record, copy, level)
 
         yield write
@@ -311,8 +294,9 @@ def _files(
 # Changed records -----------------------------------------------------------------------------------------------------
 
 
-def _changed(row: Any, record: SourceRecord, id_column: str | None, copy: int, level: int | None) -> Any:
+def _changed(record: SourceRecord, id_column: str | None, copy: int, level: int | None) -> Any:
     """Return a JSON object or a row with the id of the copy and with the level."""
+    row = record.raw
     if not isinstance(row, dict) or (copy == 1 and level is None):
         return row
     changed = dict(row)
