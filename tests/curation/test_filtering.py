@@ -306,7 +306,7 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     again, _ = write_curated(tmp_path / "again", source, [0.5] * 12)
     with pytest.raises(ValueError, match=r"levels holds levels of other scores than .*again"):
         filter_source(source, again, output, FilterConfig(), levels=levels)
-    with pytest.raises(ValueError, match="need the folder of levels"):
+    with pytest.raises(ValueError, match="filters on levels and --write-levels require --levels"):
         filter_source(source, scores, output, FilterConfig(min_level=2))
     with pytest.raises(ValueError, match="there are 4 levels, got a filter on level 5"):
         filter_source(source, scores, output, FilterConfig(level_weights={5: 1}), levels=levels)
@@ -466,9 +466,9 @@ def test_the_command_filters_and_prints_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--min-level 2", "Filters on levels and --write-levels require --levels"),
-        ("--write-levels", "Filters on levels and --write-levels require --levels"),
-        ("--exclude boundary", "Filters on levels and --write-levels require --levels"),
+        ("--min-level 2", "filters on levels and --write-levels require --levels"),
+        ("--write-levels", "filters on levels and --write-levels require --levels"),
+        ("--exclude boundary", "filters on levels and --write-levels require --levels"),
         ("--exclude blurred", "'blurred' is not a quality issue; choose one of error"),
         ("--level-weights 1:0.5,1:2", "expected one weight per level, such as 1:0.2,8:2, got '1:0.5,1:2'"),
         ("--level-weights 1", "expected one weight per level"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aligngpt.utils.io import write_json
+from aligngpt.utils.io import read_json, write_json
 from aligngpt.utils.output_dir import OutputDir, exclusive_lock, shared_lock
 
 IDENTITY = {"config": {"learning_rate": 0.001, "seed": 0}, "data": "pairs.json"}
@@ -22,8 +22,9 @@ def make(folder: Path, **changes: object) -> OutputDir:
 def test_a_run_starts_resumes_and_is_done(tmp_path: Path) -> None:
     output = make(tmp_path)
     assert not output.done and not output.path.exists()
-    assert output.start(versions={"python": "3"}) is False
-    assert output.start(versions={"python": "4"}) is True and not output.done
+    output.start(versions={"python": "3"})
+    output.start(versions={"python": "4"})
+    assert read_json(output.run_file) == {**IDENTITY, "versions": {"python": "3"}} and not output.done
     write_json(output.path / "result.json", {})
     assert make(tmp_path).done
 
@@ -42,7 +43,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"exists and has no run_config.json"):
         make(tmp_path).start()
     (tmp_path / "run" / "notes.txt").rename(tmp_path / "run" / ".lock")  # of a killed process
-    assert make(tmp_path).start() is False
+    make(tmp_path).start()
 
 
 HOLD = """

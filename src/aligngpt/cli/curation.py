@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table, print_warnings
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
 from aligngpt.cli.params import (
     EXISTING,
     FOLDER,
@@ -63,12 +62,6 @@ def _parse_boundaries(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _parse_issue(text: str) -> Any:
-    from aligngpt.curation.filters import QualityIssue
-
-    return QualityIssue.parse(text)
-
-
 def _parse_weights(text: str) -> dict[int, float]:
     pairs = [part.split(":") for part in text.split(",")]
     weights = {int(level): float(weight) for level, weight in pairs}
@@ -78,7 +71,6 @@ def _parse_weights(text: str) -> dict[int, float]:
 
 
 BOUNDARIES = Parsed("S,S,...", _parse_boundaries, "ascending numbers such as 0.2,0.25,0.3")
-ISSUE = Parsed("ISSUE", _parse_issue)
 LEVELS = Parsed("L,L,...", lambda text: tuple(map(int, text.split(","))), "levels such as 3,4")
 WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2,8:2")
 
@@ -118,18 +110,13 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
 @click.option("--id-column", metavar="NAME", help="Field of the id.  [default: id or key]")
 @strict_option
 @json_option
-@click.pass_context
-def score(ctx: click.Context, strict: bool, as_json: bool, **settings: Any) -> None:
+def score(strict: bool, as_json: bool, **settings: Any) -> None:
     """Score pairs by the cosine similarity of their CLIP embeddings.
 
     A record that cannot be used has its reason in the scores instead. Reasons are counted, and the first
     hundred records named, on standard error.
     """
-    backend, data, output = settings["backend"], settings["data"], settings["output"]
-    if backend == "local" and (settings["actors"] or settings["address"]):
-        raise click.UsageError("--actors and --address require --backend ray.", ctx)
-    if backend == "ray" and settings["num_workers"] == 0:
-        raise click.UsageError("--backend ray decodes in its own processes; --num-workers must be at least 1.", ctx)
+    data, output = settings["data"], settings["output"]
     with logs_to_stderr():
         from aligngpt.curation.scoring.run import NothingScored
         from aligngpt.curation.scoring.score import score_pairs
@@ -145,9 +132,9 @@ def score(ctx: click.Context, strict: bool, as_json: bool, **settings: Any) -> N
         return
     print_table(f"Scores in {output}", ("", ""), _score_rows(summary))
     if summary.missing_shards:
-        print_next_step("run the other shards; the last one completes the folder")
+        click.echo("Next: run the other shards; the last one completes the folder")
     else:
-        print_next_step(f"aligngpt level --scores {output} --output LEVELS")
+        click.echo(f"Next: aligngpt level --scores {output} --output LEVELS")
 
 
 def _report_failures(data: str, output: Path, summary: ScoreSummary, strict: bool) -> None:
@@ -226,9 +213,9 @@ def level(scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
     print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), [*rows, *unscored])
     if summary.drift is not None:
         print_table(f"Drift: {summary.drift.reading}", ("", "at the fit", "now"), _drift_rows(summary.drift))
-    print_next_step(
-        f"aligngpt pretrain --levels {output} --data PAIRS ..., or aligngpt filter --levels {output} --scores {scores} "
-        "--data PAIRS ..."
+    click.echo(
+        f"Next: aligngpt pretrain --levels {output} --data PAIRS ..., or aligngpt filter --levels {output} "
+        f"--scores {scores} --data PAIRS ..."
     )
 
 
@@ -259,8 +246,8 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 @click.option("--keep-levels", type=LEVELS, default=(), show_default=False, help="Levels to retain.")
 @click.option("--min-score", type=float, help="Lowest score to retain.")
 @click.option("--max-score", type=float, help="Highest score to retain.")
-@click.option("--exclude", type=ISSUE, multiple=True, help=f"Skip pairs with a quality issue: {_ISSUES}. Repeatable.")
-@click.option("--only", type=ISSUE, multiple=True, help="Retain only pairs with such an issue, to inspect them.")
+@click.option("--exclude", metavar="ISSUE", multiple=True, help=f"Skip pairs with an issue: {_ISSUES}. Repeatable.")
+@click.option("--only", metavar="ISSUE", multiple=True, help="Retain only pairs with such an issue, to inspect them.")
 @click.option(
     "--level-weights",
     type=WEIGHTS,
@@ -271,21 +258,12 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 @click.option("--seed", type=int, default=0, help="Random seed for --level-weights.")
 @click.option("--write-levels", is_flag=True, help="Also write alignment_level of each pair.")
 @json_option
-@click.pass_context
-def filter_(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
+def filter_(as_json: bool, **arguments: Any) -> None:
     """Filter pairs by scores, levels and quality issues.
 
     A pair is retained if it passes all filters. Fields, order and format do not change; filter.json, in the
     output folder or next to the output file, states what was retained and why the others were skipped.
     """
-    from aligngpt.curation.filters import FilterConfig
-
-    try:
-        filters = FilterConfig(**{field.name: arguments[field.name] for field in fields(FilterConfig)})
-    except ValueError as error:
-        raise click.UsageError(f"{error}.", ctx) from None
-    if arguments["levels"] is None and (filters.needs_levels or arguments["write_levels"]):
-        raise click.UsageError("Filters on levels and --write-levels require --levels.", ctx)
     from aligngpt.curation.filtering import filter_pairs
 
     with logs_to_stderr():
@@ -302,4 +280,4 @@ def filter_(ctx: click.Context, as_json: bool, **arguments: Any) -> None:
     if result.read_by_level:
         by_level = zip(result.read_by_level, result.written_by_level, strict=True)
         print_table("By level", ("level", "read", "written"), [[n, *counts] for n, counts in enumerate(by_level, 1)])
-    print_next_step(f"aligngpt pretrain --data {output} ...")
+    click.echo(f"Next: aligngpt pretrain --data {output} ...")

@@ -1,4 +1,4 @@
-"""`eval`: run benchmarks with a model, score predictions, compare two models, write submissions."""
+"""`eval`: run benchmarks with a model, score predictions, compare two models, use a judge, write submissions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.judge import JUDGE_PRESETS, judge
 from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
 from aligngpt.cli.params import (
     BENCHMARK,
@@ -28,13 +27,7 @@ from aligngpt.cli.params import (
 from aligngpt.modeling.settings import DTYPES
 
 if TYPE_CHECKING:
-    from aligngpt.evaluation.artifacts import (
-        BenchmarkResult,
-        BenchmarkScore,
-        Comparison,
-        EvalResults,
-        SkippedComparison,
-    )
+    from aligngpt.evaluation import artifacts
     from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
 
@@ -52,14 +45,20 @@ COMPARE_EXAMPLE = """
 aligngpt eval compare results-adaptive results-none --output comparison.html --data playground/data/eval
 aligngpt eval compare adaptive.jsonl none.jsonl --benchmark pope --labels pope
 """
+JUDGE_EXAMPLE = """
+aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --output grades.json \\
+    --judge-url http://127.0.0.1:8000/v1 --judge-model some-model
+"""
 SUBMISSION_EXAMPLE = """
 aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vizwiz/answers/model.jsonl \\
     --output vizwiz/answers_upload/model.json
 """
 
+JUDGE_PRESETS = "aligngpt.evaluation.judge.config:JUDGE_PRESETS"
 _MAX_ROWS = 30  # values of a category in a table; JSON has them all
 _MAX_EXAMPLES = 48  # questions on the page of a comparison
 _MAX_NAMED = 5  # unreadable images in a warning; results.json has them all
+_MAX_SHOWN = 60  # characters of an unreadable reply
 
 labels_option = click.option(
     "--labels", type=EXISTING, multiple=True, help="Label file or its folder; repeat it for more files."
@@ -129,7 +128,7 @@ def _write_page(output: Path) -> Path | None:
     return report_eval(output)
 
 
-def _print_results(results: EvalResults, output: Path, page: Path | None) -> None:
+def _print_results(results: artifacts.EvalResults, output: Path, page: Path | None) -> None:
     columns = ("benchmark", "metric", "score", "95% CI", "samples", "missing")
     complete = [row for row in results.benchmarks if row.n_questions is not None]
     rows = [
@@ -142,7 +141,7 @@ def _print_results(results: EvalResults, output: Path, page: Path | None) -> Non
         click.echo(f"Page: {page}")
 
 
-def _warn_about_images(rows: Iterable[BenchmarkResult]) -> list[str]:
+def _warn_about_images(rows: Iterable[artifacts.BenchmarkResult]) -> list[str]:
     warnings = []
     for row in rows:
         images = [f"{one.image or one.question_id} ({one.reason})" for one in row.unreadable_images]
@@ -183,7 +182,7 @@ def score(benchmark: Benchmark, output: Path | None, as_json: bool, **arguments:
         _print_score(benchmark, result)
 
 
-def _print_score(benchmark: Benchmark, result: BenchmarkScore) -> None:
+def _print_score(benchmark: Benchmark, result: artifacts.BenchmarkScore) -> None:
     other = "strict" if result.protocol == "official" else "official"
     rows: list[list[Any]] = [
         [benchmark.metric, result.formatted],
@@ -248,7 +247,7 @@ def compare(
         raise click.UsageError("--labels and --protocol are for predictions files, which need --benchmark as well", ctx)
     if data and not output:
         raise click.UsageError("--data is for the page, which needs --output as well", ctx)
-    results: list[Comparison | SkippedComparison]
+    results: list[artifacts.Comparison | artifacts.SkippedComparison]
     if model.is_dir() and baseline.is_dir():
         results = comparison.compare(model, baseline, data=data)
     else:
@@ -273,7 +272,7 @@ def compare(
         click.echo(f"Page: {output}")
 
 
-def _print_comparison(result: Comparison | SkippedComparison) -> None:
+def _print_comparison(result: artifacts.Comparison | artifacts.SkippedComparison) -> None:
     from aligngpt.evaluation.artifacts import SkippedComparison
 
     if isinstance(result, SkippedComparison):
@@ -295,6 +294,53 @@ def _print_comparison(result: Comparison | SkippedComparison) -> None:
     _print_notes(result.notes)
     if result.n_unpaired:
         _print_notes([f"samples of only one of the two, skipped: {result.n_unpaired}"])
+
+
+# judge ---------------------------------------------------------------------------------------------------------------
+
+
+@evaluate.command("judge", cls=ConfigCommand, presets=JUDGE_PRESETS, example=JUDGE_EXAMPLE)
+@click.argument("benchmark", metavar="NAME", type=BENCHMARK)
+@click.option("--data", type=FOLDER, required=True, help="Folder of all benchmarks, or of this one.")
+@click.option("--answers", type=FILE, required=True, help="Predictions of a model.")
+@click.option("--output", type=NEW_FILE, required=True, help="Reviews file for eval score.")
+@json_option
+@click.pass_context
+def judge(ctx: click.Context, benchmark: Benchmark, as_json: bool, config: JudgeConfig, **files: Any) -> None:
+    """Let a language model score predictions.
+
+    NAME is llava_bench or mmvet. Replies are stored as they arrive: the same command resumes, and requests no reply
+    twice.
+    """
+    from aligngpt.evaluation.judge.judge import judge_predictions
+
+    if config.num_runs > 1 and benchmark.judge is not None and not benchmark.judge.supports_runs:
+        raise click.UsageError(
+            f"reviews of {benchmark.name} hold one run; for another one pass another --judge-seed and --output", ctx
+        )
+    with logs_to_stderr():
+        result = judge_predictions(benchmark, config=config, **files)
+    print_warnings(_warn_about_replies(result))
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    rows = [
+        [title, usage.n_replies, usage.prompt_tokens, usage.completion_tokens, usage.cost]
+        for title, usage in (("all replies", result.usage), ("this call", result.usage_this_call))
+    ]
+    title = f"{benchmark.title}: {result.n_samples} predictions judged by {', '.join(result.answered_by)}"
+    print_table(title, ("usage", "replies", "prompt tokens", "completion tokens", "cost"), rows)
+    click.echo(f"Reviews: {files['output']}")
+
+
+def _warn_about_replies(result: artifacts.JudgeResult) -> list[str]:
+    names = ", ".join(map(str, result.unanswered))
+    missing = [f"questions without a prediction, not judged: {names}"] if names else []
+    unreadable = [
+        f"unreadable reply to question {reply.id}, run {reply.run + 1}: {reply.reply[:_MAX_SHOWN]!r}"
+        for reply in result.unreadable
+    ]
+    return [*result.notes, *missing, *unreadable]
 
 
 # submission ----------------------------------------------------------------------------------------------------------
@@ -320,6 +366,3 @@ def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answer
         raise click.UsageError(f"{benchmark.name} has no server, use aligngpt eval score; {served} have one", ctx)
     benchmark.write_submission(questions, read_predictions(answers, null_text=""), output)
     click.echo(f"Submission: {output}")
-
-
-evaluate.add_command(judge)

@@ -121,8 +121,3 @@ def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings to standard error, one per line."""
     for warning in warnings:
         click.echo(f"aligngpt: warning: {warning}", err=True)
-
-
-def print_next_step(command: str) -> None:
-    """Print the command that usually follows."""
-    click.echo(f"Next: {command}")

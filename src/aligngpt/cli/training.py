@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table
+from aligngpt.cli.output import logs_to_stderr, print_json, print_table
 from aligngpt.cli.params import (
     FOLDER,
     MODEL,
@@ -109,6 +109,6 @@ def _print_training(result: TrainResult, output: Path, as_json: bool) -> None:
     if result.loss_by_level:
         print_table("Loss by level", ("level", "loss"), enumerate(result.loss_by_level, start=1))
     if result.stage == "pretrain":
-        print_next_step(f"aligngpt finetune --data CONVERSATIONS --images FOLDER --stage1 {output} --output MODEL")
+        click.echo(f"Next: aligngpt finetune --data CONVERSATIONS --images FOLDER --stage1 {output} --output MODEL")
     else:
-        print_next_step(f"aligngpt chat --model {output} --image FILE, or aligngpt eval run --model {output}")
+        click.echo(f"Next: aligngpt chat --model {output} --image FILE, or aligngpt eval run --model {output}")

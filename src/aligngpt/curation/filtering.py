@@ -26,6 +26,7 @@ from aligngpt.curation.scoring.batches import caption_hash
 from aligngpt.curation.scoring.store import PART_PATTERN, iter_scores, read_manifest
 from aligngpt.data.sources import Source, open_source
 from aligngpt.data.writers import WriteRecord, can_be_written, check_output, open_writer
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, versions
 from aligngpt.utils.output_dir import describe_differences, is_empty
 from aligngpt.utils.progress import Advance, progress
@@ -68,9 +69,12 @@ def filter_pairs(
         ValueError: The inputs do not belong together, a filter is out of range or needs levels that are missing, the
             output has a wrong suffix or holds something else, or no record is left.
     """
-    curated, rules = _Curated.open(scores, levels), FilterConfig(**filters)
+    rules = FilterConfig(**filters)
+    if levels is None and (rules.needs_levels or write_levels):
+        raise ArgumentError("filters on levels and --write-levels require --levels")
+    curated = _Curated.open(scores, levels)
     source = open_scored_pairs(data, curated.manifest, images)
-    _check_levels(rules, curated, write_levels)
+    _check_levels(rules, curated)
     check_output(source, output)
     _check_location(source, Path(output))
     if curated.manifest.inputs.pairs_hash != source.fingerprint:
@@ -222,10 +226,8 @@ class _Curated:
         return cls(Path(scores), manifest, scores_hash, column, scorer, LevelBoundaries.of(summary), levels_hash)
 
 
-def _check_levels(filters: FilterConfig, curated: _Curated, write_levels: bool) -> None:
+def _check_levels(filters: FilterConfig, curated: _Curated) -> None:
     if curated.boundaries is None:
-        if filters.needs_levels or write_levels:
-            raise ValueError("filters on levels, and write_levels, need the folder of levels; pass --levels")
         return
     num_levels = curated.boundaries.num_levels
     beyond = [level for level in filters.named_levels if level > num_levels]

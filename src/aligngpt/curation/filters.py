@@ -26,6 +26,7 @@ from aligngpt.curation.duplicates import duplicate_image_mask, duplicate_pair_ma
 from aligngpt.curation.levels import score_stream
 from aligngpt.curation.quantiles import ScoreRanking
 from aligngpt.curation.scoring.store import is_valid
+from aligngpt.utils.errors import ArgumentError
 
 # Default of the number after the name, and the range of the number; `None` where there is none.
 _VALUES: dict[str, tuple[float, float, float] | None] = {
@@ -56,17 +57,17 @@ class QualityIssue:
 
     def __post_init__(self) -> None:
         if self.name not in _VALUES:
-            raise ValueError(f"{self.name!r} is not a quality issue; choose one of {', '.join(QUALITY_ISSUES)}")
+            raise ArgumentError(f"{self.name!r} is not a quality issue; choose one of {', '.join(QUALITY_ISSUES)}")
         values = _VALUES[self.name]
         if values is None:
             if self.value is not None:
-                raise ValueError(f"{self.name} takes no number, got {self.value:g}")
+                raise ArgumentError(f"{self.name} takes no number, got {self.value:g}")
             return
         default, lowest, highest = values
         if self.value is None:
             object.__setattr__(self, "value", default)
         elif not lowest <= self.value <= highest:
-            raise ValueError(f"the number of {self.name} must be from {lowest:g} to {highest:g}, got {self.value:g}")
+            raise ArgumentError(f"the number of {self.name} must be from {lowest:g} to {highest:g}, got {self.value:g}")
 
     @classmethod
     def parse(cls, text: str) -> QualityIssue:
@@ -79,7 +80,7 @@ class QualityIssue:
         try:
             number = float(value) if colon else None
         except ValueError:
-            raise ValueError(f"{text!r}: {value!r} after the colon is not a number") from None
+            raise ArgumentError(f"{text!r}: {value!r} after the colon is not a number") from None
         return cls(name, number)
 
     def __str__(self) -> str:
@@ -162,17 +163,17 @@ class FilterConfig:
         object.__setattr__(self, "keep_levels", tuple(self.keep_levels))
         for level in self.named_levels:
             if level < 1:
-                raise ValueError(f"levels count from 1, got {level}")
+                raise ArgumentError(f"levels count from 1, got {level}")
         for level, weight in self.level_weights.items():
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"the weight of level {level} must be a number from 0, got {weight}")
+                raise ArgumentError(f"the weight of level {level} must be a number from 0, got {weight}")
         for name, score in (("min_score", self.min_score), ("max_score", self.max_score)):
             if score is not None and math.isnan(score):
-                raise ValueError(f"{name} must be a number, got nan")
+                raise ArgumentError(f"{name} must be a number, got nan")
         ranges = (("level", self.min_level, self.max_level), ("score", self.min_score, self.max_score))
         for what, lowest, highest in ranges:
             if lowest is not None and highest is not None and lowest > highest:
-                raise ValueError(f"no {what} is at least {lowest:g} and at most {highest:g}")
+                raise ArgumentError(f"no {what} is at least {lowest:g} and at most {highest:g}")
 
     @property
     def named_levels(self) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,27 +44,15 @@ class Artifact(Record):
             ValueError: It is not JSON, or does not fit the schema; the message names file and field.
         """
         file = Path(path) / cls.FILE if Path(path).is_dir() else Path(path)
-        return cls.parse(read_json(file), str(file))
-
-    @classmethod
-    def parse(cls, value: Any, source: str) -> Self:
-        """Check a JSON value.
-
-        Args:
-            value: The content of a file.
-            source: Name for error messages.
-
-        Raises:
-            ValueError: It does not fit the schema.
-        """
+        value = read_json(file)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != cls.VERSION:
             found = "no schema_version" if version is None else f"schema_version {version}"
-            raise ValueError(f"{source}: {found}, expected {cls.VERSION}; write the file again with `{cls.WRITTEN_BY}`")
+            raise ValueError(f"{file}: {found}, expected {cls.VERSION}; write the file again with `{cls.WRITTEN_BY}`")
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError(f"{source}: {summarize_errors(error)}") from None
+            raise ValueError(f"{file}: {summarize_errors(error)}") from None
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file atomically; `path` is the file or an existing folder, where it gets its standard name.

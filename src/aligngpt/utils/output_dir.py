@@ -78,23 +78,18 @@ class OutputDir:
                 f"{self.path} exists and has no {self.run_file.name}; choose another --output or an empty folder"
             )
 
-    def start(self, **extra: Any) -> bool:
+    def start(self, **extra: Any) -> None:
         """Start the run, or resume it where the folder belongs to it.
 
         Args:
             extra: Further fields of the run file, such as `versions`, that two runs need not share.
 
-        Returns:
-            Whether an earlier call had started it.
-
         Raises:
             ValueError: As `check`.
         """
         self.check()
-        resumed = self.run_file.is_file()
-        if not resumed:
+        if not self.run_file.is_file():
             write_json(self.run_file, {**self.identity, **extra})
-        return resumed
 
 
 def is_empty(folder: Path) -> bool:

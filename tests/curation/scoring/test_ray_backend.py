@@ -372,7 +372,7 @@ def score(*words: object) -> Any:
 def test_contradictory_options_are_refused() -> None:
     for words in (("--actors", 2), ("--address", "auto")):
         done = score(*words)
-        assert done.exit_code == 2 and "--actors and --address require --backend ray; see aligngpt score" in done.stderr
+        assert done.exit_code == 2 and "--actors and --address require --backend ray" in done.stderr
     done = score("--backend", "ray", "--num-workers", 0)
     assert done.exit_code == 2 and "--num-workers must be at least 1" in done.stderr
 

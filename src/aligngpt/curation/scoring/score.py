@@ -14,6 +14,7 @@ from aligngpt.curation.artifacts import LongCaptions
 from aligngpt.curation.scoring.run import RunSettings, ScoreSummary, check_names, read_finished, snapshot_run
 from aligngpt.data.sources import open_source
 from aligngpt.modeling.hub import resolve_model
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.models import name_model
 from aligngpt.utils.progress import status
 
@@ -73,7 +74,9 @@ def score_pairs(
     check_names(names)
     RunSettings(**common)
     if backend == "local" and (actors or address):
-        raise ValueError("actors and address require the backend 'ray'")
+        raise ArgumentError("--actors and --address require --backend ray")
+    if backend == "ray" and num_workers == 0:
+        raise ArgumentError("--backend ray decodes in its own processes; --num-workers must be at least 1")
     if backend == "ray":  # whose processes have other working directories
         data = data if "://" in str(data) else os.path.abspath(data)
         images = None if images is None else Path(images).absolute()
