@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
@@ -23,6 +22,8 @@ def exit_with_parent() -> None:
 
 def _wait_for_parent() -> None:
     """Wait for the main process, not for the fork server, which lives as long as any of its children."""
+    import multiprocessing  # here: `aligngpt --help` imports this module
+
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
