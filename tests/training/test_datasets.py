@@ -255,5 +255,5 @@ def test_an_unreadable_image_is_named(folders: tuple[Path, Path], images: Path, 
 
 
 def test_no_conversation_is_an_error(folders: tuple[Path, Path], images: Path) -> None:
-    with pytest.raises(ValueError, match="no valid conversation"):
+    with pytest.raises(ValueError, match="no valid record"):
         InstructionDataset(indexed([], images), processor(folders))

@@ -78,9 +78,7 @@ class DuplicateIds:
 
     @staticmethod
     def _find_in(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(rows[:, 0], kind="stable")  # keeps indices of one hash ascending
-        hashes, indices = rows[order, 0], rows[order, 1].astype(np.int64)
-        repeated = np.zeros(len(rows), bool)
-        repeated[1:] = hashes[1:] == hashes[:-1]
-        starts = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(rows))))
-        return indices[repeated], indices[starts[repeated]]
+        indices = rows[:, 1].astype(np.int64)
+        _, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
+        firsts = indices[first[inverse]]
+        return indices[indices != firsts], firsts[indices != firsts]

@@ -16,39 +16,15 @@ import numpy as np
 
 from aligngpt.data.duplicate_ids import hash_id
 from aligngpt.data.json_format import JsonReader
-from aligngpt.data.records import (
-    Columns,
-    Row,
-    SourceShard,
-    read_conversation,
-    read_pair,
-    row_names,
-    short_names,
-)
-from aligngpt.data.schema import (
-    BadRecord,
-    Conversation,
-    ImageTextPair,
-    RecordError,
-    StrictDataError,
-    images_of,
-)
+from aligngpt.data.records import Columns, Row, SourceShard, read_conversation, read_pair, row_names, short_names
+from aligngpt.data.schema import BadRecord, Conversation, ImageTextPair, RecordError, StrictDataError, images_of
 from aligngpt.data.sources import Source
 from aligngpt.data.table_format import ArrowReader, ParquetReader
 from aligngpt.data.webdataset_format import TarReader, decompress
 from aligngpt.utils.progress import progress, status
 
-_ENTRY = np.dtype(
-    [
-        ("shard", "<u4"),
-        ("index", "<i8"),
-        ("start", "<i8"),
-        ("size", "<i8"),
-        ("id", "<u8"),
-        ("level", "u1"),
-        ("length", "<i4"),
-    ]
-)
+_FIELDS = {"shard": "<u4", "index": "<i8", "start": "<i8", "size": "<i8", "id": "<u8", "level": "u1", "length": "<i4"}
+_ENTRY = np.dtype(list(_FIELDS.items()))
 _PACK = struct.Struct("<IqqqQBi").pack
 _MAX_OPEN_FILES = 64
 _CACHE_BYTES = 1 << 28
@@ -202,15 +178,13 @@ class IndexedSource(Generic[T]):
         return self._readers[file]
 
     def _open(self, file: int) -> _Reader:
-        location, name, columns = self._locations[file], self._names[file], self.source.columns
+        location, table = self._locations[file], (self._names[file], self.source.columns)
         try:
             if self.source.kind == "parquet":
-                cache = _CACHE_BYTES // min(len(self._locations), _MAX_OPEN_FILES)
-                return ParquetReader(location, name, columns, cache_bytes=cache)
-            if self.source.kind == "datasets":
-                return ArrowReader(location, name, columns)
-            if self.source.kind == "webdataset":
-                return TarReader(location, name, columns)
+                cache_bytes = _CACHE_BYTES // min(len(self._locations), _MAX_OPEN_FILES)
+                return ParquetReader(location, *table, cache_bytes=cache_bytes)
+            if self.source.kind in ("datasets", "webdataset"):
+                return (ArrowReader if self.source.kind == "datasets" else TarReader)(location, *table)
             return JsonReader(location)
         except FileNotFoundError:
             raise RecordError(f"{location} was removed") from None

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -92,22 +94,13 @@ def _has_suffix(member: str, suffixes: tuple[str, ...]) -> bool:
     return member in suffixes or member.rpartition(".")[2] in suffixes
 
 
-class _Sample:
-    """Members of a tar that share a name, by extension, with their byte range and their damage."""
-
-    def __init__(self, key: str, start: int) -> None:
-        self.members: dict[str, Any] = {KEY: key}
-        self.start, self.end = start, start
-        self.damage: str | None = None
-
-
-def _row(sample: _Sample, index: int, columns: Columns, shard: str) -> Row:
-    members, key = sample.members, sample.members[KEY]
+def _row(sample: Row, index: int, columns: Columns, shard: str) -> Row:
+    """Complete the row of a sample, whose `raw` are its members."""
+    members, key, error = sample.raw, sample.raw[KEY], sample.error
     suffixes = _image_suffixes(columns)
     images = [name for name in members if name != KEY and _has_suffix(name, suffixes)]
     image = f"{shard}#{key}{f'.{images[0]}' if images else ''}"
     value: dict[str, Any] = {"id": key, "image": members[images[0]] if images else None}
-    error = sample.damage
     if error is None:
         try:
             value |= _id_and_caption(members, columns)
@@ -115,7 +108,7 @@ def _row(sample: _Sample, index: int, columns: Columns, shard: str) -> Row:
             error = str(reason)
     if len(images) > 1 and "conversations" in value:
         value[IMAGE_LIST] = [members[name] for name in images]
-    return Row(index, value, image, members, error, sample.start, sample.end - sample.start)
+    return sample._replace(position=index, value=value, image_name=image, error=error)
 
 
 def _id_and_caption(members: dict[str, Any], columns: Columns) -> dict[str, Any]:
@@ -152,25 +145,19 @@ def _level(members: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {"alignment_level": int(level) if level.strip().isdigit() else level.decode("utf-8", "replace")}
 
 
-def _samples(file: Any, unread: tuple[str, ...]) -> Iterator[_Sample]:
-    """Read the samples in order; a damaged part of the tar is a sample of its own.
+def _samples(file: Any, unread: tuple[str, ...]) -> Iterator[Row]:
+    """Read the samples in order, with their members by extension; a damaged part of the tar is a sample of its own.
 
     Args:
         file: The tar.
         unread: Suffixes of members whose content is not read; it is b"" then.
     """
-    sample: _Sample | None = None
-    for key, suffix, content, damage, start, end in _members(file, unread):
-        if sample is None or key != sample.members[KEY]:
-            if sample is not None:
-                yield sample
-            sample = _Sample(key, start)
-        sample.end = end
-        sample.damage = sample.damage or damage
-        if suffix:
-            sample.members[suffix] = content
-    if sample is not None:
-        yield sample
+    for key, group in groupby(_members(file, unread), itemgetter(0)):
+        parts = list(group)
+        members = {KEY: key} | {suffix: content for _, suffix, content, *_ in parts if suffix}
+        damage = next((damage for _, _, _, damage, *_ in parts if damage is not None), None)
+        start, end = parts[0][-2], parts[-1][-1]
+        yield Row(0, None, None, members, damage, start, end - start)
 
 
 def _members(file: Any, unread: tuple[str, ...]) -> Iterator[tuple[str, str, bytes, str | None, int, int]]:

@@ -64,8 +64,11 @@ class _SampleDataset(Dataset):
     room for an answer or for all its images within the maximum length, is one token without a label.
     """
 
-    def __init__(self, records: IndexedSource[Any], processor: AlignGPTProcessor, max_length: int) -> None:
+    def __init__(self, records: IndexedSource[Any], processor: AlignGPTProcessor, max_length: int = 2048) -> None:
+        if not len(records):
+            raise ValueError(f"{records.source.path} has no valid record")
         self.records = records
+        self.indices = np.arange(len(records))  # of the records that are samples
         self.processor = processor
         self.max_length = max_length
         tokens = processor.tokenizer.bos_token_id, processor.tokenizer.pad_token_id
@@ -86,7 +89,12 @@ class _SampleDataset(Dataset):
         raise ValueError(f"none of {len(reasons)} samples can be read, the first is {reasons[0]}; check --images")
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.indices)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words of each caption or conversation, negative without an image, as the sampler expects them."""
+        return self.records.lengths[self.indices].tolist()
 
     def _read(
         self, index: int, to_messages: Callable[[Any], Messages], level: int | None = None, template: str | None = None
@@ -108,23 +116,19 @@ class _SampleDataset(Dataset):
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
         expected = len(images) * self.processor.image_seq_length
+        sample = self._empty_sample(record.id, ids, level)
         if not any(answers) or ids.count(self.processor.image_token_id) != expected:
             logger.warning(
                 "sample %s adds no loss: its %d tokens have no answer, or not all of its images, within max_length %d",
-                record.id,
-                len(encoding.input_ids),
-                self.max_length,
+                *(record.id, len(encoding.input_ids), self.max_length),
             )
-            return self._empty_sample(record.id, encoding.input_ids, level)
-        return {
-            "id": record.id,
+            return sample
+        return sample | {
             "input_ids": ids,
             "labels": [token if answer else IGNORED for token, answer in zip(ids, answers, strict=True)],
             "instruction_mask": encoding.instruction_mask[: self.max_length],
             "pixel_values": self._pixel_values(images),
-            "alignment_level": level,
             "truncated": len(ids) < len(encoding.input_ids),
-            "skipped": None,
         }
 
     def _empty_sample(
@@ -173,33 +177,24 @@ class PretrainDataset(_SampleDataset):
         max_length: int = 2048,
     ) -> None:
         super().__init__(pairs, processor, max_length)
-        if not len(pairs):
-            raise ValueError(f"{pairs.source.path} has no valid pair")
-        self.indices = np.arange(len(pairs)) if levels is None else np.flatnonzero(levels)
+        if levels is not None:
+            self.indices = np.flatnonzero(levels)
         self.levels = None if levels is None else levels[self.indices]
         self.num_without_level = len(pairs) - len(self.indices)
         if not len(self.indices):
             raise ValueError(f"none of the {len(pairs)} pairs has a level; were the levels made from these pairs?")
         self._template = load_template("plain")
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
     def __getitem__(self, index: int) -> Sample:
         level = None if self.levels is None else int(self.levels[index])
         return self._read(int(self.indices[index]), _caption_messages, level, self._template)
-
-    @property
-    def modality_lengths(self) -> list[int]:
-        """Words of each caption; every sample has an image."""
-        return self.records.lengths[self.indices].tolist()
 
 
 class InstructionDataset(_SampleDataset):
     """Stage 2: conversations with one, several or no images, labels on the assistant's turns.
 
     Args:
-        conversations: The conversations.
+        records: The conversations.
         processor: Tokenizer, template and image processor of the model.
         max_length: Longest sample in tokens, image tokens included.
 
@@ -207,20 +202,8 @@ class InstructionDataset(_SampleDataset):
         ValueError: There is no conversation.
     """
 
-    def __init__(
-        self, conversations: IndexedSource[Conversation], processor: AlignGPTProcessor, max_length: int = 2048
-    ) -> None:
-        super().__init__(conversations, processor, max_length)
-        if not len(conversations):
-            raise ValueError(f"{conversations.source.path} has no valid conversation")
-
     def __getitem__(self, index: int) -> Sample:
         return self._read(index, _conversation_messages)
-
-    @property
-    def modality_lengths(self) -> list[int]:
-        """Words of each conversation, negative without an image, as the sampler expects them."""
-        return self.records.lengths.tolist()
 
 
 def _caption_messages(pair: ImageTextPair) -> Messages:
