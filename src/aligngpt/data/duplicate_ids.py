@@ -31,15 +31,14 @@ class DuplicateIds:
     """
 
     def __init__(self) -> None:
-        self._hashes, self._indices = array("Q"), array("Q")
+        self._rows = array("Q")  # a hash and an index in turn
         self._files: list[IO[bytes]] = []
         self._open = ExitStack()
 
     def add(self, record_id: str, index: int) -> None:
         """Add the id of the record at `index`; indices must be ascending."""
-        self._hashes.append(hash_id(record_id))
-        self._indices.append(index)
-        if len(self._hashes) >= _IDS_IN_MEMORY:
+        self._rows.extend((hash_id(record_id), index))
+        if len(self._rows) >= 2 * _IDS_IN_MEMORY:
             self._spill()
 
     def find(self) -> tuple[np.ndarray, np.ndarray]:
@@ -56,22 +55,19 @@ class DuplicateIds:
         order = np.argsort(later)
         return later[order], first[order]
 
-    def _rows(self) -> np.ndarray:
-        return np.stack([np.array(self._hashes, np.uint64), np.array(self._indices, np.uint64)], axis=1)
-
     def _spill(self) -> None:
         if not self._files:
             files = (tempfile.TemporaryFile() for _ in range(_PARTITIONS))  # noqa: SIM115  closed together in `find`
             self._files = [self._open.enter_context(file) for file in files]
-        rows = self._rows()
+        rows = np.array(self._rows).reshape(-1, 2)
         partition = rows[:, 0] % _PARTITIONS
         for number, file in enumerate(self._files):
             file.write(rows[partition == number].tobytes())
-        self._hashes, self._indices = array("Q"), array("Q")
+        self._rows = array("Q")
 
     def _partitions(self) -> Iterator[np.ndarray]:
         if not self._files:
-            yield self._rows()
+            yield np.array(self._rows).reshape(-1, 2)
         for file in self._files:
             file.seek(0)
             yield np.frombuffer(file.read(), np.uint64).reshape(-1, 2)

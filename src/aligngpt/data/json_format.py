@@ -20,30 +20,17 @@ _AFTER_VALUE = tuple(_SPACE + ",]")
 _DECODER = json.JSONDecoder()
 
 # Reads the rows of a file, from a row of it or from its first.
-_Rows = Callable[[str, Row | None], Iterator[Row]]
+_ReadRows = Callable[[str, Row | None], Iterator[Row]]
 
 
-def array_shards(files: tuple[str, ...], columns: Columns, ids: DuplicateIds) -> list[SourceShard]:
-    """Divide a JSON array into shards, reading it once.
+def json_shards(files: tuple[str, ...], columns: Columns, ids: DuplicateIds, *, read: _ReadRows) -> list[SourceShard]:
+    """Divide a file into shards, reading it once, and add the ids; a line that is not JSON is a bad record.
 
     Raises:
         ValueError: The file is not a JSON array (the message names line and column), or no record has a column that
             was asked for.
     """
-    return _shards(files[0], columns, ids, array_rows)
-
-
-def line_shards(files: tuple[str, ...], columns: Columns, ids: DuplicateIds) -> list[SourceShard]:
-    """Divide JSON Lines into shards, reading them once; a line that is not JSON is a bad record.
-
-    Raises:
-        ValueError: No record has a column that was asked for.
-    """
-    return _shards(files[0], columns, ids, line_rows)
-
-
-def _shards(location: str, columns: Columns, ids: DuplicateIds, read: _Rows) -> list[SourceShard]:
-    """Record where every shard begins, and add the ids."""
+    (location,), (name,) = files, short_names(files)
     count = 0
     starts: list[Row] = []
     fields: set[str] = set()
@@ -59,7 +46,6 @@ def _shards(location: str, columns: Columns, ids: DuplicateIds, read: _Rows) -> 
             add_row_id(ids, row.value.get(columns.id_in(row.value)), row.position)
     if names and fields != asked:
         columns.among(names)
-    (name,) = short_names([location])
     shards = []
     for first in starts:
         end = min(first.position + SHARD_SIZE, count)
@@ -69,7 +55,7 @@ def _shards(location: str, columns: Columns, ids: DuplicateIds, read: _Rows) -> 
     return shards
 
 
-def _read(read: _Rows, location: str, first: Row, size: int, fields: Fields) -> Iterator[Row]:
+def _read(read: _ReadRows, location: str, first: Row, size: int, fields: Fields) -> Iterator[Row]:
     return islice(read(location, first), size)
 
 

@@ -229,9 +229,9 @@ class SourceShard:
 
 def is_transient_error(error: Exception) -> bool:
     """Return whether reading may succeed later: errors of a disk or a network have a number, those of content none."""
-    has_number = error.errno is not None if isinstance(error, OSError) else False
-    transient = has_number or isinstance(error, TimeoutError | ConnectionError)
-    return transient and not isinstance(error, FileNotFoundError)
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return error.errno is not None or isinstance(error, TimeoutError | ConnectionError)
 
 
 # From a row to a record ----------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ _WHOLE, _PIECES, _PIECE = 1 << 20, 8, 1 << 13  # bytes of a file that its finger
 
 # Divide files into shards, and add the ids of their records where they can be read alone.
 _DIVIDE: dict[Kind, Callable[[tuple[str, ...], Columns, DuplicateIds], list[SourceShard]]] = {
-    "llava_json": json_format.array_shards,
-    "json_lines": json_format.line_shards,
+    "llava_json": partial(json_format.json_shards, read=json_format.array_rows),
+    "json_lines": partial(json_format.json_shards, read=json_format.line_rows),
     "parquet": partial(table_format.table_shards, open_table=table_format.ParquetReader),
     "datasets": partial(table_format.table_shards, open_table=table_format.ArrowReader),
     "webdataset": webdataset_format.tar_shards,
@@ -227,14 +227,13 @@ def _in_folder(location: str) -> tuple[Kind, tuple[str, ...]]:
     if f"{root}/dataset_dict.json" in names:
         splits = ", ".join(read_json(f"{root}/dataset_dict.json")["splits"])
         raise ValueError(f"{location} has several splits ({splits}); pass the folder of one of them")
-    matches = {kind: [name for name in names if _kind(name) == kind] for kind in ("parquet", "webdataset")}
-    if all(matches.values()):
-        counts = f"{len(matches['parquet'])} Parquet files and {len(matches['webdataset'])} tars"
+    tables, tars = ([name for name in names if _kind(name) == kind] for kind in ("parquet", "webdataset"))
+    if tables and tars:
+        counts = f"{len(tables)} Parquet files and {len(tars)} tars"
         raise ValueError(f"{location} has {counts}; pass a pattern for one kind, such as {location}/*.tar")
-    for kind in ("parquet", "webdataset"):
-        if matches[kind]:
-            return kind, tuple(_named(system, name, location) for name in matches[kind])
-    raise ValueError(f"{location}: expected a folder of `datasets`, of .parquet or of .tar files, found none of them")
+    if not tables and not tars:
+        raise ValueError(f"{location}: expected a folder of `datasets`, of .parquet or of .tar files, found neither")
+    return "parquet" if tables else "webdataset", tuple(_named(system, name, location) for name in tables or tars)
 
 
 def _is_folder(location: str) -> bool:

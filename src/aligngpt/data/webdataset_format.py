@@ -121,7 +121,11 @@ def _id_and_caption(members: dict[str, Any], columns: Columns) -> dict[str, Any]
             raise RecordError(f"broken json member: {one_line(error)}") from None
     fields = fields if isinstance(fields, dict) else {}
     record_id = fields.get(columns.id or "id")
-    row = {"id": members[KEY] if record_id is None else record_id, **_level(members, fields)}
+    level = fields.get("alignment_level")
+    if LEVEL_SUFFIX in members:
+        level = members[LEVEL_SUFFIX].decode("utf-8", "replace")
+        level = int(level) if level.strip().isdecimal() else level
+    row = {"id": members[KEY] if record_id is None else record_id, "alignment_level": level}
     suffixes = (columns.caption,) if columns.caption else CAPTION_SUFFIXES
     member = next((suffix for suffix in suffixes if suffix in members), None)
     if member is not None:
@@ -135,14 +139,6 @@ def _id_and_caption(members: dict[str, Any], columns: Columns) -> dict[str, Any]
         expected = columns.caption or " or ".join(CAPTION_NAMES)
         raise RecordError(f"caption is missing: expected a {suffixes[0]} member, or {expected} in a json member")
     return row | {"conversations" if isinstance(fields[name], list) else "caption": fields[name]}
-
-
-def _level(members: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the level of a sample as a field: its own member, or in its json."""
-    level = members.get(LEVEL_SUFFIX)
-    if level is None:
-        return {name: fields[name] for name in ("alignment_level",) if name in fields}
-    return {"alignment_level": int(level) if level.strip().isdigit() else level.decode("utf-8", "replace")}
 
 
 def _samples(file: Any, unread: tuple[str, ...]) -> Iterator[Row]:
@@ -207,22 +203,19 @@ class _Forward:
         parts, left = [self._ahead[:size]], size - len(self._ahead[:size])
         self._ahead = self._ahead[size:]
         while left and not self.ended:
-            parts.append(self._more(left))
-            left -= len(parts[-1])
+            try:
+                block: bytes = self._read(left)
+            except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+                if is_transient_error(error):
+                    raise
+                self.broken, block = error, b""
+            self.ended = not block
+            parts.append(block)
+            left -= len(block)
         block = b"".join(parts)
         if size == tarfile.BLOCKSIZE and self.header is None and block.strip(b"\0"):
             self.header = self._position
         self._position += len(block)
-        return block
-
-    def _more(self, size: int) -> bytes:
-        try:
-            block: bytes = self._read(size)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if is_transient_error(error):
-                raise
-            self.broken, block = error, b""
-        self.ended = not block
         return block
 
     def tell(self) -> int:
