@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 from pydantic.dataclasses import dataclass
 
 from aligngpt.utils.artifacts import Artifact, Record
@@ -208,18 +208,10 @@ class BenchmarkScore(Artifact):
 
     @field_serializer("samples")
     def _omit_defaults(self, samples: list[SampleScore]) -> list[dict[str, Any]]:
-        return [_trim(sample) for sample in samples]
+        return _SAMPLES.dump_python(samples, exclude_defaults=True)  # label files have up to 200,000 samples
 
 
-def _trim(sample: SampleScore) -> dict[str, Any]:
-    """Return the fields of a sample that differ from their default: label files have up to 200,000 samples."""
-    trimmed = {name: value for name, value in vars(sample).items() if value != _SAMPLE_DEFAULTS.get(name, ...)}
-    if "parts" in trimmed:
-        trimmed["parts"] = [_trim(part) for part in sample.parts]
-    return trimmed
-
-
-_SAMPLE_DEFAULTS = {name: value for name, value in vars(SampleScore(0, 0.0)).items() if name not in ("id", "score")}
+_SAMPLES = TypeAdapter(list[SampleScore])
 
 
 # eval judge ----------------------------------------------------------------------------------------------------------

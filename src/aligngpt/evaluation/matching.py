@@ -66,9 +66,9 @@ def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, li
 
 def missing_note(count: MatchCounts, official_behavior: str) -> tuple[str, ...]:
     """Return a note about missing predictions and what the official scorer does with them; nothing if none is."""
-    if not count.missing:
+    if not count.n_missing:
         return ()
-    return (f"missing predictions, counted as wrong: {count.missing}; {official_behavior}",)
+    return (f"missing predictions, counted as wrong: {count.n_missing}; {official_behavior}",)
 
 
 def count_duplicates(ids: Iterable[Id]) -> int:

@@ -49,8 +49,8 @@ def score_files(
             notes.append(f"official {official:.2f}, strict {strict:.2f}: {benchmark.official_caveat}")
     except ValueError as error:
         notes.append(f"no score by the {other} protocol: {error}")
-    if score.count.extra:
-        notes.insert(0, f"answers to no question of the labels: {score.count.extra} of {len(predictions.rows)}")
+    if score.count.n_extra:
+        notes.insert(0, f"answers to no question of the labels: {score.count.n_extra} of {len(predictions.rows)}")
     counted = [sample for sample in score.samples if sample.aggregation_group is not None]
     return BenchmarkScore(
         benchmark=benchmark.name,
@@ -60,12 +60,7 @@ def score_files(
         formatted=score.formatted,
         ci95=metric_interval(counted, benchmark),
         n_samples=len(counted),
-        counts=PredictionCounts(
-            n_predictions=len(predictions.rows),
-            n_missing=score.count.missing,
-            n_extra=score.count.extra,
-            n_duplicates=score.count.duplicate,
-        ),
+        counts=PredictionCounts(n_predictions=len(predictions.rows), **vars(score.count)),
         protocols={name: _finite(values.get(name)) for name in ("official", "strict")},
         groups=_score_groups(score.samples, benchmark),
         details=dict(score.details),

@@ -92,9 +92,9 @@ class Target:
 class MatchCounts:
     """Numbers of questions without a prediction, of predictions for no question, and of repeated predictions."""
 
-    missing: int = 0
-    extra: int = 0
-    duplicate: int = 0
+    n_missing: int = 0
+    n_extra: int = 0
+    n_duplicates: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,28 +24,24 @@ class PreallocatedCacheLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < end or self._is_replaced:
-            buffers = _allocate(key_states, start, end), _allocate(value_states, start, end)
+        buffers = self._buffers
+        # Beam search and other methods of the base class replace the views by other tensors.
+        is_replaced = buffers is not None and self.keys is not None and self.keys.data_ptr() != buffers[0].data_ptr()
+        if buffers is None or buffers[0].shape[-2] < end or is_replaced:
+            # A prompt may be the last thing that is appended; a single token seldom is.
+            length = end + (_EXTRA_POSITIONS if start else 1)
+            shape = (*key_states.shape[:-2], length)
+            buffers = (
+                key_states.new_empty(*shape, key_states.shape[-1]),
+                value_states.new_empty(*shape, value_states.shape[-1]),
+            )
             if self.keys is not None and self.values is not None and start:
                 buffers[0][:, :, :start], buffers[1][:, :, :start] = self.keys, self.values
             self._buffers = buffers
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+        for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        self.keys, self.values = (buffer[:, :, :end] for buffer in buffers)
         return self.keys, self.values
-
-    @property
-    def _is_replaced(self) -> bool:
-        """Whether beam search or another method of the base class has replaced the views by other tensors."""
-        return (
-            self._buffers is not None and self.keys is not None and self.keys.data_ptr() != self._buffers[0].data_ptr()
-        )
-
-
-def _allocate(states: Tensor, start: int, end: int) -> Tensor:
-    # A prompt may be the last thing that is appended; a single token seldom is.
-    length = end + (_EXTRA_POSITIONS if start else 1)
-    return states.new_empty((*states.shape[:-2], length, states.shape[-1]))
 
 
 def preallocate_cache(config: PreTrainedConfig) -> DynamicCache:

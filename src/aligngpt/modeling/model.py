@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -36,7 +37,6 @@ from aligngpt.modeling.alignment import (
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.generation import AlignGPTGenerationMixin, build_generation_config, cached_length
 from aligngpt.modeling.hub import check_language_model, read_vision_config, resolve_model
-from aligngpt.modeling.projector import MultiModalProjector
 from aligngpt.modeling.settings import needs_gate
 
 
@@ -79,6 +79,30 @@ class AlignGPTCausalLMOutputWithPast(ModelOutput):
     image_text_similarity: Tensor | None = None
 
 
+class MultiModalProjector(nn.Module):
+    """Two linear layers with an exact GELU between them (`mlp2x_gelu` in the official scripts).
+
+    Args:
+        vision_hidden_size: Width of the tower's features.
+        text_hidden_size: Width of the language model's embeddings.
+        bias: Whether the layers have biases.
+    """
+
+    def __init__(self, vision_hidden_size: int, text_hidden_size: int, bias: bool = True) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_hidden_size, text_hidden_size, bias=bias)
+        self.linear_2 = nn.Linear(text_hidden_size, text_hidden_size, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Initialize both layers as a new `nn.Linear`."""
+        self.linear_1.reset_parameters()
+        self.linear_2.reset_parameters()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the embeddings (..., text_hidden) of features (..., vision_hidden)."""
+        return self.linear_2(F.gelu(self.linear_1(features)))
+
+
 class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel):
     """The model of the paper with any backbones; with `alignment="none"` it is exactly LLaVA-1.5."""
 
@@ -108,12 +132,12 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module: torch.nn.Module) -> None:
+    def _init_weights(self, module: nn.Module) -> None:
         """Initialize projector, table and gate as the official code does, not with the language model's range."""
         if isinstance(module, MultiModalProjector | AlignmentEmbeddings | AlignmentGate):
             if not all(getattr(value, "_is_hf_initialized", False) for value in module.parameters()):  # not loaded
                 module.reset_parameters()
-        elif not isinstance(module, torch.nn.Linear):  # linear layers belong to the three modules above
+        elif not isinstance(module, nn.Linear):  # linear layers belong to the three modules above
             super()._init_weights(module)
 
     @classmethod
@@ -189,15 +213,15 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         model.config._attn_implementation_internal = llm.config._attn_implementation
         return model.eval()
 
-    def get_output_embeddings(self) -> torch.nn.Module | None:
+    def get_output_embeddings(self) -> nn.Module | None:
         """Return the language model's head."""
         return self.language_model.get_output_embeddings()
 
-    def set_output_embeddings(self, value: torch.nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the language model's head."""
         self.language_model.set_output_embeddings(value)
 
-    def get_decoder(self, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Return the language model without its head."""
         return self.language_model.get_decoder()
 
@@ -438,8 +462,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
                 )
             return text & instruction_mask.bool()
         attended = torch.ones_like(text) if attention_mask is None else attention_mask.bool()
-        before = torch.nn.functional.pad(attended[:, :-1], (1, 0))
-        same_sample = torch.nn.functional.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
+        before = F.pad(attended[:, :-1], (1, 0))
+        same_sample = F.pad(segments[:, 1:] == segments[:, :-1], (1, 0))
         return text & attended & before & same_sample  # without the first token of a sample, BOS
 
     def _drops_align_token(self, alignment: Any) -> bool:

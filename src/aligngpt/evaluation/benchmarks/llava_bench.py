@@ -83,7 +83,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
         ValueError: If no review is readable.
     """
     rows = predictions.rows
-    counts = MatchCounts(duplicate=count_duplicates(row.id for row in rows))
+    counts = MatchCounts(n_duplicates=count_duplicates(row.id for row in rows))
     matches = {str(row.id): row for row in rows}
     if targets:
         matches, counts = match_predictions((target.id for target in targets), predictions)

@@ -131,10 +131,10 @@ def score(labels: Sequence[Rotation], predictions: Predictions, protocol: Protoc
     accuracy = percent(counted)
     notes: tuple[str, ...] = ()
     num_unlisted = len(samples) - len(counted)
-    if protocol == "official" and counts.missing + num_unlisted:
+    if protocol == "official" and counts.n_missing + num_unlisted:
         notes = (
-            f"rotations without a prediction, not checked: {counts.missing}; questions without a prediction for their "
-            f"first rotation, skipped: {num_unlisted}",
+            f"rotations without a prediction, not checked: {counts.n_missing}; questions without a prediction for "
+            f"their first rotation, skipped: {num_unlisted}",
         )
     return Score(accuracy, f"{accuracy:.2f}", samples, counts, _details(counted, samples, accuracy), notes)
 

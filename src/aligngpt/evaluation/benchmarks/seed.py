@@ -49,7 +49,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     if protocol == "official":  # ids are looked up as numbers where they can be read as one
         by_id = {row.id: row for row in predictions.rows}
         rows = {name: by_id.get(_as_number(name)) for name in rows}
-        counts = MatchCounts(sum(row is None for row in rows.values()), counts.extra, counts.duplicate)
+        counts = MatchCounts(sum(row is None for row in rows.values()), counts.n_extra, counts.n_duplicates)
         num_lost = sum(row is None and str(name) in matches for name, row in rows.items())
         if num_lost:
             notes.append(f"predictions whose id is text, where the official scorer looks up a number: {num_lost}")

@@ -59,7 +59,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     notes: tuple[str, ...] = ()
     if protocol == "official":
         samples = [score_target(target, row, _compare) for row, target in matches]
-        if counts.extra:
+        if counts.n_extra:
             notes = ("the official scorer stops at a prediction for another question; here they are skipped",)
     else:
         samples = [score_target(target, last.get(str(target.id)), _compare) for target in targets]

@@ -101,9 +101,9 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
     image_of = _images(readers.read_questions(questions))
     images = list(image_of.values())
     matches, counts = match_predictions(images, _by_image(predictions, image_of))
-    if counts.missing:
+    if counts.n_missing:
         raise ValueError(
-            f"{predictions.source}: predictions are missing for {counts.missing} of {len(images)} questions; "
+            f"{predictions.source}: predictions are missing for {counts.n_missing} of {len(images)} questions; "
             "VizWiz requires all"
         )
     write_json(output, [{"image": image, "answer": vqa.normalize(matches[image].text)} for image in images])

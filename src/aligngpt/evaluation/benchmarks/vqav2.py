@@ -47,7 +47,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     notes: tuple[str, ...] = ()
     if predictions.submission and protocol == "official":
         notes = missing_note(counts, "the official loader rejects such a submission")
-        if counts.extra:
+        if counts.n_extra:
             notes += ("the official loader rejects a submission with predictions for other questions",)
     return Score(overall, f"{overall:.2f}", samples, counts, details, notes)
 

@@ -180,10 +180,10 @@ def match_for_judge(
             "predictions of this benchmark"
         )
     notes = [f"predictions with another text of the question, judged nevertheless: {', '.join(wrong)}"] if wrong else []
-    if counts.extra:
-        notes.append(f"predictions for no question, not judged: {counts.extra}")
-    if counts.duplicate:
-        notes.append(f"predictions repeated later in the file, not judged: {counts.duplicate}")
+    if counts.n_extra:
+        notes.append(f"predictions for no question, not judged: {counts.n_extra}")
+    if counts.n_duplicates:
+        notes.append(f"predictions repeated later in the file, not judged: {counts.n_duplicates}")
     return matches, counts, tuple(notes)
 
 
@@ -283,12 +283,7 @@ def _summarize(
         answered_by=dict(Counter(reply.record["answered_by"] or "not named" for reply in replies)),
         system_fingerprints=sorted({reply.record["system_fingerprint"] or "none" for reply in replies}),
         n_samples=len(judged),
-        counts=PredictionCounts(
-            n_predictions=len(judged) + counts.extra + counts.duplicate,
-            n_missing=counts.missing,
-            n_extra=counts.extra,
-            n_duplicates=counts.duplicate,
-        ),
+        counts=PredictionCounts(n_predictions=len(judged) + counts.n_extra + counts.n_duplicates, **vars(counts)),
         unanswered=list(requests.unanswered),
         unreadable=[
             UnreadableReply(id=row.request.id, run=run, reply=reply)

@@ -381,7 +381,10 @@ def _write_weights(source: _Source, tower: Path, config: AlignGPTConfig, folder:
     for name, tensor in vision.state_dict().items():
         writer.add(f"vision_tower.{name}", tensor)
     if source.language_model is not None:
-        for name, tensor in _initialize_gate(config).state_dict().items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # stage 1 has no gate; the new one is the same for each conversion
+            gate = AlignmentGate(config.image_seq_length, config.num_alignment_levels, config.gate_hidden_size)
+        for name, tensor in gate.state_dict().items():
             writer.add(f"alignment_gate.{name}", tensor.to(config.dtype))
     writer.close()
 
@@ -400,13 +403,6 @@ def _append_rows(path: Path, official: str, rows: int) -> Tensor:
         with open_weights(path) as tensors:
             extended[start : min(start + step, length)] = tensors[official][start : start + step]
     return extended
-
-
-def _initialize_gate(config: AlignGPTConfig) -> AlignmentGate:
-    """Return a new gate, since stage 1 has none; the same for each conversion."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return AlignmentGate(config.image_seq_length, config.num_alignment_levels, config.gate_hidden_size)
 
 
 def _write_small_files(source: _Source, config: AlignGPTConfig, processor: AlignGPTProcessor, folder: Path) -> None:

@@ -44,6 +44,13 @@ _PREFIXES = (
     ("model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
 )
+_SUPPORTED = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "use_s2": False,
+}
 _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|position_ids$")
 TOWER_COPY = "vision_tower."
 
@@ -125,14 +132,7 @@ class OfficialConfig:
 
 def _check_variant(path: Path, fields: dict[str, Any]) -> None:
     """Refuse settings that would load but compute something else."""
-    supported = {
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_select_feature": "patch",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "use_s2": False,
-    }
-    for name, value in supported.items():
+    for name, value in _SUPPORTED.items():
         if fields.get(name, value) != value:
             raise ValueError(f"{path}: {name} is {fields[name]!r}; only {value!r} is supported")
 
@@ -177,17 +177,14 @@ def build_official_fields(
     return {
         **fields,
         **rope,
+        **_SUPPORTED,
         "model_type": kinds[text.model_type],
         "architectures": [f"AlignGPT{_CLASSES[text.model_type]}ForCausalLM"],
         "torch_dtype": str(config.dtype).removeprefix("torch."),
         "n_indicators": config.num_alignment_levels,
         "mm_vision_tower": vision_tower,
         "mm_hidden_size": config.vision_config.hidden_size,
-        "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": "patch",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
         "use_mm_proj": True,
         "image_aspect_ratio": image_aspect_ratio,
         "tokenizer_model_max_length": model_max_length,
