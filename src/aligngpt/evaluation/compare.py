@@ -46,11 +46,7 @@ class ScoredModel:
 
 
 def read_scored_model(path: Path, name: str = "") -> ScoredModel:
-    """Read a score file of `eval score --output` or `eval run`.
-
-    Args:
-        path: The file.
-        name: Name of the model; the file's name by default.
+    """Read a score file of `eval score --output` or `eval run`; the model has the file's name by default.
 
     Raises:
         ValueError: It is another file.
@@ -96,13 +92,9 @@ def distinguish_names(left: Path, right: Path) -> tuple[str, str]:
 
 
 def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
-    """Compare two models on the samples of both.
+    """Compare two models on the samples of both; differences are model minus baseline.
 
     The interval of the difference is a paired bootstrap: each resample has the same samples for both models.
-
-    Args:
-        model: The model.
-        baseline: The model it is compared with; differences are model minus baseline.
 
     Raises:
         ValueError: The scores are of different benchmarks or protocols, or have no sample in common.
@@ -206,7 +198,6 @@ def add_examples(
     """Return the comparison with example questions: as many that either model answers better, by a fixed seed.
 
     Args:
-        comparison: The comparison.
         data: Folder of the benchmark files; without it the examples have no question and no image.
         answers: Predictions files of both models, for benchmarks that a judge rates.
         num_examples: Maximum number of examples.

@@ -36,10 +36,7 @@ Line = Mapping[str, Any]
 def finish_task(state: TaskState, settings: EvalSettings, previous: BenchmarkResult | None) -> BenchmarkResult:
     """Complete the predictions of a benchmark if all are there, derive its files, and return its row.
 
-    Args:
-        state: The run, with the predictions so far.
-        settings: Settings of the run; a call for one shard derives nothing.
-        previous: The row of an earlier call.
+    A call for one shard derives nothing. `previous` is the row of an earlier call.
     """
     task = state.task
     if settings.shard is not None or len(state.records) < len(task.questions):

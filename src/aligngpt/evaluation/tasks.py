@@ -197,17 +197,11 @@ def _fingerprint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PredictionRecord:
-    """One prediction.
+    """The prediction of one question."""
 
-    Args:
-        index: Index of the question, from 0.
-        line: Its line of `answers.jsonl`.
-        seconds: Generation time.
-    """
-
-    index: int
-    line: Mapping[str, Any]
-    seconds: float
+    index: int  # of the question, from 0
+    line: Mapping[str, Any]  # of `answers.jsonl`
+    seconds: float  # generation time
 
     @property
     def unreadable(self) -> bool:
@@ -234,13 +228,9 @@ def append_predictions(path: Path) -> Iterator[Callable[[Sequence[PredictionReco
 
 
 def read_worker_files(folder: Path, count: int) -> dict[int, PredictionRecord]:
-    """Read the predictions of all workers, by the index of the question.
+    """Read the predictions of all workers on `count` questions, by the index of the question.
 
-    Of several predictions for one question the last with a readable image counts.
-
-    Args:
-        folder: Folder of the workers' files; it may not exist.
-        count: Number of questions.
+    Of several predictions for one question the last with a readable image counts. The folder may not exist.
 
     Raises:
         ValueError: A line other than the last is broken or belongs to another run.
@@ -266,21 +256,13 @@ def read_worker_files(folder: Path, count: int) -> dict[int, PredictionRecord]:
 
 @dataclass
 class TaskState:
-    """A task with its run: identity, and the predictions so far, which are read once.
-
-    Attributes:
-        task: The benchmark.
-        config: Content of `run_config.json`.
-        output: Its output folder.
-        records: Predictions by the index of the question.
-        pending: Indices of the questions to generate: without a prediction, or with an image that was unreadable and
-            is readable now.
-    """
+    """A task with its run: identity, and the predictions so far, which are read once."""
 
     task: Task
-    config: EvalRunConfig
+    config: EvalRunConfig  # content of `run_config.json`
     output: OutputDir
-    records: dict[int, PredictionRecord] = field(default_factory=dict)
+    records: dict[int, PredictionRecord] = field(default_factory=dict)  # by the index of the question
+    # Questions without a prediction, or with an image that was unreadable and is readable now.
     pending: frozenset[int] = frozenset()
 
     @property

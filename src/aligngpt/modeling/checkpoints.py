@@ -59,14 +59,7 @@ def _portable_name(name: str | Path) -> str:
 def save_stage1(
     model: AlignGPTForConditionalGeneration, output: Path, backbones: BackboneReference, settings: dict[str, Any]
 ) -> None:
-    """Write `stage1.safetensors` and `stage1.json`.
-
-    Args:
-        model: After stage 1.
-        output: Folder of the checkpoint.
-        backbones: The backbones of the model.
-        settings: Arguments of `from_backbones` that rebuild the model, see `Stage1Settings`.
-    """
+    """Write `stage1.safetensors` and `stage1.json` of a model after stage 1, with the fields of `Stage1Settings`."""
     state = {
         f"{module}.{name}": tensor.detach().cpu().contiguous()
         for module in STAGE1_MODULES

@@ -124,14 +124,10 @@ def cached_length(past_key_values: Any) -> int:
 
 
 def build_generation_config(source: Any, processor: Any) -> GenerationConfig:
-    """Return the configuration of greedy generation with the special tokens of a language model.
+    """Return the configuration of greedy generation with the special tokens of `source`, a model's configuration.
 
     The token that ends an answer in the processor's template ends generation too. Other settings are not copied: some
     language models, such as Vicuna, have sampling settings that cannot be saved without sampling.
-
-    Args:
-        source: Configuration of the language model or of its generation, with the ids of the special tokens.
-        processor: With tokenizer and template.
     """
     ends = source.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]

@@ -336,10 +336,7 @@ class AlignGPTProcessor(ProcessorMixin):
 
 
 def load_template(template: str | Path) -> str:
-    """Return the text of a chat template.
-
-    Args:
-        template: Name of a built-in template, or path of a Jinja file.
+    """Return the text of a chat template, by the name of a built-in one or the path of a Jinja file.
 
     Raises:
         ValueError: It is neither.

@@ -72,25 +72,15 @@ def to_official_name(ours: str) -> str:
 
 @dataclass(frozen=True)
 class OfficialConfig:
-    """The checked content of an official config.json.
+    """The checked content of an official config.json."""
 
-    Attributes:
-        language_model: Type of the language model, such as `llama`.
-        text_config: Configuration of the language model.
-        vision_tower: Path of the vision tower during training; empty if the file does not have it.
-        vision_feature_layer: The hidden state of the tower that is used.
-        image_aspect_ratio: `pad` or `square`.
-        model_max_length: Maximum sequence length in tokens, or `None`.
-        vocab_size: Rows of the language model's embedding.
-    """
-
-    language_model: str
+    language_model: str  # type, such as `llama`
     text_config: Any
-    vision_tower: str
-    vision_feature_layer: int
-    image_aspect_ratio: str
-    model_max_length: int | None
-    vocab_size: int
+    vision_tower: str  # path during training; empty if the file does not have it
+    vision_feature_layer: int  # the hidden state of the tower that is used
+    image_aspect_ratio: str  # `pad` or `square`
+    model_max_length: int | None  # tokens
+    vocab_size: int  # rows of the language model's embedding
 
     @classmethod
     def read(cls, folder: Path) -> OfficialConfig:
@@ -155,13 +145,7 @@ def convert_rope(rope: dict[str, Any]) -> dict[str, Any]:
 def build_official_fields(
     config: Any, *, vision_tower: str, model_max_length: int, image_aspect_ratio: str
 ) -> dict[str, Any]:
-    """Return the official config.json of one of our models.
-
-    Args:
-        config: `AlignGPTConfig`, with the vocabulary size without placeholders.
-        vision_tower: The tower that the official code loads.
-        model_max_length: Of the tokenizer.
-        image_aspect_ratio: `pad` or `square`.
+    """Return the official config.json of an `AlignGPTConfig`, with the vocabulary size without placeholders.
 
     Raises:
         ValueError: The official code has no model type for the language model.

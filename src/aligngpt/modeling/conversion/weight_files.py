@@ -113,11 +113,7 @@ def read_shapes(files: list[Path]) -> dict[str, torch.Size]:
 
 
 class WeightWriter:
-    """Writes safetensors files of at most `FILE_BYTES` each and their index, as `from_pretrained` reads them.
-
-    Args:
-        folder: An existing folder.
-    """
+    """Writes safetensors files of at most `FILE_BYTES` each and their index, as `from_pretrained` reads them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
