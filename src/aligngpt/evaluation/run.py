@@ -183,8 +183,7 @@ def _read_rows(output: Path, model: ModelInfo) -> dict[str, BenchmarkResult]:
 def _write_rows(output: Path, model: ModelInfo, rows: Mapping[str, BenchmarkResult]) -> EvalResults:
     """Write `results.json`; other benchmarks keep their rows."""
     merged = {**_read_rows(output, model), **rows}
-    order = [*BENCHMARKS, *(name for name in merged if name not in BENCHMARKS)]
-    benchmarks = [merged[name] for name in order if name in merged]
+    benchmarks = [merged[name] for name in dict.fromkeys([*BENCHMARKS, *merged]) if name in merged]
     results = EvalResults(model=model.model, model_hash=model.model_hash, versions=versions(), benchmarks=benchmarks)
     results.write(output)
     return results

@@ -104,12 +104,9 @@ def _aggregation_groups(samples: Sequence[SampleScore]) -> list[list[SampleScore
 
 
 def resample_metric(models: Sequence[Sequence[SampleScore]], benchmark: Benchmark) -> list[np.ndarray]:
-    """Return bootstrap resamples of the primary metric of models that answered the same questions.
+    """Return bootstrap resamples of the primary metric of models, from the samples of each in the same order.
 
     Every aggregation group is resampled on its own, with the same resampled questions for every model.
-
-    Args:
-        models: Samples of each model, in the same order.
     """
     rng = np.random.default_rng(0)
     sums = [np.zeros(1)] * len(models)

@@ -314,11 +314,9 @@ def describe_task(task: Task, settings: EvalSettings, model: ModelInfo) -> TaskS
 
 
 def start_task(state: TaskState, exclusive: bool) -> None:
-    """Start the run of a task, or resume it, and read its predictions.
+    """Start the run of a task whose folder is locked, or resume it, and read its predictions.
 
-    Args:
-        state: Its folder is locked.
-        exclusive: Whether no other shard may run: then a run without any prediction may be replaced by another one.
+    If `exclusive`, no other shard may run: then a run without any prediction may be replaced by another one.
 
     Raises:
         ValueError: The folder belongs to another run, or its images have changed.

@@ -14,78 +14,49 @@ Protocol = Literal["official", "strict"]
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """One question."""
 
-    Args:
-        id: Id in the predictions file.
-        prompt: Text for the model, without the image placeholder.
-        image: Path below the image folder, content of the image, or why it cannot be read; None without an image.
-        kind: Kind of question, for statistics of the gate.
-        stored_prompt: Prompt in the predictions file, where it differs from `prompt`.
-        extra: Further fields of its line in the predictions file.
-    """
-
-    id: Id
-    prompt: str
+    id: Id  # id in the predictions file
+    prompt: str  # text for the model, without the image placeholder
+    # Path below the image folder, content of the image, or why it cannot be read; None without an image.
     image: str | bytes | UnreadableImage | None = None
-    kind: str = "default"
-    stored_prompt: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "default"  # kind of question, for statistics of the gate
+    stored_prompt: str | None = None  # prompt in the predictions file, where it differs from `prompt`
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of its line in the predictions file
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer of a model.
+    """One answer of a model."""
 
-    Args:
-        id: Id of the question.
-        text: The answer.
-        prompt: Stored prompt, empty if there is none.
-        line: Line of the predictions file; 0 where a file has no lines.
-        extra: Further values that the scorer reads, such as a judge's rating.
-    """
-
-    id: Id
-    text: str
-    prompt: str = ""
-    line: int = 0
+    id: Id  # id of the question
+    text: str  # the answer
+    prompt: str = ""  # stored prompt, empty if there is none
+    line: int = 0  # line of the predictions file; 0 where a file has no lines
+    # Further values that the scorer reads, such as a judge's rating.
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of one file.
+    """The predictions of one file."""
 
-    Args:
-        source: Name for error messages.
-        rows: Predictions in the order of the file.
-        submission: Whether the file has a server's format, whose texts are scored as they are.
-    """
-
-    source: str
-    rows: Sequence[Prediction]
-    submission: bool = False
+    source: str  # name for error messages
+    rows: Sequence[Prediction]  # predictions in the order of the file
+    submission: bool = False  # whether the file has a server's format, whose texts are scored as they are
 
 
 @dataclass(frozen=True)
 class Target:
-    """The ground truth of one sample.
+    """The ground truth of one sample."""
 
-    Args:
-        id: Id of the sample.
-        label: The correct answer, or the most frequent answer of several people.
-        groups: The sample's value, or values, in each category of sub-scores.
-        aggregation_group: As in `SampleScore`.
-        answers: The answers of several people.
-        data: What else the scorer of the benchmark needs.
-    """
-
-    id: Id
-    label: Any = None
+    id: Id  # id of the sample
+    label: Any = None  # the correct answer, or the most frequent answer of several people
+    # The sample's value, or values, in each category of sub-scores.
     groups: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    aggregation_group: str | None = "all"
-    answers: tuple[str, ...] = ()
-    data: Any = None
+    aggregation_group: str | None = "all"  # as in `SampleScore`
+    answers: tuple[str, ...] = ()  # the answers of several people
+    data: Any = None  # what else the scorer of the benchmark needs
 
 
 @dataclass(frozen=True)
@@ -99,20 +70,11 @@ class MatchCounts:
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a predictions file by one protocol.
+    """The score of a predictions file by one protocol."""
 
-    Args:
-        value: Primary metric in the unit of the paper's tables, not rounded.
-        formatted: Primary metric as the official scorer prints it.
-        samples: One per sample.
-        count: How predictions and labels fit.
-        details: What the official scorer reports, under its own names.
-        notes: Remarks for the reader, such as where the official scorer would have stopped.
-    """
-
-    value: float
-    formatted: str
-    samples: Sequence[SampleScore]
-    count: MatchCounts
-    details: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
+    value: float  # primary metric in the unit of the paper's tables, not rounded
+    formatted: str  # primary metric as the official scorer prints it
+    samples: Sequence[SampleScore]  # one per sample
+    count: MatchCounts  # how predictions and labels fit
+    details: Mapping[str, Any]  # what the official scorer reports, under its own names
+    notes: tuple[str, ...] = ()  # remarks for the reader, such as where the official scorer would have stopped

@@ -25,28 +25,17 @@ _PREFETCHED_BATCHES = 2  # batches whose images are decoded while the model gene
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How text is generated; names and meanings as in `transformers.GenerationConfig` where they exist there.
-
-    Attributes:
-        max_new_tokens: Maximum length of an answer.
-        alignment: Alignment setting; the model's own by default.
-        temperature: Sampling temperature; 0 means greedy decoding.
-        top_p, top_k: Restrict sampling; the model's own by default.
-        num_beams: Number of beams.
-        stop_token_ids: Further tokens that end an answer.
-        stop_strings: An answer ends before the first of these.
-        return_gate_weights: Also return gate weights and image-text similarities.
-    """
+    """How text is generated; names and meanings as in `transformers.GenerationConfig` where they exist there."""
 
     max_new_tokens: int = 64
-    alignment: Any = None
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
+    alignment: Any = None  # alignment setting; the model's own by default
+    temperature: float = 0.0  # sampling temperature; 0 means greedy decoding
+    top_p: float | None = None  # restricts sampling; the model's own by default
+    top_k: int | None = None  # restricts sampling; the model's own by default
     num_beams: int = 1
-    stop_token_ids: tuple[int, ...] = ()
-    stop_strings: tuple[str, ...] = ()
-    return_gate_weights: bool = False
+    stop_token_ids: tuple[int, ...] = ()  # further tokens that end an answer
+    stop_strings: tuple[str, ...] = ()  # an answer ends before the first of these
+    return_gate_weights: bool = False  # also return gate weights and image-text similarities
 
     def sampling_options(self) -> dict[str, Any]:
         """Return the arguments of `generate` that choose tokens."""
@@ -60,19 +49,12 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """The generated answer to one prompt.
+    """The generated answer to one prompt."""
 
-    Attributes:
-        text: Stripped; empty if an image cannot be read.
-        gate_weights: (N - 1), if requested and the prompt has an image.
-        image_text_similarity: (P), in the same case.
-        error: Why an image cannot be read.
-    """
-
-    text: str
-    gate_weights: list[float] | None = None
-    image_text_similarity: list[float] | None = None
-    error: str | None = None
+    text: str  # stripped; empty if an image cannot be read
+    gate_weights: list[float] | None = None  # (N - 1), if requested and the prompt has an image
+    image_text_similarity: list[float] | None = None  # (P), in the same case
+    error: str | None = None  # why an image cannot be read
 
 
 class GeneratedTokens(NamedTuple):
@@ -85,14 +67,9 @@ class GeneratedTokens(NamedTuple):
 
 
 def plan_batches(prompts: Sequence[str], groups: Sequence[Any], size: int) -> list[list[int]]:
-    """Return the indices of prompts in batches of one group each, the longest prompts first.
+    """Return the indices of prompts in batches of at most `size`, each of one group, in the order of the sorted groups.
 
-    So a batch that does not fit into memory fails at the start of its group.
-
-    Args:
-        prompts: Texts of the prompts.
-        groups: The group of each prompt; batches are in the order of the sorted groups.
-        size: Prompts per batch.
+    The longest prompts of a group come first, so that a batch that does not fit into memory fails at the start.
     """
     batches = []
     for group in sorted(set(groups)):
@@ -110,14 +87,7 @@ def generate_all(
     *,
     batch_size: int = 64,
 ) -> Iterator[Completion]:
-    """Yield the completion of each prompt, in order; the batch size does not change the text.
-
-    Args:
-        model: In evaluation mode.
-        processor: Processor of the model.
-        prompts: Prompts with and without images, in any order.
-        settings: How text is generated.
-        batch_size: Prompts per batch.
+    """Yield the completion of each prompt, with and without images, in order; the batch size does not change the text.
 
     Raises:
         BadImage: An image cannot be read.
@@ -140,7 +110,7 @@ def generate_batches(
     """Yield the completions of each batch, in order, while the images of later batches are decoded in threads.
 
     Args:
-        batches: Consumed only as far as needed; see `generate_all` for the other arguments.
+        batches: Consumed only as far as needed.
 
     Raises:
         ValueError: A batch does not fit into memory.

@@ -57,14 +57,7 @@ def build_prompt(
     placeholders: bool = True,
     template: str | None = None,
 ) -> Prompt:
-    """Render one question in the model's chat template.
-
-    Args:
-        processor: Processor of the model.
-        text: The question; see `build_user_turn` for the position of the images.
-        images: Images of the question.
-        placeholders: As in `build_user_turn`.
-        template: Jinja text instead of the processor's own template.
+    """Render one question in the model's chat template, or in `template`, a Jinja text; see also `build_user_turn`.
 
     Raises:
         ValueError: `text` contains a reserved token or character.

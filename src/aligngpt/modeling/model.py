@@ -41,19 +41,12 @@ from aligngpt.modeling.settings import needs_gate
 
 
 class AlignmentOutput(NamedTuple):
-    """The alignment embeddings of a batch and how they were computed.
+    """The alignment embeddings of a batch and how they were computed; without a gate if the setting needs none."""
 
-    Attributes:
-        embedding: (S, H), H_align of each sample (Eq. 3).
-        weights: (S, N), the weights over the table.
-        gate_weights: (S, N - 1), Eq. 2; `None` if the setting needs no gate.
-        image_text_similarity: (S, P), the input of the gate; `None` if the setting needs no gate.
-    """
-
-    embedding: Tensor
-    weights: Tensor
-    gate_weights: Tensor | None
-    image_text_similarity: Tensor | None
+    embedding: Tensor  # (S, H), H_align of each sample (Eq. 3)
+    weights: Tensor  # (S, N), the weights over the table
+    gate_weights: Tensor | None  # (S, N - 1), Eq. 2
+    image_text_similarity: Tensor | None  # (S, P), the input of the gate
 
 
 @dataclass

@@ -77,11 +77,9 @@ class TextEncoder:
         self._plain.encode_special_tokens = True
 
     def escape(self, words: str, *, keep_images: bool = False) -> str:
-        """Mark text of a user or assistant that spells a special token, so that it is encoded as text.
+        """Mark words of a turn that spell a special token, so that they are encoded as text.
 
-        Args:
-            words: Text of a turn.
-            keep_images: Whether `<image>` is an image.
+        With `keep_images`, `<image>` is an image.
         """
 
         def mark(match: re.Match[str]) -> str:
