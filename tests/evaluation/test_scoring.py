@@ -135,7 +135,7 @@ def test_match_counts() -> None:
     rows = [Prediction(1, "a"), Prediction("1", "b"), Prediction("x", "c"), Prediction(3, "d")]
     found, count = match_predictions([1, 2, "x"], Predictions("file", rows))
     assert {name: row.text for name, row in found.items()} == {"1": "b", "x": "c"}
-    assert (count.missing, count.extra, count.duplicate) == (1, 1, 1)
+    assert (count.n_missing, count.n_extra, count.n_duplicates) == (1, 1, 1)
     with pytest.raises(ValueError, match=r"file: none of its 4 predictions .* begin with 1, those .* with '7'"):
         match_predictions([7], Predictions("file", rows))
 
