@@ -125,7 +125,7 @@ def test_another_setting_is_refused_in_one_line(folder: Path, tmp_path: Path) ->
     assert invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path, "--limit", 2)).exit_code == 0
     done = invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path, "--limit", 3))
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
-    assert "its limit is 2, not 3; choose another --output" in done.stderr
+    assert "limit is 2 there, 3 requested; choose another --output" in done.stderr
 
 
 def test_an_unknown_benchmark(folder: Path, tmp_path: Path) -> None:

@@ -358,7 +358,7 @@ def test_inputs_and_other_outputs_are_not_replaced(tmp_path: Path) -> None:
             filter_source(source, scores, path, FilterConfig())
     (tmp_path / "out").mkdir()
     filter_source(source, scores, tmp_path / "out", FilterConfig())
-    with pytest.raises(ValueError, match=r"belongs to another run: its filters\.min_score is null, not 0\.4"):
+    with pytest.raises(ValueError, match=r"belongs to another run: filters\.min_score is null there, 0\.4 requested"):
         filter_source(source, scores, tmp_path / "out", FilterConfig(min_score=0.4))
     assert len(ids(tmp_path / "out")) == 12
 

@@ -233,9 +233,9 @@ def test_a_score_is_made_when_the_labels_come(folder: Path, data: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alignment": 3}, 'its alignment is "adaptive", not 3; choose another --output'),
-        ({"limit": 5}, "its limit is null, not 5; choose another --output"),
-        ({"dtype": "bfloat16"}, 'its dtype is "float32", not "bfloat16"'),
+        ({"alignment": 3}, 'alignment is "adaptive" there, 3 requested; choose another --output'),
+        ({"limit": 5}, "limit is null there, 5 requested; choose another --output"),
+        ({"dtype": "bfloat16"}, 'dtype is "float32" there, "bfloat16" requested'),
     ],
 )
 def test_another_setting_is_refused(changes: dict[str, Any], message: str, folder: Path) -> None:
@@ -250,13 +250,13 @@ def test_other_data_another_template_and_another_model_are_refused(folder: Path,
     run(folder / "model", data, tmp_path / "out", "pope", limit=2)
     questions = data / "pope/llava_pope_test.jsonl"
     questions.write_text(questions.read_text().replace("Is there", "Do you see", 1))
-    with pytest.raises(ValueError, match=r'its data_hash is "\w{64}", not "\w{64}"'):
+    with pytest.raises(ValueError, match=r'data_hash is "\w{8}" there, "\w{8}" requested'):
         run(folder / "model", data, tmp_path / "out", "pope", limit=2)
     other = Path(shutil.copytree(folder / "model", tmp_path / "other"))
     template = other / "chat_template.jinja"
     template.write_text(template.read_text().replace("USER", "Q"))
     (tmp_path / "out" / "results.json").unlink()
-    with pytest.raises(ValueError, match=r"its model_hash is .* its template_hash is"):
+    with pytest.raises(ValueError, match=r"model_hash is .* template_hash is"):
         run(other, data, tmp_path / "out", "pope", limit=2)
     with pytest.raises(ValueError, match=r"holds results of another model \(model\)"):
         run(other, folder / "data", folder / "whole", "pope")

@@ -139,7 +139,7 @@ def test_another_image_is_refused(folder: Path, data: Path, tmp_path: Path) -> N
 
 def test_another_limit_is_named_before_the_answers_are_read(folder: Path, tmp_path: Path) -> None:
     run(folder / "model", folder / "data", tmp_path, "pope", shard=(1, 1))
-    with pytest.raises(ValueError, match="its limit is null, not 2"):
+    with pytest.raises(ValueError, match="limit is null there, 2 requested"):
         run(folder / "model", folder / "data", tmp_path, "pope", limit=2)
 
 

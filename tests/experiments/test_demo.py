@@ -65,7 +65,9 @@ def test_another_config_in_the_folder_is_refused(started: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_demo(DEMO_PRESETS["synthetic-smoke"], started)
     stage = replace(DEMO_PRESETS["synthetic-smoke"].pretrain, learning_rate=1e-5)
-    with pytest.raises(ValueError, match=r"belongs to another run: its config\.pairs is 96, not 97; .*learning_rate"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another run: config\.pairs is 96 there, 97 requested; .*learning_rate"
+    ):
         run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97, pretrain=stage), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 96
 

@@ -125,7 +125,7 @@ def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_existing_dataset_is_kept_and_other_settings_are_refused(data: Path) -> None:
     before = files(data)
     assert sizes_of(generate_dataset(data, **SIZES)) == SIZES
-    with pytest.raises(ValueError, match=r"belongs to another run: its seed is 5, not 7"):
+    with pytest.raises(ValueError, match=r"belongs to another run: seed is 5 there, 7 requested"):
         generate_dataset(data, **SIZES | {"seed": 7})
     assert files(data) == before
 

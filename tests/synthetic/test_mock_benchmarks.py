@@ -185,7 +185,7 @@ def test_existing_files_are_kept_or_refused(folder: Path, tmp_path: Path) -> Non
     before = file.stat().st_mtime_ns
     write_mock_benchmarks(folder, questions=12)
     assert file.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="belongs to another run: its questions is 12, not 20"):
+    with pytest.raises(ValueError, match="belongs to another run: questions is 12 there, 20 requested"):
         write_mock_benchmarks(folder, questions=20)
     (tmp_path / "x").write_text("mine")
     with pytest.raises(ValueError, match=r"exists and has no dataset_info\.json"):

@@ -362,18 +362,20 @@ def test_the_same_bases_elsewhere_make_the_same_run(world: World, stage1: Path, 
 
 @pytest.mark.usefixtures("no_training")
 def test_another_run_in_the_folder_is_refused(world: World, stage1: Path, stage2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"its config\.learning_rate is 0\.002, not 0\.0001; choose another --output"):
+    with pytest.raises(
+        ValueError, match=r"config\.learning_rate is 0\.002 there, 0\.0001 requested; choose another --output"
+    ):
         pretrain(stage1_config(learning_rate=1e-4), **world.stage1_inputs, output=stage1)
-    with pytest.raises(ValueError, match=r"its config\.seed is 0, not 3"):
+    with pytest.raises(ValueError, match=r"config\.seed is 0 there, 3 requested"):
         finetune(stage2_config(seed=3), **world.stage2_inputs, stage1=stage1, output=stage2)
 
     def caption(records: list[dict[str, Any]]) -> None:
         records[0]["conversations"][1]["value"] = "another caption"
 
     changed = world.rewrite("pairs.json", tmp_path / "pairs.json", caption)
-    with pytest.raises(ValueError, match=r"its inputs\.data\.size is \d+, not \d+; its inputs\.data\.modified is"):
+    with pytest.raises(ValueError, match=r"inputs\.data\.size is \d+ there, \d+ requested; inputs\.data\.modified is"):
         pretrain(stage1_config(), **world.stage1_inputs | {"data": changed}, output=stage1)
-    with pytest.raises(ValueError, match=r'its stage is "pretrain", not "finetune"; .*more fields differ'):
+    with pytest.raises(ValueError, match=r'stage is "pretrain" there, "finetune" requested; .*more fields differ'):
         finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aligngpt.utils.io import read_json, write_json
-from aligngpt.utils.output_dir import OutputDir, exclusive_lock, shared_lock
+from aligngpt.utils.output_dir import OutputDir, describe_differences, exclusive_lock, shared_lock
 
 IDENTITY = {"config": {"learning_rate": 0.001, "seed": 0}, "data": "pairs.json"}
 
@@ -31,10 +31,32 @@ def test_a_run_starts_resumes_and_is_done(tmp_path: Path) -> None:
 
 def test_another_run_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
     make(tmp_path).start()
-    with pytest.raises(ValueError, match=r"its config.learning_rate is 0.001, not 0.1; choose another --output"):
+    with pytest.raises(
+        ValueError, match=r"config.learning_rate is 0.001 there, 0.1 requested; choose another --output"
+    ):
         make(tmp_path, learning_rate=0.1).start()
-    with pytest.raises(ValueError, match=r"its config.seed is 0, not 1"):
+    with pytest.raises(ValueError, match=r"config.seed is 0 there, 1 requested"):
         _ = make(tmp_path, seed=1).done
+
+
+def test_differences_shorten_hashes_and_summarize_inputs() -> None:
+    left, right = "0a" * 32, "1b" * 32
+    assert describe_differences({"data_hash": left}, {"data_hash": right}) == (
+        'data_hash is "0a0a0a0a" there, "1b1b1b1b" requested'
+    )
+    assert "12345678901234567 there" in describe_differences({"modified": 12345678901234567}, {"modified": 0})
+    files = {name: left for name in "abcd"}
+    existing = {"seed": 0, "inputs": {"language_model": files, "limit": 2}}
+    expected = {"seed": 1, "inputs": {"language_model": dict.fromkeys(files, right), "limit": 3}}
+    assert describe_differences(existing, expected) == (
+        "seed is 0 there, 1 requested; language_model differs; inputs.limit is 2 there, 3 requested"
+    )
+
+
+def test_a_run_with_nothing_complete_can_be_reset(tmp_path: Path) -> None:
+    make(tmp_path).start()
+    make(tmp_path, seed=1).start(reset=True)
+    assert read_json(make(tmp_path).run_file)["config"]["seed"] == 1
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from aligngpt.curation.artifacts import LevelsSummary, ScoreManifest
 from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, StepCosts, Summary
 from aligngpt.experiments.configs import DemoConfig
@@ -18,7 +19,7 @@ from aligngpt.synthetic.artifacts import DatasetInfo
 from aligngpt.training.artifacts import TrainResult
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig
 from aligngpt.utils.config import CONFIG_FILE, write_yaml
-from aligngpt.utils.io import versions, write_json
+from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import OutputDir
 
 _START_SECONDS = 6.0  # start of a command and loading of a small model
@@ -37,14 +38,13 @@ def run_demo(config: DemoConfig, output: str | Path) -> Summary:
         ValueError: The folder belongs to a run with another config, or another process holds it.
         StepFailed: A step failed; the message has its error and names its log.
     """
-    identity = {"config": asdict(config)}
-    directory = OutputDir(output, identity, result_file=Summary.FILE)
+    directory = OutputDir(output, {"config": asdict(config)}, result_file=Summary.FILE)
     folder = directory.path
     with directory.lock():
-        if directory.run_file.is_file() and not any(cost.done for cost in read_costs(folder).values()):
-            write_json(directory.run_file, {**identity, "versions": versions()})  # nothing depends on the old config
+        reset = not any(cost.done for cost in read_costs(folder).values())  # nothing depends on the config yet
+        directory.start(reset=reset, versions=versions())
+        if reset:
             (folder / StepCosts.FILE).unlink(missing_ok=True)
-        directory.start(versions=versions())
         write_yaml(folder / CONFIG_FILE, config)
         costs = run_steps(plan_steps(config, folder), folder, threads=config.threads)
 
@@ -80,11 +80,11 @@ def plan_steps(config: DemoConfig, folder: Path) -> list[Step]:
         Step(
             "score",
             _build_command("score", **pairs, scorer="synthetic-clip", output=scores, batch_size=256),
-            scores / "manifest.json",
+            scores / ScoreManifest.FILE,
             after=("generate",),
             expected_seconds=_expect("scored pair", config.pairs),
         ),
-        Step("level", _build_command("level", **binning), levels / "levels.json", after=("score",)),
+        Step("level", _build_command("level", **binning), levels / LevelsSummary.FILE, after=("score",)),
         *_plan_variant(config, folder, "none"),
         *_plan_variant(config, folder, "adaptive"),
         Step(

@@ -61,5 +61,5 @@ class BackbonesInfo(Artifact):
     WRITTEN_BY: ClassVar[str] = "aligngpt synthetic backbones"
 
     config: dict[str, Any] = Field(description="The resolved `BackboneTrainingConfig`.")
-    seconds: int | None = Field(description="Training time; null if an interrupted run had trained both models.")
+    seconds: int | None = Field(description="Training time; null until both models are trained.")
     versions: dict[str, str] = Field(description="Versions of Python and the packages.")

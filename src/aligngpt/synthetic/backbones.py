@@ -42,7 +42,7 @@ from aligngpt.synthetic.scenes import (
     sample_scene,
 )
 from aligngpt.utils.io import atomic_path, versions
-from aligngpt.utils.output_dir import describe_differences
+from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.processes import exit_with_parent
 from aligngpt.utils.progress import INTERVAL, INTERVAL_VARIABLE, progress
 
@@ -60,26 +60,23 @@ def train_backbones(config: BackboneTrainingConfig, output: str | Path) -> Backb
         output: Folder for `clip/`, `llm/` and `backbones.json`.
 
     Raises:
-        ValueError: The folder's models were trained with another config.
+        ValueError: The folder's models were trained with another config, or another process holds it.
     """
-    folder = Path(output)
-    if (folder / BackbonesInfo.FILE).is_file():
-        differences = describe_differences(BackbonesInfo.read(folder).config, asdict(config))
-        if differences:
-            raise ValueError(
-                f"{folder} holds other models: {differences}; choose another --output or delete this folder"
-            )
+    info = BackbonesInfo(config=asdict(config), seconds=None, versions=versions())
+    run = OutputDir(output, {"config": info.config}, run_file=info.FILE, result_file=info.FILE)
     started = time.monotonic()
     trainers = {"clip": train_clip, "llm": train_language_model}
-    missing = [name for name in trainers if not (folder / name / "config.json").is_file()]
+    missing = [name for name in trainers if not (run.path / name / "config.json").is_file()]
+    if run.done and not missing:
+        return BackbonesInfo.read(run.path)
     context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, len(missing)), context, initializer=_start_worker) as pool:
-        for future in [pool.submit(_train_folder, trainers[name], config, folder / name) for name in missing]:
+    with run.lock(), ProcessPoolExecutor(max(1, len(missing)), context, initializer=_start_worker) as pool:
+        run.start(**info.model_dump(exclude={"config"}))
+        for future in [pool.submit(_train_folder, trainers[name], config, run.path / name) for name in missing]:
             future.result()
-    if missing or not (folder / BackbonesInfo.FILE).is_file():
-        seconds = round(time.monotonic() - started) if missing else None
-        BackbonesInfo(config=asdict(config), seconds=seconds, versions=versions()).write(folder)
-    return BackbonesInfo.read(folder)
+        info = info.model_copy(update={"seconds": round(time.monotonic() - started)})
+        info.write(run.path)
+    return info
 
 
 def _start_worker() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from aligngpt.utils.io import read_json, write_json
 RUN_FILE = "run_config.json"
 _LOCK = ".lock"
 _PROBE_SECONDS = 2.0
+_MAX_DETAILED = 3  # differing fields, beyond which the parts of an input are summarized
 _MAX_LISTED = 4  # differing fields that an error lists
 _MAX_SHOWN = 80  # characters of a value that an error shows
 
@@ -78,17 +80,19 @@ class OutputDir:
                 f"{self.path} exists and has no {self.run_file.name}; choose another --output or an empty folder"
             )
 
-    def start(self, **extra: Any) -> None:
+    def start(self, *, reset: bool = False, **extra: Any) -> None:
         """Start the run, or resume it where the folder belongs to it.
 
         Args:
+            reset: Start a run over, whatever its identity: nothing of it is complete.
             extra: Further fields of the run file, such as `versions`, that two runs need not share.
 
         Raises:
             ValueError: As `check`.
         """
-        self.check()
-        if not self.run_file.is_file():
+        if not (reset and self.run_file.is_file()):
+            self.check()
+        if reset or not self.run_file.is_file():
             write_json(self.run_file, {**self.identity, **extra})
 
 
@@ -102,13 +106,18 @@ def is_empty(folder: Path) -> bool:
 def describe_differences(existing: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Write the fields of `expected` whose value differs in `existing`; empty if there are none, the first few only.
 
-    Fields have dotted names: `its config.learning_rate is 0.001, not 0.002; ...`. Items of lists of equal length are
-    compared one by one and named by their index.
+    Fields have dotted names: `config.learning_rate is 0.001 there, 0.002 requested; ...`. Items of lists of equal
+    length are compared and named by their index. If many fields differ, the parts of an input are summarized.
     """
-    differences = list(_compare(existing, expected).items())
-    parts = [f"its {name} is {_shorten(left)}, not {_shorten(right)}" for name, (left, right) in differences]
+    parts = {}
+    differences = _compare(existing, expected)
+    for name, (left, right) in differences.items():
+        part = re.match(r"inputs\.(\w+)\.", name) if len(differences) > _MAX_DETAILED else None
+        parts[part[0] if part else name] = (
+            f"{part[1]} differs" if part else f"{name} is {_shorten(left)} there, {_shorten(right)} requested"
+        )
     more = [f"{len(parts) - _MAX_LISTED} more fields differ"] if len(parts) > _MAX_LISTED else []
-    return "; ".join(parts[:_MAX_LISTED] + more)
+    return "; ".join([*parts.values()][:_MAX_LISTED] + more)
 
 
 def _compare(existing: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -125,7 +134,7 @@ def _compare(existing: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
 
 
 def _shorten(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"\b(?=\d*[a-f])([0-9a-f]{8})[0-9a-f]{8,}\b", r"\1", json.dumps(value, ensure_ascii=False))  # hashes
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 

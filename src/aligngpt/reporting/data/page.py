@@ -397,7 +397,7 @@ def _provenance(facts: DataFacts) -> Section:
         "Provenance of the scores",
         "Manifest of the scores and versions of the software that computed them.",
         content={
-            "files": {"manifest.json": "\n".join(map(printable, lines))},
+            "files": {ScoreManifest.FILE: "\n".join(map(printable, lines))},
             "versions": facts.manifest.versions,
         },
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from aligngpt.curation.artifacts import ScoreManifest
 from aligngpt.curation.levels import LEVELS_PARQUET, read_levels
 from aligngpt.evaluation.artifacts import EvalResults
 from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, Summary
@@ -65,7 +66,7 @@ def load_run(folder: Path) -> Run:
 
 def has_scores(folder: Path) -> bool:
     """Return whether the pairs of a run are scored."""
-    return (folder / "scores" / "manifest.json").is_file()
+    return (folder / "scores" / ScoreManifest.FILE).is_file()
 
 
 def _count_kinds(folder: Path) -> Counter[tuple[int, str]]:
