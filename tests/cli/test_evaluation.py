@@ -125,8 +125,8 @@ def test_files_of_the_same_name_are_called_by_their_folders(folder: Path) -> Non
     files = [folder / name / "gqa" / "score.json" for name in ("one", "two")]
     assert invoke("eval", "compare", *files, "--output", folder / "page.html").exit_code == 0
     assert "one against two" in (folder / "page.html").read_text(encoding="utf-8")
-    assert invoke("eval", "compare", files[0], files[0], "--output", folder / "page.html").exit_code == 0
-    assert "score (1) against score (2)" in (folder / "page.html").read_text(encoding="utf-8")
+    same = invoke("eval", "compare", files[0], files[0].parent / ".." / "gqa" / "score.json")
+    assert same.exit_code == 2 and "model and baseline are the same; pass two different paths" in same.stderr
 
 
 @pytest.fixture

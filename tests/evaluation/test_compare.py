@@ -156,7 +156,7 @@ def test_two_judges_are_named(pope: tuple[Path, Path, Path], tmp_path: Path) -> 
     first, second = (read_scored_model(tmp_path / one.stem / "score.json") for one in files)
     result = compare_models(first, second)
     assert (result.model.judge, result.baseline.judge) == ("gpt-4-0613", "llama")
-    assert result.notes == ["rated by different judges, gpt-4-0613 and llama: part of the difference may be theirs"]
+    assert result.notes == ["scored by different judges, gpt-4-0613 and llama: part of the difference may be theirs"]
     assert compare_models(first, first).notes == [] == compare_models(replace(first, judge=None), second).notes
 
 

@@ -71,7 +71,7 @@ def test_line_numbers_include_blank_lines(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"a" 2}\n{"a": 3}\n', "a.jsonl:2: broken JSON: Expecting ':' delimiter at column 6"),
         (b'{"a": 1}\n\xff\xfe\n', "a.jsonl:2: not UTF-8 text"),
         (b"PK\x03\x04\n", "a.jsonl:1: broken JSON"),
-        (b'{"a": 1}\n[2]\n', "a.jsonl:2: expected an object, got an array"),
+        (b'{"a": 1}\n[2]\n', "a.jsonl:2: expected an object, got a list"),
         (b'{"a": 1}\n3\n', "a.jsonl:2: expected an object, got a number"),
         (b'{\n  "a": 1\n}\n', "a.jsonl: expected one JSON object per line or an array of them, got one object"),
         (b'[{"a": 1},', "a.jsonl:1:11: broken JSON"),

@@ -236,7 +236,7 @@ def test_limited_questions_have_no_score(folder: Path, tmp_path: Path) -> None:
     for name in ("gqa", "pope", "vizwiz"):
         (row,) = (one for one in results["benchmarks"] if one["benchmark"] == name)
         assert (row["score"], row["submission"], row["limit"], row["failed"]) == (None, None, 3, False)
-        assert row["reasons"][0] == "not scored: --limit 3 asks the first questions only"
+        assert row["reasons"][0] == "not scored: only the first 3 questions were run"
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "answers.jsonl", "gate_stats.json", "run_config.json"
         ]  # fmt: skip

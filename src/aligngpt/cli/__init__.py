@@ -13,7 +13,7 @@ from aligngpt import __version__
 from aligngpt.cli.base import Program
 from aligngpt.cli.conversion import convert
 from aligngpt.cli.curation import filter_, level, score
-from aligngpt.cli.evaluation import evaluate
+from aligngpt.cli.evaluation import eval_group
 from aligngpt.cli.inference import chat, generate
 from aligngpt.cli.report import report
 from aligngpt.cli.synthetic import run, synthetic
@@ -43,7 +43,20 @@ def cli() -> None:
     """Score image-text pairs, train multimodal models on data of uneven quality, evaluate and use them."""
 
 
-for _command in (run, score, level, filter_, pretrain, finetune, convert, generate, chat, evaluate, report, synthetic):
+for _command in (
+    run,
+    score,
+    level,
+    filter_,
+    pretrain,
+    finetune,
+    convert,
+    generate,
+    chat,
+    eval_group,
+    report,
+    synthetic,
+):
     cli.add_command(_command)
 
 

@@ -46,7 +46,7 @@ aligngpt eval compare results-adaptive results-none --output comparison.html --d
 aligngpt eval compare adaptive.jsonl none.jsonl --benchmark pope --labels pope
 """
 JUDGE_EXAMPLE = """
-aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --output grades.json \\
+aligngpt eval judge mmvet --data playground/data/eval --answers answers.jsonl --output reviews.json \\
     --judge-url http://127.0.0.1:8000/v1 --judge-model some-model
 """
 SUBMISSION_EXAMPLE = """
@@ -72,14 +72,14 @@ protocol_option = click.option(
 
 
 @click.group("eval", cls=Group)
-def evaluate() -> None:
+def eval_group() -> None:
     """Evaluate a model on benchmarks."""
 
 
 # run -----------------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("run", cls=ConfigCommand, presets=JUDGE_PRESETS, example=RUN_EXAMPLE)
+@eval_group.command("run", cls=ConfigCommand, presets=JUDGE_PRESETS, example=RUN_EXAMPLE)
 @click.option("--tasks", metavar="NAME,...|all", required=True, help="Benchmarks; all runs those whose files exist.")
 @trained_option
 @click.option("--data", type=FOLDER, required=True, help="LLaVA's playground/data/eval, or a synthetic dataset.")
@@ -144,7 +144,7 @@ def _print_results(results: artifacts.EvalResults, output: Path, page: Path | No
 def _warn_about_images(rows: Iterable[artifacts.BenchmarkResult]) -> list[str]:
     warnings = []
     for row in rows:
-        images = [f"{one.image or one.question_id} ({one.reason})" for one in row.unreadable_images]
+        images = [f"{record.image or record.question_id} ({record.reason})" for record in row.unreadable_images]
         if images:
             more = f", and {len(images) - _MAX_NAMED} more in results.json" if len(images) > _MAX_NAMED else ""
             names = ", ".join(images[:_MAX_NAMED])
@@ -157,7 +157,7 @@ def _warn_about_images(rows: Iterable[artifacts.BenchmarkResult]) -> list[str]:
 # score ---------------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("score", example=SCORE_EXAMPLE)
+@eval_group.command("score", example=SCORE_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
 @labels_option
 @click.option("--answers", type=EXISTING, required=True, help="Predictions, or a judge's reviews of them.")
@@ -201,7 +201,9 @@ def _print_score(benchmark: Benchmark, result: artifacts.BenchmarkScore) -> None
     for category, groups in result.groups.items():
         if 1 < len(groups) <= _MAX_ROWS:
             title = category.replace("_", " ")
-            cells = [[name, one.n_samples, _digits(one.score), _interval(one.ci95)] for name, one in groups.items()]
+            cells = [
+                [name, group.n_samples, _digits(group.score), _interval(group.ci95)] for name, group in groups.items()
+            ]
             print_table(f"By {title}", (title, "samples", "score", "95% CI"), cells)
     _print_notes(result.notes)
 
@@ -222,7 +224,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 # compare -------------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("compare", example=COMPARE_EXAMPLE)
+@eval_group.command("compare", example=COMPARE_EXAMPLE)
 @click.argument("model", type=EXISTING)
 @click.argument("baseline", type=EXISTING)
 @click.option("--benchmark", type=BENCHMARK, help="Benchmark of two predictions files. [default: that of the scores]")
@@ -299,7 +301,7 @@ def _print_comparison(result: artifacts.Comparison | artifacts.SkippedComparison
 # judge ---------------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("judge", cls=ConfigCommand, presets=JUDGE_PRESETS, example=JUDGE_EXAMPLE)
+@eval_group.command("judge", cls=ConfigCommand, presets=JUDGE_PRESETS, example=JUDGE_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
 @click.option("--data", type=FOLDER, required=True, help="Folder of all benchmarks, or of this one.")
 @click.option("--answers", type=FILE, required=True, help="Predictions of a model.")
@@ -346,7 +348,7 @@ def _warn_about_replies(result: artifacts.JudgeResult) -> list[str]:
 # submission ----------------------------------------------------------------------------------------------------------
 
 
-@evaluate.command("submission", example=SUBMISSION_EXAMPLE)
+@eval_group.command("submission", example=SUBMISSION_EXAMPLE)
 @click.argument("benchmark", metavar="NAME", type=BENCHMARK)
 @click.option("--questions", type=FILE, required=True, help="Question file; for vqav2 that of the whole test.")
 @click.option("--answers", type=FILE, required=True, help="Predictions of a model.")
@@ -362,7 +364,7 @@ def submission(ctx: click.Context, benchmark: Benchmark, questions: Path, answer
     from aligngpt.evaluation.readers import read_predictions
 
     if benchmark.write_submission is None:
-        served = ", ".join(name for name, one in BENCHMARKS.items() if one.write_submission)
+        served = ", ".join(name for name, other in BENCHMARKS.items() if other.write_submission)
         raise click.UsageError(f"{benchmark.name} has no server, use aligngpt eval score; {served} have one", ctx)
     benchmark.write_submission(questions, read_predictions(answers, null_text=""), output)
     click.echo(f"Submission: {output}")

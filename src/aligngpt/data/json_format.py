@@ -113,7 +113,7 @@ def array_rows(location: str, first: Row | None = None) -> Iterator[Row]:
         ValueError: The file is not a JSON array; the message names line and column.
     """
     with open_binary(location) as file:
-        text = _Text(file, location, first)
+        text = _TextWindow(file, location, first)
         if first is None:
             if text.next() != "[":
                 text.fail("expected a JSON array of records")
@@ -131,7 +131,7 @@ def array_rows(location: str, first: Row | None = None) -> Iterator[Row]:
             text.fail("broken JSON: Extra data")
 
 
-class _Text:
+class _TextWindow:
     """A window that moves over a file's text; `offset` is the byte at its current character."""
 
     def __init__(self, file: IO[bytes], location: str, first: Row | None) -> None:

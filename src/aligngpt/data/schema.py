@@ -136,7 +136,7 @@ def check_turns(conversations: Any, num_images: int) -> tuple[Turn, ...]:
     if conversations is None:
         raise RecordError("conversations is missing")
     if not isinstance(conversations, list):
-        raise RecordError(f"conversations must be a list of turns, got {_kind(conversations)}")
+        raise RecordError(f"conversations must be a list of turns, got {json_type(conversations)}")
     if not conversations:
         raise RecordError("conversations is empty")
     turns = [_check_turn(turn, number) for number, turn in enumerate(conversations, start=1)]
@@ -158,7 +158,7 @@ def check_turns(conversations: Any, num_images: int) -> tuple[Turn, ...]:
 def check_object(record: Any) -> dict[str, Any]:
     """Return the record. Raises `RecordError` if it is not a JSON object."""
     if not isinstance(record, dict):
-        raise RecordError(f"expected an object, got {_kind(record)}")
+        raise RecordError(f"expected an object, got {json_type(record)}")
     return record
 
 
@@ -167,7 +167,7 @@ def check_id(value: Any) -> str:
     if value is None or value == "":
         raise RecordError("id is missing")
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise RecordError(f"id must be a string or an integer, got {_kind(value)}")
+        raise RecordError(f"id must be a string or an integer, got {json_type(value)}")
     return check_text(str(value), "id")
 
 
@@ -178,7 +178,7 @@ def check_image_path(image: Any) -> str:
         RecordError: It is not a string, is absolute, or leads out of the folder.
     """
     if not isinstance(image, str) or not image:
-        raise RecordError(f"image must be a path, got {_kind(image) if image != '' else 'an empty string'}")
+        raise RecordError(f"image must be a path, got {json_type(image) if image != '' else 'an empty string'}")
     if os.path.isabs(image):
         raise RecordError("image path is absolute; it must be relative to the image folder")
     if ".." in image and os.path.normpath(image).split(os.sep)[0] == os.pardir:
@@ -227,7 +227,7 @@ def check_text(text: str, description: str) -> str:
 
 def _check_turn(turn: Any, number: int) -> Turn:
     if not isinstance(turn, dict):
-        raise RecordError(f"turn {number} must be an object, got {_kind(turn)}")
+        raise RecordError(f"turn {number} must be an object, got {json_type(turn)}")
     missing = [key for key in ("from", "value") if turn.get(key) is None]
     if missing:
         raise RecordError(f"turn {number} has no {' and no '.join(missing)}")
@@ -235,7 +235,7 @@ def _check_turn(turn: Any, number: int) -> Turn:
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise RecordError(f"turn {number} has the unknown role {str(speaker)[:40]!r}; expected human or gpt")
     if not isinstance(text, str):
-        raise RecordError(f"value of turn {number} must be a string, got {_kind(text)}")
+        raise RecordError(f"value of turn {number} must be a string, got {json_type(text)}")
     if not text.strip():
         kind = "caption or answer" if _ROLES[speaker] == "assistant" else "question"
         raise RecordError(f"empty {kind} in turn {number}")
@@ -251,7 +251,7 @@ def _check_reserved(turn: Turn, number: int, has_images: bool) -> None:
         raise RecordError(f"{IMAGE_TOKEN} in turn {number}, which is an answer: move it to a question")
 
 
-def _kind(value: Any) -> str:
+def json_type(value: Any) -> str:
     """Return the JSON name of a value's type, with its article."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return kinds.get(type(value), "null" if value is None else f"a value of type {type(value).__name__}")

@@ -97,7 +97,7 @@ class BenchmarkResult(Record):
     alignment: AlignmentSetting | None = Field(default=None, description="Alignment setting of the run.")
     seconds: float | None = Field(default=None, description="Generation time, summed over the workers.")
     data_note: str | None = Field(default=None, description="Why the data are not the benchmark's own.")
-    judge: JudgeSummary | None = Field(default=None, description="The judge, if one rated the predictions.")
+    judge: JudgeSummary | None = Field(default=None, description="The judge, if the predictions were judged.")
     submission: str | None = Field(default=None, description="File for the benchmark's server.")
     unreadable_images: list[UnreadableImageRecord] = Field(default=[], description="Each of them, with the reason.")
     reasons: list[str] = Field(default=[], description="Why there is no score, or which step failed.")
@@ -180,9 +180,9 @@ class PredictionCounts(Record):
     """How predictions and labels fit."""
 
     n_predictions: int = Field(description="Lines of the predictions file.")
-    n_missing: int = Field(description="Samples without a prediction.")
-    n_extra: int = Field(description="Predictions for no question of the labels.")
-    n_duplicates: int = Field(description="Repeated predictions.")
+    n_missing: int = Field(default=0, description="Samples without a prediction.")
+    n_extra: int = Field(default=0, description="Predictions for no question of the labels.")
+    n_duplicates: int = Field(default=0, description="Repeated predictions.")
 
 
 class BenchmarkScore(Artifact):
@@ -265,7 +265,7 @@ class ComparedModel(Record):
     source: str = Field(description="The compared file.")
     score: float = Field(description="Primary metric on the shared samples.")
     n_better: int = Field(description="Samples on which it scores higher than the other model.")
-    judge: str | None = Field(description="Who rated its predictions; null without a judge.")
+    judge: str | None = Field(description="Judge that scored its predictions; null without a judge.")
 
 
 class DifferingSample(Record):

@@ -31,7 +31,7 @@ class BenchmarkFiles:
     # File that lists the questions of a submission, where it is not `questions`.
     submission_questions: str | None = None
     other_labels: tuple[str, ...] = ()  # label files to use where `labels` are missing
-    reviews: str | None = None  # a judge's reviews of the predictions, if a judge rates them
+    reviews: str | None = None  # a judge's reviews of the predictions, if a judge scores them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Benchmark:
     combine: Literal["mean", "sum"] = "mean"  # how the primary metric combines its aggregation groups
     # Writes the file that a server scores, from question file and predictions.
     write_submission: Callable[[Path, Predictions, Path], None] | None = None
-    judge: Judge | None = None  # how a language model rates the predictions, where the benchmark needs one
+    judge: Judge | None = None  # how a language model scores the predictions, where the benchmark needs one
     # As `read_labels`, without the check of images, which a run has done already.
     read_labels_for_run: Callable[[Sequence[Path]], Labels] | None = None
     # Returns the id of the sample that each question belongs to, from the questions and, where there are any, the

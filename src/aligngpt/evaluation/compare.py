@@ -25,6 +25,7 @@ from aligngpt.evaluation.metrics import paired_test, percentile_interval
 from aligngpt.evaluation.readers import find, read_predictions
 from aligngpt.evaluation.scoring import compute_metric, resample_metric, score_files
 from aligngpt.evaluation.types import Protocol, Question
+from aligngpt.utils.errors import ArgumentError
 
 _COMMON_LINES = (  # lines of prompts that are the same for every question
     "Answer ",
@@ -42,7 +43,7 @@ class ScoredModel:
     benchmark: Benchmark
     protocol: str
     samples: Sequence[SampleScore]
-    judge: str | None = None  # who rated the predictions, if a judge did
+    judge: str | None = None  # judge that scored the predictions, if any
 
 
 def read_scored_model(path: Path, name: str = "") -> ScoredModel:
@@ -64,7 +65,7 @@ def read_scored_model(path: Path, name: str = "") -> ScoredModel:
 
 
 def _read_judge(score: Path) -> str | None:
-    """Return who rated the predictions, where `eval run` recorded it next to the score."""
+    """Return the judge that scored the predictions, where `eval run` recorded it next to the score."""
     path = score.with_name(JudgeResult.FILE)
     if score.name != BenchmarkScore.FILE or not path.is_file():
         return None
@@ -83,11 +84,17 @@ def score_model(
 
 
 def distinguish_names(left: Path, right: Path) -> tuple[str, str]:
-    """Return names of two files or folders: their own or, where these are equal, those of their parents."""
-    one, other = left.resolve(), right.resolve()
-    while one.name == other.name and one != other:
-        one, other = one.parent, other.parent
-    names = [path.stem if path.is_file() else path.name for path in (one, other)]
+    """Return different names for two files or folders: their stems or, where these are equal, those of their parents.
+
+    Raises:
+        ValueError: Both are the same file or folder.
+    """
+    left, right = left.resolve(), right.resolve()
+    if left == right:
+        raise ArgumentError(f"{left}: model and baseline are the same; pass two different paths")
+    while left.name == right.name:
+        left, right = left.parent, right.parent
+    names = [path.stem if path.is_file() else path.name for path in (left, right)]
     return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (1)", f"{names[1]} (2)")
 
 
@@ -99,7 +106,7 @@ def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
     Raises:
         ValueError: The scores are of different benchmarks or protocols, or have no sample in common.
     """
-    kinds = [f"{one.benchmark.name} by the {one.protocol} protocol" for one in (model, baseline)]
+    kinds = [f"{scored.benchmark.name} by the {scored.protocol} protocol" for scored in (model, baseline)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{model.source} is scored as {kinds[0]}, {baseline.source} as {kinds[1]}; score both alike")
     pairs = _pair_samples(model.samples, baseline.samples)
@@ -109,16 +116,16 @@ def compare_models(model: ScoredModel, baseline: ScoredModel) -> Comparison:
     scores = [compute_metric(samples, benchmark) for samples in sides]
     resampled = resample_metric(sides, benchmark)
     test = paired_test(*([sample.score for sample in samples] for samples in sides))
-    judges = {own.judge: None for own in (model, baseline) if own.judge is not None}
-    note = f"rated by different judges, {' and '.join(judges)}: part of the difference may be theirs"
-    differing = [_describe(*pair) for pair in pairs if pair[0].score != pair[1].score]
+    judges = {scored.judge: None for scored in (model, baseline) if scored.judge is not None}
+    note = f"scored by different judges, {' and '.join(judges)}: part of the difference may be theirs"
+    differing = [_describe_sample(*pair) for pair in pairs if pair[0].score != pair[1].score]
     return Comparison(
         benchmark=benchmark.name,
         title=benchmark.title,
         metric=benchmark.metric,
         protocol=model.protocol,
-        model=_compared(model, scores[0], test.n_left_better),
-        baseline=_compared(baseline, scores[1], test.n_right_better),
+        model=_describe_model(model, scores[0], test.n_left_better),
+        baseline=_describe_model(baseline, scores[1], test.n_right_better),
         n_samples=len(pairs),
         n_unpaired=len(model.samples) + len(baseline.samples) - 2 * len(pairs),
         n_equal=len(pairs) - len(differing),
@@ -146,7 +153,7 @@ def compare(
         One entry per benchmark, in the order of `BENCHMARKS`.
 
     Raises:
-        ValueError: No benchmark has a score in both, or a question file is broken.
+        ValueError: Both are the same folder, no benchmark has a score in both, or a question file is broken.
     """
     folders = (Path(model), Path(baseline))
     names = [name for name in BENCHMARKS if all((folder / name / BenchmarkScore.FILE).is_file() for folder in folders)]
@@ -158,8 +165,8 @@ def compare(
     results: list[Comparison | SkippedComparison] = []
     for name in names:
         scored = [
-            read_scored_model(folder / name / BenchmarkScore.FILE, own)
-            for folder, own in zip(folders, models, strict=True)
+            read_scored_model(folder / name / BenchmarkScore.FILE, title)
+            for folder, title in zip(folders, models, strict=True)
         ]
         try:
             comparison = compare_models(*scored)
@@ -171,7 +178,7 @@ def compare(
     return results
 
 
-def _compared(model: ScoredModel, score: float, n_better: int) -> ComparedModel:
+def _describe_model(model: ScoredModel, score: float, n_better: int) -> ComparedModel:
     return ComparedModel(name=model.name, source=model.source, score=score, n_better=n_better, judge=model.judge)
 
 
@@ -183,7 +190,7 @@ def _pair_samples(left: Sequence[SampleScore], right: Sequence[SampleScore]) -> 
     return [(sample, partners[str(sample.id)].popleft()) for sample in left if partners[str(sample.id)]]
 
 
-def _describe(left: SampleScore, right: SampleScore) -> DifferingSample:
+def _describe_sample(left: SampleScore, right: SampleScore) -> DifferingSample:
     texts = [[part.text for part in sample.parts] if sample.parts else sample.text for sample in (left, right)]
     label = [part.label for part in left.parts] if left.parts else left.label
     return DifferingSample(id=left.id, label=label, scores=(left.score, right.score), texts=(texts[0], texts[1]))
@@ -199,7 +206,7 @@ def add_examples(
 
     Args:
         data: Folder of the benchmark files; without it the examples have no question and no image.
-        answers: Predictions files of both models, for benchmarks that a judge rates.
+        answers: Predictions files of both models, for benchmarks that a judge scores.
         num_examples: Maximum number of examples.
 
     Raises:
@@ -213,12 +220,12 @@ def add_examples(
     predicted = [_read_texts(benchmark, file, questions) for file in answers] or [{}, {}]
     examples = []
     for sample in _choose(comparison.differing, num_examples):
-        own = questions.get(str(sample.id), [])
+        asked = questions.get(str(sample.id), [])
         left, right = (texts.get(str(sample.id), text) for texts, text in zip(predicted, sample.texts, strict=True))
         changes = {
             "texts": (left, right),
-            "question": "\n".join(map(_shorten_prompt, own)) or None,
-            "image": _find_image(own[0], benchmark, data) if own and data else None,
+            "question": "\n".join(map(_shorten_prompt, asked)) or None,
+            "image": _find_image(asked[0], benchmark, data) if asked and data else None,
         }
         examples.append(sample.model_copy(update=changes))
     return comparison.model_copy(update={"examples": examples, "examples_note": note})
@@ -240,11 +247,11 @@ def _read_by_sample(benchmark: Benchmark, path: Path, data: Path) -> dict[str, l
 
 
 def _read_texts(benchmark: Benchmark, path: Path, questions: Mapping[str, Sequence[Question]]) -> dict[str, str]:
-    """Return the predictions that a judge rated, by sample; the scores of other benchmarks have them already."""
+    """Return the predictions that a judge scored, by sample; the scores of other benchmarks have them already."""
     if benchmark.judge is None or not path.is_file():
         return {}
     texts = {str(row.id): row.text for row in read_predictions(path).rows}
-    return {sample: texts[str(own[0].id)] for sample, own in questions.items() if str(own[0].id) in texts}
+    return {sample: texts[str(asked[0].id)] for sample, asked in questions.items() if str(asked[0].id) in texts}
 
 
 def _shorten_prompt(question: Question) -> str:

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import Id, PredictionCounts, SampleScore
 from aligngpt.evaluation.metrics import mean
-from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Target
+from aligngpt.evaluation.types import Prediction, Predictions, Target
 
 Compare = Callable[[Target, str | None], tuple[Any, float]]
 
 
 def score_targets(
     targets: Sequence[Target], predictions: Predictions, compare: Compare
-) -> tuple[list[SampleScore], MatchCounts]:
+) -> tuple[list[SampleScore], PredictionCounts]:
     """Score the last prediction of every target.
 
     Args:
@@ -35,7 +35,7 @@ def score_target(target: Target, prediction: Prediction | None, compare: Compare
     return SampleScore(target.id, score, text, parsed, target.label, target.groups, target.aggregation_group)
 
 
-def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict[str, Prediction], MatchCounts]:
+def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict[str, Prediction], PredictionCounts]:
     """Return the last prediction for each question, by the question's id as text, and how both fit.
 
     Raises:
@@ -44,14 +44,18 @@ def match_predictions(ids: Iterable[Id], predictions: Predictions) -> tuple[dict
     expected = dict.fromkeys(map(str, ids))
     rows = [row for row in predictions.rows if str(row.id) in expected]
     if not rows and expected:
-        own, other = (next(iter(names), None) for names in ([row.id for row in predictions.rows], expected))
+        predicted_id, label_id = (next(iter(names), None) for names in ([row.id for row in predictions.rows], expected))
         raise ValueError(
             f"{predictions.source}: none of its {len(predictions.rows)} predictions is for a question of the labels "
-            f"(its ids begin with {own!r}, those of the labels with {other!r}); check the split and the benchmark"
+            f"(its ids begin with {predicted_id!r}, those of the labels with {label_id!r}); check split and benchmark"
         )
     matches = {str(row.id): row for row in rows}
-    extra = len(predictions.rows) - len(rows)
-    return matches, MatchCounts(len(expected) - len(matches), extra, len(rows) - len(matches))
+    return matches, PredictionCounts(
+        n_predictions=len(predictions.rows),
+        n_missing=len(expected) - len(matches),
+        n_extra=len(predictions.rows) - len(rows),
+        n_duplicates=len(rows) - len(matches),
+    )
 
 
 def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, list[SampleScore]]:
@@ -64,11 +68,11 @@ def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, li
     return groups
 
 
-def missing_note(count: MatchCounts, official_behavior: str) -> tuple[str, ...]:
+def missing_note(counts: PredictionCounts, official_behavior: str) -> tuple[str, ...]:
     """Return a note about missing predictions and what the official scorer does with them; nothing if none is."""
-    if not count.n_missing:
+    if not counts.n_missing:
         return ()
-    return (f"missing predictions, counted as wrong: {count.n_missing}; {official_behavior}",)
+    return (f"missing predictions, counted as wrong: {counts.n_missing}; {official_behavior}",)
 
 
 def count_duplicates(ids: Iterable[Id]) -> int:

@@ -1,4 +1,4 @@
-"""Generate the predictions of a run in this process or in several, each with a model of its own."""
+"""Generate the predictions of a run in this process or in several, each of which loads the model."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def plan_work(states: Sequence[TaskState], settings: EvalSettings, rank: int = 0
     shard, num_shards = settings.shard or (1, 1)
     plan = []
     for state in states:
-        own = state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards][rank::num_workers]
-        batches = [missing for batch in own if (missing := [index for index in batch if index in state.pending])]
+        assigned = state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards][rank::num_workers]
+        batches = [missing for batch in assigned if (missing := [index for index in batch if index in state.pending])]
         if batches:
             plan.append(Work(state.task.benchmark, batches, f"{shard}-of-{num_shards}.{rank}.jsonl"))
     return plan
 
 
 def _generate(
-    work: Sequence[tuple[Task, Work]], settings: EvalSettings, model: ModelInfo, rank: int, advance: Advance
+    work: Sequence[tuple[Task, Work]], settings: EvalSettings, info: ModelInfo, rank: int, advance: Advance
 ) -> None:
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     options = {} if settings.dtype is None else {"dtype": getattr(torch, settings.dtype)}
-    network, processor = load_model(settings.model, device=device, **options)
-    for task, own in work:
-        with append_predictions(task.parts / own.part) as append:
-            for records in _predict(task, own.batches, network, processor, settings, model):
+    model, processor = load_model(settings.model, device=device, **options)
+    for task, item in work:
+        with append_predictions(task.parts / item.part) as append:
+            for records in _predict(task, item.batches, model, processor, settings, info):
                 append(records)
                 advance(task.benchmark.name, len(records))
 
@@ -87,23 +87,23 @@ def _generate(
 def _predict(
     task: Task,
     batches: Sequence[Sequence[int]],
-    network: Any,
+    model: Any,
     processor: AlignGPTProcessor,
     settings: EvalSettings,
-    model: ModelInfo,
+    info: ModelInfo,
 ) -> Iterator[list[PredictionRecord]]:
     """Yield the predictions of each batch."""
     generation = GenerationSettings(
         max_new_tokens=task.benchmark.max_new_tokens,
         alignment=settings.alignment,
-        return_gate_weights=needs_gate(model.alignment),
+        return_gate_weights=needs_gate(info.alignment),
     )
     prompts = ([build_question_prompt(task, index, processor) for index in batch] for batch in batches)
     started = time.monotonic()
-    for batch, completions in zip(batches, generate_batches(network, processor, prompts, generation), strict=True):
+    for batch, completions in zip(batches, generate_batches(model, processor, prompts, generation), strict=True):
         seconds = round((time.monotonic() - started) / len(batch), 4)
         yield [
-            PredictionRecord(index, _build_line(task, index, completion, model), seconds)
+            PredictionRecord(index, _build_line(task, index, completion, info), seconds)
             for index, completion in zip(batch, completions, strict=True)
         ]
         started = time.monotonic()
@@ -116,7 +116,7 @@ def build_question_prompt(task: Task, index: int, processor: AlignGPTProcessor) 
     return build_prompt(processor, question.prompt, () if image is None else (image,), placeholders=False)
 
 
-def _build_line(task: Task, index: int, completion: Completion, model: ModelInfo) -> dict[str, Any]:
+def _build_line(task: Task, index: int, completion: Completion, info: ModelInfo) -> dict[str, Any]:
     """Return a line of LLaVA's predictions files; its `answer_id`, random there, is the same for equal runs."""
     question = task.questions[index]
     metadata: dict[str, Any] = {}
@@ -125,13 +125,13 @@ def _build_line(task: Task, index: int, completion: Completion, model: ModelInfo
         metadata["gate_entropy"] = round(float(entropy(completion.gate_weights)), 4)
     if completion.error is not None:
         metadata["unreadable_image"] = completion.error
-    key = f"{model.model_hash} {model.alignment} {task.benchmark.name} {index}"
+    key = f"{info.model_hash} {info.alignment} {task.benchmark.name} {index}"
     return {
         "question_id": question.id,
         "prompt": question.prompt if question.stored_prompt is None else question.stored_prompt,
         "text": completion.text,
         "answer_id": hashlib.sha256(key.encode()).hexdigest()[:22],
-        "model_id": model.model,
+        "model_id": info.model,
         "metadata": metadata,
         **question.extra,
     }

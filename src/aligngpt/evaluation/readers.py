@@ -16,6 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aligngpt.data.schema import json_type
 from aligngpt.evaluation.artifacts import Id
 from aligngpt.evaluation.types import Prediction, Predictions, Question
 from aligngpt.utils.io import parse_json, read_bytes
@@ -204,12 +205,6 @@ def load_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             problem = f"{len(row)} cells in a table of {len(header)} columns"
             raise ValueError(f"{path}:{line}: {problem}; check that the file is complete")
     return [dict(zip_longest(header, row, fillvalue="")) for _, row in rows[1:]]
-
-
-def json_type(value: Any) -> str:
-    """Return the JSON name of a value's type, with its article."""
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")
 
 
 # Finding files ------------------------------------------------------------------------------------------------------

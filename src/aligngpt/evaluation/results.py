@@ -156,7 +156,7 @@ def _find_reviews_path(task: Task) -> Path:
 def _score(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
     benchmark, path = task.benchmark, task.folder / BenchmarkScore.FILE
     if settings.limit is not None:
-        return f"not scored: --limit {settings.limit} asks the first questions only"
+        return f"not scored: only the first {settings.limit} questions were run"
     answers = task.answers if benchmark.judge is None else _find_reviews_path(task)
     if not answers.is_file():
         path.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def _submit(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | 
     if benchmark.write_submission is None or benchmark.files.submission is None:
         return None
     if settings.limit is not None:
-        return f"no submission: --limit {settings.limit} asks the first questions only"
+        return f"no submission: only the first {settings.limit} questions were run"
     path = task.folder / f"submission{Path(benchmark.files.submission).suffix}"
     name = benchmark.files.submission_questions
     questions = task.question_file if name is None else find(settings.data, name)
@@ -208,7 +208,7 @@ def _write_gate_stats(task: Task, settings: EvalSettings, lines: Sequence[Line])
     samples = BenchmarkScore.read(path).samples if path.is_file() else ()
     by_sample = task.benchmark.group_by_sample(task.questions)
     sample_ids = {id(question): name for name, questions in by_sample.items() for question in questions}
-    groups_of = {str(one.id): sample.groups for sample in samples for one in (sample, *sample.parts)}
+    groups_of = {str(part.id): sample.groups for sample in samples for part in (sample, *sample.parts)}
     recorded: list[Line] = []
     by_kind: dict[str, list[Line]] = {}
     by_group: dict[str, dict[str, list[Line]]] = {}
@@ -224,7 +224,7 @@ def _write_gate_stats(task: Task, settings: EvalSettings, lines: Sequence[Line])
     if recorded:
         GateStats(
             overall=_average_gates(recorded),
-            by_kind={kind: _average_gates(own) for kind, own in by_kind.items()},
+            by_kind={kind: _average_gates(metadata) for kind, metadata in by_kind.items()},
             by_group={
                 category: {value: _average_gates(values[value]) for value in sorted(values)}
                 for category, values in by_group.items()

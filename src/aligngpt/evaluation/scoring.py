@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore, Interval, PredictionCounts, SampleScore
+from aligngpt.evaluation.artifacts import BenchmarkScore, GroupScore, Interval, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.matching import group_samples
 from aligngpt.evaluation.metrics import percentile_interval, resample_ratios
@@ -49,8 +49,8 @@ def score_files(
             notes.append(f"official {official:.2f}, strict {strict:.2f}: {benchmark.official_caveat}")
     except ValueError as error:
         notes.append(f"no score by the {other} protocol: {error}")
-    if score.count.n_extra:
-        notes.insert(0, f"answers to no question of the labels: {score.count.n_extra} of {len(predictions.rows)}")
+    if score.counts.n_extra:
+        notes.insert(0, f"answers to no question of the labels: {score.counts.n_extra} of {len(predictions.rows)}")
     counted = [sample for sample in score.samples if sample.aggregation_group is not None]
     return BenchmarkScore(
         benchmark=benchmark.name,
@@ -60,7 +60,7 @@ def score_files(
         formatted=score.formatted,
         ci95=metric_interval(counted, benchmark),
         n_samples=len(counted),
-        counts=PredictionCounts(n_predictions=len(predictions.rows), **vars(score.count)),
+        counts=score.counts,
         protocols={name: _finite(values.get(name)) for name in ("official", "strict")},
         groups=_score_groups(score.samples, benchmark),
         details=dict(score.details),
@@ -106,13 +106,15 @@ def _aggregation_groups(samples: Sequence[SampleScore]) -> list[list[SampleScore
 def resample_metric(models: Sequence[Sequence[SampleScore]], benchmark: Benchmark) -> list[np.ndarray]:
     """Return bootstrap resamples of the primary metric of models, from the samples of each in the same order.
 
-    Every aggregation group is resampled on its own, with the same resampled questions for every model.
+    Every aggregation group is resampled separately, with the same resampled questions for every model.
     """
     rng = np.random.default_rng(0)
     sums = [np.zeros(1)] * len(models)
     groups = [_aggregation_groups(samples) for samples in models]
     for group in zip(*groups, strict=True):
-        terms = [([sample.terms[0] for sample in own], [sample.terms[1] for sample in own]) for own in group]
+        terms = [
+            ([sample.terms[0] for sample in samples], [sample.terms[1] for sample in samples]) for samples in group
+        ]
         sums = [existing + ratios for existing, ratios in zip(sums, resample_ratios(terms, rng), strict=True)]
     divisor = 1 if benchmark.combine == "sum" else len(groups[0])
     return [benchmark.scale * ratios / divisor for ratios in sums]

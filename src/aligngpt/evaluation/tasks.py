@@ -159,20 +159,20 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
     folder = resolve_model(settings.model)
     if (folder / Stage1Checkpoint.FILE).is_file():
         trained = Stage1Checkpoint.read(folder).settings
-        own, levels, dtype = trained.alignment, trained.num_alignment_levels, "float32"
-        template, aligned = load_template(trained.template), own != "none"
+        default, levels, dtype = trained.alignment, trained.num_alignment_levels, "float32"
+        template, aligned = load_template(trained.template), default != "none"
     else:
         kind = read_json(folder / "config.json").get("model_type")
         if kind != AlignGPTConfig.model_type:
             raise ValueError(f"{folder} is a {kind} model; pass a folder that aligngpt finetune or convert wrote")
         config = AlignGPTConfig.from_pretrained(folder)
-        own, levels, dtype = config.alignment, config.num_alignment_levels, config.dtype or "float32"
+        default, levels, dtype = config.alignment, config.num_alignment_levels, config.dtype or "float32"
         aligned = read_json(folder / "processor_config.json").get("use_alignment", True)
         path = folder / "chat_template.jinja"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
         template = load_template(path)
-    alignment = parse_setting(own if settings.alignment is None else settings.alignment, levels)
+    alignment = parse_setting(default if settings.alignment is None else settings.alignment, levels)
     if not aligned and alignment != "none":
         raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
     return ModelInfo(

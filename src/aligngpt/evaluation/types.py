@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aligngpt.data.schema import UnreadableImage
-from aligngpt.evaluation.artifacts import Id, SampleScore
+from aligngpt.evaluation.artifacts import Id, PredictionCounts, SampleScore
 
 Protocol = Literal["official", "strict"]
 
@@ -33,7 +33,7 @@ class Prediction:
     text: str  # the answer
     prompt: str = ""  # stored prompt, empty if there is none
     line: int = 0  # line of the predictions file; 0 where a file has no lines
-    # Further values that the scorer reads, such as a judge's rating.
+    # Further values that the scorer reads, such as a judge's score.
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,21 +60,12 @@ class Target:
 
 
 @dataclass(frozen=True)
-class MatchCounts:
-    """Numbers of questions without a prediction, of predictions for no question, and of repeated predictions."""
-
-    n_missing: int = 0
-    n_extra: int = 0
-    n_duplicates: int = 0
-
-
-@dataclass(frozen=True)
 class Score:
     """The score of a predictions file by one protocol."""
 
     value: float  # primary metric in the unit of the paper's tables, not rounded
     formatted: str  # primary metric as the official scorer prints it
     samples: Sequence[SampleScore]  # one per sample
-    count: MatchCounts  # how predictions and labels fit
+    counts: PredictionCounts  # how predictions and labels fit
     details: Mapping[str, Any]  # what the official scorer reports, under its own names
     notes: tuple[str, ...] = ()  # remarks for the reader, such as where the official scorer would have stopped

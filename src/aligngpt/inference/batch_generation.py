@@ -73,7 +73,7 @@ def plan_batches(prompts: Sequence[str], groups: Sequence[Any], size: int) -> li
     """
     batches = []
     for group in sorted(set(groups)):
-        indices = [index for index, own in enumerate(groups) if own == group]
+        indices = [index for index, other in enumerate(groups) if other == group]
         indices.sort(key=lambda index: -len(prompts[index]))
         batches += [indices[start : start + size] for start in range(0, len(indices), size)]
     return batches
@@ -155,12 +155,12 @@ def generate_tokens(
             streamer=streamer,
             return_dict_in_generate=True,
         )
-    weights = dots = None
+    weights = similarity = None
     if recorded:
-        weights, dots = (values[:: settings.num_beams] for values in recorded[0])
+        weights, similarity = (values[:: settings.num_beams] for values in recorded[0])
     elif settings.return_gate_weights and inputs.get("pixel_values") is not None and past_key_values is None:
-        weights, dots = model.get_gate_weights(**inputs)
-    return GeneratedTokens(output.sequences, output.past_key_values, weights, dots)
+        weights, similarity = model.get_gate_weights(**inputs)
+    return GeneratedTokens(output.sequences, output.past_key_values, weights, similarity)
 
 
 def _decode_images(processor: AlignGPTProcessor, prompt: Prompt) -> list[Tensor]:
@@ -215,12 +215,12 @@ def _generate_batch(
     new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
     texts = [truncate_at(text.strip(), settings.stop_strings) for text in texts]
-    weights, dots = generated.gate_weights, generated.image_text_similarity
-    if not settings.return_gate_weights or weights is None or dots is None:
+    weights, similarity = generated.gate_weights, generated.image_text_similarity
+    if not settings.return_gate_weights or weights is None or similarity is None:
         return [Completion(text) for text in texts]
     return [
-        Completion(text, own_weights, own_dots) if prompt.images else Completion(text)
-        for prompt, text, own_weights, own_dots in zip(batch, texts, weights.tolist(), dots.tolist(), strict=True)
+        Completion(text, *gate) if prompt.images else Completion(text)
+        for prompt, text, *gate in zip(batch, texts, weights.tolist(), similarity.tolist(), strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from aligngpt.inference.batch_generation import GenerationSettings, generate_bat
 from aligngpt.inference.prompts import build_prompt, build_user_turn
 from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.settings import DTYPES
 from aligngpt.utils.progress import progress
 
 MANIFEST = ModelManifest("aligngpt", simple_class_path="aligngpt.serving.lmms_eval_model.AlignGPT")
@@ -56,8 +57,8 @@ class AlignGPT(lmms):
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; use an integer from 1")
-        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
+        if dtype not in ("auto", *DTYPES):
+            raise ValueError(f"dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}")
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if self._world_size > 1 else device

@@ -117,7 +117,7 @@ def test_submission_has_every_question_in_order(tmp_path: Path) -> None:
     [
         ({"questions": []}, "expected VQAv2 annotations, an object with a list `annotations`"),
         ({"annotations": [{"question_id": 1}]}, "VQAv2 annotation 1: 'answers' is missing"),
-        ([1], "expected VQAv2 annotations in an object with a list `annotations`, got an array"),
+        ([1], "expected VQAv2 annotations in an object with a list `annotations`, got a list"),
     ],
 )
 def test_wrong_file(content: Any, message: str, tmp_path: Path) -> None:

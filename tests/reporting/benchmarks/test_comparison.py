@@ -64,7 +64,7 @@ def test_the_better_model_is_named(tmp_path: Path) -> None:
         "examples": [],
     }
     rows = [
-        make_comparison("gqa", 5.0, (1.0, 9.0), **won, notes=["rated by different judges"]),
+        make_comparison("gqa", 5.0, (1.0, 9.0), **won, notes=["scored by different judges"]),
         make_comparison("mme", -100.0, (-140.0, -60.0), **won, title="MME"),
         make_comparison("seed", 50.0, (50.0, 50.0), **won, title="SEED-I"),
     ]
@@ -73,7 +73,7 @@ def test_the_better_model_is_named(tmp_path: Path) -> None:
     head, text = page.text["header"], page.text["comparison"]
     assert "ours scores higher on GQA: the 95% CI of the difference excludes zero." in head
     assert "other scores higher on MME" in head and "On SEED-I the results show no difference" in head
-    assert "GQA: rated by different judges." in head and "differing" not in page.text
+    assert "GQA: scored by different judges." in head and "differing" not in page.text
     assert "Not available. POPE: no sample in common." in text
     assert "under 0.001 sign 9 9 0 0" in text
     assert "SEED-I 2.0 1.0 +50.0 \N{EN DASH} under" in text  # an interval of zero width is not shown

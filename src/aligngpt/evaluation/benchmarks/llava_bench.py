@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import TITLES, SampleScore
+from aligngpt.evaluation.artifacts import TITLES, PredictionCounts, SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.client import Message
 from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
 from aligngpt.evaluation.matching import count_duplicates, group_samples, match_predictions
-from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Score, Target
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
 UNREADABLE = (-1.0, -1.0)
@@ -83,7 +83,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
         ValueError: If no review is readable.
     """
     rows = predictions.rows
-    counts = MatchCounts(n_duplicates=count_duplicates(row.id for row in rows))
+    counts = PredictionCounts(n_predictions=len(rows), n_duplicates=count_duplicates(row.id for row in rows))
     matches = {str(row.id): row for row in rows}
     if targets:
         matches, counts = match_predictions((target.id for target in targets), predictions)

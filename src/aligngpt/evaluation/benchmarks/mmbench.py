@@ -121,7 +121,9 @@ def score(labels: Sequence[Rotation], predictions: Predictions, protocol: Protoc
         if protocol == "strict" or str(rotation.index) in matches:
             rotations.setdefault(rotation.question, []).append(rotation)
     listed = {label.question for label in labels if label.index < _ROTATION and str(label.index) in matches}
-    samples = [_sample(own, matches, protocol == "strict" or question in listed) for question, own in rotations.items()]
+    samples = [
+        _sample(group, matches, protocol == "strict" or question in listed) for question, group in rotations.items()
+    ]
     counted = [sample for sample in samples if sample.aggregation_group]
     if not counted:
         raise ValueError(

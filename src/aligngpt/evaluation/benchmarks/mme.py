@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import FULL_SUB_SCORES, TITLES, Id, SampleScore
+from aligngpt.evaluation.artifacts import FULL_SUB_SCORES, TITLES, Id, PredictionCounts, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import count_duplicates
 from aligngpt.evaluation.metrics import mean, total
-from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Question, Score
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
@@ -148,11 +148,15 @@ def score(labels: Sequence[MmeLine], predictions: Predictions, protocol: Protoco
     pairs = _pairs_by_position(lines) if protocol == "official" else _pairs_by_image(labels, lines)
     keys = [line.key for line in lines]
     expected = {label.key for label in labels} or set(keys)
-    num_extra = len(predictions.rows) - len(lines)
-    counts = MatchCounts(len(expected - set(keys)), num_extra, count_duplicates(map(str, keys)))
+    counts = PredictionCounts(
+        n_predictions=len(predictions.rows),
+        n_missing=len(expected - set(keys)),
+        n_extra=len(predictions.rows) - len(lines),
+        n_duplicates=count_duplicates(map(str, keys)),
+    )
     samples = [_sample(pair) for pair in pairs]
     by_task = {task: [pair for pair in pairs if pair[0].task == task] for task in TASKS}
-    tasks = {task: _task_score(own) for task, own in by_task.items() if own}
+    tasks = {task: _task_score(group) for task, group in by_task.items() if group}
     perception, cognition = (total(tasks.get(task, 0.0) for task in names) for names in (PERCEPTION, COGNITION))
     details = {"perception": perception, "cognition": cognition, "tasks": tasks}
     notes = _official_notes(by_task, predictions) if protocol == "official" else ()
@@ -189,13 +193,13 @@ def _official_question(task: str, image: str, prompt: str, gold: Mapping[Key, st
 def _pairs_by_position(lines: Sequence[MmeLine]) -> list[list[MmeLine]]:
     pairs = []
     for task in TASKS:
-        own = [line for line in lines if line.task == task]
-        if len(own) % 2:
+        group = [line for line in lines if line.task == task]
+        if len(group) % 2:
             raise ValueError(
-                f"{task} has {len(own)} predictions; the official scorer pairs them by position and stops at an odd "
+                f"{task} has {len(group)} predictions; the official scorer pairs them by position and stops at an odd "
                 "number: use --protocol strict, which pairs by image"
             )
-        pairs += [own[index : index + 2] for index in range(0, len(own), 2)]
+        pairs += [group[index : index + 2] for index in range(0, len(group), 2)]
     return pairs
 
 
@@ -235,8 +239,10 @@ def _official_notes(by_task: Mapping[str, Sequence[Sequence[MmeLine]]], predicti
     mixed = sum(_stem(left.image) != _stem(right.image) for pairs in by_task.values() for left, right in pairs)
     if mixed:
         notes.append(f"pairs of lines about two different images: {mixed}")
-    answers = {task: {read_yes_no(line.answer or "") for pair in own for line in pair} for task, own in by_task.items()}
-    unparsed = [task for task, own in answers.items() if own == {"other"}]
+    answers = {
+        task: {read_yes_no(line.answer or "") for pair in group for line in pair} for task, group in by_task.items()
+    }
+    unparsed = [task for task, values in answers.items() if values == {"other"}]
     if unparsed:
         notes.append(f"{', '.join(unparsed)}: no prediction is yes or no; the official scorer stops, here it scores 0")
     broken = sum("\t" in row.text or "\n" in row.text for row in predictions.rows)

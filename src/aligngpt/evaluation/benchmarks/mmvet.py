@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aligngpt.data.schema import json_type
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
@@ -95,13 +96,13 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     for target in targets:
         row = matches.get(str(target.id))
         given = [0.0] * num_runs if row is None else row.extra["scores"]
-        own = [0.0 if value is None and protocol == "official" else value for value in given]
-        readable = [value for value in own if value is not None]
+        counted = [0.0 if value is None and protocol == "official" else value for value in given]
+        readable = [value for value in counted if value is not None]
         if readable:
             text = None if row is None else row.text
             mean = sum(readable) / len(readable)
             samples.append(SampleScore(target.id, mean, text, given, None, target.groups))
-            scores.append(own)
+            scores.append(counted)
     if not samples:
         raise ValueError(f"{predictions.source}: no score is readable; use another judge")
     totals, details = _summarize(samples, scores)
@@ -115,14 +116,14 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
 def _summarize(samples: Sequence[SampleScore], scores: Sequence[Scores]) -> tuple[np.ndarray, Mapping[str, Any]]:
     """Return the total of each run in percent, and the official evaluator's two tables."""
     members: dict[str, dict[str, list[Scores]]] = {"capability": {}, "capabilities": {}}
-    for sample, own in zip(samples, scores, strict=True):
+    for sample, runs in zip(samples, scores, strict=True):
         for name in dict.fromkeys(sample.groups["capability"]):
-            members["capability"].setdefault(name, []).append(own)
-        members["capabilities"].setdefault(str(sample.groups["capabilities"]), []).append(own)
+            members["capability"].setdefault(name, []).append(runs)
+        members["capabilities"].setdefault(str(sample.groups["capabilities"]), []).append(runs)
     totals = _percent(scores)
     common = {"total": _round(totals.mean()), "std": _round(totals.std()), "runs": [_round(total) for total in totals]}
     tables = {
-        grouping: {name: _round(_percent(own).mean()) for name, own in categories.items()} | common
+        grouping: {name: _round(_percent(group).mean()) for name, group in categories.items()} | common
         for grouping, categories in members.items()
     }
     return totals, {"cap-score": tables["capability"], "cap-int-score": tables["capabilities"]}
@@ -162,7 +163,7 @@ def read_results(path: Path) -> Predictions:
         rows = []
         for name, text in readers.load_object(path, "MM-Vet's predictions, an object of id to text").items():
             if not isinstance(text, str):
-                raise ValueError(f"{path}: {name} is {readers.json_type(text)}, expected the text of a prediction")
+                raise ValueError(f"{path}: {name} is {json_type(text)}, expected the text of a prediction")
             rows.append(Prediction(name, text))
         return Predictions(str(path), rows, submission=True)
     predictions = readers.read_predictions(path)

@@ -11,7 +11,7 @@ from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.matching import group_samples, match_predictions, percent, predicted_texts, score_target
-from aligngpt.evaluation.types import MatchCounts, Predictions, Protocol, Score, Target
+from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
 
@@ -49,13 +49,15 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     if protocol == "official":  # ids are looked up as numbers where they can be read as one
         by_id = {row.id: row for row in predictions.rows}
         rows = {name: by_id.get(_as_number(name)) for name in rows}
-        counts = MatchCounts(sum(row is None for row in rows.values()), counts.n_extra, counts.n_duplicates)
+        counts = counts.model_copy(update={"n_missing": sum(row is None for row in rows.values())})
         num_lost = sum(row is None and str(name) in matches for name, row in rows.items())
         if num_lost:
             notes.append(f"predictions whose id is text, where the official scorer looks up a number: {num_lost}")
     samples = [score_target(target, rows[target.id], _compare) for target in targets]
     by_dimension, by_type = group_samples(samples, "dimension"), group_samples(samples, "data_type")
-    stops = [name for name, own in by_dimension.items() if not any(row.score == 1 or row.text is None for row in own)]
+    stops = [
+        name for name, group in by_dimension.items() if not any(row.score == 1 or row.text is None for row in group)
+    ]
     if stops and protocol == "official":
         notes.append(f"{', '.join(stops)}: nothing correct and nothing missing; the official scorer stops here")
     images = [sample for sample in samples if sample.aggregation_group]

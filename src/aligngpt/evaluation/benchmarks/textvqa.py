@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation import readers
-from aligngpt.evaluation.artifacts import TITLES, Id
+from aligngpt.evaluation.artifacts import TITLES, Id, PredictionCounts
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
 from aligngpt.evaluation.matching import count_duplicates, match_predictions, percent, score_target
-from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions, Protocol, Question, Score, Target
+from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score, Target
 
 _OLD_PROMPT = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
@@ -54,8 +54,12 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     if not matches:
         match_predictions(by_id, predictions)  # raises: no prediction matches
     last = {str(target.id): row for row, target in matches}
-    num_duplicates = count_duplicates(target.id for _, target in matches)
-    counts = MatchCounts(len(by_id) - len(last), len(pairs) - len(matches), num_duplicates)
+    counts = PredictionCounts(
+        n_predictions=len(pairs),
+        n_missing=len(by_id) - len(last),
+        n_extra=len(pairs) - len(matches),
+        n_duplicates=count_duplicates(target.id for _, target in matches),
+    )
     notes: tuple[str, ...] = ()
     if protocol == "official":
         samples = [score_target(target, row, _compare) for row, target in matches]

@@ -14,7 +14,7 @@ from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.judge.client import EndpointError, JudgeClient, Message, Reply, ReplyCache
 from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.matching import match_predictions
-from aligngpt.evaluation.types import MatchCounts, Prediction, Predictions
+from aligngpt.evaluation.types import Prediction, Predictions
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.output_dir import hold_lock
 from aligngpt.utils.progress import progress as show_progress
@@ -38,7 +38,7 @@ class JudgeRequests:
     """A request per prediction in the order of the questions, how both match, and the questions without one."""
 
     rows: Sequence[JudgeRequest]
-    counts: MatchCounts
+    counts: PredictionCounts
     unanswered: Sequence[Id] = ()
     notes: tuple[str, ...] = ()
 
@@ -157,7 +157,7 @@ def judge_predictions(
 
 def match_for_judge(
     questions: Mapping[str, str], predictions: Predictions
-) -> tuple[dict[str, Prediction], MatchCounts, tuple[str, ...]]:
+) -> tuple[dict[str, Prediction], PredictionCounts, tuple[str, ...]]:
     """Match predictions and questions by id, and compare the prompts, since every request costs money.
 
     Args:
@@ -255,10 +255,10 @@ def _collect(
 ) -> list[JudgedPrediction]:
     rows = []
     for index, request in enumerate(requests):
-        own = outcomes[index * config.num_runs : (index + 1) * config.num_runs]
-        texts = tuple(outcome.replies[-1].text for outcome in own)
-        model = own[0].replies[-1].record["answered_by"] or str(config.judge_model)
-        rows.append(JudgedPrediction(request, texts, tuple(outcome.scores for outcome in own), model))
+        answered = outcomes[index * config.num_runs : (index + 1) * config.num_runs]
+        texts = tuple(outcome.replies[-1].text for outcome in answered)
+        model = answered[0].replies[-1].record["answered_by"] or str(config.judge_model)
+        rows.append(JudgedPrediction(request, texts, tuple(outcome.scores for outcome in answered), model))
     return rows
 
 
@@ -271,7 +271,6 @@ def _summarize(
     config: JudgeConfig,
 ) -> JudgeResult:
     replies = [reply for outcome in outcomes for reply in outcome.replies]
-    counts = requests.counts
     resolved = replace(
         config,
         judge_temperature=judge.temperature if config.judge_temperature is None else config.judge_temperature,
@@ -283,7 +282,7 @@ def _summarize(
         answered_by=dict(Counter(reply.record["answered_by"] or "not named" for reply in replies)),
         system_fingerprints=sorted({reply.record["system_fingerprint"] or "none" for reply in replies}),
         n_samples=len(judged),
-        counts=PredictionCounts(n_predictions=len(judged) + counts.n_extra + counts.n_duplicates, **vars(counts)),
+        counts=requests.counts,
         unanswered=list(requests.unanswered),
         unreadable=[
             UnreadableReply(id=row.request.id, run=run, reply=reply)

@@ -36,7 +36,7 @@ class Result:
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """Return the models that rated the predictions: those that replied, or the requested one."""
+        """Return the models that scored the predictions: those that replied, or the requested one."""
         if self.row.judge is None:
             return ()
         replied = tuple(name for name in self.row.judge.answered_by if name != "not named")
