@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 
 from aligngpt.data.duplicate_ids import hash_id
 from aligngpt.data.json_format import JsonReader
-from aligngpt.data.records import Columns, Row, SourceShard, read_conversation, read_pair, row_names, short_names
+from aligngpt.data.records import Columns, Row, SourceShard, T, read_conversation, read_pair, row_names, short_names
 from aligngpt.data.schema import BadRecord, Conversation, ImageTextPair, RecordError, StrictDataError, images_of
 from aligngpt.data.sources import Source
 from aligngpt.data.table_format import ArrowReader, ParquetReader
@@ -33,8 +33,6 @@ _MAX_LISTED = 5  # bad records that an error lists
 _Reader = JsonReader | ParquetReader | ArrowReader | TarReader
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T", ImageTextPair, Conversation)
 
 
 def open_pairs(source: Source) -> IndexedSource[ImageTextPair]:
@@ -82,9 +80,8 @@ class IndexedSource(Generic[T]):
             for shard in shards:
                 before = len(entries)
                 for row, record in self._valid(shard, unique_ids):
-                    level = record.alignment_level or 0
-                    position = (shard.number, row.position, row.start, row.size)
-                    entries += _PACK(*position, hash_id(record.id), level, _length(record))
+                    facts = (hash_id(record.id), record.alignment_level or 0, _length(record))
+                    entries += _PACK(shard.number, row.position, row.start, row.size, *facts)
                 advance(shard.size or (len(entries) - before) // _ENTRY.itemsize)
         self._entries = np.frombuffer(entries, _ENTRY)
 

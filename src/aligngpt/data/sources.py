@@ -17,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -204,7 +205,7 @@ def _in_pattern(location: str) -> tuple[Kind, tuple[str, ...]]:
 
 
 def _glob(pattern: str) -> list[str]:
-    """Return the files that match a pattern of stars, sorted by name."""
+    """Return the files that match a pattern, sorted by name."""
     system, root = fsspec.core.url_to_fs(pattern)
     return [_named(system, name, pattern) for name in sorted(system.glob(root)) if system.isfile(name)]
 
@@ -270,13 +271,11 @@ def _with_pieces(location: str) -> tuple[int | None, bytes]:
 def _size(location: str) -> int | None:
     """Return a file's size, -1 if a server does not report it, `None` if there is no such file."""
     system, root = fsspec.core.url_to_fs(location)
-    if not _is_web(system) and not system.isfile(root):  # on the web `isfile` would fetch it
-        return None
-    try:
-        size = system.size(root)
-    except FileNotFoundError:
-        return None
-    return -1 if size is None else size
+    with suppress(FileNotFoundError):
+        if _is_web(system) or system.isfile(root):  # on the web `isfile` would fetch it
+            size = system.size(root)
+            return -1 if size is None else size
+    return None
 
 
 def _size_and_time(location: str) -> tuple[int | None, bytes]:

@@ -80,9 +80,7 @@ def decompress(location: str, target: Path) -> bool:
         if _decompressor(file.read(_MAGIC)) is None:
             return False
     with open_binary(location) as file, open(target, "wb") as output:
-        stream = _open_stream(file)
-        while block := stream.read():
-            output.write(block)
+        output.writelines(iter(_open_stream(file).read, b""))
     return True
 
 

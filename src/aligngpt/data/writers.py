@@ -87,14 +87,13 @@ def open_writer(
         ValueError: From the function: a second copy needs an id that cannot be changed, or samples of several tars
             have the same name and go into one tar.
     """
-    id_column, is_tables = source.columns.id, source.kind in ("parquet", "datasets")
     if source.kind in ("parquet", "webdataset") and not _suffix(output):
         with _files(path, source, with_levels) as write:
             yield write
         return
-    like = _first_table(source) if is_tables else str(output)
+    like = _first_table(source) if source.kind in ("parquet", "datasets") else str(output)
     shard_of: dict[str, int] = {}
-    with _BEGIN[source.kind](path, like, id_column, with_levels) as write_record:
+    with _BEGIN[source.kind](path, like, source.columns.id, with_levels) as write_record:
 
         def write_one(shard: SourceShard, record: SourceRecord, copy: int, level: int | None) -> None:
             if source.kind == "webdataset" and len(source.files) > 1:
@@ -136,17 +135,17 @@ def copy_id(record_id: str, copy: int) -> str:
 @contextmanager
 def _json_file(path: Path, like: str, id_column: str | None, with_levels: bool) -> Iterator[_Write]:
     """Write one record per line, as an array if `like` is JSON and not JSON Lines."""
-    before, between, after = (b"[\n", b",\n", b"\n]\n") if like.lower().endswith(".json") else (b"", b"\n", b"\n")
-    separator = before
+    is_array = like.lower().endswith(".json")
+    separator, next_separator, end = (b"[\n", b",\n", b"\n]\n") if is_array else (b"", b"\n", b"\n")
     with open(path, "wb") as file:
 
         def write(record: SourceRecord, copy: int, level: int | None) -> None:
             nonlocal separator
             file.write(separator + _json(_changed(record, id_column, copy, level)))
-            separator = between
+            separator = next_separator
 
         yield write
-        file.write(after)
+        file.write(end)
 
 
 def _json(value: Any) -> bytes:
