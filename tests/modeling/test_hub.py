@@ -122,5 +122,6 @@ def test_the_command_line_checks_folders_and_passes_hub_names_on(hub: FakeHub, t
 def test_the_name_of_a_model_folder(tmp_path: Path) -> None:
     cached = tmp_path / "models--openai--clip-vit-large-patch14" / "snapshots" / "0123abc"
     assert models.name_model(cached) == "clip-vit-large-patch14"
+    assert models.name_model(models.BUNDLED_MODELS["synthetic-clip"]) == "synthetic-clip"
     assert models.name_model(tmp_path / "snapshots" / "mine") == "mine"
     assert models.name_model(tmp_path / "mine" / ".." / "other") == "other"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,14 @@ from aligngpt.utils.text import printable
 if TYPE_CHECKING:
     from aligngpt.curation.artifacts import DriftReport
     from aligngpt.curation.scoring.run import ScoreSummary
+    from aligngpt.curation.scoring.store import Failures
 
 SCORE_EXAMPLE = """
 aligngpt score --data runs/synthetic/data/pretrain.json --images runs/synthetic/data/images \\
     --scorer synthetic-clip --output scores
 aligngpt score --data 'shards/{00000..00331}.tar' --scorer openai/clip-vit-large-patch14-336 --output scores
-aligngpt score --data 'shards/{00000..00331}.tar' --scorer clip --output scores --shard 1/4
+aligngpt score --data 'shards/{00000..00331}.tar' --scorer openai/clip-vit-large-patch14-336 --output scores \\
+    --shard 1/4
 """
 LEVEL_EXAMPLE = """
 aligngpt level --scores scores --output levels
@@ -48,7 +50,6 @@ aligngpt filter --data pairs.json --scores scores --exclude error --exclude mism
 aligngpt filter --data 'shards/{000..099}.tar' --scores scores --levels levels --level-weights 1:0.2,8:2 --output mixed
 """
 _MAX_BATCH_SIZE = 1 << 20
-_MAX_NAMED = 100  # bad records that are named
 _ISSUES = (
     "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:IMAGES, mismatch:PERCENT, "
     "boundary:DISTANCE"
@@ -113,20 +114,23 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
 def score(strict: bool, as_json: bool, **settings: Any) -> None:
     """Score pairs by the cosine similarity of their CLIP embeddings.
 
-    A record that cannot be used has its reason in the scores instead. Reasons are counted, and the first
-    hundred records named, on standard error.
+    A record that cannot be used has its reason in the column `error` instead of a score. The first records of each
+    reason are named on standard error.
     """
     data, output = settings["data"], settings["output"]
     with logs_to_stderr():
         from aligngpt.curation.scoring.run import NothingScored
         from aligngpt.curation.scoring.score import score_pairs
+        from aligngpt.curation.scoring.store import PART_PATTERN, sample_failures
 
         try:
             summary = score_pairs(**settings)
         except NothingScored as error:
-            _report_failures(data, output, error.summary, strict)
+            _report_failures(data, error.summary, error.failures, strict)
             raise
-        _report_failures(data, output, summary, strict)
+        if summary.failed:
+            failures = sample_failures(sorted(output.glob(PART_PATTERN)))
+            _report_failures(data, summary, failures, strict, f"; see the column `error` in {output}")
     if as_json:
         print_json(summary.model_dump(mode="json"))
         return
@@ -137,29 +141,31 @@ def score(strict: bool, as_json: bool, **settings: Any) -> None:
         click.echo(f"Next: aligngpt level --scores {output} --output LEVELS")
 
 
-def _report_failures(data: str, output: Path, summary: ScoreSummary, strict: bool) -> None:
-    """Count the records without a score by reason, and name the first of them.
+def _report_failures(data: str, summary: ScoreSummary, failures: Failures, strict: bool, more: str = "") -> None:
+    """Count the records without a score by reason, and name the first of each.
+
+    Args:
+        more: Where records are that are not named.
 
     Raises:
-        StrictDataError: There are any, and `strict` is set.
+        StrictDataError: `strict` is set.
     """
-    from aligngpt.curation.scoring.store import iter_errors
     from aligngpt.data.schema import BadRecord, StrictDataError
 
-    if not summary.failed:
-        return
-    rows = islice(iter_errors(output), _MAX_NAMED)
-    named = [str(BadRecord(str(data), None, row["id"], row["image"], row["error"])) for row in rows]
-    more = summary.failed - len(named)
     click.echo(f"aligngpt: {summary.failed} bad record{'s' * (summary.failed > 1)}, without a score:", err=True)
-    lines = [f"{count:6d}  {reason}" for reason, count in summary.errors.items()] + [printable(line) for line in named]
-    if more:
-        lines.append(f"and {more} more, listed in the column `error` of the scores")
-    for line in lines:
-        click.echo(f"  {line}", err=True)
-    if strict:
+    named = []
+    for reason, count in summary.errors.items():
+        rows = failures.get(reason, [])
+        lines = [str(BadRecord(str(data), None, row["id"], row["image"], row["error"])) for row in rows]
+        named += lines
+        if count > len(rows):
+            lines.append(f"and {count - len(rows)} more{more}")
+        click.echo(f"  {count:6d}  {reason}", err=True)
+        for line in lines:
+            click.echo(f"          {printable(line)}", err=True)
+    if strict and named:
         total = summary.scored + summary.failed
-        raise StrictDataError(f"{summary.failed} of {total} records are bad, the first is {named[0]}")
+        raise StrictDataError(f"{summary.failed} of {total} records are bad, such as {named[0]}")
 
 
 def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
@@ -261,8 +267,8 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 def filter_(as_json: bool, **arguments: Any) -> None:
     """Filter pairs by scores, levels and quality issues.
 
-    A pair is retained if it passes all filters. Fields, order and format do not change; filter.json, in the
-    output folder or next to the output file, states what was retained and why the others were skipped.
+    A pair is retained if it passes all filters. Fields, order and format do not change. filter.json in the output
+    folder, or FILE.filter.json next to an output FILE, states what was retained and why the others were skipped.
     """
     from aligngpt.curation.filtering import filter_pairs
 

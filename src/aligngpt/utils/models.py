@@ -42,7 +42,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def name_model(folder: Path) -> str:
-    """Return the name of a model folder, for a folder of the hub's cache that of the model."""
+    """Return the name of a model folder, for a bundled model and a folder of the hub's cache that of the model."""
     folder = folder.resolve()
+    for name, bundled in BUNDLED_MODELS.items():
+        if folder == bundled.resolve():
+            return name
     repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
     return repository.split("--")[-1] if repository.startswith("models--") else folder.name

@@ -107,7 +107,7 @@ def test_odd_images_are_scored_and_bad_ones_have_their_reasons(
     strict = score(pairs, clip_folder, tmp_path / "strict", *more, "--strict")
     assert (strict.exit_code, strict.stdout) == (3, "")
     last = strict.stderr.splitlines()[-1]
-    assert last.startswith(f"aligngpt: error: {len(expected)} of {len(expected) + 4} records are bad, the first is ")
+    assert last.startswith(f"aligngpt: error: {len(expected)} of {len(expected) + 4} records are bad, such as ")
     assert errors(tmp_path / "strict") == result, "what could be scored is scored all the same"
 
 
@@ -186,7 +186,7 @@ def test_missing_and_damaged_shards_are_rows_and_are_named(clip_folder: Path, tm
         assert name in done.stderr
 
 
-def test_wrong_inputs_and_scorers_are_one_line(clip_folder: Path, tmp_path: Path) -> None:
+def test_wrong_inputs_and_scorers_are_one_line(images: Path, clip_folder: Path, tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -195,12 +195,15 @@ def test_wrong_inputs_and_scorers_are_one_line(clip_folder: Path, tmp_path: Path
     pairs = write_json(tmp_path, [llava(0)])
     for arguments, message in (
         ((table, clip_folder), "expected a column of images"),
-        ((pairs, tmp_path / "vision"), "holds a CLIPVisionModel, which has no text tower to score pairs with"),
+        ((pairs, tmp_path / "vision", "--images", images), "holds a CLIPVisionModel, which has no text tower to score pairs with"),
         ((pairs, clip_folder), "images are given by paths; pass the folder of --images"),
+        ((pairs, tmp_path / "vision", "--images", tmp_path / "vision"), "has none of the first 1 images of"),
         ((tmp_path / "gone.json", clip_folder), "no such file"),
     ):
-        done = score(arguments[0], arguments[1], tmp_path / "out")
-        assert done.exit_code == (2 if "gone" in str(arguments[0]) else 1) and done.stdout == ""
+        done = score(arguments[0], arguments[1], tmp_path / "out", *arguments[2:])
+        is_usage = any(part in message for part in ("no such file", "--images", "none of the first"))
+        assert done.exit_code == (2 if is_usage else 1) and done.stdout == ""
+        assert not (tmp_path / "out").exists()
         lines = [line for line in done.stderr.splitlines() if "Loading weights" not in line]
         assert len(lines) == 1 and lines[0].startswith("aligngpt: error: ") and message in lines[0]
 
@@ -209,8 +212,9 @@ def test_the_number_of_named_bad_records_is_limited(images: Path, clip_folder: P
     records = [llava(0, image="0.png"), *(llava(number, image=f"gone{number}.png") for number in range(1, 251))]
     done = score(write_json(tmp_path, records), clip_folder, tmp_path / "out", "--images", images)
     assert done.exit_code == 0
-    assert sum("gone" in line for line in done.stderr.splitlines()) == 100
-    assert "   250  no such file" in done.stderr and "  and 150 more, listed in the column `error`" in done.stderr
+    assert [f"gone{number}.png" in done.stderr for number in range(1, 7)] == [True] * 5 + [False]
+    assert "   250  no such file" in done.stderr
+    assert f"  and 245 more; see the column `error` in {tmp_path / 'out'}" in done.stderr
 
 
 def test_broken_photos_become_rows(photos: Path, clip_folder: Path, tmp_path: Path) -> None:

@@ -427,6 +427,7 @@ def test_an_input_without_a_usable_record_is_an_error(work: Path, tmp_path: Path
         for _ in range(2):
             with pytest.raises(ValueError, match=f"has {count} records and none of them can be used") as caught:
                 run(pairs, work, CountingScorer(), tmp_path / str(count))
+            assert not (tmp_path / str(count)).exists()
         assert ("p0: 0.png: no such file" in str(caught.value)) == bool(records)
 
 

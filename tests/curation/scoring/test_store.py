@@ -14,12 +14,12 @@ from aligngpt.curation.scoring.store import (
     PartWriter,
     count_rows,
     is_finished,
-    iter_errors,
     iter_scores,
     part_metadata,
     part_path,
     read_manifest,
     read_scores,
+    sample_failures,
     score_schema,
 )
 from tests.curation.score_files import write_manifest
@@ -56,7 +56,7 @@ def test_a_folder_is_read_whole_and_as_a_stream(tmp_path: Path) -> None:
     batches = list(iter_scores(tmp_path, ("error", "id")))
     assert [batch.schema.names for batch in batches] == [["error", "id"]] * 2
     assert [name for batch in batches for name in batch["id"].to_pylist()] == ["p0", "p1", "p2", "p3"]
-    assert list(iter_errors(tmp_path)) == [{"id": "p1", "image": None, "error": "bad"}]
+    assert sample_failures([part_path(tmp_path, 0)]) == {"bad": [{"id": "p1", "image": None, "error": "bad"}]}
     assert pa.Table.from_batches(list(iter_scores(tmp_path))).replace_schema_metadata().equals(table.combine_chunks())
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field
 
@@ -24,16 +24,18 @@ from aligngpt.curation.artifacts import (
 )
 from aligngpt.curation.scorer_agreement import compare_all
 from aligngpt.curation.scoring.store import (
+    Failures,
     PartWriter,
     count_rows,
     is_finished,
-    iter_part,
     part_metadata,
     part_path,
+    sample_failures,
     score_columns,
     score_schema,
 )
 from aligngpt.data.sources import Source, SourceShard
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import file_size, hash_stats, versions
 from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import progress
@@ -59,15 +61,16 @@ class ScoreSummary(ScoreCounts):
 
 
 class NothingScored(ValueError):
-    """No record of an input could be used. The folder is written all the same.
+    """No record of an input can be used. The folder is emptied, so that a corrected command can use it.
 
     Attributes:
-        summary: What it holds.
+        summary: Counts of the records.
+        failures: First records of each reason, see `sample_failures`.
     """
 
-    def __init__(self, message: str, summary: ScoreSummary) -> None:
+    def __init__(self, message: str, summary: ScoreSummary, failures: Failures) -> None:
         super().__init__(message)
-        self.summary = summary
+        self.summary, self.failures = summary, failures
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def read_finished(output: Path, images: Path | None, snapshot: str | None) -> ScoreSummary | None:
-    """Return the summary of a finished run with this snapshot, without reading any input; `None` if there is none.
-
-    Raises:
-        NothingScored: The run scored no pair.
-    """
+    """Return the summary of a finished run with this snapshot, without reading any input; `None` if there is none."""
     if snapshot is None or not all((output / file).is_file() for file in (ScoreManifest.FILE, ScoreRunConfig.FILE)):
         return None
     started = time.monotonic()
@@ -149,7 +148,7 @@ class ScoreRun:
         self._shards = source.shards()
         self._scorers = [ScorerInfo(**scorer) for scorer in scorers]
         self._columns = score_columns([scorer.name for scorer in self._scorers[1:]])
-        self._image_sample = _sample_images(source, self._shards)
+        self._image_sample = list(_iter_image_paths(source, self._shards))
         self._inputs = ScoreInputs(
             pairs_hash=source.fingerprint,
             fields=DataFields(image=source.columns.image, caption=source.columns.caption, id=source.columns.id),
@@ -169,7 +168,7 @@ class ScoreRun:
             work: Returns the scored batches of shards, those of one shard in order.
 
         Raises:
-            NothingScored: The folder is complete and no pair has a score.
+            NothingScored: All shards are scored and no pair has a score.
             ValueError: The folder belongs to another run, another process works on the same fraction, or a part does
                 not belong to this run.
         """
@@ -215,6 +214,8 @@ class ScoreRun:
         present = [part for part in parts if part.is_file()]
         missing = len(parts) - len(present)
         counts = count_rows(present)
+        if not missing and not counts.scored:
+            self._discard(counts, present, resumed)
         names = [scorer.name for scorer in self._scorers]
         agreement = [] if missing else compare_all(present, self._columns, names)
         seconds = time.monotonic() - self._settings.started
@@ -229,6 +230,21 @@ class ScoreRun:
                 versions=versions(),
             ).write(self._folder)
         return _summarize(counts, agreement, seconds, present, resumed, missing)
+
+    def _discard(self, counts: ScoreCounts, parts: Sequence[Path], resumed: int) -> NoReturn:
+        """Remove everything that the run wrote."""
+        failures = sample_failures(parts)
+        for path in (*parts, self._output_dir.run_file):
+            path.unlink()
+        row = next((rows[0] for rows in failures.values()), None)
+        example = f", the first is {row['id']}: {row['image']}: {row['error']}" if row else ""
+        seconds = time.monotonic() - self._settings.started
+        raise NothingScored(
+            f"the input has {counts.failed} records and none of them can be used{example}; check --data, and that "
+            f"--images is the folder that its image paths are relative to; nothing remains in {self._folder}",
+            _summarize(counts, [], seconds, parts, resumed),
+            failures,
+        )
 
     def _part(self, number: int) -> Path:
         return part_path(self._folder, number)
@@ -245,7 +261,7 @@ def _summarize(
     resumed: int,
     missing: int = 0,
 ) -> ScoreSummary:
-    summary = ScoreSummary(
+    return ScoreSummary(
         **counts.model_dump(),
         agreement=agreement,
         seconds=round(seconds, 3),
@@ -253,32 +269,38 @@ def _summarize(
         resumed_shards=resumed,
         missing_shards=missing,
     )
-    if not missing and not counts.scored:
-        rows = (batch.slice(0, 1).to_pylist()[0] for part in parts for batch in iter_part(part))
-        row = next(rows, None)
-        example = f", the first is {row['id']}: {row['image']}: {row['error']}" if row else ""
-        raise NothingScored(
-            f"the input has {counts.failed} records and none of them can be used{example}; check --data, and that "
-            "--images is the folder that its image paths are relative to",
-            summary,
-        )
-    return summary
 
 
-def _sample_images(source: Source, shards: Sequence[SourceShard]) -> list[str]:
-    """Return paths of some of the images; none if they are stored in the records.
+def check_images(source: Source) -> None:
+    """Check that some image of a sample exists, before models are loaded; images in the records need no check.
 
     Raises:
-        ValueError: There are paths and no image folder.
+        ArgumentError: There are paths and no image folder, or it has no image of the sample.
     """
-    sample = []
+    checked = []
+    for name in _iter_image_paths(source, source.shards()):
+        checked.append(name)
+        if file_size((source.images or Path()) / name) >= 0:
+            return
+    if checked:
+        raise ArgumentError(
+            f"{source.images} has none of the first {len(checked)} images of {source.path}, such as {checked[0]}; "
+            "pass the folder that image paths are relative to as --images"
+        )
+
+
+def _iter_image_paths(source: Source, shards: Sequence[SourceShard]) -> Iterator[str]:
+    """Yield paths of some of the images; none if they are stored in the records.
+
+    Raises:
+        ArgumentError: There are paths and no image folder.
+    """
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)]:
         for record in islice(shard.read(), _SAMPLED_IMAGES):
             if record.error is None and record.data is None:
                 if source.images is None:
-                    raise ValueError(f"{source.path}: images are given by paths; pass the folder of --images")
-                sample.append(record.image or "")
-    return sample
+                    raise ArgumentError(f"{source.path}: images are given by paths; pass the folder of --images")
+                yield record.image or ""
 
 
 def _hash_images(images: Path | None, sample: Sequence[str]) -> str | None:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aligngpt.curation.artifacts import LongCaptions
-from aligngpt.curation.scoring.run import RunSettings, ScoreSummary, check_names, read_finished, snapshot_run
+from aligngpt.curation.scoring.run import (
+    RunSettings,
+    ScoreSummary,
+    check_images,
+    check_names,
+    read_finished,
+    snapshot_run,
+)
 from aligngpt.data.sources import open_source
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.errors import ArgumentError
@@ -61,9 +68,9 @@ def score_pairs(
         show_progress: Whether to show progress on standard error.
 
     Raises:
-        NothingScored: No record can be used.
-        ValueError: An argument is out of range, two scorers have one name, images are given by paths without
-            `images`, `output` belongs to another run, or another process works on the same shard.
+        NothingScored: No record can be used; `output` is empty then.
+        ArgumentError: Images are given by paths and `images` is missing, or has none of the first images.
+        ValueError: An argument is out of range, two scorers have one name, `output` belongs to another run, or another process works on the same shard.
         OSError: Reading or writing fails, or a worker process is killed.
         ImportError: Ray is requested and not installed.
     """
@@ -88,6 +95,7 @@ def score_pairs(
         _logger.info("%s is complete; nothing to do", output)
         return finished
     common["snapshot"] = snapshot
+    check_images(source)
     from aligngpt.curation.scoring.scorers import load_scorers
 
     load = partial(load_scorers, folders, long_captions)

@@ -30,6 +30,7 @@ from aligngpt.utils.io import atomic_path
 SCORE = "clip_score"
 PART_PATTERN = "part-*.parquet"
 OTHER_REASONS = "other reasons"
+Failures = dict[str, list[dict[str, Any]]]
 
 _ROWS_PER_GROUP = 10_000
 _ROWS_PER_BATCH = 1 << 16
@@ -129,11 +130,16 @@ def is_valid(values: pa.Array) -> np.ndarray:
     return values.is_valid().to_numpy(zero_copy_only=False)
 
 
-def iter_errors(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Yield `id`, `image` and `error` of the failed rows of all existing parts, in the order of the pairs."""
-    for part in sorted(Path(folder).glob(PART_PATTERN)):
-        for batch in iter_part(part, ("id", "image", "error")):
-            yield from batch.filter(batch["error"].is_valid()).to_pylist()
+def sample_failures(parts: Iterable[Path], limit: int = 5) -> Failures:
+    """Return `id`, `image` and `error` of the first failed rows of each `error_kind`, in the order of the pairs."""
+    failures: Failures = {}
+    for batch in (batch for part in parts for batch in iter_part(part, ("id", "image", "error"))):
+        for row in batch.filter(batch["error"].is_valid()).to_pylist():
+            kind = error_kind(row["error"])
+            rows = failures.setdefault(kind, []) if kind in failures or len(failures) < _MAX_REASONS else []
+            if len(rows) < limit:
+                rows.append(row)
+    return failures
 
 
 def part_path(folder: str | os.PathLike[str], number: int) -> Path:
