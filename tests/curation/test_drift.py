@@ -40,11 +40,11 @@ def test_chance_is_what_samples_of_one_distribution_have_on_average() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "reading"), [([50, 50], "stable"), ([35, 65], "stable"), ([30, 70], "moved"), ([20, 80], "refit")]
+    ("now", "status"), [([50, 50], "stable"), ([35, 65], "stable"), ([30, 70], "shifted"), ([20, 80], "refit")]
 )
-def test_how_it_is_read(now: list[int], reading: str) -> None:
+def test_the_status_follows_from_the_index(now: list[int], status: str) -> None:
     report = report_drift([50, 50], now, QUANTILES, {"p50": 0.3}, 5, 20)
-    assert report.reading == reading
+    assert report.status == status
     assert (report.fitted_counts, report.counts) == ((50, 50), tuple(now))
     assert (report.fitted_quantiles, report.quantiles) == (QUANTILES, {"p50": 0.3})
     assert (report.below, report.above) == (0.05, 0.2)

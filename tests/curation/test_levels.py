@@ -184,14 +184,14 @@ def test_streamed_scores_without_a_finite_one_are_an_error() -> None:
 def test_given_boundaries_are_taken_as_they_are(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", [0.125, 0.5, 0.25])
     boundaries = LevelBoundaries.of(assign_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.75]))
-    assert boundaries == LevelBoundaries(3, "given", (0.25, 0.75), 0.125, 0.5)
+    assert boundaries == LevelBoundaries(3, "explicit", (0.25, 0.75), 0.125, 0.5)
     assert boundaries.apply([0.125, 0.25, 0.5, 0.75]).tolist() == [1, 2, 2, 3]
-    with pytest.raises(ValueError, match="given boundaries must ascend"):
+    with pytest.raises(ValueError, match="explicit boundaries must ascend"):
         assign_levels(scores, tmp_path / "other", boundaries=[0.75, 0.25])
     with pytest.raises(ValueError, match="num_levels must be an integer from 2 to 64, got 65"):
         assign_levels(scores, tmp_path / "other", boundaries=[index / 64 for index in range(64)])
     with pytest.raises(ValueError, match="the strategy of a fit must be"):
-        LevelBoundaries.fit([0.1], 2, "given")
+        LevelBoundaries.fit([0.1], 2, "explicit")
 
 
 def test_boundaries_apply_to_new_data() -> None:
@@ -216,12 +216,12 @@ def test_uniform_boundaries_never_rise_above_the_highest_score() -> None:
         ((65, "quantile", (0.5,) * 64, 0, 1), "num_levels must be an integer from 2 to 64, got 65"),
         ((2.0, "quantile", (0.5,), 0, 1), "num_levels must be an integer"),
         ((True, "quantile", (), 0, 1), "num_levels must be an integer"),
-        ((2, "equal", (0.5,), 0, 1), "strategy must be 'quantile', 'uniform' or 'given', got 'equal'"),
+        ((2, "equal", (0.5,), 0, 1), "strategy must be one of quantile, uniform, explicit, got 'equal'"),
         ((3, "quantile", (0.5,), 0, 1), "3 levels have 2 boundaries, got 1"),
         ((3, "quantile", (0.5, 0.4), 0, 1), "must not descend"),
         ((2, "quantile", (1.5,), 0, 1), "must not descend"),
         ((2, "quantile", (NAN,), 0, 1), "must be finite"),
-        ((3, "given", (0.4, 0.4), 0, 1), "given boundaries must ascend, got 0.4, 0.4"),
+        ((3, "explicit", (0.4, 0.4), 0, 1), "explicit boundaries must ascend, got 0.4, 0.4"),
     ],
 )
 def test_impossible_boundaries_are_refused(fields: Any, message: str) -> None:
@@ -347,7 +347,7 @@ def test_given_boundaries_cut_the_scores(tmp_path: Path) -> None:
     summary = assign_levels(scores, tmp_path / "levels", boundaries=[0.25, 0.5, 0.95])
     assert summary.counts == (1, 2, 1, 0) and summary.drift is None
     assert load(tmp_path / "levels") == LevelBoundaries.of(summary)
-    assert summary.strategy == "given"
+    assert summary.strategy == "explicit"
 
 
 def test_levels_are_the_same_however_the_scores_are_cut_into_files(tmp_path: Path) -> None:

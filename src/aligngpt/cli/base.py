@@ -11,7 +11,7 @@ import click
 
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.processes import interrupt_on_sigterm
-from aligngpt.utils.text import printable
+from aligngpt.utils.text import one_line, printable
 
 # The message of an error that a DataLoader's worker process raised.
 _WORKER_ERROR = re.compile(r"Caught (\w+) in .*\nOriginal Traceback .*\n(?:[\w.]+\.)?\1: (.+)", re.DOTALL)
@@ -90,16 +90,16 @@ def explain_error(error: Exception) -> tuple[str, int]:
     """Return the description of an exception in one line, without the program's name, and its exit code."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "aligngpt"
-        message = _to_line(error.format_message()).removesuffix(".")
+        message = one_line(error.format_message()).removesuffix(".")
         return f"{message}{' See' if message.endswith('?') else '; see'} {command} --help", EXIT_USAGE
     if isinstance(error, click.ClickException):
-        return _to_line(error.format_message()), EXIT_FAILED
+        return one_line(error.format_message()), EXIT_FAILED
     code = EXIT_USAGE if isinstance(error, FileNotFoundError) else EXIT_FAILED
     if isinstance(error, OSError) and error.strerror:
         path = f"{error.filename}: " if error.filename is not None else ""
-        return _to_line(f"{path}{error.strerror}"), code
+        return one_line(f"{path}{error.strerror}"), code
     worker_error = _WORKER_ERROR.match(str(error))
-    message = _to_line(worker_error[2] if worker_error else str(error)) or type(error).__name__
+    message = one_line(worker_error[2] if worker_error else error)
     if isinstance(error, ValueError):
         from pydantic import ValidationError
 
@@ -107,7 +107,7 @@ def explain_error(error: Exception) -> tuple[str, int]:
         from aligngpt.utils.config import describe_error
 
         if isinstance(error, ValidationError):
-            message = _to_line(describe_error(error))
+            message = one_line(describe_error(error))
         if isinstance(error, ArgumentError):
             return message, EXIT_USAGE
         return message, EXIT_BAD_DATA if isinstance(error, StrictDataError) else EXIT_FAILED
@@ -116,13 +116,9 @@ def explain_error(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {message} (unexpected error; rerun with --debug for a traceback)", EXIT_FAILED
 
 
-def _to_line(text: str) -> str:
-    return printable(" ".join(text.split()))
-
-
 def _fail(message: str, code: int) -> NoReturn:
     if "tqdm" in sys.modules:  # end the line of a progress bar that the error left open
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()
-    click.echo(f"aligngpt: error: {message}", err=True)
+    click.echo(f"aligngpt: error: {printable(message)}", err=True)
     sys.exit(code)

@@ -136,7 +136,8 @@ class ConfigCommand(Command):
             ["--config", "file"],
             type=EXISTING,
             metavar="FILE",
-            help="YAML file that replaces values of the preset, such as the config.yaml of another run.",
+            help=f"YAML file that replaces {'values of the preset' if len(names) > 1 else 'the defaults'}, such as the "
+            "config.yaml of another run.",
         )
         return [*([preset] if len(names) > 1 else []), file, *self.options.values()]
 
@@ -148,7 +149,7 @@ class ConfigCommand(Command):
         """Write the command's own options and those of the configuration in two sections."""
         for title, params in (("Options", super().get_params(ctx)), ("Configuration", self._config_params)):
             with formatter.section(title):
-                formatter.write_dl([entry for param in params if (entry := param.get_help_record(ctx))])
+                formatter.write_dl([entry for param in params if (entry := param.get_help_record(ctx)) and entry[1]])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Load the configuration, then run the command.
@@ -156,7 +157,8 @@ class ConfigCommand(Command):
         Raises:
             click.UsageError: The configuration is invalid.
         """
-        from aligngpt.utils.config import load_config, suggest
+        from aligngpt.utils.config import load_config
+        from aligngpt.utils.text import suggest
 
         overrides = {}
         for name, option in self.options.items():

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import print_json, print_table, print_warnings, quiet_loading
+from aligngpt.cli.output import print_json, print_next_step, print_table, print_warnings, quiet_loading
 from aligngpt.cli.params import MODEL, NEW_FOLDER, OR_HUB_NAME, json_option
 from aligngpt.utils.progress import status
 
@@ -24,9 +24,15 @@ aligngpt convert model --output AlignGPT-7B-again --to official
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder of the converted checkpoint.")
 @click.option("--to", "target", type=click.Choice(["aligngpt", "official"]), default="aligngpt", help="Target format.")
-@click.option("--vision-tower", help=f"Vision tower: a folder {OR_HUB_NAME}. [default: the path in config.json]")
+@click.option(
+    "--vision-tower", metavar="MODEL", help=f"Vision tower: a folder {OR_HUB_NAME}. [default: the path in config.json]"
+)
 @click.option("--language-model", type=MODEL, help="Language model of a stage-1 file. [default: none]")
-@click.option("--template", help="Chat template: a built-in name or a Jinja file. [default: by the language model]")
+@click.option(
+    "--template",
+    metavar="NAME|FILE",
+    help="Chat template: a bundled name or a Jinja file. [default: by the language model]",
+)
 @json_option
 def convert(source: Path, output: Path, target: str, template: str | None, as_json: bool, **backbones: Any) -> None:
     """Convert checkpoints from and to the official code.
@@ -51,3 +57,5 @@ def convert(source: Path, output: Path, target: str, template: str | None, as_js
         return
     shown = report.model_dump(exclude={"schema_version", "inputs", "warnings", "versions"})
     print_table(f"Converted to {output}", ("Property", "Value"), shown.items())
+    if target == "aligngpt":
+        print_next_step("generate", "--model", output, "--image", "IMAGE", "--prompt", "What is in the image?")

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.base import Command
-from aligngpt.cli.output import logs_to_stderr, print_json, print_table, print_warnings
+from aligngpt.cli.output import logs_to_stderr, print_json, print_next_step, print_table, print_warnings
 from aligngpt.cli.params import (
     EXISTING,
     FOLDER,
+    LEVELS,
+    LEVELS_HELP,
     MODEL,
     NEW_FOLDER,
     OR_HUB_NAME,
@@ -25,6 +27,7 @@ from aligngpt.cli.params import (
     json_option,
     strict_option,
 )
+from aligngpt.curation.choices import BACKENDS, FIT_STRATEGIES, LONG_CAPTIONS, QUALITY_ISSUES
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.text import printable
 
@@ -49,11 +52,9 @@ aligngpt filter --data pairs.json --scores scores --levels levels --min-level 3 
 aligngpt filter --data pairs.json --scores scores --exclude error --exclude mismatch:5 --output clean.json
 aligngpt filter --data 'shards/{000..099}.tar' --scores scores --levels levels --level-weights 1:0.2,8:2 --output mixed
 """
+BACKBONES = ("--language-model", "MODEL", "--vision-tower", "MODEL", "--output", "STAGE1")
 _MAX_BATCH_SIZE = 1 << 20
-_ISSUES = (
-    "error, truncated_caption, duplicate_image, duplicate_pair, reused_caption:IMAGES, mismatch:PERCENT, "
-    "boundary:DISTANCE"
-)
+_ISSUES = ", ".join(f"{name}:{number[0]}" if number else name for name, number in QUALITY_ISSUES.items())
 
 
 def _parse_boundaries(text: str) -> tuple[float, ...]:
@@ -72,7 +73,7 @@ def _parse_weights(text: str) -> dict[int, float]:
 
 
 BOUNDARIES = Parsed("S,S,...", _parse_boundaries, "ascending numbers such as 0.2,0.25,0.3")
-LEVELS = Parsed("L,L,...", lambda text: tuple(map(int, text.split(","))), "levels such as 3,4")
+LEVEL_LIST = Parsed("L,L,...", lambda text: tuple(map(int, text.split(","))), "levels such as 3,4")
 WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2,8:2")
 
 
@@ -90,17 +91,17 @@ WEIGHTS = Parsed("L:W,...", _parse_weights, "one weight per level, such as 1:0.2
     type=MODEL,
     required=True,
     multiple=True,
-    help=f"CLIP-like model: a folder, synthetic-clip {OR_HUB_NAME}. Repeatable: all score in one pass; the first "
-    "defines clip_score.",
+    help=f"CLIP-like model: a folder, the bundled synthetic-clip {OR_HUB_NAME}. Repeatable: all score in one pass; the "
+    "first defines clip_score.",
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Folder for the scores; finished shards are skipped.")
 @click.option(
     "--long-captions",
-    type=click.Choice(["truncate", "chunk-mean"]),
+    type=click.Choice(LONG_CAPTIONS),
     default="truncate",
     help="Captions longer than the scorer's context: truncate, or average the embeddings of chunks.",
 )
-@click.option("--backend", type=click.Choice(["local", "ray"]), default="local", help="This machine or a Ray cluster.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="local", help="This machine or a Ray cluster.")
 @click.option("--actors", type=POSITIVE, help="With ray: processes with the scorers.  [default: per GPU]")
 @click.option("--address", metavar="HOST:PORT", help="With ray: the cluster, or auto.  [default: start one here]")
 @click.option("--shard", type=SHARD, default="1/1", help="Score shard i of n; other jobs score the others.")
@@ -118,7 +119,7 @@ def score(strict: bool, as_json: bool, **settings: Any) -> None:
     reason are named on standard error.
     """
     data, output = settings["data"], settings["output"]
-    with logs_to_stderr():
+    with logs_to_stderr() as log:
         from aligngpt.curation.scoring.run import NothingScored
         from aligngpt.curation.scoring.score import score_pairs
         from aligngpt.curation.scoring.store import PART_PATTERN, sample_failures
@@ -134,11 +135,14 @@ def score(strict: bool, as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(summary.model_dump(mode="json"))
         return
+    if log.is_complete:
+        click.echo(f"{summary.scored:,} pairs with a score, {summary.failed:,} without")
+        return
     print_table(f"Scores in {output}", ("", ""), _score_rows(summary))
     if summary.missing_shards:
         click.echo("Next: run the other shards; the last one completes the folder")
     else:
-        click.echo(f"Next: aligngpt level --scores {output} --output LEVELS")
+        print_next_step("level", "--scores", output, "--output", "LEVELS")
 
 
 def _report_failures(data: str, summary: ScoreSummary, failures: Failures, strict: bool, more: str = "") -> None:
@@ -191,7 +195,7 @@ def _score_rows(summary: ScoreSummary) -> list[list[Any]]:
 @click.option("--num-levels", type=click.IntRange(MIN_LEVELS, MAX_LEVELS), help="Number of levels.  [default: 8]")
 @click.option(
     "--strategy",
-    type=click.Choice(["quantile", "uniform"]),
+    type=click.Choice(FIT_STRATEGIES),
     help="Equally full or equally wide levels.  [default: quantile]",
 )
 @click.option("--boundaries", type=BOUNDARIES, help="Explicit level boundaries (ascending), instead of fitting them.")
@@ -207,22 +211,22 @@ def level(scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
     """Bin scores into alignment levels, from 1 (lowest scores) to N."""
     from aligngpt.curation.levels import assign_levels
 
-    with logs_to_stderr():
+    with logs_to_stderr() as log:
         summary = assign_levels(scores, output, **settings)
     print_warnings(summary.warnings)
     if as_json:
         print_json(summary.model_dump(mode="json"))
+        return
+    if log.is_complete:
+        click.echo(f"pairs of level 1 to {summary.num_levels}: {', '.join(f'{count:,}' for count in summary.counts)}")
         return
     edges = (min(summary.minimum, summary.boundaries[0]), *summary.boundaries)
     rows = [*zip(range(1, summary.num_levels + 1), summary.counts, edges, summary.mean_score_by_level, strict=True)]
     unscored = [("unscored", summary.unscored, None, None)] if summary.unscored else []
     print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), [*rows, *unscored])
     if summary.drift is not None:
-        print_table(f"Drift: {summary.drift.reading}", ("", "at the fit", "now"), _drift_rows(summary.drift))
-    click.echo(
-        f"Next: aligngpt pretrain --levels {output} --data PAIRS ..., or aligngpt filter --levels {output} "
-        f"--scores {scores} --data PAIRS ..."
-    )
+        print_table(f"Drift: {summary.drift.status}", ("", "at the fit", "now"), _drift_rows(summary.drift))
+    print_next_step("pretrain", "--data", "PAIRS", "--images", "FOLDER", "--levels", output, *BACKBONES)
 
 
 def _drift_rows(drift: DriftReport) -> list[list[Any]]:
@@ -243,13 +247,13 @@ def _drift_rows(drift: DriftReport) -> list[list[Any]]:
 @click.option("--data", metavar="SOURCE", required=True, help="The pairs that were scored.")
 @click.option("--images", type=FOLDER, help="Folder of the images, if the pairs have absolute image paths.")
 @click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
-@click.option("--levels", type=FOLDER, help="Folder written by aligngpt level, for filters on levels.")
+@click.option("--levels", type=LEVELS, help=f"{LEVELS_HELP}, for filters on levels.")
 @click.option(
     "--output", type=OutputPath(path_type=Path), required=True, help="File or folder, in the format of the pairs."
 )
 @click.option("--min-level", type=int, help="Lowest level to retain.")
 @click.option("--max-level", type=int, help="Highest level to retain.")
-@click.option("--keep-levels", type=LEVELS, default=(), show_default=False, help="Levels to retain.")
+@click.option("--keep-levels", type=LEVEL_LIST, default=(), show_default=False, help="Levels to retain.")
 @click.option("--min-score", type=float, help="Lowest score to retain.")
 @click.option("--max-score", type=float, help="Highest score to retain.")
 @click.option("--exclude", metavar="ISSUE", multiple=True, help=f"Skip pairs with an issue: {_ISSUES}. Repeatable.")
@@ -272,12 +276,15 @@ def filter_(as_json: bool, **arguments: Any) -> None:
     """
     from aligngpt.curation.filtering import filter_pairs
 
-    with logs_to_stderr():
+    with logs_to_stderr() as log:
         result = filter_pairs(**arguments)
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
     output = arguments["output"]
+    if log.is_complete:
+        click.echo(f"{result.num_retained:,} of {result.num_read:,} pairs retained")
+        return
     rows: list[list[Any]] = [["read", result.num_read], ["retained", result.num_retained]]
     if result.num_written != result.num_retained:
         rows.append(["written, with repetitions", result.num_written])
@@ -286,4 +293,6 @@ def filter_(as_json: bool, **arguments: Any) -> None:
     if result.read_by_level:
         by_level = zip(result.read_by_level, result.written_by_level, strict=True)
         print_table("By level", ("level", "read", "written"), [[n, *counts] for n, counts in enumerate(by_level, 1)])
-    click.echo(f"Next: aligngpt pretrain --data {output} ...")
+    images = [] if arguments["images"] is None else ["--images", arguments["images"]]
+    levels = [] if arguments["write_levels"] else ["--levels", arguments["levels"] or "LEVELS"]
+    print_next_step("pretrain", "--data", output, *images, *levels, *BACKBONES)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,24 +39,33 @@ def quiet_loading() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+class LineHandler(logging.StreamHandler):
+    """Writes a log record as a line of the program.
+
+    Attributes:
+        is_complete: Whether the output was complete before, see `log_complete`.
+    """
+
+    is_complete = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        self.is_complete |= getattr(record, "is_complete", False)
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"aligngpt: {level}{super().format(record)}"
+
+
 @contextlib.contextmanager
-def logs_to_stderr() -> Iterator[None]:
+def logs_to_stderr() -> Iterator[LineHandler]:
     """Send logs and prints to standard error, so that standard output has the result alone."""
-
-    class LineFormatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-            return f"aligngpt: {level}{super().format(record)}"
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
+    handler = LineHandler(sys.stderr)
     logger = logging.getLogger("aligngpt")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         with quiet_loading(), contextlib.redirect_stdout(sys.stderr):
-            yield
+            yield handler
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -121,3 +131,8 @@ def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings to standard error, one per line."""
     for warning in warnings:
         click.echo(f"aligngpt: warning: {warning}", err=True)
+
+
+def print_next_step(*arguments: object) -> None:
+    """Print the command that usually follows, quoted for a shell; words in capitals are to be replaced."""
+    click.echo(f"Next: aligngpt {shlex.join(map(str, arguments))}")

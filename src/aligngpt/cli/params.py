@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.utils.models import find_model
+from aligngpt.utils.text import suggest
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark
@@ -49,7 +50,8 @@ class Parsed(click.ParamType):
         try:
             return self._parse(value) if isinstance(value, str) else value
         except (ValueError, FileNotFoundError) as error:
-            self.fail(f"expected {self._expected}, got {value!r}." if self._expected else f"{error}.", param, ctx)
+            message = f"expected {self._expected}, got {value!r}" if self._expected else str(error)
+            self.fail(message if message.endswith("?") else f"{message}.", param, ctx)
 
 
 def _parse_model(name: str, *files: str) -> str | Path:
@@ -58,6 +60,15 @@ def _parse_model(name: str, *files: str) -> str | Path:
     if folder is not None and not any((folder / file).is_file() for file in files):
         raise ValueError(f"{folder} is not a model folder; {' or '.join(files)} is missing")
     return folder or name
+
+
+def _parse_levels(text: str) -> Path:
+    path = Path(text) / "levels.parquet" if Path(text).is_dir() else Path(text)
+    if not path.is_file():
+        raise ValueError(f"'{path}' does not exist; write it with aligngpt level")
+    if path.suffix != ".parquet":
+        raise ValueError(f"'{path}' is not a levels.parquet; pass that file or its folder")
+    return path
 
 
 def _parse_alignment(text: str) -> str | int | tuple[float, ...]:
@@ -77,7 +88,8 @@ def _parse_benchmark(name: str) -> Benchmark:
     from aligngpt.evaluation.benchmarks import BENCHMARKS
 
     if name not in BENCHMARKS:
-        raise ValueError(f"{name!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}")
+        hint = suggest(name, BENCHMARKS) or f"; choose from {', '.join(BENCHMARKS)}"
+        raise ValueError(f"{name!r} is not a benchmark{hint}")
     return BENCHMARKS[name]
 
 
@@ -89,10 +101,12 @@ NEW_FOLDER = OutputPath(file_okay=False, path_type=Path)
 MODEL = Parsed("MODEL", lambda name: _parse_model(name, "config.json"))
 TRAINED = Parsed("MODEL", lambda name: _parse_model(name, "config.json", "stage1.json"))
 ALIGNMENT = Parsed("SETTING", _parse_alignment)
+LEVELS = Parsed("PATH", _parse_levels)
 SHARD = Parsed("I/N", _parse_shard)
 BENCHMARK = Parsed("NAME", _parse_benchmark)
 POSITIVE = click.IntRange(min=1)
 
+LEVELS_HELP = "Folder written by aligngpt level, or its levels.parquet"  # of every option that takes levels
 OR_HUB_NAME = "or a hub name (org/name[@revision])"  # completes the help of every option that takes a model
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to standard output.")

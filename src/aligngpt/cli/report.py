@@ -9,7 +9,7 @@ import click
 
 from aligngpt.cli.base import Command, Group
 from aligngpt.cli.output import logs_to_stderr, print_json
-from aligngpt.cli.params import EXISTING, FOLDER, NEW_FILE, json_option
+from aligngpt.cli.params import FOLDER, LEVELS, LEVELS_HELP, NEW_FILE, json_option
 
 DATA_EXAMPLE = """
 aligngpt report data --scores scores --levels levels --data runs/synthetic/data/pretrain.json \\
@@ -32,7 +32,7 @@ def report() -> None:
 
 @report.command("data", cls=Command, example=DATA_EXAMPLE)
 @click.option("--scores", type=FOLDER, required=True, help="Folder written by aligngpt score.")
-@click.option("--levels", type=EXISTING, help="Folder written by aligngpt level.")
+@click.option("--levels", type=LEVELS, help=f"{LEVELS_HELP}.")
 @click.option("--data", metavar="SOURCE", help="The pairs that were scored, for captions and images.")
 @click.option("--images", type=FOLDER, help="Image folder of the data.")
 @click.option("--output", type=NEW_FILE, required=True, help="HTML file to write.")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.output import logs_to_stderr, print_json, print_table
+from aligngpt.cli.output import cell, logs_to_stderr, print_json, print_next_step, print_table
 from aligngpt.cli.params import (
     FOLDER,
+    LEVELS,
+    LEVELS_HELP,
     MODEL,
     NEW_FOLDER,
     OR_HUB_NAME,
-    Parsed,
     images_option,
     json_option,
     strict_option,
@@ -34,29 +35,23 @@ aligngpt finetune --data runs/synthetic/data/finetune.json --images runs/synthet
 """
 
 
-def _parse_levels(text: str) -> Path:
-    path = Path(text) / "levels.parquet" if Path(text).is_dir() else Path(text)
-    if not path.is_file():
-        raise ValueError(f"'{path}' does not exist; write it with aligngpt level")
-    if path.suffix != ".parquet":
-        raise ValueError(f"'{path}' is not a levels.parquet; pass that file or its folder")
-    return path
-
-
-LEVELS = Parsed("PATH", _parse_levels)
-
-
 @click.command(cls=ConfigCommand, presets="aligngpt.training.configs:PRETRAIN_PRESETS", example=PRETRAIN_EXAMPLE)
 @click.option(
     "--data", metavar="SOURCE", required=True, help="Image-text pairs: JSON, JSON Lines, Parquet, datasets or tars."
 )
 @images_option
-@click.option("--levels", type=LEVELS, help="levels.parquet or its folder. [default: levels in the data]")
+@click.option("--levels", type=LEVELS, help=f"{LEVELS_HELP}. [default: levels in the data]")
 @click.option(
-    "--language-model", type=MODEL, required=True, help=f"Causal language model: a folder, synthetic-llm {OR_HUB_NAME}."
+    "--language-model",
+    type=MODEL,
+    required=True,
+    help=f"Causal language model: a folder, the bundled synthetic-llm {OR_HUB_NAME}.",
 )
 @click.option(
-    "--vision-tower", type=MODEL, required=True, help=f"CLIP or SigLIP model: a folder, synthetic-clip {OR_HUB_NAME}."
+    "--vision-tower",
+    type=MODEL,
+    required=True,
+    help=f"CLIP or SigLIP model: a folder, the bundled synthetic-clip {OR_HUB_NAME}.",
 )
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder of the stage-1 checkpoint.")
 @strict_option
@@ -65,9 +60,9 @@ def pretrain(as_json: bool, **arguments: Any) -> None:
     """Stage 1: train projector and alignment embeddings."""
     from aligngpt.training import stages
 
-    with logs_to_stderr():
+    with logs_to_stderr() as log:
         result = stages.pretrain(**arguments)
-    _print_training(result, arguments["output"], as_json)
+    _print_training(result, arguments["output"], as_json, log.is_complete)
 
 
 @click.command(cls=ConfigCommand, presets="aligngpt.training.configs:FINETUNE_PRESETS", example=FINETUNE_EXAMPLE)
@@ -85,14 +80,17 @@ def finetune(as_json: bool, **arguments: Any) -> None:
     """Stage 2: train language model, projector and gate."""
     from aligngpt.training import stages
 
-    with logs_to_stderr():
+    with logs_to_stderr() as log:
         result = stages.finetune(**arguments)
-    _print_training(result, arguments["output"], as_json)
+    _print_training(result, arguments["output"], as_json, log.is_complete)
 
 
-def _print_training(result: TrainResult, output: Path, as_json: bool) -> None:
+def _print_training(result: TrainResult, output: Path, as_json: bool, is_complete: bool) -> None:
     if as_json:
         print_json(result.model_dump(exclude={"schema_version"}))
+        return
+    if is_complete:
+        click.echo(f"final loss {cell(result.final_loss)} after {result.global_step:,} optimizer steps")
         return
     rows = {
         "optimizer steps": result.global_step,
@@ -109,6 +107,7 @@ def _print_training(result: TrainResult, output: Path, as_json: bool) -> None:
     if result.loss_by_level:
         print_table("Loss by level", ("level", "loss"), enumerate(result.loss_by_level, start=1))
     if result.stage == "pretrain":
-        click.echo(f"Next: aligngpt finetune --data CONVERSATIONS --images FOLDER --stage1 {output} --output MODEL")
+        inputs = ("--data", "CONVERSATIONS", "--images", "FOLDER", "--stage1", output)
+        print_next_step("finetune", *inputs, "--output", "MODEL")
     else:
-        click.echo(f"Next: aligngpt chat --model {output} --image FILE, or aligngpt eval run --model {output}")
+        print_next_step("generate", "--model", output, "--image", "IMAGE", "--prompt", "What is in the image?")

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
+from aligngpt.curation.choices import DriftStatus, LongCaptions, Strategy
 from aligngpt.utils.artifacts import Artifact, Record
-
-LongCaptions = Literal["truncate", "chunk-mean"]
-Strategy = Literal["quantile", "uniform", "given"]
 
 
 class ScorerInfo(Record):
     """A scorer, as far as scores depend on it."""
 
-    name: str = Field(description="Name of its checkpoint folder.")
+    name: str = Field(description="Name of its checkpoint: a bundled name, or that of the folder.")
     architecture: str = Field(description="Class of the model, such as `CLIPModel`.")
     weights_hash: str = Field(description="SHA-256 over weights, configuration, tokenizer and image processor.")
     dtype: str = Field(description="Type of the weights in memory, such as `float32`.")
 
 
 class DataFields(Record):
-    """Names of the fields of a record; null stands for the usual names."""
+    """Names of the fields of a record; null for the usual names."""
 
     image: str | None = Field(None, description="Field of the image.")
     caption: str | None = Field(None, description="Field of the caption.")
@@ -99,7 +97,7 @@ class DriftReport(Record):
 
     population_stability_index: float = Field(description="PSI over the levels, 0 or more.")
     expected_by_chance: float = Field(description="Mean PSI without drift for as many pairs.")
-    reading: Literal["stable", "moved", "refit"] = Field(description="PSI below 0.1, up to 0.25, above 0.25.")
+    status: DriftStatus = Field(description="PSI below 0.1, up to 0.25, above 0.25.")
     fitted_counts: tuple[int, ...] = Field(description="Pairs of each level 1..N at the fit.")
     counts: tuple[int, ...] = Field(description="Pairs of each level 1..N now.")
     fitted_quantiles: dict[str, float] | None = Field(description="Scores at the fit by percentile, `p1` to `p99`.")
@@ -124,7 +122,7 @@ class LevelsSummary(Artifact):
     WRITTEN_BY: ClassVar[str] = "aligngpt level"
 
     num_levels: int = Field(description="N, 2 to 64.")
-    strategy: Strategy = Field(description="`quantile` (equally full), `uniform` (equally wide) or `given`.")
+    strategy: Strategy = Field(description="`quantile` (equally full), `uniform` (equally wide) or `explicit`.")
     boundaries: tuple[float, ...] = Field(description="N - 1 ascending scores; a score on a boundary is above it.")
     minimum: float = Field(description="Lowest score of the fit.")
     maximum: float = Field(description="Highest score of the fit.")

@@ -1,11 +1,11 @@
-"""Drift: how far scores have moved from those that level boundaries were fitted on.
+"""Drift: how far scores have shifted from those that level boundaries were fitted on.
 
 The population stability index compares the fractions of the N levels, p at the fit and q now:
 
     PSI = sum over levels of (q - p) ln(q / p)
 
-It is 0 for equal fractions and never negative. The usual reading: below 0.1 the scores are stable, from 0.1 to 0.25
-they have moved, above 0.25 the boundaries should be fitted again. A level that is empty on one side counts as half a
+It is 0 for equal fractions and never negative. By convention, below 0.1 the scores are stable, from 0.1 to 0.25
+they have shifted, above 0.25 the boundaries should be fitted again. A level that is empty on one side counts as half a
 pair there, or the logarithm would be infinite; one that is empty on both sides adds nothing. Few pairs have a high
 index by chance alone, about (N - 1) (1 / n_fitted + 1 / n_now) without any drift.
 """
@@ -13,13 +13,13 @@ index by chance alone, about (N - 1) (1 / n_fitted + 1 / n_now) without any drif
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from aligngpt.curation.artifacts import DriftReport
+from aligngpt.curation.choices import DriftStatus
 
-STABLE_BELOW, MOVED_UP_TO = 0.1, 0.25
+STABLE_BELOW, SHIFTED_UP_TO = 0.1, 0.25
 
 
 def population_stability_index(fitted_counts: Sequence[int], counts: Sequence[int]) -> float:
@@ -57,12 +57,12 @@ def report_drift(
         ValueError: As `population_stability_index`.
     """
     index = population_stability_index(fitted_counts, counts)
-    reading: Literal["stable", "moved", "refit"] = "moved" if index <= MOVED_UP_TO else "refit"
+    above_stable: DriftStatus = "shifted" if index <= SHIFTED_UP_TO else "refit"
     fitted, now = sum(fitted_counts), sum(counts)
     return DriftReport(
         population_stability_index=index,
         expected_by_chance=(len(counts) - 1) * (1 / fitted + 1 / now),
-        reading="stable" if index < STABLE_BELOW else reading,
+        status="stable" if index < STABLE_BELOW else above_stable,
         fitted_counts=tuple(fitted_counts),
         counts=tuple(counts),
         fitted_quantiles=fitted_quantiles,

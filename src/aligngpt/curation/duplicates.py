@@ -93,7 +93,7 @@ def _mark_rows(
 
     Args:
         mark: Takes keys and values, and returns an order of them and the marks in this order.
-        null: Stands for a missing value; by default rows without one are skipped, as are those without a key.
+        null: Replaces a missing value; by default rows without one are skipped, as are those without a key.
     """
     mask = np.zeros(read_manifest(folder).counts.rows, bool)
     passes = -(-mask.size // LIMIT)
@@ -123,7 +123,7 @@ def _starts(*columns: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Group:
+class DuplicateGroup:
     """An image or a caption that occurs several times: how often, and some of its rows."""
 
     count: int
@@ -147,7 +147,7 @@ class DuplicateImages:
     images: int
     shared_rows: int
     duplicate_rows: int
-    groups: tuple[Group, ...]
+    groups: tuple[DuplicateGroup, ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class RepeatedCaptions:
     repeated_rows: int
     duplicate_pairs: int
     spread: tuple[int, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[DuplicateGroup, ...]
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def _group(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _largest_groups(
     values: np.ndarray, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, different: np.ndarray
-) -> tuple[Group, ...]:
+) -> tuple[DuplicateGroup, ...]:
     """Return the groups with the most different values, at least two; among equals the first in the data."""
     several = np.flatnonzero(different > 1)
     first_rows = np.minimum.reduceat(rows, starts)[several]
@@ -308,7 +308,7 @@ def _largest_groups(
         span = slice(starts[index], starts[index] + sizes[index])
         _, first_of_value = np.unique(values[span], return_index=True)  # rows ascend within a value
         examples = np.sort(rows[span][first_of_value])[:_ROWS_PER_GROUP]
-        groups.append(Group(int(different[index]), tuple(examples.tolist())))
+        groups.append(DuplicateGroup(int(different[index]), tuple(examples.tolist())))
     return tuple(groups)
 
 

@@ -8,7 +8,6 @@ the order of the input, with `filter.json` in it, or next to it if it is a file,
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 from collections import Counter
@@ -19,19 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from aligngpt.curation.artifacts import FilterResult, LevelsSummary, ScoreManifest, ScorerInfo
+from aligngpt.curation.artifacts import FilterResult, ScoreManifest, ScorerInfo
 from aligngpt.curation.filters import FilterConfig, QualityIssue
-from aligngpt.curation.levels import LEVELS_PARQUET, LevelBoundaries, levels_file, score_column
+from aligngpt.curation.levels import LEVELS_PARQUET, LevelBoundaries, levels_file, read_summary, score_column
 from aligngpt.curation.scoring.batches import caption_hash
 from aligngpt.curation.scoring.store import PART_PATTERN, iter_scores, read_manifest
 from aligngpt.data.sources import Source, open_source
 from aligngpt.data.writers import WriteRecord, can_be_written, check_output, open_writer
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, versions
-from aligngpt.utils.output_dir import describe_differences, is_empty
+from aligngpt.utils.output_dir import describe_differences, is_empty, log_complete
 from aligngpt.utils.progress import Advance, progress
-
-_logger = logging.getLogger(__name__)
 
 _EXAMPLES = 3
 _REPETITION = re.compile(r"~\d+$")
@@ -57,8 +54,8 @@ def filter_pairs(
         data: The pairs that were scored.
         output: File or folder to write.
         scores: The finished folder of their scores.
-        levels: The folder of their levels, for filters on levels. Filters on scores then use the scores that were
-            binned.
+        levels: The folder of their levels or its `levels.parquet`, for filters on levels. Filters on scores then use
+            the scores that were binned.
         images: Folder that image paths are relative to; required only if the pairs have absolute paths.
         write_levels: Whether records get a field `alignment_level`.
         show_progress: Whether to show progress on standard error.
@@ -89,7 +86,7 @@ def filter_pairs(
     existing = _read_existing(Path(output), identity)
     if existing is None:
         return _write_output(source, curated, rules, Path(output), identity, show_progress)
-    _logger.info("%s is complete; nothing to do", output)
+    log_complete(output)
     return existing
 
 
@@ -218,7 +215,7 @@ class _Curated:
         manifest, scores_hash = read_manifest(scores), hash_folder(scores, (PART_PATTERN,))
         if levels is None:
             return cls(Path(scores), manifest, scores_hash, *score_column(manifest))
-        summary = LevelsSummary.read(levels)
+        summary = read_summary(levels)
         if summary.scores_hash != scores_hash:
             raise ValueError(f"{levels} holds levels of other scores than {scores}; run `aligngpt level` on these")
         column, scorer = score_column(manifest, summary.scorer.name)

@@ -22,23 +22,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from aligngpt.curation.choices import QUALITY_ISSUES
 from aligngpt.curation.duplicates import duplicate_image_mask, duplicate_pair_mask, repeated_caption_mask
 from aligngpt.curation.levels import score_stream
 from aligngpt.curation.quantiles import ScoreRanking
 from aligngpt.curation.scoring.store import is_valid
 from aligngpt.utils.errors import ArgumentError
-
-# Default of the number after the name, and the range of the number; `None` where there is none.
-_VALUES: dict[str, tuple[float, float, float] | None] = {
-    "error": None,
-    "truncated_caption": None,
-    "duplicate_image": None,
-    "duplicate_pair": None,
-    "reused_caption": (2, 2, 1e12),
-    "mismatch": (1, 0, 100),
-    "boundary": (0.001, 0, 2),
-}
-QUALITY_ISSUES = tuple(_VALUES)
+from aligngpt.utils.text import suggest
 
 # Returns which rows of a batch of scores have an issue, bool (n,), given the batch and the number of its first row.
 IssueMask = Callable[[pa.RecordBatch, int], np.ndarray]
@@ -56,14 +46,15 @@ class QualityIssue:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in _VALUES:
-            raise ArgumentError(f"{self.name!r} is not a quality issue; choose one of {', '.join(QUALITY_ISSUES)}")
-        values = _VALUES[self.name]
+        if self.name not in QUALITY_ISSUES:
+            hint = suggest(self.name, QUALITY_ISSUES) or f"; choose from {', '.join(QUALITY_ISSUES)}"
+            raise ArgumentError(f"{self.name!r} is not a quality issue{hint}")
+        values = QUALITY_ISSUES[self.name]
         if values is None:
             if self.value is not None:
                 raise ArgumentError(f"{self.name} takes no number, got {self.value:g}")
             return
-        default, lowest, highest = values
+        _, default, lowest, highest = values
         if self.value is None:
             object.__setattr__(self, "value", default)
         elif not lowest <= self.value <= highest:
@@ -171,9 +162,9 @@ class FilterConfig:
             if score is not None and math.isnan(score):
                 raise ArgumentError(f"{name} must be a number, got nan")
         ranges = (("level", self.min_level, self.max_level), ("score", self.min_score, self.max_score))
-        for what, lowest, highest in ranges:
+        for quantity, lowest, highest in ranges:
             if lowest is not None and highest is not None and lowest > highest:
-                raise ArgumentError(f"no {what} is at least {lowest:g} and at most {highest:g}")
+                raise ArgumentError(f"no {quantity} is at least {lowest:g} and at most {highest:g}")
 
     @property
     def named_levels(self) -> list[int]:
@@ -188,7 +179,7 @@ class FilterConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the filters as they are written to `filter.json`."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return values | {
             "keep_levels": list(self.keep_levels),
             "exclude": [str(issue) for issue in self.exclude],

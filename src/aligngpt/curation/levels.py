@@ -7,30 +7,29 @@ held in memory; boundaries are exact all the same, see `quantiles`.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import to_jsonable_python
 
-from aligngpt.curation.artifacts import LevelSettings, LevelsSummary, ScoreManifest, ScorerInfo, Strategy
+from aligngpt.curation.artifacts import LevelSettings, LevelsSummary, ScoreManifest, ScorerInfo
+from aligngpt.curation.choices import FIT_STRATEGIES, STRATEGIES, FitStrategy, Strategy
 from aligngpt.curation.drift import report_drift
 from aligngpt.curation.quantiles import ScoreRanking, ScoreStream
 from aligngpt.curation.scoring.store import PART_PATTERN, SCORE, iter_scores, read_manifest, score_columns
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import atomic_path, hash_file, hash_folder, hash_stats, versions
-from aligngpt.utils.output_dir import OutputDir
-
-_logger = logging.getLogger(__name__)
+from aligngpt.utils.output_dir import OutputDir, log_complete
+from aligngpt.utils.text import suggest
 
 LEVELS_JSON = LevelsSummary.FILE
 LEVELS_PARQUET = "levels.parquet"
@@ -51,8 +50,8 @@ class LevelBoundaries:
 
     Attributes:
         num_levels: N, 2 to 64.
-        strategy: `"quantile"` (equally full levels), `"uniform"` (equally wide levels) or `"given"`.
-        boundaries: N - 1 scores that never descend; two equal ones mean an empty level between them. Given ones
+        strategy: `"quantile"` (equally full levels), `"uniform"` (equally wide levels) or `"explicit"`.
+        boundaries: N - 1 scores that never descend; two equal ones mean an empty level between them. Explicit ones
             ascend, and may lie beyond the scores.
         minimum: Lowest score they were fitted on.
         maximum: Highest score they were fitted on.
@@ -76,15 +75,18 @@ class LevelBoundaries:
         edges = (self.minimum, *self.boundaries, self.maximum)
         if not all(math.isfinite(edge) for edge in edges):
             raise ValueError(f"boundaries, minimum and maximum must be finite, got {edges}")
-        if self.strategy == "given":
+        if self.strategy == "explicit":
             if any(lower >= upper for lower, upper in pairwise(self.boundaries)):
-                raise ValueError(f"given boundaries must ascend, got {', '.join(map(str, self.boundaries))}")
+                raise ValueError(f"explicit boundaries must ascend, got {', '.join(map(str, self.boundaries))}")
         elif any(lower > upper for lower, upper in pairwise(edges)):
             raise ValueError(f"minimum, boundaries and maximum must not descend, got {edges}")
 
     @classmethod
     def fit(
-        cls, scores: Sequence[float] | np.ndarray | ScoreRanking, num_levels: int = 8, strategy: Strategy = "quantile"
+        cls,
+        scores: Sequence[float] | np.ndarray | ScoreRanking,
+        num_levels: int = 8,
+        strategy: Strategy = "quantile",
     ) -> LevelBoundaries:
         """Fit boundaries to the finite ones of scores.
 
@@ -101,8 +103,8 @@ class LevelBoundaries:
             ValueError: No score is finite, or N or the strategy is none of the above.
         """
         _check_choice(num_levels, strategy)
-        if strategy == "given":
-            raise ValueError("the strategy of a fit must be 'quantile' or 'uniform', got 'given'")
+        if strategy not in FIT_STRATEGIES:
+            raise ValueError(f"the strategy of a fit must be {' or '.join(FIT_STRATEGIES)}, got {strategy}")
         at: Callable[[Sequence[int]], Any]
         if isinstance(scores, ScoreRanking):
             count, rows, at = scores.count, scores.rows, scores.at
@@ -139,8 +141,8 @@ class LevelBoundaries:
 def _check_choice(num_levels: int, strategy: str) -> None:
     if isinstance(num_levels, bool) or not isinstance(num_levels, int) or not MIN_LEVELS <= num_levels <= MAX_LEVELS:
         raise ValueError(f"num_levels must be an integer from {MIN_LEVELS} to {MAX_LEVELS}, got {num_levels!r}")
-    if strategy not in get_args(Strategy):
-        raise ValueError(f"strategy must be 'quantile', 'uniform' or 'given', got {strategy!r}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
 
 
 def _check_scored(count: int, rows: int) -> None:
@@ -156,7 +158,7 @@ def assign_levels(
     output: str | os.PathLike[str],
     *,
     num_levels: int | None = None,
-    strategy: Strategy | None = None,
+    strategy: FitStrategy | None = None,
     boundaries: Sequence[float] | None = None,
     boundaries_from: str | os.PathLike[str] | None = None,
     scorer: str | None = None,
@@ -195,7 +197,7 @@ def assign_levels(
     if all((output / name).is_file() for name in (LEVELS_JSON, LEVELS_PARQUET)):
         existing = LevelsSummary.read(output)
         if (existing.snapshot, existing.settings, existing.scorer) == (snapshot, settings, scored_by):
-            _logger.info("%s is complete; nothing to do", output)
+            log_complete(output)
             return existing
     scores_hash = hash_folder(scores, (PART_PATTERN,))
     inputs: dict[str, Any] = {"scorer": scored_by, "scores_hash": scores_hash, "settings": settings}
@@ -238,6 +240,11 @@ def levels_file(path: str | os.PathLike[str], name: str) -> Path:
     return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
+def read_summary(levels: str | os.PathLike[str]) -> LevelsSummary:
+    """Read `levels.json` of a folder of levels, or of the folder of a `levels.parquet`; errors as `Artifact.read`."""
+    return LevelsSummary.read(levels_file(levels, LEVELS_PARQUET).with_name(LEVELS_JSON))
+
+
 def score_column(manifest: ScoreManifest, scorer: str | None = None) -> tuple[str, ScorerInfo]:
     """Return the column of a scorer's scores, and the scorer.
 
@@ -250,13 +257,14 @@ def score_column(manifest: ScoreManifest, scorer: str | None = None) -> tuple[st
     """
     names = [info.name for info in manifest.scorers]
     if scorer is not None and scorer not in names:
-        raise ValueError(f"no scores of {scorer!r}; choose one of {', '.join(names)}")
+        hint = suggest(scorer, names) or f"; choose from {', '.join(names)}"
+        raise ArgumentError(f"no scores of {scorer!r}{hint}")
     index = 0 if scorer is None else names.index(scorer)
     return score_columns(names[1:])[index], manifest.scorers[index]
 
 
 def score_stream(folder: str | os.PathLike[str], column: str = SCORE) -> ScoreStream:
-    """Return one column of a folder of scores as a stream that can be read repeatedly; NaN stands for no score."""
+    """Return one column of a folder of scores as a stream that can be read repeatedly; a missing score is NaN."""
     return lambda: (batch.column(0).to_numpy(zero_copy_only=False) for batch in iter_scores(folder, [column]))
 
 
@@ -306,7 +314,7 @@ def _find_boundaries(
     if settings.boundaries is not None:
         lowest, highest = ranking.at([0, ranking.count - 1]).tolist()
         num_levels = len(settings.boundaries) + 1
-        return _Fit(LevelBoundaries(num_levels, "given", settings.boundaries, lowest, highest))
+        return _Fit(LevelBoundaries(num_levels, "explicit", settings.boundaries, lowest, highest))
     fitting: dict[str, Any] = {"num_levels": settings.num_levels, "strategy": settings.strategy}
     if origin is None:
         return _Fit(LevelBoundaries.fit(ranking, **fitting))

@@ -71,7 +71,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Statistics of a folder of scores. Level 0 stands for scores without a level.
+    """Statistics of a folder of scores. Level 0 is that of scores without a level.
 
     Attributes:
         rows: Pairs, with a score or without.

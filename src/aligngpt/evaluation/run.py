@@ -34,6 +34,7 @@ from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import exclusive_lock
 from aligngpt.utils.progress import progress as show_progress
+from aligngpt.utils.text import suggest
 
 _WAIT_SECONDS = 60.0  # for another call to write its rows
 _logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def evaluate(
 
 
 def select_benchmarks(tasks: str | Sequence[str]) -> list[Benchmark]:
-    """Return the benchmarks of these names, in the given order; `"all"` stands for every one.
+    """Return the benchmarks of these names, in the given order; `"all"` returns all of them.
 
     Raises:
         ValueError: A name is unknown; the message lists all names.
@@ -101,7 +102,8 @@ def select_benchmarks(tasks: str | Sequence[str]) -> list[Benchmark]:
         return list(BENCHMARKS.values())
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise ArgumentError(f"{unknown[0]!r} is not a benchmark; choose from {', '.join(BENCHMARKS)}, or all")
+        hint = suggest(unknown[0], BENCHMARKS) or f"; choose from {', '.join(BENCHMARKS)}, or all"
+        raise ArgumentError(f"{unknown[0]!r} is not a benchmark{hint}")
     return [BENCHMARKS[name] for name in dict.fromkeys(names)]
 
 

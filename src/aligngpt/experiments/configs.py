@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from aligngpt.curation.choices import FitStrategy
 from aligngpt.training.configs import FINETUNE_PRESETS, PRETRAIN_PRESETS, FinetuneConfig, PretrainConfig
 from aligngpt.utils.config import STRICT
 from aligngpt.utils.constants import MAX_LEVELS, MIN_LEVELS
@@ -22,7 +23,7 @@ class DemoConfig:
     questions: int = Field(default=1_400, ge=1, description="Questions of the benchmark, over its seven kinds.")
     captioned: int = Field(default=200, ge=1, description="Test images that the stage-1 model captions at each level.")
     num_levels: int = Field(default=8, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of alignment levels N.")
-    strategy: Literal["quantile", "uniform"] = Field(default="quantile", description="How scores are binned (Eq. 1).")
+    strategy: FitStrategy = Field(default="quantile", description="How scores are binned (Eq. 1).")
     seed: int = Field(default=0, ge=0, description="Random seed of the data; see also pretrain.seed.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a step; none: half of the cores.")
     pretrain: PretrainConfig = Field(default=PRETRAIN_PRESETS["synthetic"])

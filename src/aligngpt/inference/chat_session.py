@@ -16,9 +16,11 @@ from aligngpt.inference.batch_generation import GenerationSettings, generate_tok
 from aligngpt.inference.prompts import Message, build_user_turn
 from aligngpt.modeling.alignment import parse_alignment
 from aligngpt.modeling.checkpoints import load_model
-from aligngpt.modeling.settings import needs_gate
+from aligngpt.modeling.hub import read_num_levels
+from aligngpt.modeling.settings import needs_gate, parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.utils.constants import IMAGE_TOKEN
+from aligngpt.utils.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class ChatSession:
     """
 
     def __init__(self, model: str | Path, images: Sequence[str | Path] = (), alignment: Any = None) -> None:
+        if alignment is not None:
+            parse_setting(alignment, read_num_levels(model))  # before the weights are loaded
         self._first_images: list[Image.Image] = [load_image(image) for image in images]
         self.model, self.processor = load_model(model)
         self.alignment: Any = None
@@ -84,7 +88,9 @@ class ChatSession:
         if alignment is not None:
             alignment = parse_alignment(alignment, self.model.config.num_alignment_levels)
             if not self.processor.use_alignment and alignment != "none":
-                raise ValueError(f"the model was trained without alignment; remove the alignment setting {alignment!r}")
+                raise ArgumentError(
+                    f"the model was trained without alignment; remove the alignment setting {alignment!r}"
+                )
         self.alignment = alignment
         self._cached = None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from aligngpt.modeling.artifacts import Stage1Checkpoint
+from aligngpt.utils.io import read_json
 from aligngpt.utils.models import find_model, has_weights
 from aligngpt.utils.progress import status
 from aligngpt.utils.text import one_line
@@ -58,6 +60,14 @@ def _download(name: str) -> Path:
     except OSError as error:  # the hub's own errors and those of the network
         raise FileNotFoundError(f"{name}: cannot be downloaded from the Hugging Face Hub: {one_line(error)}") from error
     return folder
+
+
+def read_num_levels(model: str | Path) -> int | None:
+    """Read N of a model or a stage-1 checkpoint, `None` if it has no such setting; errors as `resolve_model`."""
+    folder = resolve_model(model)
+    file = folder / Stage1Checkpoint.FILE
+    values = read_json(file)["settings"] if file.is_file() else read_json(folder / "config.json")
+    return values.get("num_alignment_levels")
 
 
 def read_vision_config(vision_tower: str | Path) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal, get_args
 
+from aligngpt.utils.errors import ArgumentError
+
 AlignmentName = Literal["adaptive", "global", "local", "average", "none"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -26,7 +28,7 @@ def parse_setting(value: Any, num_levels: int | None = None) -> Setting:
         num_levels: N; without it, levels and the number of weights are not checked against N.
 
     Raises:
-        ValueError: It is none of these.
+        ArgumentError: It is none of these.
     """
     setting = _parse_text(value) if isinstance(value, str) else value
     if isinstance(setting, str) and setting in ALIGNMENT_NAMES:
@@ -38,7 +40,7 @@ def parse_setting(value: Any, num_levels: int | None = None) -> Setting:
         if all(abs(weight) <= MAX_WEIGHT for weight in weights):  # false for NaN
             return weights
     levels = "a level from 1" if num_levels is None else f"a level from 1 to {num_levels}"
-    raise ValueError(
+    raise ArgumentError(
         f"alignment {value!r} is invalid; use one of {', '.join(ALIGNMENT_NAMES)}, {levels}, or "
         f"{num_levels or 'N'} weights from -{MAX_WEIGHT:.0f} to {MAX_WEIGHT:.0f} separated by commas"
     )

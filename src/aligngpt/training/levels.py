@@ -16,6 +16,7 @@ from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.training.collator import Collator
 from aligngpt.training.configs import PretrainConfig
 from aligngpt.training.datasets import IGNORED, PretrainDataset, read_levels_of
+from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ def read_pair_levels(
     """Return the level of each pair, uint8 (pairs,), 0 for a pair without one; `None` without alignment.
 
     Raises:
-        ValueError: There are no levels, or a level is outside 1..N.
+        ArgumentError: There are no levels.
+        ValueError: A level is outside 1..N.
     """
     if config.alignment == "none":
         return None
@@ -45,7 +47,7 @@ def read_pair_levels(
     pair_levels = read_levels_of(pairs, levels)
     highest = int(pair_levels.max(initial=0))
     if not highest and levels is None:
-        raise ValueError("the pairs have no levels; pass --levels (written by aligngpt level) or --alignment none")
+        raise ArgumentError("the pairs have no levels; pass --levels (written by aligngpt level) or --alignment none")
     if highest > config.num_alignment_levels:
         raise ValueError(
             f"a pair has level {highest}, but the levels of num_alignment_levels {config.num_alignment_levels} are 1 "

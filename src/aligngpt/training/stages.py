@@ -16,7 +16,7 @@ from aligngpt.training.configs import FinetuneConfig, PretrainConfig, StageConfi
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import fingerprint_file
 from aligngpt.utils.models import find_model
-from aligngpt.utils.output_dir import OutputDir
+from aligngpt.utils.output_dir import OutputDir, log_complete
 from aligngpt.utils.progress import status
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def pretrain(
         output: Folder of the checkpoint, which also gets `config.yaml`, `run_config.json`, `skipped.jsonl` and
             `train_results.json`.
         images: Folder that image paths are relative to.
-        levels: `levels.parquet` or its folder; without it, the data have the levels.
+        levels: Folder written by `aligngpt level`, or its `levels.parquet`; without it, the data have the levels.
         strict: Stop at the first bad record instead of skipping it.
 
     Raises:
@@ -123,7 +123,7 @@ def _run(stage: Stage, config: StageConfig, inputs: StageInputs, output: PathOrN
     identity = {"schema_version": 1, "stage": stage, "config": dataclasses.asdict(config), "inputs": inputs.identify()}
     run = OutputDir(output, identity, result_file=TrainResult.FILE)  # with the versions a TrainConfigFile
     if run.done:
-        logger.info("%s is complete; nothing to do", run.path)
+        log_complete(run.path)
         return TrainResult.read(run.path)
     with run.lock():
         with status("loading torch and transformers"):

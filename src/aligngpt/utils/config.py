@@ -10,9 +10,8 @@ A configuration may hold others; their fields have dotted names, such as `finetu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,6 +20,7 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from aligngpt.utils.io import atomic_path, read_bytes
+from aligngpt.utils.text import suggest
 
 C = TypeVar("C")
 
@@ -87,12 +87,6 @@ def describe_error(error: ValidationError) -> str:
         return f"{name}{'.' if name else ''}{detail['ctx']['error']}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{f'{name}: ' if name else ''}{message}, got {detail['input']!r}"
-
-
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean NAME?` for the most similar choice, or nothing."""
-    matches = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

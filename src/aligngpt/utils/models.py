@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from aligngpt.utils.text import suggest
+
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights"
 BUNDLED_MODELS = {"synthetic-clip": BUNDLED_WEIGHTS / "clip", "synthetic-llm": BUNDLED_WEIGHTS / "llm"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference; or shards with `.index.json`
@@ -30,10 +32,10 @@ def find_model(name: str | Path) -> Path | None:
         raise FileNotFoundError(f"{text}: {BUNDLED_MODELS[text]} is missing; run `aligngpt synthetic backbones`")
     if _HUB_NAME.fullmatch(text) and not path.parent.is_dir():
         return None
-    raise FileNotFoundError(
-        f"{text}: no such model folder; pass a folder, a bundled model ({', '.join(BUNDLED_MODELS)}) or a hub name "
-        "(org/name)"
+    hint = suggest(text, BUNDLED_MODELS) or (
+        f"; pass a folder, a bundled model ({', '.join(BUNDLED_MODELS)}) or a hub name (org/name)"
     )
+    raise FileNotFoundError(f"{text}: no such model folder{hint}")
 
 
 def has_weights(folder: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aligngpt.utils.io import read_json, write_json
+
+_logger = logging.getLogger(__name__)
 
 RUN_FILE = "run_config.json"
 _LOCK = ".lock"
@@ -94,6 +98,11 @@ class OutputDir:
             self.check()
         if reset or not self.run_file.is_file():
             write_json(self.run_file, {**self.identity, **extra})
+
+
+def log_complete(path: str | os.PathLike[str]) -> None:
+    """Log that an earlier call completed this output; the command line then prints the main result alone."""
+    _logger.info("complete: %s; nothing to do", path, extra={"is_complete": True})
 
 
 def is_empty(folder: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # Control characters, line and direction separators, and unpaired surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -13,6 +15,12 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def one_line(error: Exception) -> str:
-    """Return the message of an error without line breaks."""
+def one_line(error: Exception | str) -> str:
+    """Return a text, or the message of an error or else its type, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean NAME?` for the most similar choice, or nothing."""
+    matches = difflib.get_close_matches(name, list(choices), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

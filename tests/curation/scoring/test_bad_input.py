@@ -195,7 +195,10 @@ def test_wrong_inputs_and_scorers_are_one_line(images: Path, clip_folder: Path, 
     pairs = write_json(tmp_path, [llava(0)])
     for arguments, message in (
         ((table, clip_folder), "expected a column of images"),
-        ((pairs, tmp_path / "vision", "--images", images), "holds a CLIPVisionModel, which has no text tower to score pairs with"),
+        (
+            (pairs, tmp_path / "vision", "--images", images),
+            "holds a CLIPVisionModel, which has no text tower to score pairs with",
+        ),
         ((pairs, clip_folder), "images are given by paths; pass the folder of --images"),
         ((pairs, tmp_path / "vision", "--images", tmp_path / "vision"), "has none of the first 1 images of"),
         ((tmp_path / "gone.json", clip_folder), "no such file"),
@@ -226,11 +229,14 @@ def test_broken_photos_become_rows(photos: Path, clip_folder: Path, tmp_path: Pa
 
 
 def test_nothing_to_score_is_counted_and_an_error(images: Path, clip_folder: Path, tmp_path: Path) -> None:
-    pairs = write_json(tmp_path, [llava(number, image=f"gone{number}.png") for number in range(3)])
+    pairs = write_json(tmp_path, [llava(number, image=f"{number}.png") for number in range(3)])
+    for number in range(3):
+        (tmp_path / f"{number}.png").touch()
     for more, code in (((), 1), (("--strict",), 3)):
-        done = score(pairs, clip_folder, tmp_path / "out", "--images", images, *more)
-        assert done.exit_code == code and "     3  no such file" in done.stderr
-    assert set(errors(tmp_path / "out").values()) == {"no such file"}
+        done = score(pairs, clip_folder, tmp_path / "out", "--images", tmp_path, *more)
+        assert done.exit_code == code and "     3  empty" in done.stderr
+        assert not (tmp_path / "out").exists()
+    assert score(pairs, clip_folder, tmp_path / "out", "--images", images).exit_code == 0, "the folder is free"
 
 
 def test_a_shard_with_a_bad_record_succeeds(clip_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligngpt.curation.duplicates import DuplicateImages, Group, NearDuplicates, RepeatedCaptions
+from aligngpt.curation.duplicates import DuplicateGroup, DuplicateImages, NearDuplicates, RepeatedCaptions
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scorer_agreement import AgreementDetails
 from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
@@ -66,7 +66,7 @@ def test_levels_and_pairs_near_their_boundaries(tmp_path: Path) -> None:
         "The median caption has 9 characters; 90% have 4 to 20, the longest has 20.",
         "Median caption length rises from 4 at level 1 to 20 at level 2, monotonically.",
     ]
-    empty = LevelBoundaries(3, "given", (0.6, 0.7), 0.1, 0.5)
+    empty = LevelBoundaries(3, "explicit", (0.6, 0.7), 0.1, 0.5)
     (tmp_path / "again").mkdir()
     assert insights.levels(scanned(tmp_path / "again", rows, empty), empty) == [
         "3 levels with explicit boundaries: 0 to 3 pairs each. 2 levels are empty."
@@ -124,7 +124,7 @@ def test_duplicates() -> None:
 
 
 def test_repeated_captions() -> None:
-    few = RepeatedCaptions(1, 10_000, 9_998, 1, 3, 1, (0, 1, 0, 0, 0), (Group(3, (1, 2, 3)),))
+    few = RepeatedCaptions(1, 10_000, 9_998, 1, 3, 1, (0, 1, 0, 0, 0), (DuplicateGroup(3, (1, 2, 3)),))
     assert insights.repeated_captions(few) == [
         "3 pairs (under 0.1%) have a caption that occurs with more than one image; the most frequent caption occurs "
         "with 3 images.",

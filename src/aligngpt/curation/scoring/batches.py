@@ -51,7 +51,7 @@ U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoreRow:
     """A record on its way to a row of scores.
 
     Attributes:
@@ -82,7 +82,7 @@ class Batch(Generic[T]):
 
     shard: int
     number: int
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     images: dict[int, T]
     last: bool
     texts: tuple[int, ...] = ()
@@ -163,10 +163,10 @@ def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size:
         text_numbers: LRUCache[int] = LRUCache()
         next_image, next_text = count().__next__, count().__next__
         number, size = 0, 0
-        rows: list[Row] = []
+        rows: list[ScoreRow] = []
         new: dict[int, Encoded] = {}
         for record in shard.read():
-            row = Row(record.id, record.image, record.caption, record.error)
+            row = ScoreRow(record.id, record.image, record.caption, record.error)
             if record.error is None and record.caption is not None:
                 encoded = _encoded_image(record, images)
                 text = text_numbers.use(_digest(record.caption.encode()), next_text)
@@ -331,7 +331,9 @@ def _to_array(vectors: Any) -> np.ndarray:
     return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
 
 
-def _to_columns(rows: Sequence[Row], entries: Sequence[tuple[_Image, _Text] | None], names: Sequence[str]) -> Columns:
+def _to_columns(
+    rows: Sequence[ScoreRow], entries: Sequence[tuple[_Image, _Text] | None], names: Sequence[str]
+) -> Columns:
     """Return the rows as columns of `score_schema`."""
     facts = [Decoded() if entry is None else entry[0].decoded for entry in entries]
     reasons = [row.error or fact.error for row, fact in zip(rows, facts, strict=True)]

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from aligngpt.curation.artifacts import (
     DataFields,
-    LongCaptions,
     ScoreCounts,
     ScoreInputs,
     ScoreManifest,
@@ -22,6 +21,7 @@ from aligngpt.curation.artifacts import (
     ScorerInfo,
     ScoreRunConfig,
 )
+from aligngpt.curation.choices import LongCaptions
 from aligngpt.curation.scorer_agreement import compare_all
 from aligngpt.curation.scoring.store import (
     Failures,
@@ -178,7 +178,7 @@ class ScoreRun:
             snapshot = self._settings.snapshot
             self._output_dir.start(snapshot=snapshot, image_sample=self._image_sample, versions=versions())
             mine = self._shards[shard[0] - 1 :: shard[1]]
-            todo = [each for each in mine if not is_finished(self._part(each.number), self._metadata(each.number))]
+            todo = [item for item in mine if not is_finished(self._part(item.number), self._metadata(item.number))]
             if todo:
                 self._write(work(todo), mine, todo)
             return self._finish(len(self._shards) - len(todo))

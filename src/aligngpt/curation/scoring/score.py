@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from aligngpt.curation.artifacts import LongCaptions
+from aligngpt.curation.choices import Backend, LongCaptions
 from aligngpt.curation.scoring.run import (
     RunSettings,
     ScoreSummary,
@@ -23,9 +22,8 @@ from aligngpt.data.sources import open_source
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.models import name_model
+from aligngpt.utils.output_dir import log_complete
 from aligngpt.utils.progress import status
-
-_logger = logging.getLogger(__name__)
 
 
 def score_pairs(
@@ -41,7 +39,7 @@ def score_pairs(
     image_column: str | None = None,
     caption_column: str | None = None,
     id_column: str | None = None,
-    backend: Literal["local", "ray"] = "local",
+    backend: Backend = "local",
     actors: int | None = None,
     address: str | None = None,
     show_progress: bool = True,
@@ -70,7 +68,8 @@ def score_pairs(
     Raises:
         NothingScored: No record can be used; `output` is empty then.
         ArgumentError: Images are given by paths and `images` is missing, or has none of the first images.
-        ValueError: An argument is out of range, two scorers have one name, `output` belongs to another run, or another process works on the same shard.
+        ValueError: An argument is out of range, two scorers have one name, `output` belongs to another run, or
+            another process works on the same shard.
         OSError: Reading or writing fails, or a worker process is killed.
         ImportError: Ray is requested and not installed.
     """
@@ -92,7 +91,7 @@ def score_pairs(
     snapshot = snapshot_run(source, folders, {**columns, "images": str(images), "long_captions": long_captions})
     finished = read_finished(Path(output), source.images, snapshot)
     if finished is not None:
-        _logger.info("%s is complete; nothing to do", output)
+        log_complete(output)
         return finished
     common["snapshot"] = snapshot
     check_images(source)

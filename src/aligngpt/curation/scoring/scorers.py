@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from aligngpt.curation.artifacts import LongCaptions
+from aligngpt.curation.choices import LONG_CAPTIONS, LongCaptions
 from aligngpt.data.images import DecodedImage
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.utils.io import hash_folder
@@ -196,8 +196,8 @@ class ClipScorer:
                 or `long_captions` is invalid.
         """
         folder = resolve_model(os.fspath(folder))
-        if long_captions not in get_args(LongCaptions):
-            raise ValueError(f"long_captions must be 'truncate' or 'chunk-mean', got {long_captions!r}")
+        if long_captions not in LONG_CAPTIONS:
+            raise ValueError(f"long_captions must be {' or '.join(LONG_CAPTIONS)}, got {long_captions!r}")
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder}: no config.json; pass the folder of a CLIP-like checkpoint")
         import torch

@@ -16,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from aligngpt.curation.artifacts import LevelsSummary, ScoreManifest, ScorerInfo
+from aligngpt.curation.artifacts import ScoreManifest, ScorerInfo
 from aligngpt.curation.duplicates import SPREAD
 from aligngpt.curation.filtering import open_scored_pairs
-from aligngpt.curation.levels import LevelBoundaries
+from aligngpt.curation.levels import LevelBoundaries, read_summary
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails, describe_agreements
 from aligngpt.curation.scoring.store import read_manifest, score_columns
 from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
@@ -101,7 +101,7 @@ def report_data(
     Args:
         scores: Folder written by `aligngpt score`.
         output: The page, one HTML file without external requests; below 10 MB for any number of pairs.
-        levels: Folder written by `aligngpt level`, or its `levels.json`; without it, the report has no levels.
+        levels: Folder written by `aligngpt level`, or a file in it; without it, the report has no levels.
         data: The pairs that were scored; without them, the report has no captions.
         images: Image folder; not needed if the data contain the images.
 
@@ -140,7 +140,7 @@ def _read_levels(
     by_column = dict(zip(columns, manifest.scorers, strict=True))
     if levels is None:
         return None, by_column
-    summary = LevelsSummary.read(levels)
+    summary = read_summary(levels)
     leveled = summary.scorer
     matches = [name for name, scorer in by_column.items() if scorer.weights_hash == leveled.weights_hash]
     if not matches:
