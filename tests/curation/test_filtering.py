@@ -469,7 +469,7 @@ def test_the_command_filters_and_prints_counts(tmp_path: Path) -> None:
         ("--min-level 2", "filters on levels and --write-levels require --levels"),
         ("--write-levels", "filters on levels and --write-levels require --levels"),
         ("--exclude boundary", "filters on levels and --write-levels require --levels"),
-        ("--exclude blurred", "'blurred' is not a quality issue; choose one of error"),
+        ("--exclude blurred", "'blurred' is not a quality issue; choose from error"),
         ("--level-weights 1:0.5,1:2", "expected one weight per level, such as 1:0.2,8:2, got '1:0.5,1:2'"),
         ("--level-weights 1", "expected one weight per level"),
         ("--keep-levels 3,x", "expected levels such as 3,4, got '3,x'"),

@@ -338,7 +338,7 @@ def test_the_scores_of_a_second_scorer_are_cut_by_name(tmp_path: Path) -> None:
     first = write_scores(tmp_path / "first", [0.4, 0.3], weights_hash="second-hash")
     fitted = assign_levels(first, tmp_path / "l", num_levels=2, boundaries_from=scores)
     assert fitted.boundaries == summary.boundaries, "the same weights are found whatever their place and name"
-    with pytest.raises(ValueError, match="no scores of 'third'; choose one of tiny, second"):
+    with pytest.raises(ValueError, match="no scores of 'third'; choose from tiny, second"):
         assign_levels(scores, tmp_path / "levels", scorer="third")
 
 

@@ -123,7 +123,7 @@ def test_issues_are_parsed_and_formatted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("blurred", "'blurred' is not a quality issue; choose one of error, truncated_caption"),
+        ("blurred", "'blurred' is not a quality issue; choose from error, truncated_caption"),
         ("error:1", "error takes no number, got 1"),
         ("mismatch:101", "the number of mismatch must be from 0 to 100, got 101"),
         ("mismatch:nan", "must be from"),

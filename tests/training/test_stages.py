@@ -213,7 +213,7 @@ def test_the_result_of_a_finished_run_is_returned(
 ) -> None:
     with caplog.at_level(logging.INFO, "aligngpt.training.stages"):
         first = pretrain(stage1_config(), **world.stage1_inputs, output=stage1)
-    assert caplog.messages == [f"{stage1} is complete; nothing to do"]
+    assert caplog.messages == [f"complete: {stage1}; nothing to do"]
     assert first == TrainResult.read(stage1)
     second = finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage2)
     assert second == TrainResult.read(stage2)

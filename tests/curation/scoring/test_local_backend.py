@@ -337,7 +337,7 @@ def test_a_finished_run_is_recognized_without_reading(
         patch.setattr("aligngpt.curation.scoring.scorers.ClipScorer.from_pretrained", None)
         again = score_pairs(pairs, out, **settings)
     assert (again.scored, again.shards, again.resumed_shards) == (6, 1, 1)
-    assert f"{out} is complete; nothing to do" in caplog.text
+    assert f"complete: {out}; nothing to do" in caplog.text
 
     pairs.touch()  # compared by content, which is the same
     assert score_pairs(pairs, out, **settings).resumed_shards == 1
