@@ -285,7 +285,7 @@ def test_every_part_of_the_paper_has_a_row() -> None:
 def test_presets_named_paper_have_the_numbers_of_the_paper() -> None:
     from aligngpt.training.configs import FINETUNE_PRESETS, PRETRAIN_PRESETS
 
-    pretrain, finetune = PRETRAIN_PRESETS["paper"], FINETUNE_PRESETS["paper"]
+    pretrain, finetune = PRETRAIN_PRESETS["paper"](), FINETUNE_PRESETS["paper"]()
     batches = [
         config.per_device_train_batch_size * config.gradient_accumulation_steps for config in (pretrain, finetune)
     ]

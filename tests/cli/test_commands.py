@@ -173,7 +173,7 @@ def test_pretrain(pairs: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     done = invoke(*arguments, "--language-model", model, "--vision-tower", model, "--num-alignment-levels", "2")
     assert done.exit_code == 0, done.stderr
     config = calls[0].pop("config")
-    assert config == type(config)(**{**vars(PRETRAIN_PRESETS["paper"]), "num_alignment_levels": 2})
+    assert config == type(config)(**{**vars(PRETRAIN_PRESETS["paper"]()), "num_alignment_levels": 2})
     assert calls[0] == {
         "data": str(pairs),
         "images": folder / "images",
@@ -198,7 +198,7 @@ def test_finetune(pairs: Path, model: Path, random: bool, monkeypatch: pytest.Mo
     done = invoke(*arguments, *(["--language-model", model, "--vision-tower", model] if random else []))
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout) == TRAINED.model_dump(exclude={"schema_version"})
-    expected = {**vars(FINETUNE_PRESETS["synthetic"]), "alignment_embeddings": "random" if random else "stage1"}
+    expected = {**vars(FINETUNE_PRESETS["synthetic"]()), "alignment_embeddings": "random" if random else "stage1"}
     assert vars(calls[0]["config"]) == expected
     assert calls[0]["stage1"] == (None if random else model)
     assert calls[0]["language_model"] == (model if random else None)

@@ -32,7 +32,7 @@ class Whole:
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Betas of Adam.")
 
 
-PRESETS = {"whole": Whole(), "small": Whole(seed=7, stage=Stage(max_steps=5))}
+PRESETS = {"whole": Whole, "small": lambda: Whole(seed=7, stage=Stage(max_steps=5))}
 
 
 def run(*arguments: str, positional: bool = False) -> tuple[Any, str]:

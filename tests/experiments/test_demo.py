@@ -25,7 +25,7 @@ from aligngpt.utils.config import read_yaml
 
 
 def test_the_variants_differ_in_alignment_only(tmp_path: Path) -> None:
-    steps = {step.name: step for step in plan_steps(DEMO_PRESETS["synthetic"], tmp_path)}
+    steps = {step.name: step for step in plan_steps(DEMO_PRESETS["synthetic"](), tmp_path)}
     variants = {}
     for variant in ("adaptive", "none"):
         files = [tmp_path / "configs" / f"{stage}-{variant}.yaml" for stage in ("pretrain", "finetune")]
@@ -52,7 +52,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a run was started and interrupted in its first step."""
     monkeypatch.setattr("aligngpt.experiments.demo.run_steps", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(DEMO_PRESETS["synthetic-smoke"], tmp_path)
+        run_demo(DEMO_PRESETS["synthetic-smoke"](), tmp_path)
     return tmp_path
 
 
@@ -63,19 +63,19 @@ def interrupt(*args: Any, **options: Any) -> None:
 def test_another_config_in_the_folder_is_refused(started: Path) -> None:
     write_costs(started, done=True)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(DEMO_PRESETS["synthetic-smoke"], started)
-    stage = replace(DEMO_PRESETS["synthetic-smoke"].pretrain, learning_rate=1e-5)
+        run_demo(DEMO_PRESETS["synthetic-smoke"](), started)
+    stage = replace(DEMO_PRESETS["synthetic-smoke"]().pretrain, learning_rate=1e-5)
     with pytest.raises(
         ValueError, match=r"belongs to another run: config\.pairs is 96 there, 97 requested; .*learning_rate"
     ):
-        run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97, pretrain=stage), started)
+        run_demo(replace(DEMO_PRESETS["synthetic-smoke"](), pairs=97, pretrain=stage), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 96
 
 
 def test_a_folder_without_a_finished_step_takes_another_config(started: Path) -> None:
     write_costs(started, done=False)
     with pytest.raises(KeyboardInterrupt):
-        run_demo(replace(DEMO_PRESETS["synthetic-smoke"], pairs=97), started)
+        run_demo(replace(DEMO_PRESETS["synthetic-smoke"](), pairs=97), started)
     assert json.loads((started / "run_config.json").read_text())["config"]["pairs"] == 97
     assert not (started / "steps.json").exists()
 
@@ -123,7 +123,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     if not (BUNDLED_FOLDER / "llm" / "config.json").is_file():
         pytest.skip("the package has no backbones")
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    return folder, run_demo(DEMO_PRESETS["synthetic-smoke"], folder)
+    return folder, run_demo(DEMO_PRESETS["synthetic-smoke"](), folder)
 
 
 def test_the_run_writes_every_file(smoke_run: tuple[Path, Summary]) -> None:
@@ -191,4 +191,4 @@ def test_a_second_call_does_no_work(smoke_run: tuple[Path, Summary], monkeypatch
         raise AssertionError(f"step {args[0].name} was done already")
 
     monkeypatch.setattr(runner, "_Process", start)
-    assert run_demo(DEMO_PRESETS["synthetic-smoke"], folder) == summary
+    assert run_demo(DEMO_PRESETS["synthetic-smoke"](), folder) == summary

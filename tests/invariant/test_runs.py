@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_1(folder: Path, tmp_path: Path) -> Run:
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
         backbones: dict[str, Any] = {"language_model": folder / "llm", "vision_tower": folder / "tower"}
-        config = replace(PRETRAIN_PRESETS["synthetic"], **SMALL, seed=seed)
+        config = replace(PRETRAIN_PRESETS["synthetic"](), **SMALL, seed=seed)
         output = tmp_path / name
         result = pretrain(config, data=folder / "pairs.json", images=folder, output=output, **backbones)
         return [entry.model_dump() for entry in result.log_history], (output / "stage1.safetensors").read_bytes()
@@ -70,7 +70,7 @@ def stage_2(folder: Path, tmp_path: Path, stage_1: Run) -> Run:
     stage_1("stage1", 0)
 
     def run(name: str, seed: int) -> tuple[list[dict[str, Any]], bytes]:
-        config = replace(FINETUNE_PRESETS["synthetic"], **SMALL, seed=seed)
+        config = replace(FINETUNE_PRESETS["synthetic"](), **SMALL, seed=seed)
         data = folder / "conversations.json"
         result = finetune(config, data=data, images=folder, stage1=tmp_path / "stage1", output=tmp_path / name)
         return [entry.model_dump() for entry in result.log_history], (

@@ -79,12 +79,12 @@ def stage1_config(**changes: Any) -> PretrainConfig:
         "logging_steps": 1,
         "num_alignment_levels": LEVELS,
     }
-    return replace(PRETRAIN_PRESETS["synthetic"], **(small | changes))
+    return replace(PRETRAIN_PRESETS["synthetic"](), **(small | changes))
 
 
 def stage2_config(**changes: Any) -> FinetuneConfig:
     small = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
-    return replace(FINETUNE_PRESETS["synthetic"], **(small | changes))
+    return replace(FINETUNE_PRESETS["synthetic"](), **(small | changes))
 
 
 @pytest.fixture(scope="session")

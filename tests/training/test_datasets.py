@@ -14,7 +14,7 @@ import torch
 
 from aligngpt import AlignGPTProcessor
 from aligngpt.data.schema import Conversation, ImageTextPair, Turn
-from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample, read_levels_of
+from aligngpt.training.datasets import IGNORED, InstructionDataset, PretrainDataset, Sample, read_levels
 from tests import tiny
 from tests.source_files import indexed
 
@@ -82,14 +82,14 @@ def test_pairs_without_a_level_are_not_in_the_dataset_and_counted(
     pairs = indexed([replace(PAIR, id=name, image=f"{name}.png") for name in "012"], images)
     columns = {"id": ["2", "1", "0", "else"], "alignment_level": pa.array([1, None, 8, 3], pa.int8())}
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
-    dataset = PretrainDataset(pairs, processor(folders), read_levels_of(pairs, tmp_path))
+    dataset = PretrainDataset(pairs, processor(folders), read_levels(pairs, tmp_path))
     assert [(dataset[i]["id"], dataset[i]["alignment_level"]) for i in range(len(dataset))] == [("0", 8), ("2", 1)]
     assert dataset.num_without_level == 1
     assert dataset.modality_lengths == [3, 3]
     with pytest.raises(ValueError, match="none of the 3 pairs has a level"):
         PretrainDataset(pairs, processor(folders), np.zeros(3, np.uint8))
     levels = indexed([PAIR, replace(PAIR, id="q", alignment_level=7)], images)
-    assert read_levels_of(levels, None).tolist() == [0, 7]
+    assert read_levels(levels, None).tolist() == [0, 7]
 
 
 def test_without_alignment_a_pair_has_no_level_and_no_align_token(folders: tuple[Path, Path], images: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -24,13 +25,15 @@ from safetensors.torch import load_file
 from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.data.schema import StrictDataError
 from aligngpt.modeling.checkpoints import load_model, load_stage1
+from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.training.artifacts import TrainConfigFile, TrainResult
 from aligngpt.training.datasets import InstructionDataset
 from aligngpt.training.freezing import TRAINABLE_MODULES, apply_stage
 from aligngpt.training.sampler import ModalityGroupedSampler
-from aligngpt.training.stages import finetune, identify_checkpoint, identify_data, pretrain
+from aligngpt.training.stages import finetune, identify_checkpoint, identify_data, identify_images, pretrain
 from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
 from aligngpt.utils.config import load_config, write_yaml
+from aligngpt.utils.errors import ArgumentError
 from tests import tiny
 from tests.training.conftest import LEVELS, World, stage1_config, stage2_config
 
@@ -156,11 +159,12 @@ def test_a_run_writes_its_configuration_and_its_result(world: World, stage1: Pat
     losses = [entry.loss or 0.0 for entry in result.log_history]
     assert min(losses) > 0 and all((entry.grad_norm or 0) > 0 for entry in result.log_history)
     assert result.final_loss == result.train_loss == pytest.approx(sum(losses) / 2, abs=1e-4)
-    assert load_config({"any": stage1_config()}, file=stage1) == stage1_config()
+    assert load_config({"any": stage1_config}, file=stage1) == stage1_config()
     run = TrainConfigFile.read(stage1)
     assert (run.stage, run.config) == ("pretrain", asdict(stage1_config()))
     assert run.inputs == {
         "data": identify_data(world.folder / "pairs.json"),
+        "images": identify_images(world.folder / "images"),
         "levels": None,
         "stage1": None,
         "language_model": identify_checkpoint(world.folder / "llm"),
@@ -225,9 +229,9 @@ import sys
 from aligngpt.training.stages import pretrain
 from aligngpt.training.configs import PretrainConfig
 from aligngpt.utils.config import load_config, write_yaml
-config = load_config({{"paper": PretrainConfig()}}, file={str(stage1)!r})
+config = load_config({{"paper": PretrainConfig}}, file={str(stage1)!r})
 folder = {str(world.folder)!r}
-result = pretrain(config, data=folder + "/pairs.json", images="gone", language_model=folder + "/llm",
+result = pretrain(config, data=folder + "/pairs.json", images=folder + "/images", language_model=folder + "/llm",
                   vision_tower=folder + "/tower", output={str(stage1)!r})
 assert result.global_step == 2
 assert not {{"torch", "transformers"}} & set(sys.modules)
@@ -375,8 +379,57 @@ def test_another_run_in_the_folder_is_refused(world: World, stage1: Path, stage2
     changed = world.rewrite("pairs.json", tmp_path / "pairs.json", caption)
     with pytest.raises(ValueError, match=r"inputs\.data\.size is \d+ there, \d+ requested; inputs\.data\.modified is"):
         pretrain(stage1_config(), **world.stage1_inputs | {"data": changed}, output=stage1)
+    other = shutil.copytree(world.folder / "images", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"inputs\.images\.path is .*images\" there, .*other\" requested"):
+        pretrain(stage1_config(), **world.stage1_inputs | {"images": other}, output=stage1)
     with pytest.raises(ValueError, match=r'stage is "pretrain" there, "finetune" requested; .*more fields differ'):
         finetune(stage2_config(), **world.stage2_inputs, stage1=stage1, output=stage1)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_copies_of_the_data_are_the_same_data(world: World, stage1: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pairs.json"
+    shutil.copy(world.folder / "pairs.json", copy)
+    os.utime(copy, ns=(1, 1))
+    inputs = world.stage1_inputs | {"data": copy}
+    assert pretrain(stage1_config(), **inputs, output=stage1) == TrainResult.read(stage1)
+    copy.write_text(copy.read_text().replace("noise xx", "noise yy"))
+    with pytest.raises(ValueError, match=r"inputs\.data\.modified is \d+ there, .*inputs\.data\.fingerprint is"):
+        pretrain(stage1_config(), **inputs, output=stage1)
+
+
+def test_data_are_read_only_if_their_time_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "pairs.json"
+    file.write_text("[]")
+    stored = identify_data(file)
+    monkeypatch.setattr("aligngpt.training.stages.hash_file", lambda path: pytest.fail("the file is read"))
+    assert identify_data(file, stored) == stored
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_number_of_levels_is_that_of_the_input(world: World, stage1: Path, tmp_path: Path) -> None:
+    (tmp_path / "levels.json").write_text(json.dumps({"num_levels": 4}))
+    message = r"num_alignment_levels is 3, but .*levels\.json has 4 levels; omit --num-alignment-levels"
+    with pytest.raises(ArgumentError, match=message):
+        pretrain(stage1_config(), **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
+    with pytest.raises(ArgumentError, match=rf"is 4, but stage 1 in .* has {LEVELS} levels"):
+        finetune(stage2_config(num_alignment_levels=4), **world.stage2_inputs, stage1=stage1, output=tmp_path / "out")
+
+
+def test_levels_set_the_rows_of_the_table(world: World, tmp_path: Path) -> None:
+    columns = {"id": ["p0", "p1"], "clip_score": [0.1, 0.2], "alignment_level": [1, 4]}
+    pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
+    (tmp_path / "levels.json").write_text(json.dumps({"num_levels": 4}))
+    config = stage1_config(num_alignment_levels=None, max_steps=1)
+    pretrain(config, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
+    assert Stage1Checkpoint.read(tmp_path / "out").settings.num_alignment_levels == 4
+
+
+def test_a_complete_model_is_neither_tower_nor_stage_1(world: World, stage2: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a complete AlignGPT model; pass a CLIP or SigLIP model"):
+        pretrain(stage1_config(), **world.stage1_inputs | {"vision_tower": stage2}, output=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="is not a finished stage-1 checkpoint"):
+        finetune("synthetic", **world.stage2_inputs, stage1=stage2, output=tmp_path / "out")
 
 
 def test_what_cannot_start_leaves_the_folder_free(world: World, tmp_path: Path) -> None:
@@ -400,7 +453,7 @@ def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
         records[3]["alignment_level"] = LEVELS + 1
 
     levels = {**world.stage1_inputs, "data": world.rewrite("pairs.json", tmp_path / "high.json", high)}
-    with pytest.raises(ValueError, match=f"has level {LEVELS + 1}, but the levels of num_alignment_levels {LEVELS}"):
+    with pytest.raises(ValueError, match=f"has level {LEVELS + 1}, but num_alignment_levels is {LEVELS}"):
         pretrain(stage1_config(), **levels, output=tmp_path / "out")
     result = pretrain(stage1_config(alignment="none", max_steps=1), **plain, output=tmp_path / "out")
     assert result.loss_by_level is None
@@ -410,7 +463,7 @@ def test_levels_must_be_there_and_fit(world: World, tmp_path: Path) -> None:
 def test_levels_of_a_file_must_fit(world: World, tmp_path: Path, level: int) -> None:
     columns = {"id": ["p0", "p1"], "clip_score": [0.1, 0.2], "alignment_level": [1, level]}
     pq.write_table(pa.table(columns), tmp_path / "levels.parquet")
-    with pytest.raises(ValueError, match=rf"level {level}(, but the levels of num_alignment_levels {LEVELS}|; )"):
+    with pytest.raises(ValueError, match=rf"level {level}(, but num_alignment_levels is {LEVELS}|; )"):
         pretrain(stage1_config(), **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
 
 
@@ -446,7 +499,7 @@ def test_bad_records_are_left_out_or_fatal(world: World, tmp_path: Path, caplog:
     assert [line["reason"] for line in skipped] == ["empty caption or answer in turn 2", "no such file"]
     records = json.loads(pairs.read_text())
     pairs.write_text(json.dumps([record for record in records if record["id"] != "p2"]))
-    with pytest.raises(StrictDataError, match=r"sample p0: no such file"):
+    with pytest.raises(StrictDataError, match=r"pairs\.json: record 0, id p0, image gone\.png: no such file"):
         pretrain(config, **arguments, output=tmp_path / "strict", strict=True)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
@@ -93,7 +93,7 @@ class ConfigCommand(Command):
     The configuration is imported when the command line is parsed or the help is shown, not before.
 
     Args:
-        presets: `module:NAME` of the configurations by name. The first is the default, and its values are the defaults
+        presets: `module:NAME` of functions that return the configurations, by name. The first is the default, and its values are the defaults
             that the help shows. With one preset there is no `--preset`.
         exclude: Dotted names of fields without an option.
         positional: Take preset or file as the argument `PRESET|FILE` instead of by `--preset` and `--config`. Its name
@@ -115,14 +115,14 @@ class ConfigCommand(Command):
         self._positional = positional
 
     @cached_property
-    def presets(self) -> Mapping[str, Any]:
-        """The configurations to start from."""
+    def presets(self) -> Mapping[str, Callable[[], Any]]:
+        """Functions that return the configurations to start from."""
         return getattr(importlib.import_module(self._module), self._variable)
 
     @cached_property
     def options(self) -> dict[str, click.Option]:
         """The options of the configuration, by the dotted name of the field."""
-        return config_options(next(iter(self.presets.values())), self._exclude)
+        return config_options(next(iter(self.presets.values()))(), self._exclude)
 
     @cached_property
     def _config_params(self) -> list[click.Parameter]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -38,11 +40,26 @@ class Stage1Checkpoint(Artifact):
     """The description of a stage-1 checkpoint, next to `stage1.safetensors`."""
 
     FILE: ClassVar[str] = "stage1.json"
+    WEIGHTS: ClassVar[str] = "stage1.safetensors"
     WRITTEN_BY: ClassVar[str] = "aligngpt pretrain"
 
     backbones: BackboneReference = Field(description="The backbones that stage 1 was trained on")
     settings: Stage1Settings = Field(description="How to build the model around projector and alignment table")
     tensors: dict[str, list[int]] = Field(description="Shape of each tensor in `stage1.safetensors`")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the description of the stage-1 checkpoint in a folder.
+
+        Raises:
+            FileNotFoundError: It is not a finished stage-1 checkpoint.
+            ValueError: `stage1.json` is invalid.
+        """
+        if not all((Path(path) / name).is_file() for name in (cls.FILE, cls.WEIGHTS)):
+            raise FileNotFoundError(
+                f"{path} is not a finished stage-1 checkpoint ({cls.FILE} and {cls.WEIGHTS}); run `{cls.WRITTEN_BY}`"
+            )
+        return super().read(path)
 
 
 class ConversionReport(Artifact):

@@ -20,8 +20,6 @@ from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.utils.io import atomic_path, fingerprint_file
 from aligngpt.utils.models import BUNDLED_MODELS, has_weights
 
-WEIGHTS_FILE = "stage1.safetensors"
-INFO_FILE = Stage1Checkpoint.FILE
 STAGE1_MODULES = ("multi_modal_projector", "alignment_embeddings")
 
 
@@ -72,28 +70,13 @@ def write_stage1(
     state: dict[str, Tensor], output: Path, backbones: BackboneReference, settings: dict[str, Any]
 ) -> None:
     """Write a stage-1 checkpoint with these tensors; see `save_stage1`."""
-    with atomic_path(output / WEIGHTS_FILE) as path:
+    with atomic_path(output / Stage1Checkpoint.WEIGHTS) as path:
         save_file(state, path, metadata={"format": "pt"})
     Stage1Checkpoint(
         backbones=backbones,
         settings=Stage1Settings(**settings),
         tensors={name: list(tensor.shape) for name, tensor in state.items()},
     ).write(output)
-
-
-def read_stage1(checkpoint: str | Path) -> Stage1Checkpoint:
-    """Read the description of a stage-1 checkpoint.
-
-    Raises:
-        FileNotFoundError: It is not a finished stage-1 checkpoint.
-        ValueError: `stage1.json` is invalid.
-    """
-    folder = Path(checkpoint)
-    if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a finished stage-1 checkpoint ({INFO_FILE} and {WEIGHTS_FILE}); run `aligngpt pretrain`"
-        )
-    return Stage1Checkpoint.read(folder)
 
 
 def load_stage1(
@@ -121,7 +104,7 @@ def load_stage1(
             and stage 1 was trained without.
     """
     folder = Path(checkpoint)
-    stage1 = read_stage1(folder)
+    stage1 = Stage1Checkpoint.read(folder)
     backbones = describe_backbones(
         language_model or stage1.backbones.language_model, vision_tower or stage1.backbones.vision_tower
     )
@@ -135,7 +118,7 @@ def load_stage1(
     model, processor = AlignGPTForConditionalGeneration.from_backbones(
         backbones.language_model, backbones.vision_tower, attn_implementation=attn_implementation, **settings
     )
-    _load_weights(model, folder / WEIGHTS_FILE)
+    _load_weights(model, folder / Stage1Checkpoint.WEIGHTS)
     if random_embeddings:
         model.alignment_embeddings.reset_parameters()
     return model, processor, backbones
@@ -156,7 +139,7 @@ def load_model(
         ValueError: It is a model of another kind.
     """
     folder = resolve_model(model)
-    if (folder / INFO_FILE).is_file() and not has_weights(folder):
+    if (folder / Stage1Checkpoint.FILE).is_file() and not has_weights(folder):
         loaded, processor, _ = load_stage1(folder, **options)
     else:
         kind = AutoConfig.from_pretrained(folder).model_type

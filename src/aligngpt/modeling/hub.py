@@ -80,10 +80,11 @@ def read_vision_config(vision_tower: str | Path) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve_model(vision_tower))
-    config = getattr(config, "vision_config", config)
-    if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
-        raise ValueError(f"{vision_tower} is a {config.model_type} model; pass a CLIP or SigLIP vision tower")
-    return config
+    vision = getattr(config, "vision_config", config)
+    kind = "complete AlignGPT" if config.model_type == "aligngpt" else config.model_type
+    if kind != config.model_type or not hasattr(vision, "patch_size") or not hasattr(vision, "image_size"):
+        raise ValueError(f"{vision_tower} is a {kind} model; pass a CLIP or SigLIP model")
+    return vision
 
 
 def check_language_model(language_model: str | Path) -> None:

@@ -24,4 +24,4 @@ class BackboneTrainingConfig:
     threads: int = Field(default=1, ge=1, description="CPU threads; the two models are trained at the same time.")
 
 
-BACKBONE_PRESETS = {"bundled": BackboneTrainingConfig()}
+BACKBONE_PRESETS = {"bundled": BackboneTrainingConfig}

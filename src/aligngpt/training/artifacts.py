@@ -20,7 +20,7 @@ class TrainConfigFile(Artifact):
     stage: Stage = Field(description="Stage of the training")
     config: dict[str, Any] = Field(description="Every field of the configuration, as in `config.yaml`")
     inputs: dict[str, Any] = Field(
-        description="Name, size and modification time of the data files, fingerprints of checkpoints"
+        description="Sizes, times and fingerprints of the data files, path of the images, fingerprints of checkpoints."
     )
     versions: dict[str, str] = Field(description="Versions of Python and of the packages at the first start")
 

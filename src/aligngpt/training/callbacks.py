@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from aligngpt.data.schema import BadRecord
 from aligngpt.utils.progress import Advance
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class SampleCounter(TrainerCallback, ExportableState):
         for sample in skipped:
             if sample not in self.skipped:
                 self.skipped.append(sample)
-                logger.warning("skipped sample %s: %s", sample["id"], sample["reason"])
+                logger.warning("skipped %s", BadRecord(**sample))
 
 
 class ProgressReporter(TrainerCallback):

@@ -58,8 +58,11 @@ class PretrainConfig(StageConfig):
     alignment: Literal["levels", "none"] = Field(
         default="levels", description="levels: condition on the level of each pair; none: stage 1 of LLaVA-1.5."
     )
-    num_alignment_levels: int = Field(
-        default=8, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of alignment levels N."
+    num_alignment_levels: int | None = Field(
+        default=None,
+        ge=MIN_LEVELS,
+        le=MAX_LEVELS,
+        description="Number of levels N, set by `aligngpt level --num-levels`; none: that of --levels, else 8.",
     )
     image_aspect_ratio: Literal["pad", "square"] = Field(
         default="square", description="square: resize and crop; pad: first pad to a square."
@@ -81,8 +84,8 @@ class FinetuneConfig(StageConfig):
     alignment_embeddings: Literal["stage1", "random"] = Field(
         default="stage1", description="Initial alignment embeddings; random is the control of Figure 5 of the paper."
     )
-    num_alignment_levels: int = Field(
-        default=8, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of levels N; used only without stage 1."
+    num_alignment_levels: int | None = Field(
+        default=None, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of levels N; none: that of stage 1, else 8."
     )
     gate_text: Literal["instruction", "all"] = Field(
         default="instruction", description="Text that the gate reads; all is what the official code does."
@@ -108,14 +111,35 @@ _SYNTHETIC: dict[str, Any] = {  # small samples, no GPU
 _SMOKE: dict[str, Any] = {**_SYNTHETIC, "per_device_train_batch_size": 16, "max_steps": 6, "logging_steps": 2}
 
 
-# The paper: 558K pairs and 665K conversations. Synthetic: minutes on two cores. Smoke: only tests that everything runs.
-PRETRAIN_PRESETS = {
-    "paper": PretrainConfig(),
-    "synthetic": PretrainConfig(**_SYNTHETIC, learning_rate=2e-3, max_steps=500, template="bare"),
-    "smoke": PretrainConfig(**_SMOKE, learning_rate=2e-3, template="bare"),
-}
-FINETUNE_PRESETS = {
-    "paper": FinetuneConfig(),
-    "synthetic": FinetuneConfig(**_SYNTHETIC, learning_rate=1e-3, max_steps=400),
-    "smoke": FinetuneConfig(**_SMOKE, learning_rate=1e-3),
-}
+def paper_pretrain() -> PretrainConfig:
+    """Return the paper's stage 1, for 558K pairs."""
+    return PretrainConfig()
+
+
+def paper_finetune() -> FinetuneConfig:
+    """Return the paper's stage 2, for 665K conversations."""
+    return FinetuneConfig()
+
+
+def synthetic_pretrain() -> PretrainConfig:
+    """Return stage 1 on the synthetic dataset, minutes on two cores."""
+    return PretrainConfig(**_SYNTHETIC, learning_rate=2e-3, max_steps=500, template="bare")
+
+
+def synthetic_finetune() -> FinetuneConfig:
+    """Return stage 2 on the synthetic dataset, minutes on two cores."""
+    return FinetuneConfig(**_SYNTHETIC, learning_rate=1e-3, max_steps=400)
+
+
+def smoke_pretrain() -> PretrainConfig:
+    """Return a stage 1 of a few steps, which only tests that everything runs."""
+    return PretrainConfig(**_SMOKE, learning_rate=2e-3, template="bare")
+
+
+def smoke_finetune() -> FinetuneConfig:
+    """Return a stage 2 of a few steps, which only tests that everything runs."""
+    return FinetuneConfig(**_SMOKE, learning_rate=1e-3)
+
+
+PRETRAIN_PRESETS = {"paper": paper_pretrain, "synthetic": synthetic_pretrain, "smoke": smoke_pretrain}
+FINETUNE_PRESETS = {"paper": paper_finetune, "synthetic": synthetic_finetune, "smoke": smoke_finetune}

@@ -30,7 +30,7 @@ Messages = list[dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
-def read_levels_of(pairs: IndexedSource[ImageTextPair], levels: str | Path | None) -> np.ndarray:
+def read_levels(pairs: IndexedSource[ImageTextPair], levels: str | Path | None) -> np.ndarray:
     """Return the level of each pair, uint8 (pairs,), 0 for a pair without one.
 
     Args:
@@ -161,7 +161,7 @@ class PretrainDataset(_SampleDataset):
     Args:
         pairs: The pairs.
         processor: Tokenizer and image processor; stage 1 uses the plain template, not the processor's.
-        levels: uint8 (pairs,), see `read_levels_of`; `None` trains without alignment. Pairs of level 0 are not in the
+        levels: uint8 (pairs,), see `read_levels`; `None` trains without alignment. Pairs of level 0 are not in the
             dataset and counted in `num_without_level`.
         max_length: Longest sample in tokens, image tokens included.
 

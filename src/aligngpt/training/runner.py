@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from aligngpt.data.indexed import open_conversations, open_pairs
 from aligngpt.data.schema import BadRecord
 from aligngpt.data.sources import open_source
-from aligngpt.modeling.checkpoints import describe_backbones, load_stage1, read_stage1, save_stage1
+from aligngpt.modeling.checkpoints import describe_backbones, load_stage1, save_stage1
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor
 from aligngpt.training.artifacts import LogEntry, SkippedSample, Stage, TrainResult
@@ -25,7 +25,7 @@ from aligngpt.training.collator import Collator
 from aligngpt.training.configs import FinetuneConfig, PretrainConfig
 from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.freezing import apply_stage
-from aligngpt.training.levels import loss_by_level, read_pair_levels
+from aligngpt.training.levels import compute_loss_by_level, read_pair_levels
 from aligngpt.training.stages import StageInputs
 from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
 from aligngpt.utils.config import CONFIG_FILE, write_yaml
@@ -39,10 +39,11 @@ _FINAL_ENTRIES = 5  # log entries that final_loss is the mean of
 
 def run_pretrain(run: OutputDir, config: PretrainConfig, inputs: StageInputs) -> TrainResult:
     """Train projector and alignment embeddings and write a stage-1 checkpoint."""
-    assert inputs.language_model and inputs.vision_tower
+    assert inputs.language_model and inputs.vision_tower and config.num_alignment_levels  # set by pretrain
     pairs = open_pairs(open_source(inputs.data, inputs.images))
     pairs.check(inputs.strict)
-    pair_levels = read_pair_levels(config, pairs, inputs.levels)
+    num_levels = config.num_alignment_levels
+    pair_levels = None if config.alignment == "none" else read_pair_levels(pairs, inputs.levels, num_levels)
     set_seed(config.seed)
     names = ("template", "num_alignment_levels", "image_aspect_ratio")
     settings = {name: getattr(config, name) for name in names}
@@ -61,15 +62,13 @@ def run_pretrain(run: OutputDir, config: PretrainConfig, inputs: StageInputs) ->
             status("computing the loss of each level"),
             torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16),
         ):
-            losses = loss_by_level(model, processor, dataset, config.num_alignment_levels)
+            losses = compute_loss_by_level(model, processor, dataset, num_levels)
     outcome |= {"loss_by_level": losses, "num_without_level": dataset.num_without_level}
     return finish(run, outcome, pairs.bad)
 
 
 def run_finetune(run: OutputDir, config: FinetuneConfig, inputs: StageInputs) -> TrainResult:
     """Train language model, projector and gate and write a complete model."""
-    if inputs.stage1 is not None:
-        read_stage1(inputs.stage1)  # a wrong folder is noticed before the data are read
     conversations = open_conversations(open_source(inputs.data, inputs.images))
     conversations.check(inputs.strict)
     set_seed(config.seed)

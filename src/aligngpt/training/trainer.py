@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from aligngpt.data.schema import StrictDataError
+from aligngpt.data.schema import BadRecord, StrictDataError
 from aligngpt.training.callbacks import SampleCounter
 from aligngpt.training.configs import StageConfig
 from aligngpt.training.datasets import IGNORED
@@ -22,7 +22,7 @@ from aligngpt.utils.processes import available_cpus
 
 logger = logging.getLogger(__name__)
 
-MIN_STEPS = 20  # fewer steps than this train hardly anything
+MIN_STEPS = 20  # a run with fewer optimizer steps logs a warning
 _CHECKPOINTING = (  # the name changed with transformers 5.2x
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
@@ -63,7 +63,7 @@ class AlignGPTTrainer(Trainer):
         """Return the loss of a batch, which is zero if it has no label; count its truncated and skipped samples."""
         truncated, skipped = inputs.pop("truncated", 0), inputs.pop("skipped", [])
         if skipped and self.strict:
-            raise StrictDataError(f"sample {skipped[0]['id']}: {skipped[0]['reason']}")
+            raise StrictDataError(str(BadRecord(**skipped[0])))
         if model.training:
             self.counter.count(int(truncated), skipped)
         inputs = {**inputs, "use_cache": False}

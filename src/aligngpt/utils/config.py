@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -29,7 +29,7 @@ CONFIG_FILE = "config.yaml"
 
 
 def load_config(
-    presets: Mapping[str, C],
+    presets: Mapping[str, Callable[[], C]],
     preset: str | None = None,
     file: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -37,7 +37,7 @@ def load_config(
     """Return the configuration of a preset, changed by a YAML file, then by single values.
 
     Args:
-        presets: Configurations of one class, by name. The first is the default.
+        presets: Functions that return configurations of one class, by name. The first is the default.
         preset: Name of the preset to start from.
         file: YAML file, or a folder with the `config.yaml` of a run. Fields that it does not have keep their value.
         overrides: Values by dotted field name.
@@ -48,7 +48,7 @@ def load_config(
     name = next(iter(presets)) if preset is None else preset
     if name not in presets:
         raise ValueError(f"preset {name!r} does not exist{suggest(name, presets)}; choose from {', '.join(presets)}")
-    base = presets[name]
+    base = presets[name]()
     layers = [("", _flatten(dataclasses.asdict(base)))]  # type: ignore[call-overload]
     if file is not None:
         path = Path(file) / CONFIG_FILE if Path(file).is_dir() else Path(file)

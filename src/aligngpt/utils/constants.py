@@ -9,4 +9,4 @@ ALIGN_TOKEN = "<align>"
 # answer, and literal text that spells a special token. Input text must not contain them.
 RESERVED_CHARACTERS = "\ufdd0\ufdd1\ufdd2\ufdd3\ufdd4"
 
-MIN_LEVELS, MAX_LEVELS = 2, 64
+MIN_LEVELS, DEFAULT_LEVELS, MAX_LEVELS = 2, 8, 64

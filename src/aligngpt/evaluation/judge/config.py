@@ -46,4 +46,4 @@ class JudgeConfig:
             raise ValueError("a cost needs both input_cost_per_mtok and output_cost_per_mtok")
 
 
-JUDGE_PRESETS = {"default": JudgeConfig()}
+JUDGE_PRESETS = {"default": JudgeConfig}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from aligngpt.modeling.artifacts import ConversionReport
-from aligngpt.modeling.checkpoints import INFO_FILE, WEIGHTS_FILE, fingerprint_checkpoint, read_stage1
+from aligngpt.modeling.artifacts import ConversionReport, Stage1Checkpoint
+from aligngpt.modeling.checkpoints import fingerprint_checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.conversion.from_official import (
     ORIGINALS,
@@ -60,9 +60,9 @@ def export_official(
         ValueError: The official code does not support the model, or `output` has other content.
     """
     source, output = Path(source), Path(output)
-    is_stage1 = (source / INFO_FILE).is_file()
+    is_stage1 = (source / Stage1Checkpoint.FILE).is_file()
     config, processor = _load_stage1(source) if is_stage1 else _load_model(source)
-    files = {WEIGHTS_FILE: fingerprint_file(source / WEIGHTS_FILE)} if is_stage1 else fingerprint_checkpoint(source)
+    files = {Stage1Checkpoint.WEIGHTS: fingerprint_file(source / Stage1Checkpoint.WEIGHTS)} if is_stage1 else fingerprint_checkpoint(source)
     inputs = {"weights": files, "vision_tower": str(vision_tower or "")}
     run = OutputDir(output, {"inputs": inputs}, run_file=ConversionReport.FILE, result_file=ConversionReport.FILE)
     if run.done:
@@ -83,8 +83,8 @@ def export_official(
     with atomic_path(output) as folder:
         folder.mkdir()
         if is_stage1:
-            tower = str(vision_tower or read_stage1(source).backbones.vision_tower)
-            tensors = iterate_weights([source / WEIGHTS_FILE])
+            tower = str(vision_tower or Stage1Checkpoint.read(source).backbones.vision_tower)
+            tensors = iterate_weights([source / Stage1Checkpoint.WEIGHTS])
             state = {to_official_name(name): _own_storage(tensor) for name, tensor in tensors}
             config.dtype = state["mm_projector.0.weight"].dtype
             torch.save(state, folder / STAGE1_FILE)
@@ -115,7 +115,7 @@ def _load_model(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
 
 def _load_stage1(source: Path) -> tuple[AlignGPTConfig, AlignGPTProcessor]:
     """Build configuration and processor of a stage-1 checkpoint from its backbones and settings."""
-    stage1 = read_stage1(source)
+    stage1 = Stage1Checkpoint.read(source)
     if stage1.settings.alignment == "none":
         raise ValueError(f"{source}: the official code does not support a model without alignment")
     llm, tower = resolve_model(stage1.backbones.language_model), resolve_model(stage1.backbones.vision_tower)
