@@ -407,11 +407,7 @@ def test_data_are_read_only_if_their_time_differs(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("no_training")
-def test_the_number_of_levels_is_that_of_the_input(world: World, stage1: Path, tmp_path: Path) -> None:
-    (tmp_path / "levels.json").write_text(json.dumps({"num_levels": 4}))
-    message = r"num_alignment_levels is 3, but .*levels\.json has 4 levels; omit --num-alignment-levels"
-    with pytest.raises(ArgumentError, match=message):
-        pretrain(stage1_config(), **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out")
+def test_the_number_of_levels_is_that_of_stage_1(world: World, stage1: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=rf"is 4, but stage 1 in .* has {LEVELS} levels"):
         finetune(stage2_config(num_alignment_levels=4), **world.stage2_inputs, stage1=stage1, output=tmp_path / "out")
 
@@ -527,7 +523,7 @@ def test_levels_of_another_number_are_refused(world: World, tmp_path: Path) -> N
     table = pa.table({"id": ids, "alignment_level": pa.array([place % 2 + 1 for place in range(8)], pa.int8())})
     pq.write_table(table, tmp_path / "levels.parquet")
     for levels in (tmp_path, tmp_path / "levels.parquet"):
-        with pytest.raises(ValueError, match=r"has 2 levels, but num_alignment_levels is 3; pass --num"):
+        with pytest.raises(ValueError, match=r"num_alignment_levels is 3, but .*levels\.json has 2 levels; omit"):
             pretrain(stage1_config(), **world.stage1_inputs, levels=levels, output=tmp_path / "out")
     same = stage1_config(num_alignment_levels=2)
     assert pretrain(same, **world.stage1_inputs, levels=tmp_path, output=tmp_path / "out").global_step == 2

@@ -58,8 +58,8 @@ def synthetic() -> DemoConfig:
 
 def synthetic_smoke() -> DemoConfig:
     """Return the same steps with almost no training; the metrics mean nothing."""
-    small = {"pairs": 96, "conversations": 96, "questions": 28, "captioned": 8}
-    return DemoConfig(**small, pretrain=smoke_pretrain(), finetune=smoke_finetune())
+    sizes: dict[str, Any] = {"pairs": 96, "conversations": 96, "questions": 28, "captioned": 8}
+    return DemoConfig(**sizes, pretrain=smoke_pretrain(), finetune=smoke_finetune())
 
 
 DEMO_PRESETS = {"synthetic": synthetic, "synthetic-smoke": synthetic_smoke}
