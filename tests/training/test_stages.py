@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from aligngpt import AlignGPTForConditionalGeneration
 from aligngpt.data.schema import StrictDataError
-from aligngpt.modeling.checkpoints import load_model, load_stage1
 from aligngpt.modeling.artifacts import Stage1Checkpoint
+from aligngpt.modeling.checkpoints import load_model, load_stage1
 from aligngpt.training.artifacts import TrainConfigFile, TrainResult
 from aligngpt.training.datasets import InstructionDataset
 from aligngpt.training.freezing import TRAINABLE_MODULES, apply_stage

@@ -93,8 +93,8 @@ class ConfigCommand(Command):
     The configuration is imported when the command line is parsed or the help is shown, not before.
 
     Args:
-        presets: `module:NAME` of functions that return the configurations, by name. The first is the default, and its values are the defaults
-            that the help shows. With one preset there is no `--preset`.
+        presets: `module:NAME` of functions that return the configurations, by name. The first is the default, and
+            its values are the defaults that the help shows. With one preset there is no `--preset`.
         exclude: Dotted names of fields without an option.
         positional: Take preset or file as the argument `PRESET|FILE` instead of by `--preset` and `--config`. Its name
             without folder and suffix is then in `ctx.meta["preset"]`.

@@ -29,7 +29,9 @@ class DemoConfig:
     conversations: int = Field(default=10_000, ge=1, description="Conversations of stage 2.")
     questions: int = Field(default=1_400, ge=1, description="Questions of the benchmark, over its seven kinds.")
     captioned: int = Field(default=200, ge=1, description="Test images that the stage-1 model captions at each level.")
-    num_levels: int = Field(default=DEFAULT_LEVELS, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of alignment levels N.")
+    num_levels: int = Field(
+        default=DEFAULT_LEVELS, ge=MIN_LEVELS, le=MAX_LEVELS, description="Number of alignment levels N."
+    )
     strategy: FitStrategy = Field(default="quantile", description="How scores are binned (Eq. 1).")
     seed: int = Field(default=0, ge=0, description="Random seed of the data; see also pretrain.seed.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a step; none: half of the cores.")

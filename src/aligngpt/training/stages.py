@@ -144,7 +144,7 @@ def finetune(
 
 
 def _set_num_levels(config: Config, expected: int | None, source: object) -> Config:
-    """Set `num_alignment_levels` to the number of an input, if there is one, else to its default where it is not set."""
+    """Set `num_alignment_levels` to the number of an input if there is one, else to the default if it is not set."""
     existing = config.num_alignment_levels
     if expected is not None and existing not in (None, expected):
         raise ArgumentError(

@@ -62,7 +62,8 @@ def export_official(
     source, output = Path(source), Path(output)
     is_stage1 = (source / Stage1Checkpoint.FILE).is_file()
     config, processor = _load_stage1(source) if is_stage1 else _load_model(source)
-    files = {Stage1Checkpoint.WEIGHTS: fingerprint_file(source / Stage1Checkpoint.WEIGHTS)} if is_stage1 else fingerprint_checkpoint(source)
+    weights = Stage1Checkpoint.WEIGHTS
+    files = {weights: fingerprint_file(source / weights)} if is_stage1 else fingerprint_checkpoint(source)
     inputs = {"weights": files, "vision_tower": str(vision_tower or "")}
     run = OutputDir(output, {"inputs": inputs}, run_file=ConversionReport.FILE, result_file=ConversionReport.FILE)
     if run.done:
@@ -84,7 +85,7 @@ def export_official(
         folder.mkdir()
         if is_stage1:
             tower = str(vision_tower or Stage1Checkpoint.read(source).backbones.vision_tower)
-            tensors = iterate_weights([source / Stage1Checkpoint.WEIGHTS])
+            tensors = iterate_weights([source / weights])
             state = {to_official_name(name): _own_storage(tensor) for name, tensor in tensors}
             config.dtype = state["mm_projector.0.weight"].dtype
             torch.save(state, folder / STAGE1_FILE)
