@@ -51,24 +51,16 @@ class AlignmentOutput(NamedTuple):
 
 @dataclass
 class AlignGPTCausalLMOutputWithPast(ModelOutput):
-    """The language model's output, the image features and, with `return_gate_weights`, the gate's.
+    """The language model's output, the image features and, with `return_gate_weights`, the gate's."""
 
-    Attributes:
-        loss: Mean over all labeled tokens of the batch, or their sum over `num_items_in_batch`.
-        logits: (B, T or the kept positions, vocabulary); the two placeholders have the lowest value.
-        past_key_values, hidden_states, attentions: Of the language model.
-        image_hidden_states: (I, P, H), image features after the projector.
-        gate_weights: (S, N - 1), each row sums to 1 (Eq. 2).
-        image_text_similarity: (S, P), image tokens times mean text embedding, averaged over a sample's images.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
+    loss: Tensor | None = None  # mean over all labeled tokens of the batch, or their sum over `num_items_in_batch`
+    logits: Tensor | None = None  # (B, T or the kept positions, vocabulary); the two placeholders have the lowest value
     past_key_values: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    image_hidden_states: Tensor | None = None
-    gate_weights: Tensor | None = None
+    image_hidden_states: Tensor | None = None  # (I, P, H), image features after the projector
+    gate_weights: Tensor | None = None  # (S, N - 1), each row sums to 1 (Eq. 2)
+    # (S, P), image tokens times mean text embedding, averaged over a sample's images.
     image_text_similarity: Tensor | None = None
 
 

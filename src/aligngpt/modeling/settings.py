@@ -14,7 +14,6 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 ALIGNMENT_NAMES: tuple[str, ...] = get_args(AlignmentName)
 MAX_WEIGHT = 100.0  # absolute value of an explicit weight; the paper's settings use 0 to 1
-_GATED = ("adaptive", "local")
 
 Setting = str | int | tuple[float, ...]
 
@@ -56,4 +55,4 @@ def _parse_text(text: str) -> Any:
 
 def needs_gate(alignment: Any) -> bool:
     """Whether a parsed setting reads the gate's weights."""
-    return isinstance(alignment, str) and alignment in _GATED
+    return isinstance(alignment, str) and alignment in ("adaptive", "local")

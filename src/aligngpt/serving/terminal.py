@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class _Terminal:
         """Print the answer to a question while it is generated; Ctrl-C interrupts it."""
         self.console.print("model: ", style="bold", end="")
         try:
-            self.session.ask(text, images=self._images, stream=self._stream, **self._options)
+            stream = partial(self.console.print, end="", markup=False)
+            self.session.ask(text, images=self._images, stream=stream, **self._options)
         except KeyboardInterrupt:
             self.console.print()
             self.show("interrupted; question and answer are not part of the conversation")
@@ -85,9 +87,6 @@ class _Terminal:
         else:
             self.console.print()
             self._images.clear()
-
-    def _stream(self, text: str) -> None:
-        self.console.print(text, end="", markup=False)
 
     def run_command(self, name: str, value: str = "") -> None:
         """Run one command, such as `/level 3`."""
