@@ -345,7 +345,7 @@ def test_captions(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) 
     from aligngpt.experiments.artifacts import CaptionLevel, LevelCaptions
 
     row = CaptionLevel(level=1, precision=estimate(0.5), recall=estimate(0.25))
-    result = LevelCaptions(num_levels=1, by_level=[row], examples=[])
+    result = LevelCaptions(inputs={}, num_levels=1, by_level=[row], examples=[])
     calls = record(monkeypatch, "aligngpt.experiments.level_captions.caption_by_level", result)
     words = ("synthetic", "captions", "--model", model, "--data", tmp_path, "--output", tmp_path / "out")
     done = invoke(*words)
@@ -364,8 +364,8 @@ def test_run_ends_with_the_results_and_the_report(tmp_path: Path, monkeypatch: p
     assert (calls[0]["config"].finetune.learning_rate, calls[0]["config"].pairs) == (1e-5, 100)
     assert calls[0]["output"] == tmp_path / "run"
     for text in (
-        "0.875 (0.775 to 0.975)",
-        "adaptive minus none: 0.125 (0.050 to 0.200), p 0.0312",
+        "87.50 (77.50 to 97.50)",
+        "adaptive minus none: 12.50 (5.00 to 20.00) points, p 0.0312",
         "1.500",
         "0.125",
         "1,234",
@@ -414,7 +414,7 @@ def test_report_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record(monkeypatch, "aligngpt.reporting.report_run", tmp_path / "report.html")
     assert invoke("report", "run", tmp_path).stdout == f"Report: {tmp_path / 'report.html'}\n"
     assert calls[0] == {"run": tmp_path, "output": None, "comparisons": []}
-    assert json.loads(invoke("report", "run", tmp_path, "--json").stdout) == {"page": str(tmp_path / "report.html")}
+    assert json.loads(invoke("report", "run", tmp_path, "--json").stdout) == {"report": str(tmp_path / "report.html")}
 
 
 def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +428,7 @@ def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"scores": tmp_path, "output": page, "levels": tmp_path, "data": "shards/{0..9}.tar", "images": None}
     assert calls[0] == expected
     result = json.loads(invoke(*words, "--json").stdout)
-    assert result == {"page": str(page), "insights": ["All pairs have a score."]}
+    assert result == {"report": str(page), "insights": ["All pairs have a score."]}
 
 
 def test_generate_writes_the_dataset(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_compare_with_a_page(folder: Path) -> None:
     page = folder / "new" / "page.html"
     done = invoke("eval", "compare", *files, "--output", page, "--data", folder / "eval")
     assert done.exit_code == 0, done.output
-    assert done.stdout.endswith(f"Page: {page}\n")
+    assert done.stdout.endswith(f"Report: {page}\n")
     text = page.read_text(encoding="utf-8")
     assert "second against first" in text and "Question 14?" in text
     assert compare(*files, "--output", page) == compare(*files)
@@ -144,7 +144,7 @@ def test_report_eval(outputs: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"Report: {outputs / 'second' / 'index.html'}\n"), done.output
     page = outputs / "page.html"
     done = invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--json")
-    assert json.loads(done.stdout) == {"page": str(page)}
+    assert json.loads(done.stdout) == {"report": str(page)}
     text = page.read_text(encoding="utf-8")
     assert "second scores higher on GQA" in text and "+46.7" in text and text.count('<li class="card pair">') == 12
     invoke("report", "eval", outputs / "second", "--compare", outputs / "first", "--output", page, "--examples", "0")

@@ -44,7 +44,7 @@ def test_all_from_questions_to_scores(folder: Path, tmp_path: Path) -> None:
     again = invoke("eval", "run", "--tasks", "pope", *arguments(folder, tmp_path / "out"), "--json")
     assert again.exit_code == 0
     results = json.loads(again.stdout)
-    assert len(results["benchmarks"]) == len(BENCHMARKS) and results["page"] == str(tmp_path / "out" / "index.html")
+    assert len(results["benchmarks"]) == len(BENCHMARKS) and results["report"] == str(tmp_path / "out" / "index.html")
     assert "pope: predictions are complete, only scored again" in again.stderr
     assert content(tmp_path / "out" / "pope") == before
 

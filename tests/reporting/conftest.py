@@ -151,7 +151,7 @@ def _write_captions(folder: Path) -> LevelCaptions:
         )
         for index in range(8)
     ]
-    captions = LevelCaptions(num_levels=LEVELS, by_level=by_level, examples=examples)
+    captions = LevelCaptions(inputs={}, num_levels=LEVELS, by_level=by_level, examples=examples)
     (folder / "captions").mkdir()
     captions.write(folder / "captions")
     return captions
@@ -165,7 +165,7 @@ def _write_gate_examples(folder: Path, rng: random.Random) -> None:
             answer="two",
             prediction="two" if index % 3 else "one",
             grid=(SIDE, SIDE),
-            dots=[rng.gauss(0, 0.5) for _ in range(SIDE * SIDE)],
+            image_text_similarity=[rng.gauss(0, 0.5) for _ in range(SIDE * SIDE)],
             gate_weights=[1 / (LEVELS - 1)] * (LEVELS - 1),
         )
         for index in range(7)

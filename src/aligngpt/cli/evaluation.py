@@ -109,7 +109,7 @@ def run(tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options:
     rows = [row for row in results.benchmarks if row.benchmark in names]
     print_warnings(_warn_about_images(rows))
     if as_json:
-        print_json(results.model_dump(mode="json") | {"page": page})
+        print_json(results.model_dump(mode="json") | {"report": page})
     else:
         _print_results(results, output, page)
     failures = [f"{row.benchmark}: {'; '.join(row.reasons)}; the predictions are kept" for row in rows if row.failed]
@@ -138,7 +138,7 @@ def _print_results(results: artifacts.EvalResults, output: Path, page: Path | No
     for row in results.benchmarks:
         _print_notes(f"{row.benchmark}: {reason}" for reason in row.reasons)
     if page is not None:
-        click.echo(f"Page: {page}")
+        click.echo(f"Report: {page}")
 
 
 def _warn_about_images(rows: Iterable[artifacts.BenchmarkResult]) -> list[str]:
@@ -271,7 +271,7 @@ def compare(
     for result in results:
         _print_comparison(result)
     if output:
-        click.echo(f"Page: {output}")
+        click.echo(f"Report: {output}")
 
 
 def _print_comparison(result: artifacts.Comparison | artifacts.SkippedComparison) -> None:

@@ -52,7 +52,7 @@ def report_data(as_json: bool, **arguments: Any) -> None:
         return
     for sentence in written.insights:
         click.echo(sentence)
-    click.echo(f"Report: {written.page}")
+    click.echo(f"Report: {written.report}")
 
 
 @report.command("run", cls=Command, example=RUN_EXAMPLE)
@@ -106,6 +106,6 @@ def report_eval(
 
 def _print_page(page: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"page": page})
+        print_json({"report": page})
     else:
         click.echo(f"Report: {page}")

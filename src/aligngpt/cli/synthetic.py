@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from aligngpt.utils.models import BUNDLED_WEIGHTS
 if TYPE_CHECKING:
     from aligngpt.experiments.artifacts import Estimate, Summary
     from aligngpt.experiments.configs import DemoConfig
+    from aligngpt.synthetic.artifacts import DatasetInfo, MockBenchmarksInfo
     from aligngpt.synthetic.configs import BackboneTrainingConfig
 
 RUN_EXAMPLE = """
@@ -83,7 +85,8 @@ def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
 
     with logs_to_stderr():
         info = generate_dataset(output, **sizes)
-    _print_info(f"Synthetic dataset in {output}", info.model_dump(exclude={"schema_version"}), as_json)
+    next_step = f"score --data {output}/pretrain.json --images {output}/images --scorer synthetic-clip --output SCORES"
+    _print_info(f"Synthetic dataset in {output}", info, next_step, as_json)
 
 
 @synthetic.command(
@@ -117,7 +120,8 @@ def write_benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
     from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 
     info = write_mock_benchmarks(output, **sizes)
-    _print_info(f"Mock benchmarks in {output}", info.model_dump(exclude={"schema_version"}), as_json)
+    next_step = f"eval run --tasks all --model MODEL --data {output} --output RESULTS"
+    _print_info(f"Mock benchmarks in {output}", info, next_step, as_json)
 
 
 @synthetic.command("captions", example=CAPTIONS_EXAMPLE)
@@ -140,11 +144,14 @@ def caption_images(output: Path, model: str | Path, data: Path, as_json: bool, *
     print_table(f"Captions in {output}", ("level", "precision", "recall"), rows)
 
 
-def _print_info(title: str, info: dict[str, Any], as_json: bool) -> None:
+def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: str, as_json: bool) -> None:
+    settings = info.model_dump(exclude={"schema_version"})
     if as_json:
-        print_json(info)
-    else:
-        print_table(title, ("setting", "value"), info.items())
+        print_json(settings)
+        return
+    note = settings.pop("note")
+    print_table(title, ("setting", "value"), settings.items())
+    click.echo(f"note: {note}\nNext: aligngpt {next_step}")
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -152,19 +159,27 @@ def format_estimate(estimate: Estimate) -> str:
     return with_interval(estimate.value, estimate.ci95)
 
 
+def _format_points(fraction: float, interval: Sequence[float] | None = None) -> str:
+    """Format a fraction in points, as `eval run` prints scores, with its confidence interval."""
+    bounds = f" ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+    return f"{100 * fraction:.2f}{bounds}"
+
+
 def _print_summary(summary: Summary) -> None:
     variants = summary.synthetic
-    rows: list[list[Any]] = [["all", *(format_estimate(metrics.accuracy) for metrics in variants.values())]]
+    rows = [["all", *(_format_points(item.accuracy.value, item.accuracy.ci95) for item in variants.values())]]
     for kind in next(iter(variants.values())).accuracy_by_kind:
-        rows.append([kind, *(metrics.accuracy_by_kind[kind].value for metrics in variants.values())])
-    print_table("Accuracy (95% CI)", ("question", *(f"alignment {name}" for name in variants)), rows)
+        rows.append([kind, *(_format_points(item.accuracy_by_kind[kind].value) for item in variants.values())])
+    print_table(
+        "Accuracy in points, 0 to 100 (95% CI)", ("question", *(f"alignment {name}" for name in variants)), rows
+    )
     if summary.adaptive_minus_none:
         difference = summary.adaptive_minus_none
-        text = with_interval(difference.value, difference.ci95)
-        click.echo(f"adaptive minus none: {text}, p {difference.p_value:.3g}; one training run each")
+        text = _format_points(difference.value, difference.ci95)
+        click.echo(f"adaptive minus none: {text} points, p {difference.p_value:.3g}; one training run each")
     levels = zip(summary.captions_by_level, summary.stage1_loss_by_level, strict=True)
-    rows = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
-    print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), rows)
+    by_level = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
+    print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), by_level)
     costs = [[step, round(s), round(summary.peak_memory_mb[step])] for step, s in summary.runtime_s.items()]
     print_table("Cost", ("step", "seconds", "peak MB"), costs)
     click.echo(f"Spearman correlation of CLIP score and true coverage: {summary.score_coverage_spearman:.3f}")

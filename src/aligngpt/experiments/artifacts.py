@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from aligngpt.utils.artifacts import Artifact, Record
 
 RUN_COMMAND = "aligngpt run"
+VARIANTS = {"adaptive": "Adaptive alignment", "none": "No alignment"}  # title by alignment setting
 
 
 class StepCost(Record):
@@ -57,6 +58,7 @@ class LevelCaptions(Artifact):
     FILE: ClassVar[str] = "captions.json"
     WRITTEN_BY: ClassVar[str] = "aligngpt synthetic captions"
 
+    inputs: dict[str, Any] = Field(description="Model and question files by size and hash, and the limit of images.")
     num_levels: int = Field(description="N, the number of levels.")
     by_level: list[CaptionLevel] = Field(description="Metrics of each level.")
     examples: list[CaptionExample] = Field(description="Captions of a few images.")
@@ -70,13 +72,15 @@ class GateExample(Record):
     answer: str = Field(description="The correct answer.")
     prediction: str = Field(description="The predicted answer.")
     grid: tuple[int, int] = Field(description="Rows and columns of image tokens.")
-    dots: list[float] = Field(description="Image-text dot product of each image token, row by row.")
+    image_text_similarity: list[float] = Field(description="Image-text dot product of each image token, row by row.")
     gate_weights: list[float] = Field(description="Weights (N - 1) of the levels below N.")
 
     @model_validator(mode="after")
     def _check_grid(self) -> Self:
-        if len(self.dots) != self.grid[0] * self.grid[1]:
-            raise ValueError(f"{len(self.dots)} dots for a grid of {self.grid[0]} x {self.grid[1]}")
+        if len(self.image_text_similarity) != self.grid[0] * self.grid[1]:
+            raise ValueError(
+                f"{len(self.image_text_similarity)} similarities for a grid of {self.grid[0]} x {self.grid[1]}"
+            )
         return self
 
 

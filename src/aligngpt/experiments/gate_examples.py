@@ -25,9 +25,13 @@ def collect_gate_examples(model: str | Path, data: str | Path) -> GateExamples:
     """
     with status(f"loading {model}"):
         network, processor = load_model(model)
-    of_kind = {kind: [one for one in read_questions(data) if one["category"] == kind] for kind in QUESTION_KINDS}
-    questions = [question for own in of_kind.values() for question in own[:_PER_KIND]]
-    prompts = [build_prompt(processor, one["text"], (Path(data) / "images" / one["image"],)) for one in questions]
+    records = read_questions(data)
+    questions = [
+        record
+        for kind in QUESTION_KINDS
+        for record in [record for record in records if record["category"] == kind][:_PER_KIND]
+    ]
+    prompts = [build_prompt(processor, item["text"], (Path(data) / "images" / item["image"],)) for item in questions]
     settings = GenerationSettings(SYNTHETIC.max_new_tokens, return_gate_weights=True)
     side = int(network.config.image_seq_length**0.5)
     examples = [
@@ -37,7 +41,7 @@ def collect_gate_examples(model: str | Path, data: str | Path) -> GateExamples:
             answer=question["label"],
             prediction=completion.text,
             grid=(side, side),
-            dots=[round(value, 4) for value in completion.image_text_similarity or []],
+            image_text_similarity=[round(value, 4) for value in completion.image_text_similarity or []],
             gate_weights=[round(weight, 5) for weight in completion.gate_weights or []],
         )
         for question, completion in zip(questions, generate_all(network, processor, prompts, settings), strict=True)

@@ -12,11 +12,15 @@ from aligngpt.experiments.artifacts import CaptionExample, CaptionLevel, Estimat
 from aligngpt.inference.batch_generation import GenerationSettings, generate_all
 from aligngpt.inference.prompts import Prompt, build_prompt
 from aligngpt.modeling.checkpoints import load_model
+from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.model import AlignGPTForConditionalGeneration
 from aligngpt.modeling.processing import AlignGPTProcessor, load_template
+from aligngpt.synthetic.artifacts import QUESTIONS_FILE
 from aligngpt.synthetic.dataset import read_questions
 from aligngpt.synthetic.scenes import SceneObject, describe
 from aligngpt.utils.constants import IMAGE_TOKEN
+from aligngpt.utils.io import fingerprint_file
+from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import progress, status
 
 _MAX_NEW_TOKENS = 80  # a complete description of four objects has 45
@@ -34,33 +38,54 @@ def caption_by_level(
         output: Folder for `captions.json`.
         batch_size: Images per batch.
         limit: Number of test images.
+
+    Raises:
+        ValueError: The folder has captions of other inputs, or another process writes to it.
     """
-    with status(f"loading {model}"):
-        network, processor = load_model(model)
-    questions = read_questions(data)[:limit]
-    prompts = [build_caption_prompt(processor, Path(data) / "images" / question["image"]) for question in questions]
-    truths = [question["objects"] for question in questions]
-    levels = range(1, network.config.num_alignment_levels + 1)
-    captions: dict[int, list[str]] = {}
-    with progress("captioning", len(levels) * len(prompts)) as advance:
-        for level in levels:
-            captions[level] = []
-            for text in generate_captions(network, processor, prompts, alignment=level, batch_size=batch_size):
-                captions[level].append(text)
-                advance(1)
-    examples = [
-        CaptionExample(
-            image=question["image"],
-            truth=describe(question["objects"]),
-            captions=[texts[index] for texts in captions.values()],
+    checkpoint = resolve_model(model)
+    files = [path for path in sorted(checkpoint.iterdir()) if path.suffix in (".bin", ".json", ".safetensors")]
+    inputs = {
+        "model": {path.name: fingerprint_file(path) for path in files},
+        "data": fingerprint_file(Path(data) / QUESTIONS_FILE),
+        "limit": limit,
+    }
+    folder = OutputDir(output, {"inputs": inputs}, run_file=LevelCaptions.FILE, result_file=LevelCaptions.FILE)
+    if folder.done:
+        return LevelCaptions.read(folder.path)
+    with folder.lock():
+        with status(f"loading {model}"):
+            network, processor = load_model(checkpoint)
+        questions = read_questions(data)[:limit]
+        captions = _generate_by_level(network, processor, questions, Path(data) / "images", batch_size)
+        truths = [question["objects"] for question in questions]
+        result = LevelCaptions(
+            inputs=inputs,
+            num_levels=len(captions),
+            by_level=[measure_level(level, texts, truths) for level, texts in captions.items()],
+            examples=[
+                CaptionExample(image=question["image"], truth=describe(question["objects"]), captions=[*texts])
+                for question, *texts in list(zip(questions, *captions.values(), strict=True))[:_NUM_EXAMPLES]
+            ],
         )
-        for index, question in enumerate(questions[:_NUM_EXAMPLES])
-    ]
-    by_level = [measure_level(level, texts, truths) for level, texts in captions.items()]
-    result = LevelCaptions(num_levels=len(levels), by_level=by_level, examples=examples)
-    Path(output).mkdir(parents=True, exist_ok=True)
-    result.write(output)
+        result.write(folder.path)
     return result
+
+
+def _generate_by_level(
+    model: AlignGPTForConditionalGeneration,
+    processor: AlignGPTProcessor,
+    questions: Sequence[dict[str, Any]],
+    images: Path,
+    batch_size: int,
+) -> dict[int, list[str]]:
+    prompts = [build_caption_prompt(processor, images / question["image"]) for question in questions]
+    captions: dict[int, list[str]] = {level: [] for level in range(1, model.config.num_alignment_levels + 1)}
+    with progress("captioning", len(captions) * len(prompts)) as advance:
+        for level, texts in captions.items():
+            for text in generate_captions(model, processor, prompts, alignment=level, batch_size=batch_size):
+                texts.append(text)
+                advance(1)
+    return captions
 
 
 def measure_level(level: int, texts: Sequence[str], truths: Sequence[Sequence[SceneObject]]) -> CaptionLevel:

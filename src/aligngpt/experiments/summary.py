@@ -13,6 +13,7 @@ from aligngpt.curation.levels import read_levels
 from aligngpt.curation.scoring.store import read_scores
 from aligngpt.evaluation.artifacts import BenchmarkScore, Comparison, GroupScore, SkippedComparison
 from aligngpt.experiments.artifacts import (
+    VARIANTS,
     Difference,
     Estimate,
     LevelCaptions,
@@ -25,9 +26,6 @@ from aligngpt.synthetic.artifacts import Truth
 from aligngpt.synthetic.scenes import QUESTION_KINDS
 from aligngpt.training.artifacts import TrainResult
 from aligngpt.utils.io import read_json, versions
-
-VARIANTS = ("adaptive", "none")
-
 
 Comparisons = Sequence[Comparison | SkippedComparison]
 
@@ -63,8 +61,7 @@ def compare_variants(folder: Path) -> Comparisons:
     results = [folder / f"eval-{name}" for name in VARIANTS]
     if not all((path / "synthetic" / BenchmarkScore.FILE).is_file() for path in results):
         return []
-    adaptive, none = ("Adaptive alignment", "No alignment")
-    return [_rename(row, adaptive, none) for row in compare(*results, data=folder / "data")]
+    return [_rename(row, *VARIANTS.values()) for row in compare(*results, data=folder / "data")]
 
 
 def _rename(row: Comparison | SkippedComparison, model: str, baseline: str) -> Comparison | SkippedComparison:
@@ -114,5 +111,5 @@ def _read_levels(folder: Path, coverage: Mapping[str, float]) -> LevelStats:
     values: dict[int, list[float]] = {level: [] for level in range(1, fitted["num_levels"] + 1)}
     for pair, level in read_levels(folder).items():
         values[level].append(coverage[pair])
-    means = [round(float(np.mean(own)), 4) if own else None for own in values.values()]
+    means = [round(float(np.mean(level)), 4) if level else None for level in values.values()]
     return LevelStats(boundaries=fitted["boundaries"], counts=fitted["counts"], mean_coverage=means)

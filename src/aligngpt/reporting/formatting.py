@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from aligngpt.utils.text import printable
 
 STAGE_NAMES = {"pretrain": "Stage 1", "finetune": "Stage 2"}
-VARIANT_NAMES = {"adaptive": "Adaptive alignment", "none": "No alignment"}
 NO_VALUE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 

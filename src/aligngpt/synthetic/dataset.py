@@ -19,9 +19,9 @@ from typing import Any
 from aligngpt.synthetic.artifacts import QUESTIONS_FILE, DatasetInfo, PairTruth, Truth
 from aligngpt.synthetic.scenes import (
     QUESTION_KINDS,
-    Question,
     Scene,
     SceneObject,
+    SceneQuestion,
     ask,
     describe,
     render_scene,
@@ -126,7 +126,7 @@ def _write_questions(folder: Path, number: int, rng: random.Random, advance: Adv
     write_jsonl(folder / QUESTIONS_FILE, records)
 
 
-def _sample_test_questions(number: int, rng: random.Random) -> Iterator[tuple[Scene, Question]]:
+def _sample_test_questions(number: int, rng: random.Random) -> Iterator[tuple[Scene, SceneQuestion]]:
     for index in range(number):
         question = None
         while question is None:

@@ -23,8 +23,8 @@ from aligngpt.synthetic.scenes import (
     NUMBERS,
     PLACES,
     SHAPES,
-    Question,
     Scene,
+    SceneQuestion,
     ask,
     describe,
     render_scene,
@@ -68,7 +68,7 @@ class MockFiles:
     rng: random.Random
     num_questions: int
 
-    def sample_question(self, kinds: Sequence[str]) -> tuple[Scene, Question]:
+    def sample_question(self, kinds: Sequence[str]) -> tuple[Scene, SceneQuestion]:
         """Sample a scene of the test split and a question of one of the kinds."""
         while True:
             scene = sample_scene(self.rng, "test")
@@ -76,7 +76,7 @@ class MockFiles:
             if question is not None:
                 return scene, question
 
-    def write_questions(self, kinds: Sequence[str], images: str) -> Iterator[tuple[int, str, Question]]:
+    def write_questions(self, kinds: Sequence[str], images: str) -> Iterator[tuple[int, str, SceneQuestion]]:
         """Sample all questions and write their images; yield index, image name and question.
 
         Args:
@@ -89,7 +89,7 @@ class MockFiles:
             self.write_image(scene, path)
             yield index, path.rpartition("/")[2], question
 
-    def sample_options(self, question: Question) -> list[str]:
+    def sample_options(self, question: SceneQuestion) -> list[str]:
         """Sample four options, the answer among them, none a part of another: MMBench looks for them in the text."""
         options = [question.answer]
         candidates = list(_OPTIONS[question.kind])
@@ -160,7 +160,7 @@ def _line(question_id: int | str, image: str, text: str, category: str = "defaul
     return {"question_id": question_id, "image": image, "text": text, "category": category}
 
 
-def _annotate(question: Question) -> Record:
+def _annotate(question: SceneQuestion) -> Record:
     """Return the annotation of VQAv2 and VizWiz: ten people's answers, in which numbers are digits."""
     text = str(NUMBERS.index(question.answer)) if question.answer in NUMBERS else question.answer
     answer_type = {"existence": "yes/no", "count": "number", "color_count": "number"}.get(question.kind, "other")

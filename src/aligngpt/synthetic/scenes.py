@@ -93,7 +93,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question about a scene with its only correct answer."""
 
     kind: str
@@ -254,17 +254,17 @@ def parse_objects(text: str) -> list[SceneObject]:
 # -------------------------------------------------------------------------------------------------------- questions
 
 
-def _ask_count(scene: Scene, rng: random.Random) -> Question:
-    return Question("count", "How many objects are there?", NUMBERS[len(scene.objects)])
+def _ask_count(scene: Scene, rng: random.Random) -> SceneQuestion:
+    return SceneQuestion("count", "How many objects are there?", NUMBERS[len(scene.objects)])
 
 
-def _ask_color_count(scene: Scene, rng: random.Random) -> Question:
+def _ask_color_count(scene: Scene, rng: random.Random) -> SceneQuestion:
     present = [item.color for item in scene.objects]
     color = rng.choice(present) if rng.random() < 0.7 else rng.choice(tuple(COLORS))
-    return Question("color_count", f"How many {color} objects are there?", NUMBERS[present.count(color)])
+    return SceneQuestion("color_count", f"How many {color} objects are there?", NUMBERS[present.count(color)])
 
 
-def _ask_existence(scene: Scene, rng: random.Random) -> Question:
+def _ask_existence(scene: Scene, rng: random.Random) -> SceneQuestion:
     present = [(item.color, item.shape) for item in scene.objects]
     exists = rng.random() < 0.5
     if exists:
@@ -273,30 +273,30 @@ def _ask_existence(scene: Scene, rng: random.Random) -> Question:
         absent = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in present]
         color, shape = rng.choice(absent)
     article = "an" if color[0] in "aeiou" else "a"
-    return Question("existence", f"Is there {article} {color} {shape}?", "yes" if exists else "no")
+    return SceneQuestion("existence", f"Is there {article} {color} {shape}?", "yes" if exists else "no")
 
 
-def _ask_color_at(scene: Scene, rng: random.Random) -> Question:
+def _ask_color_at(scene: Scene, rng: random.Random) -> SceneQuestion:
     item = rng.choice(scene.objects)
-    return Question("color_at", f"What color is the object at the {item.place}?", item.color)
+    return SceneQuestion("color_at", f"What color is the object at the {item.place}?", item.color)
 
 
-def _ask_shape_at(scene: Scene, rng: random.Random) -> Question:
+def _ask_shape_at(scene: Scene, rng: random.Random) -> SceneQuestion:
     item = rng.choice(scene.objects)
-    return Question("shape_at", f"What shape is the object at the {item.place}?", item.shape)
+    return SceneQuestion("shape_at", f"What shape is the object at the {item.place}?", item.shape)
 
 
-def _ask_place_of(scene: Scene, rng: random.Random) -> Question | None:
+def _ask_place_of(scene: Scene, rng: random.Random) -> SceneQuestion | None:
     names = [(item.color, item.shape) for item in scene.objects]
     unique = [item for item in scene.objects if names.count((item.color, item.shape)) == 1]
     if not unique:
         return None
     item = rng.choice(unique)
-    return Question("place_of", f"Where is the {item.color} {item.shape}?", item.place)
+    return SceneQuestion("place_of", f"Where is the {item.color} {item.shape}?", item.place)
 
 
-def _ask_description(scene: Scene, rng: random.Random) -> Question:
-    return Question("description", "Describe the picture.", describe(scene.objects))
+def _ask_description(scene: Scene, rng: random.Random) -> SceneQuestion:
+    return SceneQuestion("description", "Describe the picture.", describe(scene.objects))
 
 
 _ASKERS = {
@@ -311,12 +311,12 @@ _ASKERS = {
 QUESTION_KINDS = tuple(_ASKERS)
 
 
-def ask(scene: Scene, kind: str, rng: random.Random) -> Question | None:
+def ask(scene: Scene, kind: str, rng: random.Random) -> SceneQuestion | None:
     """Return a question of one kind, or None if the scene allows none, as `place_of` where objects look alike."""
     return _ASKERS[kind](scene, rng)
 
 
-def sample_questions(scene: Scene, number: int, rng: random.Random) -> list[Question]:
+def sample_questions(scene: Scene, number: int, rng: random.Random) -> list[SceneQuestion]:
     """Sample `number` questions of different kinds about one scene, in random order; fewer if it allows no more."""
     kinds = rng.sample(QUESTION_KINDS, len(QUESTION_KINDS))
     questions = (ask(scene, kind, rng) for kind in kinds)

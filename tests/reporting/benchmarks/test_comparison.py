@@ -90,7 +90,7 @@ def test_a_comparison_does_not_replace_the_report_of_the_model(tmp_path: Path) -
     output = make_output(tmp_path / "my-model")
     own = report_eval(output).read_bytes()
     written = report_eval(output, comparisons=[TIE])
-    assert written == output / "comparison-other-b-.html"
+    assert written == output / "comparison-other-b.html"
     assert (output / "index.html").read_bytes() == own
     page = Page(written)
     check_structure(page)

@@ -40,7 +40,7 @@ class Inputs:
     def write(self, output: Path, **changed: Any) -> Page:
         """The page of all inputs but those changed; `None` leaves one out."""
         given = {"levels": self.levels, "data": self.pairs, "images": self.images} | changed
-        return Page(report_data(given.pop("scores", self.scores), output, **given).page)
+        return Page(report_data(given.pop("scores", self.scores), output, **given).report)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_errors_are_counted_by_reason_and_named(inputs: Inputs, whole: Page) -> 
 
 
 def test_scores_alone_make_a_page(inputs: Inputs, tmp_path: Path) -> None:
-    page = Page(report_data(inputs.scores, tmp_path / "page.html").page)
+    page = Page(report_data(inputs.scores, tmp_path / "page.html").report)
     check_structure(page)
     assert "Levels: pass --levels" in page.text["scores"] and "Captions: pass --data" in page.text["pairs"]
     assert "boundaries" not in page.text and not any(tag == "img" for tag, _ in page.tags)
@@ -148,7 +148,7 @@ def test_images_stored_in_the_data_are_shown(tmp_path: Path, write: Any, part: i
     pairs = write(tmp_path, rows)
     table = rows_table([{"clip_score": index / 20} for index in range(12)])
     scores = write_scores(tmp_path / "scores", table, part=part, pairs=pairs)
-    page = Page(report_data(scores, tmp_path / "page.html", data=pairs).page)
+    page = Page(report_data(scores, tmp_path / "page.html", data=pairs).report)
     assert len({found["src"] for tag, found in page.tags if tag == "img"}) == 12
     assert all(f"No. {index}" in page.text["pairs"] for index in range(12))
 
@@ -166,7 +166,7 @@ def test_text_is_never_markup(tmp_path: Path) -> None:
     manifest = json.loads((scores / "manifest.json").read_text())
     manifest["scorers"][0]["name"] = manifest["versions"][EVIL] = EVIL
     (scores / "manifest.json").write_text(json.dumps(manifest))
-    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.json", images=tmp_path).page)
+    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.json", images=tmp_path).report)
     check_self_contained(page)
     assert all(EVIL in page.text[name] for name in ("scores", "pairs", "lowest", "provenance"))
     assert "<script>alert" in page.text["errors"] and "<b>scores" in page.text["header"]
@@ -178,7 +178,7 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     table = rows_table([{"id": name, "image": "a.png", "clip_score": 0.2}])
     scores = write_scores(tmp_path / "scores", table, pairs=tmp_path / "pairs.jsonl")
-    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.jsonl", images=tmp_path).page)
+    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.jsonl", images=tmp_path).report)
     assert "… (100,000 characters)" in page.text["pairs"] and len(page.html) < 100_000
 
 
@@ -187,7 +187,7 @@ def test_images_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
     make_image(1).save(tmp_path / "outside.png")
     for index, name in enumerate(("../outside.png", str(tmp_path / "outside.png"))):
         scores = write_scores(tmp_path / f"scores{index}", rows_table([{"image": name, "clip_score": 0.2}]))
-        page = Page(report_data(scores, tmp_path / "page.html", images=tmp_path / "images").page)
+        page = Page(report_data(scores, tmp_path / "page.html", images=tmp_path / "images").report)
         assert not any(tag == "img" for tag, _ in page.tags)
 
 
@@ -233,7 +233,7 @@ def test_captions_are_read_from_the_field_that_was_scored(tmp_path: Path) -> Non
     fields = {"image_column": "file", "caption_column": "alt", "id_column": "key"}
     source = open_source(tmp_path / "pairs.jsonl", tmp_path, **fields)
     score_source(source, [CountingScorer()], tmp_path / "scores", num_workers=0, show_progress=False)
-    page = Page(report_data(tmp_path / "scores", tmp_path / "page.html", data=source.path, images=tmp_path).page)
+    page = Page(report_data(tmp_path / "scores", tmp_path / "page.html", data=source.path, images=tmp_path).report)
     assert "No. 0 p0 0.png" in page.text["pairs"] and "No. 1 p1 1.png" in page.text["pairs"]
 
 
@@ -247,13 +247,13 @@ def test_control_characters_are_escaped(tmp_path: Path) -> None:
     manifest["scorers"][0]["name"] = "clip\u2028"
     (scores / "manifest.json").write_text(json.dumps(manifest))
     written = report_data(scores, tmp_path / "page.html")
-    page = Page(written.page)
+    page = Page(written.report)
     assert not set(page.html) & set("\x00\x07\x1b\x85\x9b\u2028\u202e")
     assert r"p\x1b[31m\x00\u202e p\x1b[31m\x00\u202e.png" in page.text["pairs"]
     assert r"no \x9bfile" in page.text["errors"] and r"no \x9bfile." in written.insights[1]
     assert r"scores\x1b]0;" in page.text["header"] and r"under clip\u2028" in page.text["scores"]
     pq.write_table(table.slice(0, 1), scores / "part-00000.parquet")
-    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.jsonl").page)
+    page = Page(report_data(scores, tmp_path / "page.html", data=tmp_path / "pairs.jsonl").report)
     assert "a\\x07 red cat \u200d\U0001f431" in page.text["pairs"]
     assert printable(" \ud800\u2066ü\n") == r" \ud800\u2066ü\n"
 
@@ -262,7 +262,7 @@ def test_captions_truncated_after_many_chunks_are_described(tmp_path: Path) -> N
     table = rows_table([{"clip_score": 0.2, "text_truncated": True}, {"clip_score": 0.3}])
     scores = write_scores(tmp_path / "scores", table, long_captions="chunk-mean")
     levels = write_levels(tmp_path / "levels", table)
-    page = Page(report_data(scores, tmp_path / "page.html", levels=levels).page)
+    page = Page(report_data(scores, tmp_path / "page.html", levels=levels).report)
     limit = "longer than 64 times the scorer's context"
     assert f"is {limit}" in page.text["header"] and f"Captions {limit}" in page.text["captions"]
     assert "Truncated captions" in page.text["scores"] and "Long captions" not in texts(page)
@@ -276,13 +276,13 @@ def test_the_agreement_of_scorers_is_that_of_the_manifest(inputs: Inputs, whole:
 
 def test_a_scorer_with_one_score_is_not_compared(tmp_path: Path) -> None:
     table = rows_table([{"clip_score": index / 10, "clip_score_clip-b": 0.5} for index in range(5)])
-    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html").page)
+    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html").report)
     assert page.text["scorers"].endswith("cannot be compared by rank: one of them gives every pair the same score.")
 
 
 def test_without_scores_the_page_has_the_reasons_only(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", rows_table([{"error": "no such file"}] * 3))
-    page = Page(report_data(scores, tmp_path / "page.html").page)
+    page = Page(report_data(scores, tmp_path / "page.html").report)
     sections = [found["id"] for tag, found in page.tags if tag == "section" and "id" in found]
     assert sections == ["scores", "errors", "provenance"]
 
@@ -290,7 +290,7 @@ def test_without_scores_the_page_has_the_reasons_only(tmp_path: Path) -> None:
 def test_equal_boundaries_leave_levels_empty(tmp_path: Path) -> None:
     table = rows_table([{"clip_score": 0.5}] * 4 + [{"clip_score": 0.2}])
     levels = write_levels(tmp_path / "levels", table, 4)
-    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html", levels=levels).page)
+    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html", levels=levels).report)
     assert "No pair." not in page.text["pairs"] and page.text["boundaries"].count("boundary 0.5000") == 1
     assert "Level 1 to level 4 boundary 0.5000" in page.text["boundaries"]
     assert "2 \N{EN DASH} 0 0.0" in page.text["scores"]
@@ -303,7 +303,7 @@ def test_very_few_scores_make_a_page(tmp_path: Path, rows: list[dict[str, Any]])
     table = rows_table(rows)
     scored = any("clip_score" in row for row in rows)
     levels = write_levels(tmp_path / "levels", table) if scored else None
-    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html", levels=levels).page)
+    page = Page(report_data(write_scores(tmp_path / "scores", table), tmp_path / "page.html", levels=levels).report)
     check_structure(page)
     assert f"{len(rows)} pair" in page.text["header"]
 
@@ -314,7 +314,7 @@ def test_the_largest_page_stays_small(tmp_path: Path) -> None:
     pairs, images = write_pairs(tmp_path, table, num_images=400, side=200)
     levels = write_levels(tmp_path / "levels", table, 64)
     scores = write_scores(tmp_path / "scores", table, pairs=pairs)
-    page = Page(report_data(scores, tmp_path / "page.html", levels=levels, data=pairs, images=images).page)
+    page = Page(report_data(scores, tmp_path / "page.html", levels=levels, data=pairs, images=images).report)
     assert sum(tag == "img" for tag, _ in page.tags) > 200
     assert len(page.html.encode()) < MOST_BYTES
 
@@ -322,6 +322,6 @@ def test_the_largest_page_stays_small(tmp_path: Path) -> None:
 def test_many_pairs_make_a_page_as_small_as_few(tmp_path: Path) -> None:
     table = synthetic(200_000)
     scores, levels = write_scores(tmp_path / "scores", table), write_levels(tmp_path / "levels", table)
-    page = Page(report_data(scores, tmp_path / "page.html", levels=levels).page)
+    page = Page(report_data(scores, tmp_path / "page.html", levels=levels).report)
     assert len(page.html.encode()) < 300_000
     assert "200,000" in page.text["header"] and "200,000 pairs have a score" in page.text["scores"]

@@ -22,7 +22,7 @@ from tests.reporting.conftest import make_training
 TRAINING = make_training("pretrain", "adaptive", 0.5)
 HALF = Estimate(value=0.5, ci95=(0.4, 0.6))
 CAPTIONS = LevelCaptions(
-    num_levels=2, by_level=[CaptionLevel(level=n, precision=HALF, recall=HALF) for n in (1, 2)], examples=[]
+    inputs={}, num_levels=2, by_level=[CaptionLevel(level=n, precision=HALF, recall=HALF) for n in (1, 2)], examples=[]
 )
 KINDS = Counter({(1, "whole"): 3, (1, "<b> $x_1$"): 1, (2, "whole"): 2})
 GATES = {"count": make_gate([0.25, 0.75]), "existence": make_gate([0.5, 0.5], ci95=(0.6, 0.7))}

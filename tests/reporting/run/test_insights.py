@@ -32,7 +32,7 @@ def captions(low: float, high: float, reach: float | None = 0.03) -> LevelCaptio
         )
         for level, recall in ((1, low), (2, high))
     ]
-    return LevelCaptions(num_levels=2, by_level=rows, examples=[])
+    return LevelCaptions(inputs={}, num_levels=2, by_level=rows, examples=[])
 
 
 @pytest.mark.parametrize(

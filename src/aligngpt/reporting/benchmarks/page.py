@@ -44,7 +44,7 @@ def report_eval(
     folder = load_folder(Path(results), name)
     baselines = [row.baseline.name for row in comparisons if isinstance(row, Comparison)]
     if output is None:
-        slug = re.sub(r"[^\w.-]+", "-", baselines[0]) if baselines else "none"
+        slug = re.sub(r"[^\w.-]+", "-", baselines[0]).strip("-") if baselines else "none"
         output = folder.folder / (f"comparison-{slug}.html" if comparisons else "index.html")
     page = Page(
         "benchmark report",

@@ -37,7 +37,7 @@ StrPath = str | os.PathLike[str]
 class DataReport:
     """A written data report and its most important insights."""
 
-    page: Path
+    report: Path
     insights: tuple[str, ...]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from aligngpt.experiments.artifacts import LevelCaptions
+from aligngpt.experiments.artifacts import VARIANTS, LevelCaptions
 from aligngpt.reporting.charts import (
     AMBER,
     BLUE,
@@ -32,7 +32,6 @@ from aligngpt.reporting.charts import (
 from aligngpt.reporting.formatting import (
     NO_VALUE,
     STAGE_NAMES,
-    VARIANT_NAMES,
     decimal,
     duration,
     integer,
@@ -111,10 +110,10 @@ def loss_curves(trainings: Mapping[str, TrainResult], stage: str) -> Chart:
         smooth = _smooth(losses)
         color, dash = _STYLES[name]
         axes.plot(steps, losses, color=color, linewidth=0.7, alpha=0.35)
-        axes.plot(steps, smooth, color=color, linewidth=1.8, linestyle=dash, label=VARIANT_NAMES[name])
+        axes.plot(steps, smooth, color=color, linewidth=1.8, linestyle=dash, label=VARIANTS[name])
         visible = smooth[len(smooth) // 10 :]  # the first steps may be much higher
         highest, lowest = max(highest, float(visible.max())), min(lowest, float(losses.min()))
-        summaries.append(f"{VARIANT_NAMES[name]} from {decimal(losses[0])} to {decimal(training.final_loss, 3)}")
+        summaries.append(f"{VARIANTS[name]} from {decimal(losses[0])} to {decimal(training.final_loss, 3)}")
     margin = 0.08 * (highest - lowest) or 0.05
     axes.set_ylim(max(0.0, lowest - margin), highest + margin)
     axes.margins(x=0.01)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aligngpt.evaluation.artifacts import Comparison, SkippedComparison
-from aligngpt.experiments.artifacts import GateExample, LevelCaptions
+from aligngpt.experiments.artifacts import VARIANTS, GateExample, LevelCaptions
 from aligngpt.reporting.benchmarks.charts import score_text
 from aligngpt.reporting.benchmarks.insights import overlap
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder
 from aligngpt.reporting.data.insights import trend
 from aligngpt.reporting.formatting import (
     STAGE_NAMES,
-    VARIANT_NAMES,
     count_of,
     decimal,
     duration,
@@ -35,7 +34,7 @@ def variants(
         for result in folder.results:
             if result.score is not None:
                 score = f"{score_text(result.score.score)} (95% CI {interval(result.score.ci95)})"
-                sentences.append(f"{VARIANT_NAMES[name]}: {result.title} {result.score.metric} {score}.")
+                sentences.append(f"{VARIANTS[name]}: {result.title} {result.score.metric} {score}.")
     for row in comparisons:
         if isinstance(row, Comparison) and row.ci95[0] < row.ci95[1]:
             includes = row.ci95[0] <= 0 <= row.ci95[1]
@@ -60,7 +59,7 @@ def spearman(value: float) -> str:
 
 def losses(trainings: Mapping[tuple[str, str], TrainResult], stage: str) -> str:
     """Describe the final losses of one stage."""
-    final = {name: trainings[stage, name].final_loss for name in VARIANT_NAMES if (stage, name) in trainings}
+    final = {name: trainings[stage, name].final_loss for name in VARIANTS if (stage, name) in trainings}
     if len(final) < 2:
         return "".join(f"Final {STAGE_NAMES[stage].lower()} loss: {decimal(loss, 3)}." for loss in final.values())
     adaptive, none = final["adaptive"], final["none"]

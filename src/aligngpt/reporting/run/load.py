@@ -9,9 +9,9 @@ from pathlib import Path
 from aligngpt.curation.artifacts import ScoreManifest
 from aligngpt.curation.levels import LEVELS_PARQUET, read_levels
 from aligngpt.evaluation.artifacts import EvalResults
-from aligngpt.experiments.artifacts import GateExamples, LevelCaptions, Summary
+from aligngpt.experiments.artifacts import VARIANTS, GateExamples, LevelCaptions, Summary
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, load_folder, read_optional
-from aligngpt.reporting.formatting import STAGE_NAMES, VARIANT_NAMES
+from aligngpt.reporting.formatting import STAGE_NAMES
 from aligngpt.synthetic.artifacts import Truth
 from aligngpt.training.artifacts import TrainResult
 
@@ -40,7 +40,7 @@ def load_run(folder: Path) -> Run:
     Raises:
         ValueError: The folder is not a run, or one of its files is damaged; the message names the file.
     """
-    results = {name: folder / f"eval-{name}" for name in VARIANT_NAMES}
+    results = {name: folder / f"eval-{name}" for name in VARIANTS}
     run = Run(
         folder=folder,
         summary=read_optional(Summary, folder),
@@ -48,13 +48,13 @@ def load_run(folder: Path) -> Run:
         trainings={
             (stage, name): result
             for stage in STAGE_NAMES
-            for name in VARIANT_NAMES
+            for name in VARIANTS
             if (result := read_optional(TrainResult, folder / f"{stage}-{name}"))
         },
         captions=read_optional(LevelCaptions, folder / "captions"),
         gate_examples=read_optional(GateExamples, folder),
         evaluations={
-            name: load_folder(path, VARIANT_NAMES[name])
+            name: load_folder(path, VARIANTS[name])
             for name, path in results.items()
             if (path / EvalResults.FILE).is_file()
         },

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aligngpt.curation.levels import LEVELS_JSON
-from aligngpt.experiments.artifacts import Estimate, GateExample
+from aligngpt.experiments.artifacts import VARIANTS, Estimate, GateExample
 from aligngpt.reporting import data
 from aligngpt.reporting.benchmarks import page as benchmarks
 from aligngpt.reporting.benchmarks.comparison import Compared
@@ -19,7 +19,6 @@ from aligngpt.reporting.data.insights import trend
 from aligngpt.reporting.formatting import (
     NO_VALUE,
     STAGE_NAMES,
-    VARIANT_NAMES,
     decimal,
     duration,
     integer,
@@ -80,11 +79,11 @@ def _not_run(section: Section, name: str | None = None) -> Section:
 
 def _cards(run: Run) -> list[Card]:
     cards = []
-    for name in VARIANT_NAMES:
+    for name in VARIANTS:
         scores = [result for result in run.evaluations[name].results if result.score] if name in run.evaluations else []
         note = f"95% CI {interval(scores[0].score.ci95)}" if scores and scores[0].score else "not run"
         value = benchmarks.charts.score_text(scores[0].row.score) if scores else NO_VALUE
-        cards.append(Card(f"{scores[0].title if scores else 'Score'}, {VARIANT_NAMES[name].lower()}", value, note))
+        cards.append(Card(f"{scores[0].title if scores else 'Score'}, {VARIANTS[name].lower()}", value, note))
     value = decimal(run.summary.score_coverage_spearman if run.summary else None)
     cards.append(Card("Score vs. true coverage", value, "Spearman correlation" if run.summary else "not run"))
     if run.captions is None:
@@ -143,9 +142,9 @@ def _training(run: Run) -> Section:
         "LLaVA-1.5, gets the same data and number of steps. A lower loss is not the goal; better predictions are.",
     )
     for stage, title in STAGE_NAMES.items():
-        trainings = {name: run.trainings[stage, name] for name in VARIANT_NAMES if (stage, name) in run.trainings}
-        for name in [name for name in VARIANT_NAMES if name not in trainings]:
-            _not_run(section, f"{title}, {VARIANT_NAMES[name].lower()}")
+        trainings = {name: run.trainings[stage, name] for name in VARIANTS if (stage, name) in run.trainings}
+        for name in [name for name in VARIANTS if name not in trainings]:
+            _not_run(section, f"{title}, {VARIANTS[name].lower()}")
         logged = {name: training for name, training in trainings.items() if charts.logged_losses(training)}
         if logged:
             section.charts.append(charts.loss_curves(logged, stage))
@@ -230,7 +229,7 @@ def _kinds(run: Run) -> list[Section]:
         "Accuracy by kind of question",
         "Accuracy of each variant on the synthetic benchmark with its 95% CI over questions. With several kinds, one "
         "may differ by chance.",
-        content={"tables": [("Both variants", Table(("Kind", *(VARIANT_NAMES[name] for name in variants)), rows))]},
+        content={"tables": [("Both variants", Table(("Kind", *(VARIANTS[name] for name in variants)), rows))]},
     )
     return [section]
 
@@ -265,7 +264,7 @@ def _heat_map(run: Run, example: GateExample) -> dict[str, Any]:
     return {
         "example": example,
         "uri": thumbnail(file),
-        "heat": heat_map(file, example.grid, example.dots),
+        "heat": heat_map(file, example.grid, example.image_text_similarity),
         "correct": example.prediction.strip() == example.answer.strip(),
     }
 
