@@ -47,7 +47,7 @@ def test_captions_of_each_level(folder: Path, tmp_path: Path, monkeypatch: pytes
     assert LevelCaptions.read(tmp_path) == result
     monkeypatch.setattr(level_captions, "load_model", None)
     assert caption_by_level(folder / "stage1", folder / "data", tmp_path, limit=3) == result
-    with pytest.raises(ValueError, match="belongs to another run: inputs.limit is 3 there, 2 requested"):
+    with pytest.raises(ValueError, match=r"belongs to another run: inputs\.limit is 3 there, 2 requested"):
         caption_by_level(folder / "stage1", folder / "data", tmp_path, limit=2)
     assert result.num_levels == LEVELS
     assert [row.level for row in result.by_level] == [1, 2, 3]
