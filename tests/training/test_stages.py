@@ -31,7 +31,7 @@ from aligngpt.training.datasets import InstructionDataset
 from aligngpt.training.freezing import TRAINABLE_MODULES, apply_stage
 from aligngpt.training.sampler import ModalityGroupedSampler
 from aligngpt.training.stages import finetune, identify_checkpoint, identify_data, identify_images, pretrain
-from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
+from aligngpt.training.trainer import AlignGPTTrainer, build_training_arguments
 from aligngpt.utils.config import load_config, write_yaml
 from aligngpt.utils.errors import ArgumentError
 from tests import tiny
@@ -251,9 +251,9 @@ def test_truncated_samples_are_counted(world: World, tmp_path: Path) -> None:
 def test_few_steps_are_a_warning_that_names_the_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = stage1_config(max_steps=-1)
     with caplog.at_level(logging.INFO, "aligngpt.training.trainer"):
-        training_arguments(config, tmp_path, num_samples=76)
-        training_arguments(config, tmp_path, num_samples=80)
-        training_arguments(stage1_config(max_steps=3), tmp_path, num_samples=8)
+        build_training_arguments(config, tmp_path, num_samples=76)
+        build_training_arguments(config, tmp_path, num_samples=80)
+        build_training_arguments(stage1_config(max_steps=3), tmp_path, num_samples=8)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "only 19 optimizer steps (76 samples, global batch size 4" in warnings[0]
     for option in ("gradient-accumulation-steps", "per-device-train-batch-size", "num-train-epochs", "max-steps"):
@@ -510,10 +510,10 @@ def test_a_recipe_becomes_training_arguments(tmp_path: Path) -> None:
         gradient_accumulation_steps=4,
         warmup_ratio=0.1,
     )
-    arguments = training_arguments(config, tmp_path, num_samples=81)  # 11 steps a pass
+    arguments = build_training_arguments(config, tmp_path, num_samples=81)  # 11 steps a pass
     assert (arguments.max_steps, arguments.gradient_accumulation_steps) == (22, 4)
     assert (arguments.per_device_train_batch_size, arguments.warmup_steps) == (2, 3)
-    assert training_arguments(stage1_config(), tmp_path, num_samples=81).max_steps == 2
+    assert build_training_arguments(stage1_config(), tmp_path, num_samples=81).max_steps == 2
     assert not arguments.bf16 and arguments.seed == 0
 
 

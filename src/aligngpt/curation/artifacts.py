@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from aligngpt.curation.choices import DriftStatus, LongCaptions, Strategy
-from aligngpt.utils.artifacts import Artifact, Record
+from aligngpt.utils.artifacts import Record, RunArtifact
 
 
 class ScorerInfo(Record):
@@ -39,7 +39,7 @@ class ScoreInputs(Record):
     shards: int = Field(description="Shards of the pairs.")
 
 
-class ScoreRunConfig(Artifact):
+class ScoreRunConfig(RunArtifact):
     """What a folder of scores is a run of. Written when scoring starts."""
 
     FILE: ClassVar[str] = "run_config.json"
@@ -51,7 +51,6 @@ class ScoreRunConfig(Artifact):
         "finished run is recognized without reading them; null if they are not on this machine."
     )
     image_sample: list[str] = Field(description="Paths of the image files in `images_hash`.")
-    versions: dict[str, str] = Field(description="Versions of Python and the main packages.")
 
 
 class ScorerAgreement(Record):
@@ -77,7 +76,7 @@ class ScoreCounts(Record):
         return self.scored + self.failed
 
 
-class ScoreManifest(Artifact):
+class ScoreManifest(RunArtifact):
     """What was scored, with which scorers, and the result. Written last: a folder with it is complete."""
 
     FILE: ClassVar[str] = "manifest.json"
@@ -89,7 +88,6 @@ class ScoreManifest(Artifact):
     counts: ScoreCounts = Field(description="Rows by outcome.")
     agreement: list[ScorerAgreement] = Field(description="Agreement of every two scorers.")
     seconds: float = Field(description="Runtime of the run that finished the folder, loading included (s).")
-    versions: dict[str, str] = Field(description="Versions of Python and the main packages.")
 
 
 class DriftReport(Record):
@@ -115,7 +113,7 @@ class LevelSettings(Record):
     boundaries_from: str | None = Field(description="SHA-256 of the levels or scores that give the boundaries.")
 
 
-class LevelsSummary(Artifact):
+class LevelsSummary(RunArtifact):
     """Level boundaries and what the levels look like. Next to it, `levels.parquet` holds the level of each pair."""
 
     FILE: ClassVar[str] = "levels.json"
@@ -137,10 +135,9 @@ class LevelsSummary(Artifact):
     scores_hash: str = Field(description="SHA-256 over the parts of the scores.")
     settings: LevelSettings = Field(description="Arguments of the command.")
     snapshot: str = Field(description="SHA-256 over names, sizes and modification times of the scores.")
-    versions: dict[str, str] = Field(description="Versions of Python and the main packages.")
 
 
-class FilterResult(Artifact):
+class FilterResult(RunArtifact):
     """What a filter retained and skipped. In a folder, or next to an output file as `<file>.filter.json`."""
 
     FILE: ClassVar[str] = "filter.json"
@@ -164,4 +161,3 @@ class FilterResult(Artifact):
     pairs_hash: str = Field(description="Fingerprint of the pairs.")
     scores_hash: str = Field(description="SHA-256 over the parts of the scores.")
     levels_hash: str | None = Field(description="SHA-256 of `levels.parquet`, or null without levels.")
-    versions: dict[str, str] = Field(description="Versions of Python and the main packages.")

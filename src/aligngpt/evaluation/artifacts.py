@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter, field_serializer
 from pydantic.dataclasses import dataclass
 
-from aligngpt.utils.artifacts import Artifact, Record
+from aligngpt.utils.artifacts import Artifact, Record, RunArtifact
 
 Id = int | str
 Interval = tuple[float, float]
@@ -47,7 +47,7 @@ class ModelInfo(Record):
     dtype: str = Field(description="Type of the weights, such as `bfloat16`.")
 
 
-class EvalRunConfig(Artifact, ModelInfo):
+class EvalRunConfig(RunArtifact, ModelInfo):
     """What makes the predictions of one benchmark what they are; written once, before the first prediction."""
 
     FILE: ClassVar[str] = "run_config.json"
@@ -59,7 +59,6 @@ class EvalRunConfig(Artifact, ModelInfo):
     data_hash: str = Field(description="SHA-256 of the question file.")
     data_note: str | None = Field(description="Note of the data's `dataset_info.json`; null if there is none.")
     image_sizes: list[int] = Field(description="Bytes of up to 100 images, evenly spaced; -1 for a missing one.")
-    versions: dict[str, str] = Field(description="Versions of Python and the packages.")
 
 
 class UnreadableImageRecord(Record):
@@ -104,7 +103,7 @@ class BenchmarkResult(Record):
     failed: bool = Field(default=False, description="Whether judging, scoring or the submission ended in an error.")
 
 
-class EvalResults(Artifact):
+class EvalResults(RunArtifact):
     """All benchmarks of an output folder."""
 
     FILE: ClassVar[str] = "results.json"
@@ -112,7 +111,6 @@ class EvalResults(Artifact):
 
     model: str = Field(description="Name of the model folder.")
     model_hash: str = Field(description="Fingerprint of the model, as in `run_config.json`.")
-    versions: dict[str, str] = Field(description="Versions of Python and the packages.")
     benchmarks: list[BenchmarkResult] = Field(description="One row per benchmark, in the order of the paper's tables.")
 
 

@@ -144,7 +144,7 @@ def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | N
         answers=task.answers,
         output=path,
         config=settings.judge,
-        progress=settings.progress,
+        show_progress=settings.show_progress,
     )
     return None
 

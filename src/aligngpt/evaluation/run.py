@@ -33,7 +33,7 @@ from aligngpt.modeling.settings import Dtype
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.io import versions
 from aligngpt.utils.output_dir import exclusive_lock
-from aligngpt.utils.progress import progress as show_progress
+from aligngpt.utils.progress import progress
 from aligngpt.utils.text import suggest
 
 _WAIT_SECONDS = 60.0  # for another call to write its rows
@@ -53,7 +53,7 @@ def evaluate(
     limit: int | None = None,
     dtype: Dtype | None = None,
     judge: JudgeConfig | None = None,
-    progress: bool = True,
+    show_progress: bool = True,
 ) -> EvalResults:
     """Run benchmarks with a model; completed ones are not run again.
 
@@ -69,7 +69,7 @@ def evaluate(
         limit: Only the first N questions, without a score.
         dtype: Type of the weights; the model's own by default.
         judge: Judge of LLaVA-Bench and MM-Vet.
-        progress: Show progress.
+        show_progress: Whether to show progress on standard error.
 
     Raises:
         MissingData: Files of a benchmark are missing; of several benchmarks, all of them.
@@ -86,7 +86,7 @@ def evaluate(
         limit=limit,
         dtype=dtype,
         judge=judge,
-        progress=progress,
+        show_progress=show_progress,
     )
     return run_benchmarks(select_benchmarks(tasks), settings)
 
@@ -131,7 +131,7 @@ def run_benchmarks(benchmarks: Sequence[Benchmark], settings: EvalSettings) -> E
         for state in states:
             if state.is_complete and not state.pending:
                 _logger.info("%s: predictions are complete, only scored again", state.task.benchmark.name)
-        with _show_progress(pending, settings) as advance:
+        with _report_progress(pending, settings) as advance:
             generate_predictions(pending, settings, model, advance)
         for state in pending:
             state.read()
@@ -192,12 +192,12 @@ def _write_rows(output: Path, model: ModelInfo, rows: Mapping[str, BenchmarkResu
 
 
 @contextmanager
-def _show_progress(states: Sequence[TaskState], settings: EvalSettings) -> Iterator[Advance]:
+def _report_progress(states: Sequence[TaskState], settings: EvalSettings) -> Iterator[Advance]:
     """Show the progress and the time left over all benchmarks."""
     titles = {state.task.benchmark.name: state.task.benchmark.title for state in states}
     shard, num_shards = settings.shard or (1, 1)
     batches = [state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards] for state in states]
     total = sum(len(batch) for own in batches for batch in own)
     left = sum(len(batch) for work in plan_work(states, settings) for batch in work.batches)
-    with show_progress("loading the model", total, settings.progress, total - left) as advance:
+    with progress("loading the model", total, settings.show_progress, total - left) as advance:
         yield lambda name, count: advance(count, titles[name])

@@ -61,7 +61,7 @@ class EvalSettings:
     limit: int | None = Field(default=None, ge=1, description="Only the first N questions, without a score.")
     dtype: Dtype | None = Field(default=None, description="Type of the weights; the model's own by default.")
     judge: JudgeConfig | None = Field(default=None, description="Judge of LLaVA-Bench and MM-Vet.")
-    progress: bool = Field(default=True, description="Show progress.")
+    show_progress: bool = Field(default=True, description="Show progress.")
 
     def __post_init__(self) -> None:
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:

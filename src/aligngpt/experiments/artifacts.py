@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from aligngpt.utils.artifacts import Artifact, Record
+from aligngpt.utils.artifacts import Artifact, Record, RunArtifact
 
 RUN_COMMAND = "aligngpt run"
 VARIANTS = {"adaptive": "Adaptive alignment", "none": "No alignment"}  # title by alignment setting
@@ -117,7 +117,7 @@ class LevelStats(Record):
     mean_coverage: list[float | None] = Field(description="Mean true coverage of each level's captions, 0 to 1.")
 
 
-class Summary(Artifact):
+class Summary(RunArtifact):
     """Metrics of a finished run."""
 
     FILE: ClassVar[str] = "metrics.json"
@@ -132,4 +132,3 @@ class Summary(Artifact):
     runtime_s: dict[str, float] = Field(description="Wall-clock seconds of each step.")
     peak_memory_mb: dict[str, float] = Field(description="Peak resident memory of each step in MB.")
     config: dict[str, Any] = Field(description="The resolved configuration.")
-    versions: dict[str, str] = Field(description="Versions of Python and the packages.")

@@ -8,16 +8,16 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from aligngpt.utils.artifacts import Artifact, Record
+from aligngpt.utils.artifacts import Artifact, Record, RunArtifact
 
 
 class BackboneReference(Record):
     """The two backbones that a stage-1 checkpoint belongs to."""
 
-    language_model: str = Field(description="Folder, bundled name or hub name of the language model")
-    vision_tower: str = Field(description="Folder, bundled name or hub name of the vision tower")
-    language_model_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples")
-    vision_tower_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples")
+    language_model: str = Field(description="Folder, bundled name or hub name of the language model.")
+    vision_tower: str = Field(description="Folder, bundled name or hub name of the vision tower.")
+    language_model_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples.")
+    vision_tower_files: dict[str, str] = Field(description="Fingerprint of each file: size and hash of samples.")
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
@@ -28,12 +28,12 @@ class BackboneReference(Record):
 class Stage1Settings(Record):
     """Arguments of `from_backbones` that rebuild the model of stage 1."""
 
-    template: str = Field(description="Chat template for stage 2: a built-in name or a Jinja file")
-    num_alignment_levels: int = Field(description="Number of levels N, the rows of the alignment table")
+    template: str = Field(description="Chat template for stage 2: a built-in name or a Jinja file.")
+    num_alignment_levels: int = Field(description="Number of levels N, the rows of the alignment table.")
     image_aspect_ratio: Literal["pad", "square"] = Field(
-        default="pad", description="Pad images to a square, or resize and crop"
+        default="pad", description="Pad images to a square, or resize and crop."
     )
-    alignment: Any = Field(description="Alignment setting; `none` if the table was not trained")
+    alignment: Any = Field(description="Alignment setting; `none` if the table was not trained.")
 
 
 class Stage1Checkpoint(Artifact):
@@ -43,9 +43,9 @@ class Stage1Checkpoint(Artifact):
     WEIGHTS: ClassVar[str] = "stage1.safetensors"
     WRITTEN_BY: ClassVar[str] = "aligngpt pretrain"
 
-    backbones: BackboneReference = Field(description="The backbones that stage 1 was trained on")
-    settings: Stage1Settings = Field(description="How to build the model around projector and alignment table")
-    tensors: dict[str, list[int]] = Field(description="Shape of each tensor in `stage1.safetensors`")
+    backbones: BackboneReference = Field(description="The backbones that stage 1 was trained on.")
+    settings: Stage1Settings = Field(description="How to build the model around projector and alignment table.")
+    tensors: dict[str, list[int]] = Field(description="Shape of each tensor in `stage1.safetensors`.")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -62,19 +62,18 @@ class Stage1Checkpoint(Artifact):
         return super().read(path)
 
 
-class ConversionReport(Artifact):
+class ConversionReport(RunArtifact):
     """The record of a converted checkpoint."""
 
     FILE: ClassVar[str] = "conversion.json"
     WRITTEN_BY: ClassVar[str] = "aligngpt convert"
 
-    target: Literal["aligngpt", "official"] = Field(description="Format of this folder")
-    kind: Literal["complete", "stage 1"] = Field(description="Complete model, or projector and alignment table")
-    inputs: dict[str, Any] = Field(description="Fingerprints of the source; equal inputs are not converted again")
-    language_model: str = Field(description="Type of the language model, such as `llama`")
-    template: str = Field(description="Name of the built-in chat template, or `custom`")
-    num_alignment_levels: int = Field(description="Number of levels N")
-    image_seq_length: int = Field(description="Tokens per image")
-    dtype: str = Field(description="Data type of the weights")
-    warnings: list[str] = Field(description="Differences that may change the answers")
-    versions: dict[str, str] = Field(description="Versions of Python and of the packages")
+    target: Literal["aligngpt", "official"] = Field(description="Format of this folder.")
+    kind: Literal["complete", "stage 1"] = Field(description="Complete model, or projector and alignment table.")
+    inputs: dict[str, Any] = Field(description="Fingerprints of the source; equal inputs are not converted again.")
+    language_model: str = Field(description="Type of the language model, such as `llama`.")
+    template: str = Field(description="Name of the built-in chat template, or `custom`.")
+    num_alignment_levels: int = Field(description="Number of levels N.")
+    image_seq_length: int = Field(description="Tokens per image.")
+    dtype: str = Field(description="Data type of the weights.")
+    warnings: list[str] = Field(description="Differences that may change the answers.")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from aligngpt.utils.artifacts import Artifact, Record
+from aligngpt.utils.artifacts import Artifact, Record, RunArtifact
 
 DATASET_INFO = "dataset_info.json"
 QUESTIONS_FILE = "questions.jsonl"
@@ -54,7 +54,7 @@ class Truth(Artifact):
     pairs: dict[str, PairTruth] = Field(description="Ground truth by pair id.")
 
 
-class BackbonesInfo(Artifact):
+class BackbonesInfo(RunArtifact):
     """How the synthetic backbones were trained."""
 
     FILE: ClassVar[str] = "backbones.json"
@@ -62,4 +62,3 @@ class BackbonesInfo(Artifact):
 
     config: dict[str, Any] = Field(description="The resolved `BackboneTrainingConfig`.")
     seconds: int | None = Field(description="Training time; null until both models are trained.")
-    versions: dict[str, str] = Field(description="Versions of Python and the packages.")

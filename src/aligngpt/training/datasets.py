@@ -103,12 +103,14 @@ class _SampleDataset(Dataset):
         record: ImageTextPair | Conversation | None = None
         try:
             record = self.records[index]
-            return self._sample(record, to_messages(record), level, template)
+            return self._make_sample(record, to_messages(record), level, template)
         except (RecordError, BadImage) as error:
             skipped = self.records.describe(index, str(error), record)
-            return self._empty_sample(skipped.id or f"#{skipped.index}", [self._placeholder], level, asdict(skipped))
+            return self._make_empty_sample(
+                skipped.id or f"#{skipped.index}", [self._placeholder], level, asdict(skipped)
+            )
 
-    def _sample(
+    def _make_sample(
         self, record: ImageTextPair | Conversation, messages: Messages, level: int | None, template: str | None
     ) -> Sample:
         images = images_of(record)
@@ -116,7 +118,7 @@ class _SampleDataset(Dataset):
         ids = encoding.input_ids[: self.max_length]
         answers = encoding.answer_mask[: self.max_length]
         expected = len(images) * self.processor.image_seq_length
-        sample = self._empty_sample(record.id, ids, level)
+        sample = self._make_empty_sample(record.id, ids, level)
         if not any(answers) or ids.count(self.processor.image_token_id) != expected:
             logger.warning(
                 "sample %s adds no loss: its %d tokens have no answer, or not all of its images, within max_length %d",
@@ -127,11 +129,11 @@ class _SampleDataset(Dataset):
             "input_ids": ids,
             "labels": [token if answer else IGNORED for token, answer in zip(ids, answers, strict=True)],
             "instruction_mask": encoding.instruction_mask[: self.max_length],
-            "pixel_values": self._pixel_values(images),
+            "pixel_values": self._load_pixel_values(images),
             "truncated": len(ids) < len(encoding.input_ids),
         }
 
-    def _empty_sample(
+    def _make_empty_sample(
         self, record_id: str, ids: list[int], level: int | None, skipped: dict[str, Any] | None = None
     ) -> Sample:
         """Return one token without a label, so that one bad sample does not end a long run."""
@@ -146,7 +148,7 @@ class _SampleDataset(Dataset):
             "skipped": skipped,
         }
 
-    def _pixel_values(self, images: Sequence[tuple[str, bytes | None]]) -> torch.Tensor | None:
+    def _load_pixel_values(self, images: Sequence[tuple[str, bytes | None]]) -> torch.Tensor | None:
         folder = self.records.source.images or Path()
         decoded = [load_image(folder / path if data is None else data) for path, data in images]
         return self.processor.pixel_values(decoded) if decoded else None
@@ -187,7 +189,7 @@ class PretrainDataset(_SampleDataset):
 
     def __getitem__(self, index: int) -> Sample:
         level = None if self.levels is None else int(self.levels[index])
-        return self._read(int(self.indices[index]), _caption_messages, level, self._template)
+        return self._read(int(self.indices[index]), _convert_pair, level, self._template)
 
 
 class InstructionDataset(_SampleDataset):
@@ -203,14 +205,14 @@ class InstructionDataset(_SampleDataset):
     """
 
     def __getitem__(self, index: int) -> Sample:
-        return self._read(index, _conversation_messages)
+        return self._read(index, _convert_conversation)
 
 
-def _caption_messages(pair: ImageTextPair) -> Messages:
+def _convert_pair(pair: ImageTextPair) -> Messages:
     return [{"role": "user", "content": IMAGE_TOKEN}, {"role": "assistant", "content": pair.caption}]
 
 
-def _conversation_messages(conversation: Conversation) -> Messages:
+def _convert_conversation(conversation: Conversation) -> Messages:
     has_images = bool(conversation.images)
     return [
         {"role": turn.role, "content": move_image_to_front(turn.text) if has_images else turn.text}

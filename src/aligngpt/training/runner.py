@@ -27,7 +27,7 @@ from aligngpt.training.datasets import InstructionDataset, PretrainDataset
 from aligngpt.training.freezing import apply_stage
 from aligngpt.training.levels import compute_loss_by_level, read_pair_levels
 from aligngpt.training.stages import StageInputs
-from aligngpt.training.trainer import AlignGPTTrainer, training_arguments
+from aligngpt.training.trainer import AlignGPTTrainer, build_training_arguments
 from aligngpt.utils.config import CONFIG_FILE, write_yaml
 from aligngpt.utils.io import apply_umask, versions, write_jsonl
 from aligngpt.utils.output_dir import OutputDir
@@ -128,7 +128,7 @@ def train(
     dataset.check_images()
     trainer = AlignGPTTrainer(
         model=model,
-        args=training_arguments(config, run.path, len(dataset)),
+        args=build_training_arguments(config, run.path, len(dataset)),
         train_dataset=dataset,
         data_collator=Collator(processor.tokenizer.pad_token_id),
         group_by_modality=stage == "finetune",
@@ -137,7 +137,7 @@ def train(
     run.start(versions=versions())  # only now: a run that cannot start does not claim the folder
     write_yaml(run.path / CONFIG_FILE, config, f"aligngpt {stage}; run it again with --config {CONFIG_FILE}")
     checkpoint = find_last_checkpoint(run.path)
-    done = 0 if checkpoint is None else _step_of(checkpoint)
+    done = 0 if checkpoint is None else _parse_step(checkpoint)
     with progress(f"{stage} steps", trainer.args.max_steps, done=done) as advance:
         trainer.add_callback(ProgressReporter(advance, stage))
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -181,10 +181,10 @@ def _summarize_losses(state: TrainerState, training_loss: float) -> dict[str, An
 def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the last complete checkpoint of a run; the trainer's state is the last file of one."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
-    return max(complete, key=_step_of, default=None)
+    return max(complete, key=_parse_step, default=None)
 
 
-def _step_of(checkpoint: Path) -> int:
+def _parse_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 

@@ -47,7 +47,7 @@ class ModalityGroupedSampler(Sampler[int]):
         generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + self.epoch)
         with_image = [index for index, length in enumerate(self.lengths) if length > 0]
         text_only = [index for index, length in enumerate(self.lengths) if length < 0]
-        modalities = [self._groups(indices, generator) for indices in (with_image, text_only) if indices]
+        modalities = [self._make_groups(indices, generator) for indices in (with_image, text_only) if indices]
         if len(modalities) == 1:
             return chain.from_iterable(modalities[0])
         groups = [group for modality in modalities for group in modality[:-1]]
@@ -55,16 +55,16 @@ class ModalityGroupedSampler(Sampler[int]):
         remainder = sorted(index for modality in modalities for index in modality[-1])
         return iter([index for position in order for index in groups[position]] + remainder)
 
-    def _groups(self, indices: list[int], generator: torch.Generator | None) -> list[list[int]]:
+    def _make_groups(self, indices: list[int], generator: torch.Generator | None) -> list[list[int]]:
         """Return shuffled groups of one modality, each sorted by length and split over the processes."""
         size = self.batch_size * self.world_size
         shuffled = [indices[position] for position in torch.randperm(len(indices), generator=generator).tolist()]
         single = len(indices) == len(self.lengths)  # negative lengths stay negative then, as in the official code
         key = (lambda index: self.lengths[index]) if single else (lambda index: abs(self.lengths[index]))
         groups = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-        return [self._split(sorted(group, key=key, reverse=True), key) for group in groups]
+        return [self._split_group(sorted(group, key=key, reverse=True), key) for group in groups]
 
-    def _split(self, group: list[int], key: Any) -> list[int]:
+    def _split_group(self, group: list[int], key: Any) -> list[int]:
         """Assign each sample to the process with the smallest load; use strides where the split is not even."""
         if len(group) % self.world_size:
             return [index for start in range(self.world_size) for index in group[start :: self.world_size]]

@@ -76,7 +76,7 @@ class AlignGPTTrainer(Trainer):
         return (loss, outputs) if kwargs.get("return_outputs") else loss
 
 
-def training_arguments(config: StageConfig, output: Path, num_samples: int) -> TrainingArguments:
+def build_training_arguments(config: StageConfig, output: Path, num_samples: int) -> TrainingArguments:
     """Return the `transformers.TrainingArguments` of a configuration; log the global batch size.
 
     Raises:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aligngpt.utils.io import read_json, write_json
 
@@ -47,8 +47,10 @@ class Artifact(Record):
         value = read_json(file)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != cls.VERSION:
-            found = "no schema_version" if version is None else f"schema_version {version}"
-            raise ValueError(f"{file}: {found}, expected {cls.VERSION}; write the file again with `{cls.WRITTEN_BY}`")
+            existing = "no schema_version" if version is None else f"schema_version {version}"
+            raise ValueError(
+                f"{file}: {existing}, expected {cls.VERSION}; write the file again with `{cls.WRITTEN_BY}`"
+            )
         try:
             return cls.model_validate(value)
         except ValidationError as error:
@@ -63,6 +65,12 @@ class Artifact(Record):
         file = Path(path) / self.FILE if Path(path).is_dir() else Path(path)
         write_json(file, self.model_dump(mode="json"))
         return file
+
+
+class RunArtifact(Artifact):
+    """An artifact that records what wrote it."""
+
+    versions: dict[str, str] = Field(description="Versions of Python and of the packages that influence results.")
 
 
 def summarize_errors(error: ValidationError) -> str:

@@ -17,7 +17,7 @@ from aligngpt.evaluation.matching import match_predictions
 from aligngpt.evaluation.types import Prediction, Predictions
 from aligngpt.utils.errors import ArgumentError
 from aligngpt.utils.output_dir import hold_lock
-from aligngpt.utils.progress import progress as show_progress
+from aligngpt.utils.progress import progress
 
 _MAX_SHOWN = 60  # characters of a question in a message
 _MAX_NAMED = 5  # questions in a message
@@ -102,7 +102,7 @@ def judge_predictions(
     answers: str | Path,
     output: str | Path,
     config: JudgeConfig,
-    progress: bool = True,
+    show_progress: bool = True,
 ) -> JudgeResult:
     """Let a judge score predictions, and write its reviews and what it was asked, replied and cost.
 
@@ -145,7 +145,7 @@ def judge_predictions(
         cache = ReplyCache(output.with_name(f"{output.stem}-replies.jsonl"))
         with JudgeClient(config, cache) as client:
             jobs = [(request, run) for request in requests.rows for run in range(config.num_runs)]
-            outcomes = _ask_all(client, judge, jobs, config, progress)
+            outcomes = _ask_all(client, judge, jobs, config, show_progress)
             requests = replace(requests, notes=(*requests.notes, *client.notes))
         _require_replies(jobs, outcomes, cache.path)
         judged = _collect(requests.rows, outcomes, config)
@@ -191,11 +191,11 @@ def match_for_judge(
 
 
 def _ask_all(
-    client: JudgeClient, judge: Judge, jobs: Sequence[Job], config: JudgeConfig, progress: bool
+    client: JudgeClient, judge: Judge, jobs: Sequence[Job], config: JudgeConfig, show_progress: bool
 ) -> list[_Outcome]:
     """Return the outcomes in the order of the jobs; none is sent any more once the endpoint counts as down."""
     num_failed = 0
-    with ThreadPoolExecutor(config.max_concurrency) as pool, show_progress("judging", len(jobs), progress) as advance:
+    with ThreadPoolExecutor(config.max_concurrency) as pool, progress("judging", len(jobs), show_progress) as advance:
         futures = [pool.submit(_ask, client, judge, request, run, config) for request, run in jobs]
         try:
             for future in futures:
