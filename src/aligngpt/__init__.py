@@ -2,9 +2,9 @@
 
 The public names are imported at first use, so `import aligngpt` touches no device, no network and no heavy library.
 `pretrain`, `finetune`, `convert` and `generate` are named after their commands; of the others, `score_pairs` is
-`score`, `assign_levels` is `level`, `filter_pairs` is `filter`, `ChatSession` is `chat`,
-`evaluate` is `eval run`, `judge_predictions` is `eval judge`, `compare` is `eval compare`, and `report_X` is `report X`.
-Parameters have the names of the options; one that takes several values is a plural, as `scorers` for `--scorer`.
+`score`, `assign_levels` is `level`, `filter_pairs` is `filter`, `ChatSession` is `chat`, `evaluate` is `eval run`,
+`judge_predictions` is `eval judge`, `compare` is `eval compare`, and `report_X` is `report X`. Parameters have the
+names of the options; one that takes several values is a plural, as `scorers` for `--scorer`.
 
 * Curate: `score_pairs`, `assign_levels`, `filter_pairs`; `ClipScorer`, `LevelBoundaries`
 * Train: `pretrain` with `PretrainConfig`, `finetune` with `FinetuneConfig`

@@ -48,9 +48,7 @@ class Artifact(Record):
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != cls.VERSION:
             existing = "no schema_version" if version is None else f"schema_version {version}"
-            raise ValueError(
-                f"{file}: {existing}, expected {cls.VERSION}; write the file again with `{cls.WRITTEN_BY}`"
-            )
+            raise ValueError(f"{file}: {existing}, expected {cls.VERSION}; write it again with `{cls.WRITTEN_BY}`")
         try:
             return cls.model_validate(value)
         except ValidationError as error:
