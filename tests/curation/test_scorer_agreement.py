@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aligngpt.curation.scorer_agreement import NUM_LEVELS, AgreementDetails, compare, compare_all, describe_agreements
-from aligngpt.curation.scoring.store import PartWriter, part_metadata, part_path, read_manifest, score_schema
+from aligngpt.curation.scoring.store import open_part, part_metadata, part_path, read_manifest, score_schema
 from tests.reporting.score_folders import rows_table, synthetic, write_scores
 
 
@@ -133,9 +133,8 @@ def test_agreement_is_sampled_evenly_over_parts(tmp_path: Path, monkeypatch: pyt
         columns: dict[str, Any] = {name: [None] * 10 for name in schema.names}
         columns |= {"id": list("abcdefghij"), "text_truncated": [False] * 10, "clip_score": scores}
         columns["clip_score_b"] = [-score for score in scores]
-        writer = PartWriter(part_path(tmp_path, number), schema, part_metadata({}, str(number)))
-        writer.write(columns)
-        writer.close()
+        with open_part(part_path(tmp_path, number), schema, part_metadata({}, str(number))) as write:
+            write(columns)
     parts = [part_path(tmp_path, number) for number in range(3)]
     (result,) = compare_all(parts, ["clip_score", "clip_score_b"], ["a", "b"])
     assert result.scorers == ("a", "b")

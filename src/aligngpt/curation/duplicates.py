@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 
 from aligngpt.curation.scoring.store import is_valid, iter_scores, read_manifest, to_numpy
 
@@ -52,63 +53,51 @@ def duplicate_image_mask(folder: str | os.PathLike[str], column: str) -> np.ndar
         folder: A finished folder of scores.
         column: Its column of scores.
     """
-
-    def mark(images: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.lexsort((-scores, images))
-        return order, ~_starts(images[order])
-
-    return _mark_rows(folder, "image_hash", column, mark, null=-math.inf)
+    return _mark_rows(folder, "image_hash", column, lambda images, scores: ~_starts(images))
 
 
 def duplicate_pair_mask(folder: str | os.PathLike[str]) -> np.ndarray:
     """Mark all records of an image with one caption but the first: bool (rows,)."""
-
-    def mark(images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.lexsort((captions, images))
-        return order, ~_starts(images[order], captions[order])
-
-    return _mark_rows(folder, "image_hash", "caption_hash", mark)
+    return _mark_rows(folder, "image_hash", "caption_hash", lambda images, captions: ~_starts(images, captions))
 
 
 def repeated_caption_mask(folder: str | os.PathLike[str], min_images: float) -> np.ndarray:
     """Mark all records of a caption that occurs with at least `min_images` different images: bool (rows,)."""
 
-    def mark(captions: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.lexsort((images, captions))
-        group = np.cumsum(_starts(captions[order])) - 1
-        num_images = np.bincount(group, weights=_starts(captions[order], images[order]))
-        return order, num_images[group] >= min_images
+    def mark(captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        group = np.cumsum(_starts(captions)) - 1
+        return np.bincount(group, weights=_starts(captions, images))[group] >= min_images
 
     return _mark_rows(folder, "caption_hash", "image_hash", mark)
 
 
 def _mark_rows(
-    folder: str | os.PathLike[str],
-    key: str,
-    value: str,
-    mark: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    null: float | None = None,
+    folder: str | os.PathLike[str], key: str, value: str, mark: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Mark rows by two columns, read for a fraction of the keys at a time; all rows of a key are read together.
 
     Args:
-        mark: Takes keys and values, and returns an order of them and the marks in this order.
-        null: Replaces a missing value; by default rows without one are skipped, as are those without a key.
+        key: Column of hashes; rows without one are not marked.
+        value: Column of hashes, as `key`, or of scores; rows without a score have the lowest.
+        mark: Takes keys and values, sorted by key, then hash or descending score, then row; returns the marks.
     """
     mask = np.zeros(read_manifest(folder).counts.rows, bool)
     passes = -(-mask.size // LIMIT)
     for number in range(passes):
         parts, start = [], 0
         for batch in iter_scores(folder, [key, value]):
-            keys, values = to_numpy(batch[key]), to_numpy(batch[value], null or 0)
+            keys = to_numpy(batch[key])
             chosen = is_valid(batch[key]) & (keys % np.uint64(passes) == number)
-            if null is None:
+            if pa.types.is_uint64(batch[value].type):
                 chosen &= is_valid(batch[value])
+                values = to_numpy(batch[value])
+            else:
+                values = -to_numpy(batch[value], -math.inf)
             parts.append((keys[chosen], values[chosen], start + np.flatnonzero(chosen)))
             start += batch.num_rows
         keys, values, rows = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        order, marks = mark(keys, values)
-        mask[rows[order]] = marks
+        order = np.lexsort((values, keys))
+        mask[rows[order]] = mark(keys[order], values[order])
     return mask
 
 
@@ -344,7 +333,10 @@ def find_near_values(values: np.ndarray) -> tuple[np.ndarray, list[tuple[int, in
     """
     is_near, complete = np.zeros(values.size, bool), True
     nearest = np.empty((0, 3), np.int64)
-    for mask in _masks():
+    ends = np.cumsum(_PARTS).tolist()
+    parts = [((1 << size) - 1) << (end - size) for size, end in zip(_PARTS, ends, strict=True)]
+    for chosen in combinations(parts, len(parts) - NEAR_BITS):
+        mask = np.uint64(sum(chosen))
         keys = values & mask
         order = np.argsort(keys)
         keys = keys[order]
@@ -355,7 +347,8 @@ def find_near_values(values: np.ndarray) -> tuple[np.ndarray, list[tuple[int, in
             if not current.size:
                 break
             left, right = order[current], order[current + step]
-            bits = _count_different_bits(values[left], values[right])
+            different = (values[left] ^ values[right]).view(np.uint8).reshape(-1, 8)
+            bits = _BIT_COUNTS[different].sum(axis=1, dtype=np.int64)
             close = bits <= NEAR_BITS
             is_near[left[close]] = is_near[right[close]] = True
             pairs = np.stack([bits, np.minimum(left, right), np.maximum(left, right)], axis=1)[close]
@@ -364,18 +357,6 @@ def find_near_values(values: np.ndarray) -> tuple[np.ndarray, list[tuple[int, in
         else:
             complete = False
     return is_near, [(bits, left, right) for bits, left, right in nearest.tolist()], complete
-
-
-def _masks() -> list[np.uint64]:
-    """Return the bits of each choice of 3 of the 7 parts."""
-    ends = np.cumsum(_PARTS).tolist()
-    parts = [((1 << size) - 1) << (end - size) for size, end in zip(_PARTS, ends, strict=True)]
-    return [np.uint64(sum(chosen)) for chosen in combinations(parts, len(parts) - NEAR_BITS)]
-
-
-def _count_different_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return int64 (n,) of two uint64 (n,)."""
-    return _BIT_COUNTS[(left ^ right).view(np.uint8).reshape(-1, 8)].sum(axis=1, dtype=np.int64)
 
 
 def _choose_examples(pairs: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:

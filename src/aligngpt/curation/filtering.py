@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +113,11 @@ def _write_output(
             progress("filtering", curated.manifest.counts.rows, show_progress) as advance,
         ):
             counts = _write_retained(source, curated, filters, write, write_levels, advance)
-        if not counts.retained:
-            reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.skipped.most_common())
-            raise ValueError(f"{source.path}: none of its {counts.read.total()} records is left ({reasons})")
-        result = FilterResult(
-            data=str(source.path),
-            format=source.kind,
-            **counts.to_fields(curated),
-            **identity,
-            scorer=curated.scorer,
-            versions=versions(),
-        )
+        if not counts["num_retained"]:
+            reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["skipped"].items())
+            raise ValueError(f"{source.path}: none of its {counts['num_read']} records is left ({reasons})")
+        described = {"data": str(source.path), "format": source.kind, "scorer": curated.scorer, "versions": versions()}
+        result = FilterResult(**described, **counts, **identity)
         if temporary.is_dir():
             result.write(temporary)
     if output.is_file():
@@ -155,22 +149,16 @@ def _read_existing(output: Path, identity: dict[str, Any]) -> FilterResult | Non
 
 
 def _write_retained(
-    source: Source,
-    curated: _Curated,
-    filters: FilterConfig,
-    write: WriteRecord,
-    write_levels: bool,
-    advance: Advance,
-) -> _Counts:
-    """Read records and decisions in parallel, and write what is retained."""
-    counts = _Counts()
+    source: Source, curated: _Curated, filters: FilterConfig, write: WriteRecord, write_levels: bool, advance: Advance
+) -> dict[str, Any]:
+    """Read records and decisions in parallel, write what is retained, and return the counts of `FilterResult`."""
+    read, written, skipped = Counter[int](), Counter[int](), Counter[str]()
+    examples: dict[str, list[str]] = {}
     repeats = any(weight > 1 for weight in filters.level_weights.values())
     records = ((shard, record) for shard in source.shards() for record in shard.read(whole=True))
     for name, level, reason, scored_caption in _decide(curated, filters):
         shard, record = next(records, (None, None))
-        if shard is None or record is None or record.id != name:
-            raise ValueError(_other_pairs(source, curated))
-        if None not in (record.caption, scored_caption) and caption_hash(record.caption or "") != scored_caption:
+        if shard is None or record is None or record.id != name or _is_changed(record.caption, scored_caption):
             raise ValueError(_other_pairs(source, curated))
         times = 0
         if reason is None and not can_be_written(source, record):
@@ -178,7 +166,7 @@ def _write_retained(
         if reason is None:
             weight = filters.level_weights.get(level, 1.0)
             unique_name = f"{shard.name}\0{name}" if source.kind == "webdataset" else name
-            times = int(weight) + (_uniform(filters.seed, unique_name) < weight - int(weight))
+            times = _sample_times(weight, filters.seed, unique_name)
             if not times:
                 reason = f"not sampled (level {level}, weight {weight:g})"
         if times and repeats and _REPETITION.search(name):
@@ -186,13 +174,27 @@ def _write_retained(
                 f"id {name} ends like that of a repeated record, so that ids would not be unique; filter the "
                 "pairs before their repetition, or use weights of at most 1"
             )
-        counts.add(name, level, times, reason)
+        read[level] += 1
+        written[level] += times
+        if reason is not None:
+            skipped[reason] += 1
+            if skipped[reason] <= _EXAMPLES:
+                examples.setdefault(reason, []).append(name)
         for number in range(1, times + 1):
             write(shard, record, number, level or None if write_levels else None)
         advance(1)
     if next(records, None) is not None:
         raise ValueError(_other_pairs(source, curated))
-    return counts
+    levels = range(1, curated.boundaries.num_levels + 1) if curated.boundaries else ()
+    return {
+        "num_read": read.total(),
+        "num_retained": read.total() - skipped.total(),
+        "num_written": written.total(),
+        "skipped": dict(skipped.most_common()),
+        "read_by_level": tuple(read[level] for level in levels),
+        "written_by_level": tuple(written[level] for level in levels),
+        "skipped_examples": examples,
+    }
 
 
 # Scores and levels --------------------------------------------------------------------------------------------------
@@ -299,40 +301,12 @@ def _test_scores(filters: FilterConfig, levels: np.ndarray, scores: np.ndarray) 
         yield f"score above {filters.max_score:g}", scores > np.float32(filters.max_score)
 
 
-def _uniform(seed: int, name: str) -> float:
-    """Return a number in [0, 1) that depends on the seed and the name only."""
+def _is_changed(caption: str | None, scored_hash: int | None) -> bool:
+    """Return whether a caption is not the one that was scored; bad records have none."""
+    return None not in (caption, scored_hash) and caption_hash(caption or "") != scored_hash
+
+
+def _sample_times(weight: float, seed: int, name: str) -> int:
+    """Return the integer part of a weight, plus one with the probability of its fraction, by seed and name only."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, salt=seed.to_bytes(16, "little", signed=True)).digest()
-    return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
-
-
-@dataclass
-class _Counts:
-    """Counts of the decisions so far."""
-
-    read: Counter[int] = field(default_factory=Counter)
-    written: Counter[int] = field(default_factory=Counter)
-    retained: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, name: str, level: int, times: int, reason: str | None) -> None:
-        self.read[level] += 1
-        self.written[level] += times
-        self.retained += times > 0
-        if reason is not None:
-            self.skipped[reason] += 1
-            examples = self.examples.setdefault(reason, [])
-            if len(examples) < _EXAMPLES:
-                examples.append(name)
-
-    def to_fields(self, curated: _Curated) -> dict[str, Any]:
-        levels = range(1, curated.boundaries.num_levels + 1) if curated.boundaries else ()
-        return {
-            "num_read": self.read.total(),
-            "num_retained": self.retained,
-            "num_written": self.written.total(),
-            "skipped": dict(self.skipped.most_common()),
-            "read_by_level": tuple(self.read[level] for level in levels),
-            "written_by_level": tuple(self.written[level] for level in levels),
-            "skipped_examples": self.examples,
-        }
+    return int(weight) + ((int.from_bytes(digest, "little") >> 11) / (1 << 53) < weight - int(weight))

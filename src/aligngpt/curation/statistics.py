@@ -145,30 +145,23 @@ def collect_statistics(
     return collector.result(len(manifest.scorers), ranking.percentiles() if ranking.count else {})
 
 
-@dataclass
 class _Collector:
-    """The statistics of the batches so far."""
+    """The statistics of the batches so far; `errors` are those of the manifest, failed rows by reason."""
 
-    column: str
-    boundaries: LevelBoundaries | None
-    limit: int | None
-    errors: dict[str, int]  # of the manifest: failed rows by reason
-    rows: int = 0
-    minimum: float = np.inf
-    maximum: float = -np.inf
-    longest: int = 0
-
-    def __post_init__(self) -> None:
-        levels = 1 + (self.boundaries.num_levels if self.boundaries else 0)
+    def __init__(
+        self, column: str, boundaries: LevelBoundaries | None, limit: int | None, errors: dict[str, int]
+    ) -> None:
+        self.column, self.boundaries, self.errors = column, boundaries, errors
+        self.rows, self.longest, self.minimum, self.maximum = 0, 0, np.inf, -np.inf
+        levels = 1 + (boundaries.num_levels if boundaries else 0)
         self.histogram = np.zeros((levels, SCORE_BINS), np.int64)
         self.lengths = np.zeros((levels, MAX_LENGTH + 1), np.int64)
         self.truncated, self.sums = np.zeros(levels, np.int64), np.zeros(levels)
-        self.rows_of_reason: dict[str, list[int]] = {reason: [] for reason in self.errors}
+        self.rows_of_reason: dict[str, list[int]] = {reason: [] for reason in errors}
         self.lowest, self.truncated_rows = SmallestRows(_NUM_LOWEST), SmallestRows(_NUM_TRUNCATED)
         self.examples = [SmallestRows(examples_per_level(levels - 1)) for _ in range(levels)]
-        self.near = {index: (SmallestRows(1), SmallestRows(1)) for index in _choose_boundaries(self.boundaries)}
-        self.image_sample = ImageSample(self.limit)
-        self.caption_sample = CaptionSample(self.limit)
+        self.near = {index: (SmallestRows(1), SmallestRows(1)) for index in _choose_boundaries(boundaries)}
+        self.image_sample, self.caption_sample = ImageSample(limit), CaptionSample(limit)
 
     def add(self, batch: pa.RecordBatch) -> None:
         rows = np.arange(self.rows, self.rows + batch.num_rows)
@@ -219,11 +212,10 @@ class _Collector:
         self.caption_sample.add(to_numpy(batch["caption_hash"])[usable], images[usable], rows[usable])
 
     def result(self, num_scorers: int, quantiles: dict[str, float]) -> ScoreStatistics:
-        rows_of, same_names = self.rows_of_reason, ("rows", "histogram", "sums", "minimum", "maximum", "truncated")
+        rows_of = self.rows_of_reason
+        same = ("rows", "histogram", "sums", "minimum", "maximum", "lengths", "longest", "truncated")
         return ScoreStatistics(
-            **{name: getattr(self, name) for name in same_names},
-            lengths=self.lengths,
-            longest=self.longest,
+            **{name: getattr(self, name) for name in same},
             quantiles=quantiles,
             num_scorers=num_scorers,
             reasons=tuple(Reason(printable(text), count, tuple(rows_of[text])) for text, count in self.errors.items()),

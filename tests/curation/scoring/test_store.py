@@ -11,10 +11,10 @@ import pytest
 
 from aligngpt.curation.scoring.store import (
     SCHEMA,
-    PartWriter,
     count_rows,
     is_finished,
     iter_scores,
+    open_part,
     part_metadata,
     part_path,
     read_manifest,
@@ -41,9 +41,8 @@ def rows(*errors: str | None, start: int = 0, schema: pa.Schema = SCHEMA) -> dic
 
 def finished(folder: Path, *parts: dict[str, list[Any]]) -> Path:
     for number, columns in enumerate(parts):
-        writer = PartWriter(part_path(folder, number), SCHEMA, METADATA)
-        writer.write(columns)
-        writer.close()
+        with open_part(part_path(folder, number), SCHEMA, METADATA) as write:
+            write(columns)
     write_manifest(folder)
     return folder
 
@@ -57,17 +56,18 @@ def test_a_folder_is_read_whole_and_as_a_stream(tmp_path: Path) -> None:
     assert [batch.schema.names for batch in batches] == [["error", "id"]] * 2
     assert [name for batch in batches for name in batch["id"].to_pylist()] == ["p0", "p1", "p2", "p3"]
     assert sample_failures([part_path(tmp_path, 0)]) == {"bad": [{"id": "p1", "image": None, "error": "bad"}]}
-    assert pa.Table.from_batches(list(iter_scores(tmp_path))).replace_schema_metadata().equals(table.combine_chunks())
+    streamed = pa.Table.from_batches(list(iter_scores(tmp_path, SCHEMA.names)))
+    assert streamed.replace_schema_metadata().equals(table.combine_chunks())
 
 
 def test_a_folder_that_is_not_finished_is_not_read(tmp_path: Path) -> None:
-    for read in (read_scores, read_manifest, lambda folder: next(iter_scores(folder))):
+    for read in (read_scores, read_manifest, lambda folder: next(iter_scores(folder, SCHEMA.names))):
         with pytest.raises(FileNotFoundError, match="pass a folder written by `aligngpt score`"):
             read(tmp_path)
     finished(tmp_path, rows(None))
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "run_config.json").touch()
-    for read in (read_scores, read_manifest, lambda folder: next(iter_scores(folder))):
+    for read in (read_scores, read_manifest, lambda folder: next(iter_scores(folder, SCHEMA.names))):
         with pytest.raises(ValueError, match="scoring is not finished"):
             read(tmp_path)
     manifest = write_manifest(tmp_path)
@@ -86,24 +86,22 @@ def test_a_part_appears_when_it_is_closed(tmp_path: Path) -> None:
     part = part_path(tmp_path, 7)
     (tmp_path / ".part-00007.0123.tmp.parquet").write_bytes(b"left by a run that was killed")
     (tmp_path / ".part-00008.0123.tmp.parquet").write_bytes(b"another run's")
-    writer = PartWriter(part, SCHEMA, METADATA)
-    writer.write(rows(None, None))
-    assert not part.exists()
-    writer.close()
+    with open_part(part, SCHEMA, METADATA) as write:
+        write(rows(None, None))
+        assert not part.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".part-00008.0123.tmp.parquet", "part-00007.parquet"]
-    discarded = PartWriter(part_path(tmp_path, 1), SCHEMA, METADATA)
-    discarded.write(rows(None))
-    discarded.discard(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt), open_part(part_path(tmp_path, 1), SCHEMA, METADATA) as write:
+        write(rows(None))
+        raise KeyboardInterrupt
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_row_groups_have_a_fixed_size(tmp_path: Path) -> None:
     contents = []
     for number, step in enumerate((64, 64)):
-        writer = PartWriter(part_path(tmp_path, number), SCHEMA, METADATA)
-        for start in range(0, 12_800, step):
-            writer.write(rows(*[None] * step, start=start))
-        writer.close()
+        with open_part(part_path(tmp_path, number), SCHEMA, METADATA) as write:
+            for start in range(0, 12_800, step):
+                write(rows(*[None] * step, start=start))
         contents.append(part_path(tmp_path, number).read_bytes())
     assert contents[0] == contents[1]
     sizes = pq.ParquetFile(part_path(tmp_path, 0)).metadata

@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache
 from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,13 +39,17 @@ from aligngpt.curation.scoring.decoding import (
 )
 from aligngpt.curation.scoring.scorers import Scorer, cosines
 from aligngpt.curation.scoring.store import score_columns
-from aligngpt.data.sources import SourceRecord, SourceShard
+from aligngpt.data.sources import SourceShard
 
 CACHE_SIZE = 4096
 RECORDS_PER_IMAGE = 8
 BYTES_PER_BATCH = 1 << 28
 
 Columns = dict[str, Any]
+# Of one scorer: unit vectors of a batch's new images and captions, as arrays or tensors that may not be computed yet,
+# and whether each caption was truncated; empty where nothing was requested.
+Embeddings = tuple[Any, Any, Any]
+Block = tuple["Batch[Decoded]", list[Embeddings]]
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -64,8 +68,8 @@ class ScoreRow:
     image: str | None
     caption: str | None
     error: str | None
-    image_number: int | None = None
-    text_number: int | None = None
+    image_number: int | None
+    text_number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,43 +110,12 @@ class EmbeddingRequest:
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """The result of a request, one entry for each scorer; `None` where nothing was requested.
-
-    Attributes:
-        images: Unit vectors of the images, arrays or tensors that may not be computed yet.
-        captions: Unit vectors of the captions, and whether each was truncated.
-    """
-
-    images: list[Any]
-    captions: list[tuple[Any, np.ndarray] | None]
-
-    def to_arrays(self) -> Embeddings:
-        """Return the same as arrays in the memory of this process."""
-        captions = [None if entry is None else (_to_array(entry[0]), entry[1]) for entry in self.captions]
-        return Embeddings([None if images is None else _to_array(images) for images in self.images], captions)
-
-
-@dataclass(frozen=True)
 class ScoredBatch:
     """Rows of a shard as they are written, and whether they are its last."""
 
     shard: int
     columns: Columns
     last: bool
-
-
-class LRUCache(OrderedDict[Hashable, T]):
-    """The most recently used objects, at most `CACHE_SIZE` of them."""
-
-    def use(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the object of a key, made if it is not in the cache, and mark it as used."""
-        if key not in self:
-            self[key] = make()
-        self.move_to_end(key)
-        if len(self) > CACHE_SIZE:
-            self.popitem(last=False)
-        return self[key]
 
 
 # Planning and decoding ----------------------------------------------------------------------------------------------
@@ -158,35 +131,32 @@ def plan_batches(shards: Iterable[SourceShard], images: Path | None, batch_size:
         images: Folder that image paths are relative to.
         batch_size: New images of a batch, at most.
     """
+    folder = None if images is None else str(images)
     for shard in shards:
-        image_numbers: LRUCache[int] = LRUCache()
-        text_numbers: LRUCache[int] = LRUCache()
-        next_image, next_text = count().__next__, count().__next__
-        number, size = 0, 0
+        image_numbers, text_numbers, number, size = _numbering(), _numbering(), 0, 0
         rows: list[ScoreRow] = []
         new: dict[int, Encoded] = {}
         for record in shard.read():
-            row = ScoreRow(record.id, record.image, record.caption, record.error)
+            image = text = None
             if record.error is None and record.caption is not None:
-                encoded = _encoded_image(record, images)
-                text = text_numbers.use(_digest(record.caption.encode()), next_text)
-                key = encoded.name if encoded.data is None else _digest(encoded.data)
-                is_new = key not in image_numbers
-                image = image_numbers.use(key, next_image)
-                row = replace(row, image_number=image, text_number=text)
-                if is_new:
+                encoded = Encoded(record.image or record.id, record.data, folder)
+                text = text_numbers(_digest(record.caption.encode()))
+                misses = image_numbers.cache_info().misses
+                image = image_numbers(encoded.name if encoded.data is None else _digest(encoded.data))
+                if image_numbers.cache_info().misses > misses:
                     new[image] = encoded
                     size += len(encoded.data or b"")
-            rows.append(row)
+            rows.append(ScoreRow(record.id, record.image, record.caption, record.error, image, text))
             if len(new) >= batch_size or len(rows) >= RECORDS_PER_IMAGE * batch_size or size >= BYTES_PER_BATCH:
                 yield Batch(shard.number, number, tuple(rows), new, False)
                 number, size, rows, new = number + 1, 0, [], {}
         yield Batch(shard.number, number, tuple(rows), new, True)
 
 
-def _encoded_image(record: SourceRecord, images: Path | None) -> Encoded:
-    name = record.image or record.id
-    return Encoded(name, record.data, None if images is None else str(images))
+def _numbering() -> Any:
+    """Return a function that numbers keys in the order of their first use, among the last `CACHE_SIZE` used."""
+    numbers = count()
+    return lru_cache(CACHE_SIZE)(lambda key: next(numbers))
 
 
 def _digest(data: bytes) -> bytes:
@@ -247,23 +217,27 @@ class _Text:
     vectors: list[np.ndarray] = field(default_factory=list)  # one for each scorer
 
 
-class _ShardCaches(dict[int, tuple[LRUCache[_Image], LRUCache[_Text]]]):
+class _ShardCaches:
     """The images and texts that later batches may refer to, by number, of each shard that has begun and not ended."""
+
+    def __init__(self) -> None:
+        self._caches: dict[int, tuple[dict[int, _Image], Callable[[int], _Image], Callable[[int], _Text]]] = {}
 
     def look_up(self, batch: Batch[Decoded]) -> list[tuple[_Image, _Text] | None]:
         """Return the image and the text of each row of the next batch, `None` for a bad record."""
-        images, texts = self.setdefault(batch.shard, (LRUCache(), LRUCache()))
-        new = {number: _Image(image) for number, image in batch.images.items()}
-        entries: list[tuple[_Image, _Text] | None] = []
-        for row in batch.rows:
-            if row.image_number is None:
-                entries.append(None)
-            else:
-                image = images.use(row.image_number, partial(new.__getitem__, row.image_number))
-                entries.append((image, texts.use(row.text_number, _Text)))
+        if batch.shard not in self._caches:
+            new: dict[int, _Image] = {}
+            self._caches[batch.shard] = new, lru_cache(CACHE_SIZE)(new.pop), lru_cache(CACHE_SIZE)(lambda _: _Text())
+        new, images, texts = self._caches[batch.shard]
+        new |= {number: _Image(image) for number, image in batch.images.items()}
         if batch.last:
-            del self[batch.shard]
-        return entries
+            del self._caches[batch.shard]
+        return [
+            None
+            if row.image_number is None or row.text_number is None
+            else (images(row.image_number), texts(row.text_number))
+            for row in batch.rows
+        ]
 
 
 def build_requests(batches: Iterable[Batch[Decoded]]) -> Iterator[tuple[Batch[Decoded], EmbeddingRequest]]:
@@ -284,17 +258,24 @@ def build_requests(batches: Iterable[Batch[Decoded]]) -> Iterator[tuple[Batch[De
         yield replace(batch, texts=tuple(requested)), EmbeddingRequest(prepared, list(requested.values()))
 
 
-def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> Embeddings:
-    """Embed a request. The result depends on nothing else, so it is the same in any process."""
+def embed_batch(request: EmbeddingRequest, scorers: Sequence[Scorer]) -> list[Embeddings]:
+    """Embed a request with each scorer. The result depends on nothing else, so it is the same in any process."""
     prepared, captions = request.prepared, request.captions
-    images = [
-        scorer.embed_images([image[index] for image in prepared]) if prepared else None
+    return [
+        (
+            scorer.embed_images([image[index] for image in prepared]) if prepared else (),
+            *(scorer.embed_captions(captions) if captions else ((), ())),
+        )
         for index, scorer in enumerate(scorers)
     ]
-    return Embeddings(images, [scorer.embed_captions(captions) if captions else None for scorer in scorers])
 
 
-def score_embedded(blocks: Iterable[tuple[Batch[Decoded], Embeddings]], names: Sequence[str]) -> Iterator[ScoredBatch]:
+def to_arrays(embeddings: list[Embeddings]) -> list[Embeddings]:
+    """Return embeddings as arrays in the memory of this process."""
+    return [(_to_array(images), _to_array(captions), truncated) for images, captions, truncated in embeddings]
+
+
+def score_embedded(blocks: Iterable[Block], names: Sequence[str]) -> Iterator[ScoredBatch]:
     """Wait for the embeddings of each batch and score its rows; batches of a shard come in order.
 
     Args:
@@ -308,15 +289,12 @@ def score_embedded(blocks: Iterable[tuple[Batch[Decoded], Embeddings]], names: S
         images = {row.image_number: image for row, (image, _) in pairs}
         texts = {row.text_number: text for row, (_, text) in pairs}
         new = [images[number] for number, image in batch.images.items() if image.error is None]
-        arrays = embeddings.to_arrays()
-        for image_vectors, captions in zip(arrays.images, arrays.captions, strict=True):
-            if image_vectors is not None:
-                for image, vector in zip(new, image_vectors, strict=True):
-                    image.vectors.append(vector)
-            if captions is not None:
-                for number, vector, truncated in zip(batch.texts, *captions, strict=True):
-                    texts[number].vectors.append(vector)
-                    texts[number].truncated |= bool(truncated)
+        for image_vectors, caption_vectors, truncated in to_arrays(embeddings):
+            for image, vector in zip(new, image_vectors, strict=True):
+                image.vectors.append(vector)
+            for number, vector, was_truncated in zip(batch.texts, caption_vectors, truncated, strict=True):
+                texts[number].vectors.append(vector)
+                texts[number].truncated |= bool(was_truncated)
         yield ScoredBatch(batch.shard, _to_columns(batch.rows, entries, names), batch.last)
 
 
@@ -328,7 +306,7 @@ def score_batches(batches: Iterable[Batch[Decoded]], scorers: Sequence[Scorer]) 
 
 
 def _to_array(vectors: Any) -> np.ndarray:
-    return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
+    return vectors.cpu().numpy() if hasattr(vectors, "cpu") else vectors
 
 
 def _to_columns(

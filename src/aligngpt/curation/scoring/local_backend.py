@@ -19,7 +19,7 @@ from typing import Any
 
 from aligngpt.curation.scoring.batches import ScoredBatch, decode_batches, plan_batches, score_batches
 from aligngpt.curation.scoring.decoding import Decoder
-from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary, check_names
+from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary
 from aligngpt.curation.scoring.scorers import Scorer
 from aligngpt.data.sources import Source, SourceShard
 from aligngpt.utils.processes import available_cpus
@@ -52,7 +52,6 @@ def score_source(
     """
     described, run_settings = [scorer.describe() for scorer in scorers], RunSettings(**settings)
     batch_size = run_settings.batch_size
-    check_names([scorer["name"] for scorer in described])
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}")
 

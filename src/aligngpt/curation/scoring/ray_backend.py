@@ -19,7 +19,7 @@ import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,18 @@ from typing import Any
 import pyarrow as pa
 
 from aligngpt.curation.scoring.batches import (
-    Batch,
+    Block,
     EmbeddingRequest,
-    Embeddings,
     ScoredBatch,
     build_requests,
     decode_batches,
     embed_batch,
     plan_batches,
     score_embedded,
+    to_arrays,
 )
-from aligngpt.curation.scoring.decoding import Decoded, Decoder
-from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary, check_names
+from aligngpt.curation.scoring.decoding import Decoder
+from aligngpt.curation.scoring.run import RunSettings, ScoreRun, ScoreSummary
 from aligngpt.curation.scoring.scorers import Scorer
 from aligngpt.data.sources import Source, SourceShard
 from aligngpt.utils.processes import available_cpus
@@ -58,7 +58,6 @@ _BLOCKS_PER_MODEL, _SHARDS_PER_DECODER = 2, 1
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 Load = Callable[[], Sequence[Scorer]]
-_Block = tuple[Batch[Decoded], Embeddings]
 
 
 def score_source_with_ray(
@@ -101,7 +100,6 @@ def score_source_with_ray(
         with status("loading the scorers", run_settings.show_progress):
             described, preparations = pools.describe(load)
         names = [scorer["name"] for scorer in described]
-        check_names(names)
 
         def score(shards: Sequence[SourceShard]) -> Iterable[ScoredBatch]:
             decode = (Decoder(preparations), source.images, run_settings.batch_size)
@@ -113,9 +111,9 @@ def score_source_with_ray(
 # The driver ---------------------------------------------------------------------------------------------------------
 
 
-def _in_order(blocks: Iterable[_Block]) -> Iterator[_Block]:
+def _in_order(blocks: Iterable[Block]) -> Iterator[Block]:
     """Yield blocks that come in any order, those of one shard in order."""
-    early: dict[tuple[int, int], _Block] = {}
+    early: dict[tuple[int, int], Block] = {}
     following: dict[int, int] = {}
     for batch, embeddings in blocks:
         shard = batch.shard
@@ -153,7 +151,7 @@ class _Embed:
     def __call__(self, rows: pa.Table) -> pa.Table:
         request: EmbeddingRequest | None = _unpack(rows, "request")
         try:
-            embeddings = None if request is None else embed_batch(request, self._scorers).to_arrays()
+            embeddings = None if request is None else to_arrays(embed_batch(request, self._scorers))
         except Exception as error:
             return _pack(batch=_add_traceback(error), embeddings=None)
         return rows.select(["batch"]).append_column("embeddings", _pack(embeddings=embeddings)["embeddings"])
@@ -217,7 +215,7 @@ class _Pools:
 
         return ray.get(ray.remote(num_cpus=1, num_gpus=self.gpus)(describe).remote())
 
-    def stream(self, shards: Sequence[SourceShard], decode: tuple[Any, ...], load: Load) -> Iterator[_Block]:
+    def stream(self, shards: Sequence[SourceShard], decode: tuple[Any, ...], load: Load) -> Iterator[Block]:
         """Yield each batch of the shards with its embeddings, in any order."""
         from ray.data import ActorPoolStrategy, DataContext, Dataset, from_arrow
 
@@ -258,15 +256,11 @@ def _cluster(address: str | None, cpus: int) -> Iterator[None]:
         import ray
     except ImportError:
         raise ImportError("the backend ray needs Ray; install it with: pip install 'aligngpt[ray]'") from None
-    with _quiet():
-        is_own = not ray.is_initialized()
-        if is_own:
+    with _quiet(), ExitStack() as stack:
+        if not ray.is_initialized():
             _connect(address or os.environ.get("RAY_ADDRESS") or "local", cpus)
-        try:
-            yield
-        finally:
-            if is_own:
-                ray.shutdown()
+            stack.callback(ray.shutdown)
+        yield
 
 
 def _connect(address: str, cpus: int) -> None:
@@ -277,26 +271,18 @@ def _connect(address: str, cpus: int) -> None:
         settings["num_cpus"] = max(available_cpus(), cpus, 2)
         settings |= {"object_store_memory": _LOCAL_OBJECT_STORE, "include_dashboard": False}
     host, _, port = address.removeprefix("ray://").rpartition(":")
+    stderr = os.dup(2)  # Ray reports its start there, outside Python
     try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         if host and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
-        with _silent():
-            ray.init(address, **settings)
+        ray.init(address, **settings)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
             f"no Ray cluster can be used at {address} ({one_line(error)}); start one there with `ray start --head`, or "
             "omit --address"
         ) from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Discard what this process writes to standard error outside Python: Ray reports its start there."""
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -309,10 +295,9 @@ def _quiet() -> Iterator[None]:
 
     added = {name: value for name, value in _QUIET.items() if name not in os.environ}
     os.environ |= added
-    loggers = logging.getLogger("ray.data").handlers
-    handlers = [handler for handler in loggers if isinstance(handler, logging.StreamHandler)]
-    levels = [handler.level for handler in handlers]
-    for handler in handlers:
+    handlers = logging.getLogger("ray.data").handlers
+    levels = {handler: handler.level for handler in handlers if isinstance(handler, logging.StreamHandler)}
+    for handler in levels:
         handler.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
@@ -322,7 +307,7 @@ def _quiet() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-        for handler, level in zip(handlers, levels, strict=True):
+        for handler, level in levels.items():
             handler.setLevel(level)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,9 +26,9 @@ from aligngpt.curation.choices import LongCaptions
 from aligngpt.curation.scorer_agreement import compare_all
 from aligngpt.curation.scoring.store import (
     Failures,
-    PartWriter,
     count_rows,
     is_finished,
+    open_part,
     part_metadata,
     part_path,
     sample_failures,
@@ -140,13 +141,14 @@ class ScoreRun:
         settings: See `RunSettings`.
 
     Raises:
-        ValueError: Images are given by paths and the source has no image folder.
+        ValueError: As `check_names`, or images are given by paths and the source has no image folder.
     """
 
     def __init__(self, folder: Path, source: Source, scorers: Sequence[dict[str, str]], settings: RunSettings) -> None:
         self._folder, self._settings = folder, settings
         self._shards = source.shards()
         self._scorers = [ScorerInfo(**scorer) for scorer in scorers]
+        check_names([scorer.name for scorer in self._scorers])
         self._columns = score_columns([scorer.name for scorer in self._scorers[1:]])
         self._image_sample = list(_iter_image_paths(source, self._shards))
         self._inputs = ScoreInputs(
@@ -188,26 +190,25 @@ class ScoreRun:
         by_pairs = all(shard.size is not None for shard in mine)
         total, left = (sum(shard.size or 0 for shard in shards) if by_pairs else len(shards) for shards in (mine, todo))
         description, scored = "scoring" if by_pairs else "scoring shards", 0
-        writers: dict[int, PartWriter] = {}
-        try:
-            with progress(description, total, self._settings.show_progress, done=total - left) as advance:
-                for batch in batches:
-                    if batch.shard not in writers:
-                        schema = score_schema([scorer.name for scorer in self._scorers[1:]])
-                        writers[batch.shard] = PartWriter(self._part(batch.shard), schema, self._metadata(batch.shard))
-                    writers[batch.shard].write(batch.columns)
-                    if batch.last:
-                        writers.pop(batch.shard).close()
-                    rows = len(batch.columns["id"])
-                    scored += rows
-                    if by_pairs:
-                        advance(rows)
-                    else:
-                        advance(int(batch.last), f"{description} ({scored:,} pairs)")
-        except BaseException as error:
-            for writer in writers.values():
-                writer.discard(error)
-            raise
+        schema = score_schema([scorer.name for scorer in self._scorers[1:]])
+        parts: dict[int, tuple[ExitStack, Callable[[dict[str, Any]], None]]] = {}
+        with progress(description, total, self._settings.show_progress, total - left) as advance, ExitStack() as stack:
+            for batch in batches:
+                if batch.shard not in parts:
+                    part = stack.enter_context(ExitStack())
+                    opened = open_part(self._part(batch.shard), schema, self._metadata(batch.shard))
+                    parts[batch.shard] = part, part.enter_context(opened)
+                part, write = parts[batch.shard]
+                write(batch.columns)
+                if batch.last:
+                    part.close()
+                    del parts[batch.shard]
+                rows = len(batch.columns["id"])
+                scored += rows
+                if by_pairs:
+                    advance(rows)
+                else:
+                    advance(int(batch.last), f"{description} ({scored:,} pairs)")
 
     def _finish(self, resumed: int) -> ScoreSummary:
         parts = [self._part(shard.number) for shard in self._shards]

@@ -86,19 +86,18 @@ class ScaleAndCrop:
 
     def __call__(self, image: DecodedImage) -> Prepared:
         """Return `pixel_values` of an image, uint8 (1, 3, height, width)."""
-        scaled = image.image.resize(self._scaled_size(image.size), self.resample, box=image.box)
+        if len(self.edges) == 2:
+            size = self.edges[1], self.edges[0]
+        else:
+            short, long = sorted(image.size)
+            size = self.edges[0], int(self.edges[0] * long / short)
+            size = size if image.size[0] == short else size[::-1]
+        scaled = image.image.resize(size, self.resample, box=image.box)
         if self.crop is not None:
             height, width = self.crop
             left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
             scaled = scaled.crop((left, top, left + width, top + height))
         return {"pixel_values": np.ascontiguousarray(np.asarray(scaled).transpose(2, 0, 1))[None]}
-
-    def _scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        if len(self.edges) == 2:
-            return self.edges[1], self.edges[0]
-        short, long = min(size), max(size)
-        scaled = (self.edges[0], int(self.edges[0] * long / short))
-        return scaled if size[0] <= size[1] else scaled[::-1]
 
 
 @dataclass(frozen=True)
@@ -147,12 +146,7 @@ class ClipScorer:
     """Scores pairs by the cosine of the embeddings of any CLIP-like model; load it with `from_pretrained`."""
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        image_processor: Any,
-        folder: Path,
-        long_captions: LongCaptions = "truncate",
+        self, model: Any, tokenizer: Any, image_processor: Any, folder: Path, long_captions: LongCaptions = "truncate"
     ) -> None:
         self.folder = folder
         self.preparation, self._normalization = split_processor(image_processor)
@@ -215,9 +209,7 @@ class ClipScorer:
                     f"{folder} holds a {type(model).__name__}, which has no {tower} tower to score pairs with; "
                     "pass the folder of a complete CLIP or SigLIP model"
                 )
-        if not any(
-            file for name in _VOCABULARIES for file in folder.glob(name)
-        ):  # else transformers creates an empty one
+        if not any(any(folder.glob(name)) for name in _VOCABULARIES):  # else transformers creates an empty one
             raise ValueError(f"{folder}: tokenizer is missing ({' or '.join(_VOCABULARIES)}); copy its files there")
         tokenizer = _load_part(folder, "tokenizer", AutoTokenizer.from_pretrained)
         image_processor = _load_part(folder, "image processor", AutoImageProcessor.from_pretrained, backend="pil")

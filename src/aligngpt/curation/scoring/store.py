@@ -14,8 +14,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,12 @@ def read_scores(folder: str | os.PathLike[str]) -> pa.Table:
     return pa.concat_tables(tables or [SCHEMA.empty_table()])
 
 
-def iter_scores(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def iter_scores(folder: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Stream a finished folder of scores, at most 65,536 rows at a time, in the order of the pairs.
 
     Args:
         folder: The folder.
-        columns: The columns to read, in this order; default all.
+        columns: The columns to read, in this order.
 
     Raises:
         FileNotFoundError, ValueError: As `read_manifest`, or a part is missing.
@@ -113,11 +113,11 @@ def iter_scores(folder: str | os.PathLike[str], columns: Sequence[str] | None = 
         yield from iter_part(part_path(folder, number), columns)
 
 
-def iter_part(part: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def iter_part(part: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Stream one part; arguments as in `iter_scores`."""
     with pq.ParquetFile(part) as file:
-        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=None if columns is None else list(columns)):
-            yield batch if columns is None else batch.select(list(columns))
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=list(columns)):
+            yield batch.select(list(columns))
 
 
 def to_numpy(values: pa.Array, null: float = 0) -> np.ndarray:
@@ -192,40 +192,35 @@ def is_finished(part: Path, metadata: dict[bytes, bytes]) -> bool:
     return True
 
 
-class PartWriter:
-    """Writes one part in row groups of 10,000. The file appears under its name when it is complete.
+@contextmanager
+def open_part(
+    part: Path, schema: pa.Schema, metadata: dict[bytes, bytes]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Write one part in row groups of 10,000. The file appears under its name when the block succeeds.
 
     Args:
         part: The file.
         schema: Its columns.
         metadata: See `part_metadata`.
+
+    Yields:
+        A function that adds rows, given as columns.
     """
+    for remains in part.parent.glob(f".{part.stem}.*.tmp{part.suffix}"):
+        remains.unlink(missing_ok=True)  # of a killed run
+    schema = schema.with_metadata(metadata)
+    waiting: list[pa.Table] = []
 
-    def __init__(self, part: Path, schema: pa.Schema, metadata: dict[bytes, bytes]) -> None:
-        for remains in part.parent.glob(f".{part.stem}.*.tmp{part.suffix}"):
-            remains.unlink(missing_ok=True)  # of a killed run
-        self._schema = schema.with_metadata(metadata)
-        self._open = ExitStack()
-        self._temporary = self._open.enter_context(atomic_path(part))
-        self._writer = self._open.enter_context(pq.ParquetWriter(self._temporary, self._schema))
-        self._waiting: list[pa.Table] = []
+    def write(columns: dict[str, Any]) -> None:
+        waiting.append(pa.table(columns, schema=schema))
+        if sum(map(len, waiting)) >= _ROWS_PER_GROUP:
+            flush()
 
-    def write(self, columns: dict[str, Any]) -> None:
-        """Add rows."""
-        self._waiting.append(pa.table(columns, schema=self._schema))
-        if sum(map(len, self._waiting)) >= _ROWS_PER_GROUP:
-            self._flush()
+    def flush() -> None:
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=_ROWS_PER_GROUP)
+            waiting.clear()
 
-    def close(self) -> None:
-        """Complete the file."""
-        self._flush()
-        self._open.close()
-
-    def discard(self, error: BaseException) -> None:
-        """Remove what was written."""
-        self._open.__exit__(type(error), error, error.__traceback__)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks(), row_group_size=_ROWS_PER_GROUP)
-            self._waiting = []
+    with atomic_path(part) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        yield write
+        flush()
