@@ -423,7 +423,7 @@ def test_the_command_uses_boundaries_of_other_scores_and_prints_the_drift(tmp_pa
     ):
         assert row in printed
     assert "3 of 5 scores are outside the range" in done.stderr
-    assert f"Next: aligngpt pretrain --levels {tmp_path / 'levels'}" in done.stdout
+    assert "Next: aligngpt pretrain" in done.stdout and f"--levels {tmp_path / 'levels'}" in done.stdout
     assert json.loads(level(*arguments, "--json").stdout)["drift"]["fitted_counts"] == [2, 2]
 
 

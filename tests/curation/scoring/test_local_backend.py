@@ -382,7 +382,7 @@ def test_scores_of_another_input_are_refused(images: Path, work: Path, tmp_path:
         ("inputs.long_captions", pairs, images, CountingScorer(), {"long_captions": "chunk-mean"}),
     ]
     for differing, source, folder, scorer, settings in changes:
-        with pytest.raises(ValueError, match=rf"belongs to another run: its {differing} is .*; choose another"):
+        with pytest.raises(ValueError, match=rf"belongs to another run: {differing} is .*; choose another"):
             run(source, folder, scorer, out, **settings)
     (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())
     with pytest.raises(ValueError, match=r"part-00001\.parquet does not hold the scores of its shard"):
