@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
-from aligngpt.reporting.formatting import decimal, shorten
+from aligngpt.reporting.formatting import format_decimal, shorten
 
 WIDTH = 410  # of the coordinates of a chart; the page scales it
 FONT = 13.0  # at least 11 px where the page is 400 px wide
@@ -77,15 +77,15 @@ class Chart:
     table: Table | None = None
 
 
-styled = mpl.rc_context(_STYLE)  # decorates a function that draws a chart; restores matplotlib's settings after it
+apply_style = mpl.rc_context(_STYLE)  # decorates a function that draws a chart; restores matplotlib's settings after it
 
 
-def level_color(level: int, num_levels: int) -> str:
+def get_level_color(level: int, num_levels: int) -> str:
     """Return the color of a level, `#rrggbb`, the same in all charts."""
     return to_hex(_LEVEL_RAMP((level - 1) / max(1, num_levels - 1)))
 
 
-def canvas(height: float, grid: Literal["x", "y"] | None = "y") -> tuple[Figure, Axes]:
+def make_canvas(height: float, grid: Literal["x", "y"] | None = "y") -> tuple[Figure, Axes]:
     """Return an empty chart of the standard width with grid lines for one axis."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     axes = figure.add_subplot()
@@ -96,7 +96,7 @@ def canvas(height: float, grid: Literal["x", "y"] | None = "y") -> tuple[Figure,
     return figure, axes
 
 
-def legend(axes: Axes, columns: int = 2) -> None:
+def add_legend(axes: Axes, columns: int = 2) -> None:
     """Add the legend above the chart."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4,
@@ -104,7 +104,7 @@ def legend(axes: Axes, columns: int = 2) -> None:
     )  # fmt: skip
 
 
-def level_axis(axes: Axes, num_levels: int) -> None:
+def label_levels(axes: Axes, num_levels: int) -> None:
     """Label the x axis with levels 1 to N."""
     axes.set_xticks(range(1, num_levels + 1, 1 + (num_levels - 1) // 20))
     axes.set_xlim(0.4, num_levels + 0.6)
@@ -139,20 +139,20 @@ def describe_rows(table: Table, prefix: str = "") -> str:
 
 def list_levels(values: Sequence[float]) -> str:
     """Return `level 1 0.20, level 2 0.31.` for text alternatives."""
-    return ", ".join(f"level {level} {decimal(value)}" for level, value in enumerate(values, start=1)) + "."
+    return ", ".join(f"level {level} {format_decimal(value)}" for level, value in enumerate(values, start=1)) + "."
 
 
-def level_bars(values: Sequence[float], name: str, label: str, alt: str, top: float | None = None) -> Markup:
+def draw_level_bars(values: Sequence[float], name: str, label: str, alt: str, top: float | None = None) -> Markup:
     """Return a bar for each level, labeled with its value up to 12 levels; NaN (an empty level) is a dash."""
-    figure, axes = canvas(285)
+    figure, axes = make_canvas(285)
     levels = range(1, len(values) + 1)
-    axes.bar(levels, np.nan_to_num(values), 0.72, color=[level_color(level, len(values)) for level in levels])
+    axes.bar(levels, np.nan_to_num(values), 0.72, color=[get_level_color(level, len(values)) for level in levels])
     for level, value in zip(levels, values, strict=True) if len(values) <= _MAX_LABELED else ():
         height = 0.0 if math.isnan(value) else value
-        axes.annotate(decimal(value), (level, height), (0, 3), textcoords="offset points", ha="center")
+        axes.annotate(format_decimal(value), (level, height), (0, 3), textcoords="offset points", ha="center")
     highest = np.nanmax(values) if not np.isnan(values).all() else 1.0
     axes.set_ylim(0, max(top or 0.0, 1.12 * highest))
-    level_axis(axes, len(values))
+    label_levels(axes, len(values))
     axes.set_ylabel(label)
     return to_svg(figure, name, alt)
 
@@ -164,7 +164,7 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def heat_cells(axes: Axes, values: np.ndarray, label: Callable[[float], str], reach: float | None = None) -> None:
+def draw_heat_cells(axes: Axes, values: np.ndarray, label: Callable[[float], str], reach: float | None = None) -> None:
     """Draw a matrix of colored cells, row 0 at the top, each labeled with its value up to 10 columns.
 
     Args:

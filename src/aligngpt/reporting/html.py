@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from aligngpt.reporting.charts import Chart, level_color
-from aligngpt.reporting.formatting import abbreviate, decimal, integer
+from aligngpt.reporting.charts import Chart, get_level_color
+from aligngpt.reporting.formatting import abbreviate, format_decimal, format_integer
 from aligngpt.utils.io import atomic_path
 
 
@@ -65,8 +65,8 @@ def write_page(path: Path, page: Page) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"decimal": decimal, "integer": integer, "abbreviate": abbreviate, "code": mark_code}
-    environment.filters |= {"level_color": level_color, **filters}
+    filters = {"decimal": format_decimal, "integer": format_integer, "abbreviate": abbreviate, "code": mark_code}
+    environment.filters |= {"level_color": get_level_color, **filters}
     html = environment.get_template("templates/page.html.jinja").render(page=page)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

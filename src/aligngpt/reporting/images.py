@@ -20,7 +20,7 @@ _QUALITY = 85
 HEAT_MAP = "inferno"
 
 
-def thumbnail(source: Path | bytes | None, side: int = SIDE, quality: int | None = None) -> str | None:
+def embed_thumbnail(source: Path | bytes | None, side: int = SIDE, quality: int | None = None) -> str | None:
     """Return an image as a data URI, or `None` if there is none or it cannot be read.
 
     Args:
@@ -31,10 +31,10 @@ def thumbnail(source: Path | bytes | None, side: int = SIDE, quality: int | None
     image = _read(source, side)
     if image is None:
         return None
-    return _data_uri(image, quality or (None if max(image.size) <= _LOSSLESS_SIDE else _QUALITY))
+    return _encode_data_uri(image, quality or (None if max(image.size) <= _LOSSLESS_SIDE else _QUALITY))
 
 
-def image_file(folder: Path, name: str) -> Path | None:
+def find_image_file(folder: Path, name: str) -> Path | None:
     """Return the file of an image by its path in a data set, or `None` if the path leads out of the folder."""
     try:
         return folder / check_image_path(name)
@@ -42,7 +42,7 @@ def image_file(folder: Path, name: str) -> Path | None:
         return None
 
 
-def heat_map(path: Path | None, grid: tuple[int, int], values: Sequence[float]) -> str | None:
+def embed_heat_map(path: Path | None, grid: tuple[int, int], values: Sequence[float]) -> str | None:
     """Return the grayscale image under a heat map as a data URI, or `None` if the image cannot be read.
 
     Args:
@@ -60,10 +60,10 @@ def heat_map(path: Path | None, grid: tuple[int, int], values: Sequence[float]) 
     size = (image.width * factor, image.height * factor)
     heat = Image.fromarray(colors).resize(size, Image.Resampling.NEAREST)
     gray = image.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    return _data_uri(Image.blend(gray, heat, 0.62), _QUALITY)
+    return _encode_data_uri(Image.blend(gray, heat, 0.62), _QUALITY)
 
 
-def heat_scale() -> str:
+def list_heat_colors() -> str:
     """Return the colors of the heat map from minimum to maximum, as CSS color stops."""
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[HEAT_MAP](stop / 6)) for stop in range(7))
 
@@ -80,7 +80,7 @@ def _read(source: Path | bytes | None, side: int = SIDE) -> Image.Image | None:
     return decoded.image.resize(size, box=decoded.box, reducing_gap=2.0)
 
 
-def _data_uri(image: Image.Image, quality: int | None) -> str:
+def _encode_data_uri(image: Image.Image, quality: int | None) -> str:
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "PNG", optimize=True)

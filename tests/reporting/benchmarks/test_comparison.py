@@ -83,7 +83,7 @@ def test_the_better_model_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ci95", "sign"), [((1.0, 2.0), 1), ((-2.0, -1.0), -1), ((-1.0, 1.0), 0), ((1.0, 1.0), 0)])
 def test_an_interval_of_zero_width_decides_nothing(ci95: tuple[float, float], sign: int) -> None:
-    assert insights.sign_of_difference(ci95) == sign
+    assert insights.get_sign(ci95) == sign
 
 
 def test_a_comparison_does_not_replace_the_report_of_the_model(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from aligngpt.reporting import report_eval
 from aligngpt.reporting.benchmarks import charts, insights
 from aligngpt.reporting.benchmarks.load import load_folder
 from aligngpt.reporting.benchmarks.paper_results import ALIGNGPT_7B, LLAVA_13B, PAPER_MODELS, REFERENCE_MODELS
-from aligngpt.reporting.formatting import signed
+from aligngpt.reporting.formatting import format_difference
 from tests.reporting.benchmark_folders import (
     edit,
     edit_row,
@@ -250,13 +250,13 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
 def test_the_radar_and_its_bars() -> None:
     titles = {"gqa": "GQA", "pope": "POPE", "mme": "MME"}
     three = {"gqa": 60.0, "pope": 80.0, "mme": 1400.0}
-    chart = charts.overview(titles, {"ours": three, ALIGNGPT_7B.name: ALIGNGPT_7B.scores})
+    chart = charts.draw_overview(titles, {"ours": three, ALIGNGPT_7B.name: ALIGNGPT_7B.scores})
     assert chart.table and chart.table.rows[2] == ("MME", "1400.0", "1527.4")
     assert ">45 to 65<" in chart.svg and ">80 to 90<" in chart.svg and ">1300 to 1600<" in chart.svg
-    alone = charts.overview(titles, {"ours": three})
+    alone = charts.draw_overview(titles, {"ours": three})
     assert alone.svg.count(">0 to 100<") == 2 and ">0 to 2000<" in alone.svg
     two = {"gqa": "GQA", "mme": "MME"}
-    bars = charts.overview(two, {"ours": {"gqa": 60.0, "mme": 1400.0}, "<paper>": {"gqa": 62.9}})
+    bars = charts.draw_overview(two, {"ours": {"gqa": 60.0, "mme": 1400.0}, "<paper>": {"gqa": 62.9}})
     assert ">0 to 100<" not in bars.svg and "% of the full score" in bars.svg
     assert bars.table and bars.table.rows == (("GQA", "60.0", "62.9"), ("MME", "1400.0", "\N{EN DASH}"))
     assert "GQA: ours 60.0, <paper> 62.9." in bars.alt
@@ -264,7 +264,7 @@ def test_the_radar_and_its_bars() -> None:
 
 def test_differences_from_the_paper_are_in_percent_of_the_full_score() -> None:
     score = make_score("mme", 1427.4, (1327.4, 1627.4))
-    chart = charts.from_paper({"mme": score}, ALIGNGPT_7B)
+    chart = charts.draw_paper_differences({"mme": score}, ALIGNGPT_7B)
     assert as_typed(chart.alt) == "Score minus AlignGPT-7B of the paper: MME -100.0 (-200.0 to 100.0)."
     assert insights.is_inconclusive(score, 1527.4) and not insights.is_inconclusive(score, 1700.0)
     assert insights.is_inconclusive(make_score("mme", 2000.0), 1527.4)  # all of few questions are right
@@ -272,20 +272,20 @@ def test_differences_from_the_paper_are_in_percent_of_the_full_score() -> None:
 
 @pytest.mark.parametrize(("value", "formatted"), [(0.04, "±0.0"), (-0.04, "±0.0"), (-0.06, "-0.1"), (3, "+3.0")])
 def test_signs(value: float, formatted: str) -> None:
-    assert as_typed(signed(value)) == formatted
+    assert as_typed(format_difference(value)) == formatted
 
 
 def test_the_gate_by_hand(output: Path) -> None:
     left = make_gate([0.5, 0.3, 0.2], 15, (0.99, 1.01)).model_copy(update={"entropy": 1.0})
     right = make_gate([0.2, 0.3, 0.5], 15, (1.04, 1.06)).model_copy(update={"entropy": 1.05})
-    assert insights.moved_weight(left, right) == pytest.approx(0.3)
-    sentences = insights.gate_entropy({"A": left, "B": right})
+    assert insights.compute_moved_weight(left, right) == pytest.approx(0.3)
+    sentences = insights.describe_gate_entropy({"A": left, "B": right})
     assert sentences[0] == (
         "The entropy of the gate weights is 0.049 (B) to 0.099 (A) nats below the entropy of uniform weights "
         "(1.099 nats)."
     )
     assert "separate 1 of 1 pair of benchmarks" in sentences[1] and "A and B, with 30.0%" in sentences[1]
-    assert len(insights.gate_entropy({"A": left})) == 1
+    assert len(insights.describe_gate_entropy({"A": left})) == 1
     text = Typed(report_eval(output)).text["gate"]
     assert "GQA: gate weights by kind of question" in text and "GQA 30 0.500 0.300 0.200 1.030" in text
 
@@ -294,21 +294,21 @@ def test_the_gate_by_hand(output: Path) -> None:
 def test_an_inconclusive_difference_is_not_stated(interval: tuple[float, float] | None) -> None:
     left = make_gate([0.5, 0.3, 0.2], 15, interval).model_copy(update={"entropy": 1.0})
     right = make_gate([0.2, 0.3, 0.5], 15, (1.04, 1.06)).model_copy(update={"entropy": 1.05})
-    assert "separate no two benchmarks" in insights.gate_entropy({"A": left, "B": right})[1]
-    assert insights.categories("A", {"a": left, "b": right}, "parts by kind") is None
+    assert "separate no two benchmarks" in insights.describe_gate_entropy({"A": left, "B": right})[1]
+    assert insights.describe_categories("A", {"a": left, "b": right}, "parts by kind") is None
     near = left.model_copy(update={"entropy_ci95": (1.0, 1.0)})
     equal = near.model_copy(update={"entropy": 1.0004, "entropy_ci95": (1.0004, 1.0004)})
-    assert not insights.differ(near, equal)  # both are written 1.000
+    assert not insights.are_different(near, equal)  # both are written 1.000
     few = near.model_copy(update={"n_samples": 2})
-    assert not insights.differ(few, right)
+    assert not insights.are_different(few, right)
 
 
 def test_all_charts_of_the_gate_share_a_scale() -> None:
     near, far = make_gate([0.34, 0.33, 0.33], 15), make_gate([0.6, 0.2, 0.2], 15)
-    reach = charts.largest_deviation([near, far])
-    assert reach == pytest.approx(0.6 - 1 / 3) and charts.largest_deviation([near]) == 0.05
-    alone = charts.gate_weights({"near": near}, "a", "A", reach)
-    both = charts.gate_weights({"near": near, "far": far}, "b", "B", reach)
+    reach = charts.find_largest_deviation([near, far])
+    assert reach == pytest.approx(0.6 - 1 / 3) and charts.find_largest_deviation([near]) == 0.05
+    alone = charts.draw_gate_weights({"near": near}, "a", "A", reach)
+    both = charts.draw_gate_weights({"near": near, "far": far}, "b", "B", reach)
     colors = [re.findall(r"fill: (#\w{6})", chart.svg) for chart in (alone, both)]
     assert set(colors[0]) < set(colors[1])
     assert as_typed(alone.alt) == "A, minus uniform weights. near: +0.01, \u00b10.00, \u00b10.00."
@@ -329,7 +329,7 @@ def test_categories_of_the_score_divide_the_gate_too(output: Path) -> None:
 
 def test_axes_without_values_have_a_range() -> None:
     nothing = {task: GroupScore(score=0.0, ci95=None, n_samples=2) for task in ("count", "color")}
-    chart = charts.sub_scores("mme", "MME", "task", nothing)
+    chart = charts.draw_sub_scores("mme", "MME", "task", nothing)
     assert ">200<" in chart.svg and "count 0.0 (\N{EN DASH})" in chart.alt
-    same = charts.differences([make_comparison("gqa", 0.0, (0.0, 0.0))])
+    same = charts.draw_differences([make_comparison("gqa", 0.0, (0.0, 0.0))])
     assert re.search(r">\N{MINUS SIGN}1\.0+<", same.svg) and "0.04" not in same.svg

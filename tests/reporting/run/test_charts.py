@@ -14,7 +14,7 @@ import pytest
 
 from aligngpt.experiments.artifacts import CaptionLevel, Estimate, LevelCaptions
 from aligngpt.reporting.benchmarks import charts as benchmark_charts
-from aligngpt.reporting.charts import CARD, INK, LINE, MUTED, Chart, level_color
+from aligngpt.reporting.charts import CARD, INK, LINE, MUTED, Chart, get_level_color
 from aligngpt.reporting.run import charts as run_charts
 from tests.reporting.benchmark_folders import make_gate
 from tests.reporting.conftest import make_training
@@ -27,15 +27,15 @@ CAPTIONS = LevelCaptions(
 KINDS = Counter({(1, "whole"): 3, (1, "<b> $x_1$"): 1, (2, "whole"): 2})
 GATES = {"count": make_gate([0.25, 0.75]), "existence": make_gate([0.5, 0.5], ci95=(0.6, 0.7))}
 MAKERS = {
-    "coverage": lambda: run_charts.coverage_by_level([0.2, math.nan], [3, 0]),
-    "loss_by_level": lambda: run_charts.loss_by_level([0.9, 0.5]),
-    "kinds": lambda: run_charts.kinds_by_level(KINDS, 2),
-    "curves": lambda: run_charts.loss_curves({"adaptive": TRAINING, "none": TRAINING}, "pretrain"),
-    "captions": lambda: run_charts.captions_by_level(CAPTIONS),
-    "gates": lambda: benchmark_charts.gate_weights(GATES, "all", "Gate weights", 0.3),
-    "entropy": lambda: benchmark_charts.gate_entropy(GATES),
-    "seconds": lambda: run_charts.step_runtime({"score": 61.0, "level": 0.0}),
-    "memory": lambda: run_charts.step_memory({"score": 2048.0}),
+    "coverage": lambda: run_charts.draw_coverage_by_level([0.2, math.nan], [3, 0]),
+    "loss_by_level": lambda: run_charts.draw_loss_by_level([0.9, 0.5]),
+    "kinds": lambda: run_charts.draw_kinds_by_level(KINDS, 2),
+    "curves": lambda: run_charts.draw_loss_curves({"adaptive": TRAINING, "none": TRAINING}, "pretrain"),
+    "captions": lambda: run_charts.draw_captions_by_level(CAPTIONS),
+    "gates": lambda: benchmark_charts.draw_gate_weights(GATES, "all", "Gate weights", 0.3),
+    "entropy": lambda: benchmark_charts.draw_gate_entropy(GATES),
+    "seconds": lambda: run_charts.draw_step_runtime({"score": 61.0, "level": 0.0}),
+    "memory": lambda: run_charts.draw_step_memory({"score": 2048.0}),
 }
 
 
@@ -91,7 +91,7 @@ def test_values_are_labeled(charts: dict[str, Chart]) -> None:
 
 
 def test_many_levels_have_no_labels_that_would_overlap() -> None:
-    chart = run_charts.loss_by_level([0.5] * 16)
+    chart = run_charts.draw_loss_by_level([0.5] * 16)
     assert "0.50" not in texts(chart) and chart.table is not None and len(chart.table.rows) == 16
 
 
@@ -101,7 +101,7 @@ def test_the_same_numbers_give_the_same_markup(charts: dict[str, Chart]) -> None
 
 def test_matplotlibs_settings_do_not_change() -> None:
     before = dict(mpl.rcParams)
-    run_charts.loss_by_level([1.0])
+    run_charts.draw_loss_by_level([1.0])
     assert dict(mpl.rcParams) == before
 
 
@@ -111,6 +111,6 @@ def test_pyplot_is_never_loaded() -> None:
 
 
 def test_level_colors_are_distinct_and_stable() -> None:
-    colors = [level_color(level, 8) for level in range(1, 9)]
+    colors = [get_level_color(level, 8) for level in range(1, 9)]
     assert len(set(colors)) == 8 and all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
-    assert level_color(1, 1) == colors[0]
+    assert get_level_color(1, 1) == colors[0]

@@ -19,7 +19,7 @@ from tests.reporting.conftest import make_training
     ],
 )
 def test_the_interval_decides_about_a_difference(ci95: tuple[float, float], verdict: str) -> None:
-    (sentence,) = insights.variants({}, [make_comparison("synthetic", 2.0, ci95)])
+    (sentence,) = insights.describe_variants({}, [make_comparison("synthetic", 2.0, ci95)])
     assert "difference on synthetic is +2.0 points" in sentence and verdict in sentence
 
 
@@ -40,11 +40,11 @@ def captions(low: float, high: float, reach: float | None = 0.03) -> LevelCaptio
     [(0.2, 0.6, "level 2 describe more"), (0.6, 0.2, "level 2 describe less"), (0.4, 0.42, "no effect of the level")],
 )
 def test_captions_say_whether_the_level_has_an_effect(low: float, high: float, verdict: str) -> None:
-    assert verdict in insights.captions(captions(low, high))[0]
+    assert verdict in insights.describe_captions(captions(low, high))[0]
 
 
 def test_unknown_intervals_show_no_effect() -> None:
-    assert "no effect of the level" in insights.captions(captions(0.2, 0.6, None))[0]
+    assert "no effect of the level" in insights.describe_captions(captions(0.2, 0.6, None))[0]
 
 
 @pytest.mark.parametrize(
@@ -55,21 +55,21 @@ def test_losses_are_compared(adaptive: float, relation: str) -> None:
         ("pretrain", "adaptive"): make_training("pretrain", "adaptive", adaptive),
         ("pretrain", "none"): make_training("pretrain", "none", 0.7),
     }
-    assert relation in insights.losses(trainings, "pretrain")
-    assert insights.losses(trainings, "finetune") == ""
+    assert relation in insights.describe_losses(trainings, "pretrain")
+    assert insights.describe_losses(trainings, "finetune") == ""
     del trainings["pretrain", "none"]
-    assert insights.losses(trainings, "pretrain") == f"Final stage 1 loss: {adaptive:.3f}."
+    assert insights.describe_losses(trainings, "pretrain") == f"Final stage 1 loss: {adaptive:.3f}."
 
 
 @pytest.mark.parametrize(
     ("value", "strength"), [(0.9, "strongly"), (0.6, "moderately"), (0.2, "weakly"), (-0.1, "not correlated")]
 )
 def test_the_correlation_has_a_strength(value: float, strength: str) -> None:
-    assert strength in insights.spearman(value)
+    assert strength in insights.describe_spearman(value)
 
 
 def test_costs_name_the_longest_and_the_largest_step() -> None:
-    assert insights.costs({"a": 61.0, "b": 5.0}, {"a": 100, "b": 2048}) == [
+    assert insights.describe_costs({"a": 61.0, "b": 5.0}, {"a": 100, "b": 2048}) == [
         "Total runtime of the steps: 1 min 6 s; the longest is a with 1 min 1 s. Steps that run in parallel shorten "
         "the wall-clock time.",
         "Peak memory: 2.0 GB, in b.",

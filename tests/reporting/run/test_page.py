@@ -83,7 +83,7 @@ def test_captions_are_shown_at_the_first_middle_and_last_level(whole: Page) -> N
     [(2, [0, 1]), (5, [0, 1, 2, 3, 4]), (14, [1, 4, 7, 9, 12]), (1000, [100, 300, 500, 700, 900])],
 )
 def test_examples_are_evenly_spread(number: int, selected: list[int]) -> None:
-    assert list(page._spread(range(number), 5)) == selected
+    assert list(page._compute_spread(range(number), 5)) == selected
 
 
 def test_text_is_never_markup(run_folder: Path) -> None:

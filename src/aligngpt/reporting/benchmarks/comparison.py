@@ -9,9 +9,17 @@ from typing import Any
 from aligngpt.evaluation.artifacts import Comparison, DifferingSample, SkippedComparison
 from aligngpt.reporting.benchmarks import charts, insights
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.formatting import count_of, integer, interval, join_words, p_value, shorten, signed
+from aligngpt.reporting.formatting import (
+    format_count,
+    format_difference,
+    format_integer,
+    format_interval,
+    format_p_value,
+    join_words,
+    shorten,
+)
 from aligngpt.reporting.html import Card, Page, Section, write_page
-from aligngpt.reporting.images import thumbnail
+from aligngpt.reporting.images import embed_thumbnail
 
 Compared = Sequence[Comparison | SkippedComparison]
 
@@ -26,8 +34,8 @@ def write_comparison(output: Path, comparisons: Compared) -> Path:
         comparisons: One for each benchmark, with `examples` to show samples on which the models differ.
     """
     sections = make_sections(comparisons, with_insights=False)
-    lead = insights.comparison(comparisons)
-    return write_page(output, Page("comparison", _title(comparisons), lead, _cards(comparisons), sections))
+    lead = insights.describe_comparison(comparisons)
+    return write_page(output, Page("comparison", _make_title(comparisons), lead, _make_cards(comparisons), sections))
 
 
 def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Section]:
@@ -36,18 +44,18 @@ def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Sec
     section = Section(
         "comparison",
         "Comparison",
-        _title(comparisons),
+        _make_title(comparisons),
         "Both models on the samples that both were scored on. The CI of a difference is a paired bootstrap over "
         "samples; p is that of the exact McNemar test if every sample is right or wrong, else of the sign test. The CI "
         "does not include the variation between training runs: one pair of models says nothing about other seeds. "
         "With many benchmarks, some differences are due to chance.",
-        insights=insights.comparison(comparisons) if with_insights else [],
+        insights=insights.describe_comparison(comparisons) if with_insights else [],
         missing=[f"{row.title}: {row.reason}." for row in comparisons if isinstance(row, SkippedComparison)],
     )
     if not compared:
         return [section]
-    section.charts.append(charts.differences(compared))
-    section.content["table"] = _table(compared)
+    section.charts.append(charts.draw_differences(compared))
+    section.content["table"] = _make_table(compared)
     shown = [row for row in compared if row.examples]
     if not shown:
         return [section]
@@ -65,32 +73,36 @@ def make_sections(comparisons: Compared, with_insights: bool = True) -> list[Sec
     return [section, questions]
 
 
-def _title(comparisons: Compared) -> str:
+def _make_title(comparisons: Compared) -> str:
     compared = [row for row in comparisons if isinstance(row, Comparison)]
     return f"{compared[0].model.name} against {compared[0].baseline.name}" if compared else "Comparison"
 
 
-def _cards(comparisons: Compared) -> list[Card]:
+def _make_cards(comparisons: Compared) -> list[Card]:
     """Return the metrics of a single benchmark; there are none for several."""
     compared = [row for row in comparisons if isinstance(row, Comparison)]
     if len(compared) != 1:
         return []
     (row,) = compared
-    won = f"{integer(row.model.n_better)} : {integer(row.baseline.n_better)}"
+    won = f"{format_integer(row.model.n_better)} : {format_integer(row.baseline.n_better)}"
     return [
-        *(Card(model.name, charts.score_text(model.score), row.metric) for model in (row.model, row.baseline)),
-        Card("Difference", signed(row.difference), f"95% CI {interval(row.ci95)}"),
-        Card("Samples won", won, f"p = {p_value(row.p_value)}, {row.test} test"),
+        *(Card(model.name, charts.format_score(model.score), row.metric) for model in (row.model, row.baseline)),
+        Card("Difference", format_difference(row.difference), f"95% CI {format_interval(row.ci95)}"),
+        Card("Samples won", won, f"p = {format_p_value(row.p_value)}, {row.test} test"),
     ]
 
 
-def _table(compared: Sequence[Comparison]) -> Table:
+def _make_table(compared: Sequence[Comparison]) -> Table:
     model, baseline = compared[0].model.name, compared[0].baseline.name
     rows = []
     for row in compared:
-        scores = (charts.score_text(row.model.score), charts.score_text(row.baseline.score), signed(row.difference))
-        counts = map(integer, (row.n_samples, row.model.n_better, row.baseline.n_better, row.n_unpaired))
-        rows.append((row.title, *scores, interval(row.ci95), p_value(row.p_value), row.test, *counts))
+        scores = (
+            charts.format_score(row.model.score),
+            charts.format_score(row.baseline.score),
+            format_difference(row.difference),
+        )
+        counts = map(format_integer, (row.n_samples, row.model.n_better, row.baseline.n_better, row.n_unpaired))
+        rows.append((row.title, *scores, format_interval(row.ci95), format_p_value(row.p_value), row.test, *counts))
     head = (
         "Benchmark", model, baseline, "Difference", "95% CI", "p", "Test", "Samples", f"{model} better",
         f"{baseline} better", "Skipped",
@@ -104,7 +116,8 @@ def _make_examples(row: Comparison) -> dict[str, Any]:
     examples = [_make_example(sample, names) for sample in row.examples]
     return {
         "title": row.title,
-        "note": f"{integer(len(examples))} of {count_of(len(row.differing), 'sample')} with different scores",
+        "note": f"{format_integer(len(examples))} of {format_count(len(row.differing), 'sample')} with different "
+        "scores",
         "with_images": any(example["image"] for example in examples),
         "examples": examples,
     }
@@ -113,7 +126,7 @@ def _make_examples(row: Comparison) -> dict[str, Any]:
 def _make_example(sample: DifferingSample, names: tuple[str, str]) -> dict[str, Any]:
     return {
         "question": shorten(sample.question, _QUESTION) if sample.question else f"Question {sample.id}",
-        "image": thumbnail(sample.image, SIDE, QUALITY),
+        "image": embed_thumbnail(sample.image, SIDE, QUALITY),
         "label": "" if sample.label is None else _format(sample.label),
         "predictions": list(zip(names, map(_format, sample.texts), sample.scores, strict=True)),
     }

@@ -13,7 +13,16 @@ from aligngpt.reporting.benchmarks import charts, comparison, insights, paper_re
 from aligngpt.reporting.benchmarks.comparison import Compared
 from aligngpt.reporting.benchmarks.load import BenchmarkFolder, Result, list_data_notes, load_folder
 from aligngpt.reporting.charts import Table
-from aligngpt.reporting.formatting import NO_VALUE, count_of, duration, integer, interval, join_words, shorten, signed
+from aligngpt.reporting.formatting import (
+    NO_VALUE,
+    format_count,
+    format_difference,
+    format_duration,
+    format_integer,
+    format_interval,
+    join_words,
+    shorten,
+)
 from aligngpt.reporting.html import Card, Page, Section, write_page
 
 _MAX_CHARTED = 24  # values of a category in a chart
@@ -49,7 +58,7 @@ def report_eval(
     page = Page(
         "benchmark report",
         f"{folder.name} against {baselines[0]}" if baselines else folder.name,
-        insights.overview(folder),
+        insights.describe_overview(folder),
         make_cards(folder),
         make_sections(folder, comparisons),
         list_data_notes(result.row for result in folder.results),
@@ -59,16 +68,16 @@ def report_eval(
 
 def make_sections(folder: BenchmarkFolder, comparisons: Compared = ()) -> list[Section]:
     """Return the sections of the benchmark report."""
-    categories = _categories(folder)
+    categories = _make_categories(folder)
     return [
-        _results(folder),
-        *([_overview(folder, comparisons)] if folder.scores else []),
+        _make_results(folder),
+        *([_make_overview(folder, comparisons)] if folder.scores else []),
         *(comparison.make_sections(comparisons) if comparisons else []),
         *([categories] if categories.charts or categories.content["folded_tables"] else []),
-        _gate(folder),
-        _predictions(folder),
-        *([_protocols(folder)] if folder.scores else []),
-        _settings(folder),
+        _make_gate(folder),
+        _make_predictions(folder),
+        *([_make_protocols(folder)] if folder.scores else []),
+        _make_settings(folder),
     ]
 
 
@@ -83,14 +92,14 @@ def make_cards(folder: BenchmarkFolder) -> list[Card]:
         cards.append(Card(f"Above {reference.name}", f"{higher} of {shared}", note))
     rows = [result.row for result in folder.results]
     unreadable = sum(row.n_unreadable_images for row in rows)
-    note = f"{count_of(unreadable, 'image')} could not be read" if unreadable else "all images could be read"
-    return [*cards, Card("Questions", integer(sum(row.n_questions or 0 for row in rows)), note)]
+    note = f"{format_count(unreadable, 'image')} could not be read" if unreadable else "all images could be read"
+    return [*cards, Card("Questions", format_integer(sum(row.n_questions or 0 for row in rows)), note)]
 
 
 # Scores --------------------------------------------------------------------------------------------------------------
 
 
-def _results(folder: BenchmarkFolder) -> Section:
+def _make_results(folder: BenchmarkFolder) -> Section:
     in_paper = [result for result in folder.results if result.name in TITLES]
     references = paper_results.REFERENCE_MODELS if any(not result.caveat for result in in_paper) else ()
     splits = [TITLES[name] for name in folder.comparable if name in paper_results.TEST_SPLITS]
@@ -105,51 +114,51 @@ def _results(folder: BenchmarkFolder) -> Section:
         content={
             "model": folder.name,
             "references": [model.name for model in references],
-            "results": [_row(result, references) for result in folder.results],
-            "paper": _paper_table(folder) if references else None,
+            "results": [_make_row(result, references) for result in folder.results],
+            "paper": _make_paper_table(folder) if references else None,
             "splits": join_words(splits) if splits else "",
         },
     )
 
 
-def _row(result: Result, references: Sequence[paper_results.PaperModel]) -> dict[str, Any]:
+def _make_row(result: Result, references: Sequence[paper_results.PaperModel]) -> dict[str, Any]:
     """Return a row of the results; a caveat is why a score differs from the paper's setup."""
     row: dict[str, Any] = {
         "title": result.title,
         "caveat": result.caveat or (f"judge: {', '.join(result.judges)}" if result.judges else ""),
-        "references": [_reference(result, model) for model in references],
-        "questions": integer(result.row.n_questions),
+        "references": [_make_reference(result, model) for model in references],
+        "questions": format_integer(result.row.n_questions),
     }
     if result.score is None:
         return row | {"reason": shorten("; ".join(result.row.reasons), _REASON) or "no score"}
-    score, ci95 = charts.score_text(result.score.score), interval(result.score.ci95)
+    score, ci95 = charts.format_score(result.score.score), format_interval(result.score.ci95)
     return row | {"metric": result.score.metric, "score": score, "ci95": ci95}
 
 
-def _reference(result: Result, model: paper_results.PaperModel) -> tuple[str, str, str]:
+def _make_reference(result: Result, model: paper_results.PaperModel) -> tuple[str, str, str]:
     """Return a score of the paper, the model's score minus it, and whether the model is higher, lower or neither."""
     if result.name not in model.scores or result.caveat:
         return NO_VALUE, "", ""
     reference = model.scores[result.name]
     if result.score is None or result.score.score is None:
-        return charts.score_text(reference), "", ""
+        return charts.format_score(reference), "", ""
     difference = result.score.score - reference
     verdict = "higher" if difference > 0 else "lower"
     verdict = "inconclusive" if insights.is_inconclusive(result.score, reference) else verdict
-    return charts.score_text(reference), signed(difference), verdict
+    return charts.format_score(reference), format_difference(difference), verdict
 
 
-def _paper_table(folder: BenchmarkFolder) -> Table:
+def _make_paper_table(folder: BenchmarkFolder) -> Table:
     """Return Tables 1 and 2 of the paper with this model in the first row."""
     own = {name: score.score for name, score in folder.comparable.items()}
-    rows = [(folder.name, "", "", *(charts.score_text(own.get(name)) for name in TITLES))] if own else []
+    rows = [(folder.name, "", "", *(charts.format_score(own.get(name)) for name in TITLES))] if own else []
     for model in paper_results.PAPER_MODELS:
-        scores = [charts.score_text(model.scores.get(name)) for name in TITLES]
+        scores = [charts.format_score(model.scores.get(name)) for name in TITLES]
         rows.append((model.name, model.language_model, str(model.resolution), *scores))
     return Table(("Model", "Language model", "Pixels", *TITLES.values()), tuple(rows))
 
 
-def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section:
+def _make_overview(folder: BenchmarkFolder, comparisons: Compared) -> Section:
     shown = folder.comparable or folder.scores
     section = Section(
         "overview",
@@ -167,15 +176,15 @@ def _overview(folder: BenchmarkFolder, comparisons: Compared) -> Section:
     titles = {result.name: result.title for result in folder.results if result.name in shown}
     if folder.comparable:
         series |= {model.name: model.scores for model in (paper_results.ALIGNGPT_7B, paper_results.LLAVA_7B)}
-        section.insights.extend(insights.largest_differences(folder, paper_results.ALIGNGPT_7B))
-        section.charts.append(charts.from_paper(folder.comparable, paper_results.ALIGNGPT_7B))
+        section.insights.extend(insights.describe_largest_differences(folder, paper_results.ALIGNGPT_7B))
+        section.charts.append(charts.draw_paper_differences(folder.comparable, paper_results.ALIGNGPT_7B))
     elif any(benchmark in TITLES for benchmark in shown):
         section.missing.append("Results of the paper: data, questions or judge are not those of the paper.")
-    section.charts.insert(0, charts.overview(titles, series))
+    section.charts.insert(0, charts.draw_overview(titles, series))
     return section
 
 
-def _categories(folder: BenchmarkFolder) -> Section:
+def _make_categories(folder: BenchmarkFolder) -> Section:
     tables: list[tuple[str, Table]] = []
     section = Section(
         "categories",
@@ -189,25 +198,25 @@ def _categories(folder: BenchmarkFolder) -> Section:
         several = [(category, parts) for category, parts in groups.items() if len(parts) > 1]
         for index, (category, parts) in enumerate(several):
             if index == 0 and len(parts) <= _MAX_CHARTED:
-                section.charts.append(charts.sub_scores(result.name, result.title, category, parts))
+                section.charts.append(charts.draw_sub_scores(result.name, result.title, category, parts))
             else:
-                tables.append(_category_table(result, category, parts))
+                tables.append(_make_category_table(result, category, parts))
     return section
 
 
-def _category_table(result: Result, category: str, parts: Mapping[str, GroupScore]) -> tuple[str, Table]:
+def _make_category_table(result: Result, category: str, parts: Mapping[str, GroupScore]) -> tuple[str, Table]:
     """Return title and table of a category, limited to the values with the most samples."""
     title = f"{result.title} by {category.replace('_', ' ')} ({len(parts)})"
     if len(parts) > _MAX_TABULATED:
         parts = dict(sorted(parts.items(), key=lambda item: -item[1].n_samples)[:_MAX_TABULATED])
         title += f", the {_MAX_TABULATED} largest"
-    return title, charts.sub_score_table(category, parts)
+    return title, charts.make_sub_score_table(category, parts)
 
 
 # Gate ----------------------------------------------------------------------------------------------------------------
 
 
-def _gate(folder: BenchmarkFolder) -> Section:
+def _make_gate(folder: BenchmarkFolder) -> Section:
     section = Section(
         "gate",
         "Gate",
@@ -221,29 +230,29 @@ def _gate(folder: BenchmarkFolder) -> Section:
     if not gates:
         section.missing.append("Gate weights: the model has no gate, or its alignment setting does not use it.")
         return section
-    divisions = {result.title: _divisions(result) for result in folder.results}
+    divisions = {result.title: _list_divisions(result) for result in folder.results}
     parts = [gate for by_name in divisions.values() for division in by_name.values() for gate in division.values()]
-    reach = charts.largest_deviation([*gates.values(), *parts])
-    section.insights.extend(insights.gate_entropy(gates))
-    section.charts.append(charts.gate_weights(gates, "all", "Gate weights by benchmark", reach))
-    section.charts.append(charts.gate_entropy(gates))
+    reach = charts.find_largest_deviation([*gates.values(), *parts])
+    section.insights.extend(insights.describe_gate_entropy(gates))
+    section.charts.append(charts.draw_gate_weights(gates, "all", "Gate weights by benchmark", reach))
+    section.charts.append(charts.draw_gate_entropy(gates))
     section.content["folded_tables"] = tables = []
     described: list[str | None] = []
     for result in folder.results:
         for index, (name, division) in enumerate(divisions[result.title].items()):
             title = f"{result.title}: gate weights by {name}"
             if index:  # the first division of each benchmark has a chart
-                tables.append((title, charts.gate_table(_largest(division))))
+                tables.append((title, charts.make_gate_table(_select_largest(division))))
                 continue
-            section.charts.append(charts.gate_weights(_largest(division), result.name, title, reach))
-            described.append(insights.categories(result.title, division, f"parts by {name}"))
+            section.charts.append(charts.draw_gate_weights(_select_largest(division), result.name, title, reach))
+            described.append(insights.describe_categories(result.title, division, f"parts by {name}"))
     if described:
         none = "Within no benchmark do the 95% CIs of the entropy separate categories."
         section.insights.extend(list(filter(None, described)) or [none])
     return section
 
 
-def _divisions(result: Result) -> dict[str, Mapping[str, GateMeans]]:
+def _list_divisions(result: Result) -> dict[str, Mapping[str, GateMeans]]:
     """Return the gate statistics by kind of question and by category of the score."""
     if result.gate is None:
         return {}
@@ -254,7 +263,7 @@ def _divisions(result: Result) -> dict[str, Mapping[str, GateMeans]]:
     return {name: parts for name, parts in divisions.items() if len(parts) > 1}
 
 
-def _largest(parts: Mapping[str, GateMeans]) -> dict[str, GateMeans]:
+def _select_largest(parts: Mapping[str, GateMeans]) -> dict[str, GateMeans]:
     """Return the parts with the most questions that fit in a chart, in their order."""
     largest = set(sorted(parts, key=lambda part: -parts[part].n_samples)[:_MAX_CHARTED])
     return {part: gate for part, gate in parts.items() if part in largest}
@@ -263,13 +272,13 @@ def _largest(parts: Mapping[str, GateMeans]) -> dict[str, GateMeans]:
 # Predictions, protocols, settings ------------------------------------------------------------------------------------
 
 
-def _predictions(folder: BenchmarkFolder) -> Section:
+def _make_predictions(folder: BenchmarkFolder) -> Section:
     rows = []
     for result in folder.results:
         row, counts = result.row, result.score.counts.model_dump() if result.score else {}
         names = ("n_predictions", "n_missing", "n_extra", "n_duplicates")
-        cells = map(integer, (row.n_questions, *map(counts.get, names), row.n_unreadable_images))
-        rows.append((result.title, *cells, NO_VALUE if row.seconds is None else duration(row.seconds)))
+        cells = map(format_integer, (row.n_questions, *map(counts.get, names), row.n_unreadable_images))
+        rows.append((result.title, *cells, NO_VALUE if row.seconds is None else format_duration(row.seconds)))
     head = ("Benchmark", "Questions", "Predictions", "Missing", "Extra", "Repeated", "Unreadable images", "Runtime")
     return Section(
         "predictions",
@@ -277,7 +286,7 @@ def _predictions(folder: BenchmarkFolder) -> Section:
         "Predictions and images",
         "A missing prediction counts as the scorer of the benchmark defines it; extra predictions are skipped. A "
         "question whose image cannot be read has an empty prediction.",
-        insights=insights.predictions(folder),
+        insights=insights.describe_predictions(folder),
         content={
             "table": Table(head, tuple(rows)),
             "unreadable": [
@@ -289,11 +298,11 @@ def _predictions(folder: BenchmarkFolder) -> Section:
     )
 
 
-def _protocols(folder: BenchmarkFolder) -> Section:
+def _make_protocols(folder: BenchmarkFolder) -> Section:
     scored = [(result, result.score) for result in folder.results if result.score]
     protocols = ("official", "strict")
     rows = tuple(
-        (result.title, score.protocol, *(charts.score_text(score.protocols.get(name)) for name in protocols))
+        (result.title, score.protocol, *(charts.format_score(score.protocols.get(name)) for name in protocols))
         for result, score in scored
     )
     notes = [(result.title, [*score.notes, *result.row.reasons]) for result, score in scored]
@@ -310,7 +319,7 @@ def _protocols(folder: BenchmarkFolder) -> Section:
     )
 
 
-def _settings(folder: BenchmarkFolder) -> Section:
+def _make_settings(folder: BenchmarkFolder) -> Section:
     section = Section(
         "settings",
         "Settings",

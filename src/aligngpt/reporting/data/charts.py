@@ -18,21 +18,21 @@ from aligngpt.reporting.charts import (
     INK,
     Chart,
     Table,
-    canvas,
-    heat_cells,
-    level_axis,
-    level_color,
-    styled,
+    apply_style,
+    draw_heat_cells,
+    get_level_color,
+    label_levels,
+    make_canvas,
     to_svg,
 )
-from aligngpt.reporting.data.insights import mean_score
-from aligngpt.reporting.formatting import count_of, decimal, integer
+from aligngpt.reporting.data.insights import compute_mean_score
+from aligngpt.reporting.formatting import format_count, format_decimal, format_integer
 
 _BARS = 56
 
 
-@styled
-def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None) -> Chart:
+@apply_style
+def draw_score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None) -> Chart:
     """Draw the distribution of the scores by level (Figure 3 of the paper); there must be a score."""
     bins = np.flatnonzero(scanned.histogram.any(axis=0))
     width = 1 + (bins[-1] - bins[0]) // _BARS
@@ -42,26 +42,26 @@ def score_histogram(scanned: ScoreStatistics, boundaries: LevelBoundaries | None
     edges = np.array([bin_score(bins[0] + bar * width) for bar in range(counts.shape[1] + 1)])
     lines = () if boundaries is None else boundaries.boundaries
     alt = (
-        f"Histogram of {count_of(scanned.scored, 'CLIP score')} from {decimal(scanned.minimum)} to "
-        f"{decimal(scanned.maximum)}, median {decimal(scanned.quantiles['p50'])}. Level boundaries: "
-        f"{', '.join(decimal(line, 3) for line in lines) or 'none'}."
+        f"Histogram of {format_count(scanned.scored, 'CLIP score')} from {format_decimal(scanned.minimum)} to "
+        f"{format_decimal(scanned.maximum)}, median {format_decimal(scanned.quantiles['p50'])}. Level boundaries: "
+        f"{', '.join(format_decimal(line, 3) for line in lines) or 'none'}."
     )
-    ends = {"maximum": scanned.maximum, "mean": mean_score(scanned)}
+    ends = {"maximum": scanned.maximum, "mean": compute_mean_score(scanned)}
     values = {"minimum": scanned.minimum} | dict(scanned.quantiles) | ends
-    table = Table(("Percentile", "Score"), tuple((name, decimal(value, 3)) for name, value in values.items()))
-    figure, axes = canvas(285)
+    table = Table(("Percentile", "Score"), tuple((name, format_decimal(value, 3)) for name, value in values.items()))
+    figure, axes = make_canvas(285)
     below = np.zeros(len(edges) - 1)
     for level, row in enumerate(counts):  # row 0 holds scores without a level
         filled = row > 0
         axes.bar(
             edges[:-1][filled], row[filled], np.diff(edges)[filled], below[filled], align="edge",
-            color=level_color(level, len(counts) - 1) if level else BLUE, edgecolor=CARD, linewidth=0.4,
+            color=get_level_color(level, len(counts) - 1) if level else BLUE, edgecolor=CARD, linewidth=0.4,
         )  # fmt: skip
         below += row
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, below.max() * (1.14 if lines else 1.05))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(lambda count, _: integer(count))
+    axes.yaxis.set_major_formatter(lambda count, _: format_integer(count))
     _mark_boundaries(axes, lines)
     axes.set_xlabel("CLIP score (cosine of image and caption)")
     axes.set_ylabel("Pairs")
@@ -82,23 +82,23 @@ def _mark_boundaries(axes: Axes, boundaries: Sequence[float]) -> None:
             axes.text((low + high) / 2, 0.985 * top, str(level), ha="center", va="top", fontweight="bold")
 
 
-@styled
-def lengths_by_level(scanned: ScoreStatistics) -> Chart:
+@apply_style
+def draw_lengths_by_level(scanned: ScoreStatistics) -> Chart:
     """Draw median, quartiles and the 5% to 95% range of the caption length of each level."""
     fractions = (0.05, 0.25, 0.5, 0.75, 0.95)
     num_levels = len(scanned.lengths) - 1
-    figure, axes = canvas(285)
+    figure, axes = make_canvas(285)
     rows = []
     for level, counts in enumerate(scanned.lengths[1:], start=1):
         if not counts.any():
             continue
         low, lower, median, upper, high = (quantile_bin(counts, fraction) for fraction in fractions)
-        color = level_color(level, num_levels)
+        color = get_level_color(level, num_levels)
         axes.plot((level, level), (low, high), color=color, linewidth=1.4)
         axes.bar(level, max(upper - lower, 0.3), 0.62, lower, color=color)
         axes.plot((level - 0.31, level + 0.31), (median, median), color=INK, linewidth=1.6, solid_capstyle="butt")
-        rows.append((str(level), *(integer(value) for value in (low, lower, median, upper, high))))
-    level_axis(axes, num_levels)
+        rows.append((str(level), *(format_integer(value) for value in (low, lower, median, upper, high))))
+    label_levels(axes, num_levels)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Characters")
     summary = ", ".join(f"level {row[0]} median {row[3]} ({row[2]} to {row[4]})" for row in rows)
@@ -107,12 +107,12 @@ def lengths_by_level(scanned: ScoreStatistics) -> Chart:
     return Chart("Caption length by level", alt, to_svg(figure, "lengths", alt), Table(head, tuple(rows)))
 
 
-@styled
-def level_agreement(name: str, other: str, result: AgreementDetails, index: int) -> Chart:
+@apply_style
+def draw_level_agreement(name: str, other: str, result: AgreementDetails, index: int) -> Chart:
     """Draw how the pairs of each level by one scorer spread over the levels by another one."""
     percents = 100 * result.matrix / np.maximum(1, result.matrix.sum(axis=1, keepdims=True))
-    figure, axes = canvas(330, grid=None)
-    heat_cells(axes, percents, lambda value: f"{value:.0f}")
+    figure, axes = make_canvas(330, grid=None)
+    draw_heat_cells(axes, percents, lambda value: f"{value:.0f}")
     levels = [str(level) for level in range(1, NUM_LEVELS + 1)]
     axes.set_xticks(np.arange(NUM_LEVELS) + 0.5, levels)
     axes.set_yticks(np.arange(NUM_LEVELS) + 0.5, levels)
@@ -121,8 +121,8 @@ def level_agreement(name: str, other: str, result: AgreementDetails, index: int)
     rows = tuple((level, *(f"{value:.1f}" for value in row)) for level, row in zip(levels, percents, strict=True))
     diagonal = ", ".join(f"level {level} {value:.0f}" for level, value in zip(levels, percents.diagonal(), strict=True))
     alt = (
-        f"Levels by {name} and by {other} of {count_of(result.pairs, 'pair')}, in percent of each row; on the diagonal "
-        f"{diagonal}."
+        f"Levels by {name} and by {other} of {format_count(result.pairs, 'pair')}, in percent of each row; on the "
+        f"diagonal {diagonal}."
     )
     table = Table((f"{name} \\ {other}", *levels), rows)
     return Chart("Levels by both scorers (% of each row)", alt, to_svg(figure, f"agreement{index}", alt), table)

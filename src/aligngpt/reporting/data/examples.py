@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from aligngpt.curation.levels import LevelBoundaries
 from aligngpt.curation.scoring.store import iter_scores, part_path, read_manifest, score_columns
 from aligngpt.data.sources import Source, SourceRecord
-from aligngpt.reporting.formatting import integer, shorten
-from aligngpt.reporting.images import image_file, thumbnail
+from aligngpt.reporting.formatting import format_integer, shorten
+from aligngpt.reporting.images import embed_thumbnail, find_image_file
 from aligngpt.utils.text import printable
 
 SIDE, QUALITY = 160, 75  # of an image: longest side in pixels, JPEG quality
@@ -63,12 +63,14 @@ def load_examples(
     ordered = sorted(rows)
     examples = {example.row: example for example in _read_scores(folder, ordered, column, boundaries)}
     if source is None:
-        return {row: replace(pair, data_uri=_thumbnail(None, pair.image, images)) for row, pair in examples.items()}
+        return {
+            row: replace(pair, data_uri=_embed_thumbnail(None, pair.image, images)) for row, pair in examples.items()
+        }
     for row, record in _read_records(folder, ordered, source):
         if record.id != examples[row].id:
             raise ValueError(f"{source.path}: pair {row} is {record.id!r}, scored was {examples[row].id!r}; {_REMEDY}")
         caption = None if record.caption is None else _shorten_caption(record.caption)
-        data_uri = _thumbnail(record.data, record.image, images)
+        data_uri = _embed_thumbnail(record.data, record.image, images)
         examples[row] = replace(examples[row], caption=caption, data_uri=data_uri)
     return examples
 
@@ -116,12 +118,12 @@ def _read_records(
             yield row, record
 
 
-def _thumbnail(data: bytes | None, image: str | None, images: Path | None) -> str | None:
+def _embed_thumbnail(data: bytes | None, image: str | None, images: Path | None) -> str | None:
     """Return the thumbnail of an image that is stored in the record, or in the image folder."""
-    source = data if data is not None or image is None or images is None else image_file(images, image)
-    return thumbnail(source, SIDE, QUALITY)
+    source = data if data is not None or image is None or images is None else find_image_file(images, image)
+    return embed_thumbnail(source, SIDE, QUALITY)
 
 
 def _shorten_caption(caption: str) -> str:
     text = printable(" ".join(caption.split()))
-    return text if len(text) <= _CAPTION else f"{shorten(text, _CAPTION)} ({integer(len(caption))} characters)"
+    return text if len(text) <= _CAPTION else f"{shorten(text, _CAPTION)} ({format_integer(len(caption))} characters)"

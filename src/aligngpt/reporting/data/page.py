@@ -26,7 +26,14 @@ from aligngpt.curation.statistics import ScoreStatistics, collect_statistics
 from aligngpt.reporting.charts import Table
 from aligngpt.reporting.data import charts, insights
 from aligngpt.reporting.data.examples import Example, load_examples
-from aligngpt.reporting.formatting import NO_VALUE, count_of, decimal, integer, percent_of, score_range
+from aligngpt.reporting.formatting import (
+    NO_VALUE,
+    format_count,
+    format_decimal,
+    format_integer,
+    format_percent_of,
+    format_score_range,
+)
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.utils.text import printable
 
@@ -72,7 +79,7 @@ class DataFacts:
     @property
     def limit(self) -> str:
         """Return what captions are truncated to, in words."""
-        return insights.context_limit(self.scanned, self.manifest.inputs.long_captions)
+        return insights.describe_context_limit(self.scanned, self.manifest.inputs.long_captions)
 
     def pairs(self, rows: Sequence[int]) -> list[Example]:
         """Return the examples of some rows."""
@@ -111,7 +118,7 @@ def report_data(
     """
     facts = load_facts(scores, levels, data, images)
     name = printable(Path(scores).resolve().name)
-    lead = insights.overview(facts.scanned, facts.manifest.inputs.long_captions)
+    lead = insights.describe_overview(facts.scanned, facts.manifest.inputs.long_captions)
     page = write_page(Path(output), Page("data report", name, lead, make_cards(facts), make_sections(facts)))
     return DataReport(page, tuple(lead))
 
@@ -166,33 +173,40 @@ def make_cards(facts: DataFacts) -> list[Card]:
     """Return the key metrics of the data."""
     scanned, exact = facts.scanned, facts.scanned.duplicates.images
     failed = scanned.rows - scanned.scored
-    note = f"{integer(failed)} could not be scored ({percent_of(failed, scanned.rows)})"
-    cards = [Card("Pairs scored", integer(scanned.scored), note if failed else f"of {integer(scanned.rows)}")]
+    note = f"{format_integer(failed)} could not be scored ({format_percent_of(failed, scanned.rows)})"
+    cards = [
+        Card("Pairs scored", format_integer(scanned.scored), note if failed else f"of {format_integer(scanned.rows)}")
+    ]
     if scanned.scored:
-        low, median, high = (decimal(scanned.quantiles[name], 3) for name in ("p25", "p50", "p75"))
+        low, median, high = (format_decimal(scanned.quantiles[name], 3) for name in ("p25", "p50", "p75"))
         cards.append(Card("Median score", median, f"middle half {low} to {high}"))
-        truncated = percent_of(int(scanned.truncated.sum()), scanned.scored)
+        truncated = format_percent_of(int(scanned.truncated.sum()), scanned.scored)
         cards.append(Card("Truncated captions", truncated, f"longer than {facts.limit}"))
     if exact.rows:
-        shared = percent_of(exact.shared_rows, exact.rows)
+        shared = format_percent_of(exact.shared_rows, exact.rows)
         cards.append(Card("Shared images", shared, "of the pairs share their image with another pair"))
     return cards
 
 
 def make_sections(facts: DataFacts) -> list[Section]:
     """Return the sections of the data report."""
-    sections = [_scores(facts)]
+    sections = [_make_scores(facts)]
     if facts.scanned.scored:
-        sections += [_pairs(facts), _lowest(facts)]
-        sections += [_boundaries(facts, facts.boundaries)] if facts.boundaries else []
-        sections += [_duplicates(facts), _captions(facts)]
-    return [*sections, *([_scorers(facts)] if facts.agreements else []), _errors(facts), _provenance(facts)]
+        sections += [_make_pairs(facts), _make_lowest(facts)]
+        sections += [_make_boundaries(facts, facts.boundaries)] if facts.boundaries else []
+        sections += [_make_duplicates(facts), _make_captions(facts)]
+    return [
+        *sections,
+        *([_make_scorers(facts)] if facts.agreements else []),
+        _make_errors(facts),
+        _make_provenance(facts),
+    ]
 
 
 # Scores and levels ---------------------------------------------------------------------------------------------------
 
 
-def _scores(facts: DataFacts) -> Section:
+def _make_scores(facts: DataFacts) -> Section:
     section = Section(
         "scores",
         "Scores",
@@ -200,39 +214,39 @@ def _scores(facts: DataFacts) -> Section:
         f"The score of a pair is the cosine similarity of its image and caption embeddings under {facts.scorer} "
         "(Figure 3 of the paper). Scores of different scorers are on different scales; only their order matters. "
         "Scores are binned into alignment levels (Eq. 1), from 1 (weak alignment) to N (strong alignment).",
-        insights=insights.scores(facts.scanned),
+        insights=insights.describe_scores(facts.scanned),
         content=facts.content(),
     )
     if facts.boundaries is None:
         section.missing.append("Levels: pass --levels with the folder written by `aligngpt level`.")
     if facts.scanned.scored and facts.scanned.minimum < facts.scanned.maximum:
-        section.charts.append(charts.score_histogram(facts.scanned, facts.boundaries))
+        section.charts.append(charts.draw_score_histogram(facts.scanned, facts.boundaries))
     if facts.scanned.scored and facts.boundaries is not None:
-        section.insights.extend(insights.levels(facts.scanned, facts.boundaries))
-        section.content["table"] = _level_table(facts.scanned, facts.boundaries)
+        section.insights.extend(insights.describe_levels(facts.scanned, facts.boundaries))
+        section.content["table"] = _make_level_table(facts.scanned, facts.boundaries)
     return section
 
 
-def _level_table(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> Table:
+def _make_level_table(scanned: ScoreStatistics, boundaries: LevelBoundaries) -> Table:
     rows = []
-    lengths = insights.median_lengths(scanned)
-    for level, (scores, length) in enumerate(zip(_score_ranges(boundaries), lengths, strict=True), start=1):
+    lengths = insights.select_median_lengths(scanned)
+    for level, (scores, length) in enumerate(zip(_list_score_ranges(boundaries), lengths, strict=True), start=1):
         count = int(scanned.counts[level])
-        mean = decimal(scanned.sums[level] / count if count else math.nan, 3)
-        sizes = (integer(count), percent_of(count, scanned.scored))
-        truncated = percent_of(scanned.truncated[level], count)
-        rows.append((str(level), scores, *sizes, mean, integer(length), truncated))
+        mean = format_decimal(scanned.sums[level] / count if count else math.nan, 3)
+        sizes = (format_integer(count), format_percent_of(count, scanned.scored))
+        truncated = format_percent_of(scanned.truncated[level], count)
+        rows.append((str(level), scores, *sizes, mean, format_integer(length), truncated))
     head = ("Level", "Score", "Pairs", "Fraction", "Mean score", "Median caption length", "Truncated captions")
     return Table(head, tuple(rows))
 
 
-def _score_ranges(boundaries: LevelBoundaries) -> Iterator[str]:
+def _list_score_ranges(boundaries: LevelBoundaries) -> Iterator[str]:
     """Yield the scores of each level; a dash for a level that is empty because boundaries are equal."""
     for low, high in pairwise([None, *boundaries.boundaries, None]):
-        yield NO_VALUE if low is not None and low == high else score_range(low, high)
+        yield NO_VALUE if low is not None and low == high else format_score_range(low, high)
 
 
-def _pairs(facts: DataFacts) -> Section:
+def _make_pairs(facts: DataFacts) -> Section:
     section = Section(
         "pairs",
         "Pairs",
@@ -246,9 +260,9 @@ def _pairs(facts: DataFacts) -> Section:
     if facts.boundaries is None:
         strips = [Gallery("", "", facts.pairs(sampled[0]))]
     else:
-        levels = zip(_score_ranges(facts.boundaries), sampled[1:], facts.scanned.counts[1:].tolist(), strict=True)
+        levels = zip(_list_score_ranges(facts.boundaries), sampled[1:], facts.scanned.counts[1:].tolist(), strict=True)
         strips = [
-            Gallery(f"Level {level}", f"score {scores} · {count_of(count, 'pair')}", facts.pairs(rows), level)
+            Gallery(f"Level {level}", f"score {scores} · {format_count(count, 'pair')}", facts.pairs(rows), level)
             for level, (scores, rows, count) in enumerate(levels, start=1)
             if count
         ]
@@ -256,24 +270,24 @@ def _pairs(facts: DataFacts) -> Section:
     return section
 
 
-def _lowest(facts: DataFacts) -> Section:
+def _make_lowest(facts: DataFacts) -> Section:
     return Section(
         "lowest",
         "Lowest scores",
         "Lowest scores",
         "Mismatched pairs, whose caption belongs to another image, have the lowest scores; so do captions that the "
         "scorer does not understand. `aligngpt filter --exclude mismatch` skips the lowest 1%.",
-        insights=insights.lowest(facts.scanned),
+        insights=insights.describe_lowest(facts.scanned),
         content=facts.content(grid=facts.pairs(facts.scanned.lowest)),
     )
 
 
-def _boundaries(facts: DataFacts, boundaries: LevelBoundaries) -> Section:
+def _make_boundaries(facts: DataFacts, boundaries: LevelBoundaries) -> Section:
     edges = boundaries.boundaries
     groups = [
         Gallery(
             f"Level {index + 1} to level {bisect_right(edges, edges[index]) + 1}",
-            f"boundary {decimal(edges[index], 4)}",
+            f"boundary {format_decimal(edges[index], 4)}",
             facts.pairs([row for row in sides if row >= 0]),
         )
         for index, *sides in facts.scanned.boundary_rows
@@ -285,7 +299,7 @@ def _boundaries(facts: DataFacts, boundaries: LevelBoundaries) -> Section:
         "For each boundary, the nearest pair below it and the nearest above it. They have different levels although "
         "their scores hardly differ, so their alignment should look similar. `aligngpt filter --exclude boundary` "
         "skips such pairs.",
-        insights=insights.near_boundaries(facts.scanned, boundaries),
+        insights=insights.describe_near_boundaries(facts.scanned, boundaries),
         content=facts.content(groups=groups),
     )
 
@@ -293,9 +307,11 @@ def _boundaries(facts: DataFacts, boundaries: LevelBoundaries) -> Section:
 # Duplicates and captions ---------------------------------------------------------------------------------------------
 
 
-def _duplicates(facts: DataFacts) -> Section:
+def _make_duplicates(facts: DataFacts) -> Section:
     exact, near = facts.scanned.duplicates.images, facts.scanned.duplicates.near
-    groups = [Gallery("Duplicate", f"{integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups]
+    groups = [
+        Gallery("Duplicate", f"{format_integer(group.count)} names", facts.pairs(group.rows)) for group in exact.groups
+    ]
     groups += [Gallery("Near-duplicate", f"{bits} of 64 bits differ", facts.pairs(rows)) for bits, *rows in near.pairs]
     section = Section(
         "duplicates",
@@ -304,7 +320,7 @@ def _duplicates(facts: DataFacts) -> Section:
         "Duplicates have the same bytes. Near-duplicates are resized, re-encoded or slightly edited images, detected "
         "by a perceptual hash; plain drawings and blank images may match by chance. `aligngpt filter --exclude "
         "duplicate_image` retains the pair with the highest score of each image.",
-        insights=insights.duplicates(exact, near),
+        insights=insights.describe_duplicates(exact, near),
         content=facts.content(groups=groups),
     )
     if not exact.rows:
@@ -312,13 +328,13 @@ def _duplicates(facts: DataFacts) -> Section:
     return section
 
 
-def _captions(facts: DataFacts) -> Section:
+def _make_captions(facts: DataFacts) -> Section:
     scanned, reuse = facts.scanned, facts.scanned.duplicates.captions
     content = facts.content()
     if reuse.repeated:
-        content["table"] = _repetition_table(reuse.spread)
+        content["table"] = _make_repetition_table(reuse.spread)
     content["groups"] = [
-        Gallery("Repeated caption", f"{integer(group.count)} images", pairs, caption=pairs[0].caption)
+        Gallery("Repeated caption", f"{format_integer(group.count)} images", pairs, caption=pairs[0].caption)
         for group in reuse.groups
         if (pairs := facts.pairs(group.rows))
     ]
@@ -332,28 +348,32 @@ def _captions(facts: DataFacts) -> Section:
         "Length of the captions, captions that occur with several images and therefore say little about any of them "
         f"(`--exclude reused_caption` skips them), and captions longer than {facts.limit} "
         "(`--exclude truncated_caption`).",
-        insights=insights.lengths(scanned)
-        + insights.truncated(scanned, facts.manifest.inputs.long_captions)
-        + insights.repeated_captions(reuse),
+        insights=insights.describe_lengths(scanned)
+        + insights.describe_truncated(scanned, facts.manifest.inputs.long_captions)
+        + insights.describe_repeated_captions(reuse),
         content=content,
     )
     if scanned.lengths[1:].any():
-        section.charts.append(charts.lengths_by_level(scanned))
+        section.charts.append(charts.draw_lengths_by_level(scanned))
     return section
 
 
-def _repetition_table(spread: tuple[int, ...]) -> Table:
+def _make_repetition_table(spread: tuple[int, ...]) -> Table:
     rows = []
     for start, end, count in zip(SPREAD, [*SPREAD[1:], None], spread, strict=True):
-        name = f"{integer(start)} or more" if end is None else f"{integer(start)} to {integer(end - 1)}"
-        rows.append((str(start) if end == start + 1 else name, integer(count)))
+        name = (
+            f"{format_integer(start)} or more"
+            if end is None
+            else f"{format_integer(start)} to {format_integer(end - 1)}"
+        )
+        rows.append((str(start) if end == start + 1 else name, format_integer(count)))
     return Table(("Images with the same caption", "Captions"), tuple(rows))
 
 
 # Scorers, errors, provenance -----------------------------------------------------------------------------------------
 
 
-def _scorers(facts: DataFacts) -> Section:
+def _make_scorers(facts: DataFacts) -> Section:
     strips: list[Gallery] = []
     section = Section(
         "scorers",
@@ -365,17 +385,17 @@ def _scorers(facts: DataFacts) -> Section:
     )
     for index, result in enumerate(facts.agreements):
         name, other = facts.scorer, facts.scorers[result.column]
-        section.insights.extend(insights.agreement(name, other, result))
+        section.insights.extend(insights.describe_agreement(name, other, result))
         if result.spearman is None:
             continue
-        section.charts.append(charts.level_agreement(name, other, result, index))
+        section.charts.append(charts.draw_level_agreement(name, other, result, index))
         for higher, lower, rows in ((name, other, result.first_higher), (other, name, result.other_higher)):
             if rows:
                 strips.append(Gallery(f"Ranked much higher by {higher}", f"than by {lower}", facts.pairs(rows)))
     return section
 
 
-def _errors(facts: DataFacts) -> Section:
+def _make_errors(facts: DataFacts) -> Section:
     reasons = [(reason.text, reason.count, facts.pairs(reason.rows)) for reason in facts.scanned.reasons]
     return Section(
         "errors",
@@ -383,12 +403,12 @@ def _errors(facts: DataFacts) -> Section:
         "Pairs without a score",
         "Each record has a row in the scores; these have a reason instead of a score. Numbers in a reason are written "
         "as N.",
-        insights=insights.errors(facts.scanned),
+        insights=insights.describe_errors(facts.scanned),
         content=facts.content(reasons=reasons),
     )
 
 
-def _provenance(facts: DataFacts) -> Section:
+def _make_provenance(facts: DataFacts) -> Section:
     shown = facts.manifest.model_dump(mode="json", exclude={"versions"})
     lines = json.dumps(shown, indent=2, ensure_ascii=False).split("\n")
     return Section(
