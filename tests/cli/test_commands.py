@@ -423,9 +423,11 @@ def test_report_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.html"
     calls = record(monkeypatch, "aligngpt.reporting.report_data", DataReport(page, ("All pairs have a score.",)))
     words = ("report", "data", "--scores", tmp_path, "--output", page)
+    levels = tmp_path / "levels.parquet"
+    levels.touch()
     done = invoke(*words, "--levels", tmp_path, "--data", "shards/{0..9}.tar")
     assert done.stdout == f"All pairs have a score.\nReport: {page}\n", done.stderr
-    expected = {"scores": tmp_path, "output": page, "levels": tmp_path, "data": "shards/{0..9}.tar", "images": None}
+    expected = {"scores": tmp_path, "output": page, "levels": levels, "data": "shards/{0..9}.tar", "images": None}
     assert calls[0] == expected
     result = json.loads(invoke(*words, "--json").stdout)
     assert result == {"report": str(page), "insights": ["All pairs have a score."]}

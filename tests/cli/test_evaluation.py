@@ -210,7 +210,7 @@ def test_submission(tmp_path: Path) -> None:
         (
             ["score", "gqaa", "--answers", "first.jsonl"],
             2,
-            "'gqaa' is not a benchmark; choose from vqav2, gqa, vizwiz",
+            "'gqaa' is not a benchmark; did you mean 'gqa'?",
         ),
         (["score", "gqa", "--answers", "first.jsonl"], 1, "the GQA questions are missing; pass --labels"),
         (["score", "gqa", "--answers", "nowhere.jsonl"], 2, "'nowhere.jsonl' does not exist"),
