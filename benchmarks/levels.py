@@ -36,16 +36,16 @@ MAX_SECONDS, MAX_MB = 60, 2000
 PROLOGUE = """
 import json, re, sys, time
 from pathlib import Path
-from aligngpt.curation.levels import LevelBoundaries, score_stream
+from aligngpt.curation.levels import LevelBoundaries, stream_scores
 from aligngpt.curation.quantiles import ScoreRanking
 import numpy as np
 folder, levels = Path(sys.argv[1]), int(sys.argv[2])
 started = time.monotonic()
 """
 VARIANTS = {
-    "fit": "boundaries = LevelBoundaries.fit(ScoreRanking(score_stream(folder)), levels).boundaries",
+    "fit": "boundaries = LevelBoundaries.fit(ScoreRanking(stream_scores(folder)), levels).boundaries",
     "sort": """
-scores = np.concatenate(list(score_stream(folder)()))
+scores = np.concatenate(list(stream_scores(folder)()))
 scores = scores[np.isfinite(scores)]
 read = time.monotonic()
 scores = np.sort(scores)

@@ -25,7 +25,7 @@ import torch
 
 from aligngpt.curation.scoring.decoding import start_forkserver
 from aligngpt.curation.scoring.local_backend import score_source
-from aligngpt.curation.scoring.scorers import ClipScorer, default_device
+from aligngpt.curation.scoring.scorers import ClipScorer, choose_device
 from aligngpt.data.sources import open_source
 from aligngpt.utils.io import versions, write_json
 from benchmarks.clip_files import SIZES, captions, save_clip, save_images, save_pairs
@@ -61,7 +61,7 @@ def model_alone(clip: Path, device: str, dtype: torch.dtype, pairs: int, batch_s
 
 def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Write the files, and time both variants."""
-    device = default_device()
+    device = choose_device()
     clip = save_clip(work / "clip", options.model)
     scorer = ClipScorer.from_pretrained(clip)
     described = scorer.describe()
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    if default_device() == "cpu":
+    if choose_device() == "cpu":
         print("no GPU: the results below are those of the CPU")
     start_forkserver()
     work = Path(tempfile.mkdtemp(prefix="scoring-gpu-"))

@@ -133,12 +133,18 @@ def test_level_and_pairs_with_levels(pairs: Path, model: Path) -> None:
     folder = pairs.parent
     assert invoke(*score_arguments(pairs, model)).exit_code == 0
     leveled = folder / "leveled.json"
+    again = invoke(*score_arguments(pairs, model))
+    assert again.stdout == "8 pairs with a score, 0 without\n" and "complete: " in again.stderr
     common = ["level", "--scores", folder / "scores", "--output", folder / "levels", "--num-levels", "4"]
     done = invoke(*common, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["counts"] == [2, 2, 2, 2]
-    curated = ("--scores", folder / "scores", "--levels", folder / "levels")
-    assert invoke("filter", "--data", pairs, *curated, "--write-levels", "--output", leveled).exit_code == 0
+    assert invoke(*common).stdout == "pairs of level 1 to 4: 2, 2, 2, 2\n"
+    curated = ("--scores", folder / "scores", "--levels", folder / "levels" / "levels.parquet")
+    written = invoke("filter", "--data", pairs, *curated, "--write-levels", "--output", leveled)
+    assert f"Next: aligngpt pretrain --data {leveled} --language-model MODEL" in written.stdout
+    again = invoke("filter", "--data", pairs, *curated, "--write-levels", "--output", leveled)
+    assert again.stdout == "8 of 8 pairs retained\n"
     assert [record["alignment_level"] for record in json.loads(leveled.read_text())] == [4, 4, 3, 3, 2, 2, 1, 1]
     fitted = ["level", "--scores", folder / "scores", "--output", folder / "again", "--boundaries-from"]
     table = invoke(*fitted, folder / "levels" / "levels.json")

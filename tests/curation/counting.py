@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aligngpt.curation.scoring.scorers import ClipScorer, cosines
+from aligngpt.curation.scoring.scorers import ClipScorer, compute_cosines
 from aligngpt.data.images import DecodedImage
 
 
@@ -26,7 +26,7 @@ def score_images(
     decoded = (DecodedImage(image, (0, 0, *image.size), image.size) for image in images)
     embedded = scorer.embed_images([scorer.preparation(image) for image in decoded])
     texts, truncated = scorer.embed_captions(captions)
-    return cosines(embedded.cpu().numpy(), texts.cpu().numpy()), truncated
+    return compute_cosines(embedded.cpu().numpy(), texts.cpu().numpy()), truncated
 
 
 class CountingScorer:

@@ -225,11 +225,11 @@ def level(scores: Path, output: Path, as_json: bool, **settings: Any) -> None:
     unscored = [("unscored", summary.unscored, None, None)] if summary.unscored else []
     print_table(f"Levels in {output}", ("level", "pairs", "from score", "mean score"), [*rows, *unscored])
     if summary.drift is not None:
-        print_table(f"Drift: {summary.drift.status}", ("", "at the fit", "now"), _drift_rows(summary.drift))
+        print_table(f"Drift: {summary.drift.status}", ("", "at the fit", "now"), _list_drift(summary.drift))
     print_next_step("pretrain", "--data", "PAIRS", "--images", "FOLDER", "--levels", output, *BACKBONES)
 
 
-def _drift_rows(drift: DriftReport) -> list[list[Any]]:
+def _list_drift(drift: DriftReport) -> list[list[Any]]:
     """Return the fraction of each level and the score at each percentile, at the fit and now."""
     fitted, now = sum(drift.fitted_counts), sum(drift.counts)
     rows: list[list[Any]] = [

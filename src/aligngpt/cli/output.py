@@ -122,7 +122,7 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def with_interval(value: float, interval: Sequence[float] | None) -> str:
+def format_interval(value: float, interval: Sequence[float] | None) -> str:
     """Return a value with its confidence interval, such as `0.812 (0.790 to 0.831)`."""
     return cell(value) if interval is None else f"{cell(value)} ({cell(interval[0])} to {cell(interval[1])})"
 

@@ -10,7 +10,7 @@ import click
 
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.output import logs_to_stderr, print_json, print_table, with_interval
+from aligngpt.cli.output import format_interval, logs_to_stderr, print_json, print_table
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, POSITIVE, json_option, trained_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
@@ -156,7 +156,7 @@ def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: s
 
 def format_estimate(estimate: Estimate) -> str:
     """Format a metric with its confidence interval."""
-    return with_interval(estimate.value, estimate.ci95)
+    return format_interval(estimate.value, estimate.ci95)
 
 
 def _format_points(fraction: float, interval: Sequence[float] | None = None) -> str:

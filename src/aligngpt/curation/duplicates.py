@@ -1,6 +1,6 @@
 """Duplicate images, near-duplicate images, and captions that occur with several images, by the hashes in the scores.
 
-Masks for filters (`duplicate_image_mask` and so on) are exact: they read the hashes in as many passes as keep about
+Masks for filters (`mask_duplicate_images` and so on) are exact: they read the hashes in as many passes as keep about
 200 MB in memory.
 
 Statistics for reports use all rows up to `LIMIT`. Of more, they use a sample of the *hashes*, one in `every` by a hash
@@ -46,7 +46,7 @@ _BIT_COUNTS = np.array([number.bit_count() for number in range(256)], np.uint8)
 # Masks for filters --------------------------------------------------------------------------------------------------
 
 
-def duplicate_image_mask(folder: str | os.PathLike[str], column: str) -> np.ndarray:
+def mask_duplicate_images(folder: str | os.PathLike[str], column: str) -> np.ndarray:
     """Mark all records of an image but the one with the highest score, the first among equals: bool (rows,).
 
     Args:
@@ -56,12 +56,12 @@ def duplicate_image_mask(folder: str | os.PathLike[str], column: str) -> np.ndar
     return _mark_rows(folder, "image_hash", column, lambda images, scores: ~_starts(images))
 
 
-def duplicate_pair_mask(folder: str | os.PathLike[str]) -> np.ndarray:
+def mask_duplicate_pairs(folder: str | os.PathLike[str]) -> np.ndarray:
     """Mark all records of an image with one caption but the first: bool (rows,)."""
     return _mark_rows(folder, "image_hash", "caption_hash", lambda images, captions: ~_starts(images, captions))
 
 
-def repeated_caption_mask(folder: str | os.PathLike[str], min_images: float) -> np.ndarray:
+def mask_repeated_captions(folder: str | os.PathLike[str], min_images: float) -> np.ndarray:
     """Mark all records of a caption that occurs with at least `min_images` different images: bool (rows,)."""
 
     def mark(captions: np.ndarray, images: np.ndarray) -> np.ndarray:

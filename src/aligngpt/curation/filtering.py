@@ -75,7 +75,7 @@ def filter_pairs(
     check_output(source, output)
     _check_location(source, Path(output))
     if curated.manifest.inputs.pairs_hash != source.fingerprint:
-        raise ValueError(_other_pairs(source, curated))
+        raise ValueError(_describe_other_pairs(source, curated))
     identity = {
         "filters": rules.to_dict(),
         "write_levels": write_levels,
@@ -159,7 +159,7 @@ def _write_retained(
     for name, level, reason, scored_caption in _decide(curated, filters):
         shard, record = next(records, (None, None))
         if shard is None or record is None or record.id != name or _is_changed(record.caption, scored_caption):
-            raise ValueError(_other_pairs(source, curated))
+            raise ValueError(_describe_other_pairs(source, curated))
         times = 0
         if reason is None and not can_be_written(source, record):
             reason = "lost in a damaged file"
@@ -184,7 +184,7 @@ def _write_retained(
             write(shard, record, number, level or None if write_levels else None)
         advance(1)
     if next(records, None) is not None:
-        raise ValueError(_other_pairs(source, curated))
+        raise ValueError(_describe_other_pairs(source, curated))
     levels = range(1, curated.boundaries.num_levels + 1) if curated.boundaries else ()
     return {
         "num_read": read.total(),
@@ -243,7 +243,7 @@ def _check_location(source: Source, output: Path) -> None:
         raise ValueError(f"{output} is in the folder to read and would become a part of it; choose another --output")
 
 
-def _other_pairs(source: Source, curated: _Curated) -> str:
+def _describe_other_pairs(source: Source, curated: _Curated) -> str:
     return (
         f"{source.path} does not hold the pairs of the scores in {curated.scores}; pass those as --data, or score these"
     )

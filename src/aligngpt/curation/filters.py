@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from aligngpt.curation.choices import QUALITY_ISSUES
-from aligngpt.curation.duplicates import duplicate_image_mask, duplicate_pair_mask, repeated_caption_mask
-from aligngpt.curation.levels import score_stream
+from aligngpt.curation.duplicates import mask_duplicate_images, mask_duplicate_pairs, mask_repeated_captions
+from aligngpt.curation.levels import stream_scores
 from aligngpt.curation.quantiles import ScoreRanking
 from aligngpt.curation.scoring.store import is_valid
 from aligngpt.utils.errors import ArgumentError
@@ -94,7 +94,7 @@ class QualityIssue:
         if self.name == "error":
             return lambda batch, start: is_valid(batch["error"])
         if self.name == "mismatch":
-            ranking = ScoreRanking(score_stream(folder, column))
+            ranking = ScoreRanking(stream_scores(folder, column))
             rank = int(value * ranking.count / 100)  # scores equal to the next one are retained
             threshold = np.inf if rank >= ranking.count else float(ranking.at([rank])[0])
             return lambda batch, start: _scores(batch, column) < threshold
@@ -102,11 +102,11 @@ class QualityIssue:
             near = np.asarray(boundaries)
             return lambda batch, start: (np.abs(_scores(batch, column)[:, None] - near) <= value).any(axis=1)
         if self.name == "duplicate_image":
-            mask = duplicate_image_mask(folder, column)
+            mask = mask_duplicate_images(folder, column)
         elif self.name == "duplicate_pair":
-            mask = duplicate_pair_mask(folder)
+            mask = mask_duplicate_pairs(folder)
         else:
-            mask = repeated_caption_mask(folder, value)
+            mask = mask_repeated_captions(folder, value)
         return lambda batch, start: mask[start : start + batch.num_rows]
 
 

@@ -203,7 +203,7 @@ def assign_levels(
     inputs: dict[str, Any] = {"scorer": scored_by, "scores_hash": scores_hash, "settings": settings}
     folder = OutputDir(output, to_jsonable_python(inputs), run_file=LEVELS_JSON, result_file=LEVELS_JSON)
     folder.check()
-    ranking = ScoreRanking(score_stream(scores, column))
+    ranking = ScoreRanking(stream_scores(scores, column))
     _check_scored(ranking.count, ranking.rows)
     fit = _find_boundaries(ranking, settings, origin, scored_by)
     with folder.lock():
@@ -263,7 +263,7 @@ def score_column(manifest: ScoreManifest, scorer: str | None = None) -> tuple[st
     return score_columns(names[1:])[index], manifest.scorers[index]
 
 
-def score_stream(folder: str | os.PathLike[str], column: str = SCORE) -> ScoreStream:
+def stream_scores(folder: str | os.PathLike[str], column: str = SCORE) -> ScoreStream:
     """Return one column of a folder of scores as a stream that can be read repeatedly; a missing score is NaN."""
     return lambda: (batch.column(0).to_numpy(zero_copy_only=False) for batch in iter_scores(folder, [column]))
 
@@ -321,7 +321,7 @@ def _find_boundaries(
     if _holds_levels(origin):
         summary = LevelsSummary.read(origin)
         if summary.scorer.weights_hash != scored_by.weights_hash:
-            raise ValueError(_other_scorer(origin, summary.scorer, scored_by))
+            raise ValueError(_describe_other_scorer(origin, summary.scorer, scored_by))
         try:
             boundaries = LevelBoundaries.of(summary)
         except ValueError as error:
@@ -332,8 +332,8 @@ def _find_boundaries(
     manifest = read_manifest(origin)
     same = [scorer.name for scorer in manifest.scorers if scorer.weights_hash == scored_by.weights_hash]
     if not same:
-        raise ValueError(_other_scorer(origin, manifest.scorers[0], scored_by))
-    stream = score_stream(origin, score_column(manifest, same[0])[0])
+        raise ValueError(_describe_other_scorer(origin, manifest.scorers[0], scored_by))
+    stream = stream_scores(origin, score_column(manifest, same[0])[0])
     ranking = ScoreRanking(stream)
     fitted = LevelBoundaries.fit(ranking, **fitting)
     counts = np.zeros(fitted.num_levels + 1, np.int64)
@@ -342,7 +342,7 @@ def _find_boundaries(
     return _Fit(fitted, tuple(counts[1:].tolist()), ranking.percentiles())
 
 
-def _other_scorer(path: Path, existing: ScorerInfo, expected: ScorerInfo) -> str:
+def _describe_other_scorer(path: Path, existing: ScorerInfo, expected: ScorerInfo) -> str:
     return (
         f"{path} belongs to the scorer {existing.name} ({existing.weights_hash[:8]}), the scores to {expected.name} "
         f"({expected.weights_hash[:8]}); score with the same weights, or fit new boundaries"

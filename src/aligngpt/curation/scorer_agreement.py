@@ -82,7 +82,7 @@ def compare(left: np.ndarray, right: np.ndarray, names: tuple[str, str]) -> Scor
         scorers=names,
         pairs=x.size,
         spearman=round(float(spearmanr(x, y).statistic), 6) if varied else None,
-        equal_levels=round(float((equally_full_levels(x) == equally_full_levels(y)).mean()), 6),
+        equal_levels=round(float((assign_equal_levels(x) == assign_equal_levels(y)).mean()), 6),
     )
 
 
@@ -120,7 +120,7 @@ def _describe(
     rows = every * np.flatnonzero(both)
     x, y = left[both].astype(np.float64), right[both].astype(np.float64)
     matrix = np.zeros((NUM_LEVELS, NUM_LEVELS), np.int64)
-    np.add.at(matrix, (equally_full_levels(x) - 1, equally_full_levels(y) - 1), 1)
+    np.add.at(matrix, (assign_equal_levels(x) - 1, assign_equal_levels(y) - 1), 1)
     higher = rankdata(x) - rankdata(y)
     examples = _largest(higher, rows), _largest(-higher, rows)
     return AgreementDetails(
@@ -152,6 +152,6 @@ def sample_scores(parts: Sequence[Path], columns: Sequence[str]) -> tuple[np.nda
     return np.concatenate(chunks) if chunks else np.zeros((0, len(columns)), np.float32), step
 
 
-def equally_full_levels(scores: np.ndarray) -> np.ndarray:
+def assign_equal_levels(scores: np.ndarray) -> np.ndarray:
     """Return the level, 1 to `NUM_LEVELS`, of finite scores (n,) if levels are fitted to these scores; int64 (n,)."""
     return LevelBoundaries.fit(scores, NUM_LEVELS).apply(scores)

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from aligngpt.curation.duplicates import CaptionSample, DuplicateStats, ImageSample, mix_bits
-from aligngpt.curation.levels import LevelBoundaries, score_stream
+from aligngpt.curation.levels import LevelBoundaries, stream_scores
 from aligngpt.curation.quantiles import ScoreRanking, quantile_rank
 from aligngpt.curation.scoring.store import (
     OTHER_REASONS,
-    error_kind,
     is_valid,
     iter_scores,
+    normalize_reason,
     read_manifest,
     score_schema,
     to_numpy,
@@ -138,7 +138,7 @@ def collect_statistics(
         ValueError: It is not finished.
     """
     manifest = read_manifest(folder)
-    ranking = ScoreRanking(score_stream(folder, column))
+    ranking = ScoreRanking(stream_scores(folder, column))
     collector = _Collector(column, boundaries, limit, manifest.counts.errors)
     for batch in iter_scores(folder, list(dict.fromkeys([column, *score_schema().names]))):
         collector.add(batch)
@@ -197,7 +197,7 @@ class _Collector:
 
     def _add_errors(self, errors: pa.Array, rows: np.ndarray) -> None:
         for index in np.flatnonzero(is_valid(errors)).tolist():
-            kind = error_kind(errors[index].as_py())
+            kind = normalize_reason(errors[index].as_py())
             examples = self.rows_of_reason[kind if kind in self.rows_of_reason else OTHER_REASONS]
             if len(examples) < _ROWS_PER_REASON:
                 examples.append(int(rows[index]))

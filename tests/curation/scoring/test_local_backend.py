@@ -281,9 +281,9 @@ def test_tasks_are_read_only_as_far_ahead_as_asked(images: Path, workers: int) -
 def test_large_images_are_sent_in_smaller_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1500)
     (batch,) = plan_batches(open_source(write_tar(work / "a.tar", samples(range(10)))).shards(), None, 64)
-    assert [len(task) for task in score_batches._decoding_tasks(batch.images.values())] == [3, 3, 3, 1]
+    assert [len(task) for task in score_batches._divide_images(batch.images.values())] == [3, 3, 3, 1]
     monkeypatch.setattr(score_batches, "BYTES_PER_TASK", 1 << 20)
-    assert [len(task) for task in score_batches._decoding_tasks(batch.images.values())] == [8, 2]
+    assert [len(task) for task in score_batches._divide_images(batch.images.values())] == [8, 2]
 
 
 # Interruptions ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aligngpt.curation.scoring.scorers import ClipScorer, ScaleAndCrop, WholeProcessor, cosines, split_processor
+from aligngpt.curation.scoring.scorers import ClipScorer, ScaleAndCrop, WholeProcessor, compute_cosines, split_processor
 from aligngpt.data.images import DecodedImage
 from tests.curation.counting import score_images
 from tests.fixtures import TEXT_LIMIT
@@ -253,4 +253,6 @@ def test_a_fraction_of_a_jpeg_keeps_its_place_in_the_crop() -> None:
 def test_cosines() -> None:
     ones = np.array([[1, 0], [0.6, 0.8], [1, 0]], np.float32)
     others = np.array([[1, 0], [0.8, 0.6], [np.nan, 0]], np.float32)
-    assert cosines(ones, others)[:2].tolist() == pytest.approx([1, 0.96]) and np.isnan(cosines(ones, others)[2])
+    assert compute_cosines(ones, others)[:2].tolist() == pytest.approx([1, 0.96]) and np.isnan(
+        compute_cosines(ones, others)[2]
+    )

@@ -37,7 +37,7 @@ from aligngpt.curation.scoring.decoding import (
     decode_images,
     hash64,
 )
-from aligngpt.curation.scoring.scorers import Scorer, cosines
+from aligngpt.curation.scoring.scorers import Scorer, compute_cosines
 from aligngpt.curation.scoring.store import score_columns
 from aligngpt.data.sources import SourceShard
 
@@ -171,7 +171,7 @@ def decode_batches(
 
     def iter_tasks() -> Iterator[Task]:
         for batch in batches:
-            tasks = deque(_decoding_tasks(batch.images.values()))
+            tasks = deque(_divide_images(batch.images.values()))
             waiting.append((batch.with_images(dict.fromkeys(batch.images)), len(tasks)))
             del batch
             while tasks:
@@ -188,7 +188,7 @@ def decode_batches(
             images, done = [], 0
 
 
-def _decoding_tasks(images: Iterable[Encoded]) -> list[list[Encoded]]:
+def _divide_images(images: Iterable[Encoded]) -> list[list[Encoded]]:
     """Divide images into tasks small enough for one process each; one empty task if there are none."""
     tasks: list[list[Encoded]] = [[]]
     size = 0
@@ -347,7 +347,7 @@ def _score_rows(
     for number in range(num_scorers if good else 0):
         images = np.stack([entries[index][0].vectors[number] for index in good])  # type: ignore[index]
         texts = np.stack([entries[index][1].vectors[number] for index in good])  # type: ignore[index]
-        scores[number, good] = cosines(images, texts)
+        scores[number, good] = compute_cosines(images, texts)
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=0)).tolist():
         broken = next(score for score in scores[:, index].tolist() if not math.isfinite(score))
         reasons[index] = f"the score is {broken}; check the weights of the scorer"

@@ -200,7 +200,7 @@ class ClipScorer:
         # transformers 5.17 exports `AutoImageProcessor` only with torchvision, though the class does not need it.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-        device = torch.device(device or default_device())
+        device = torch.device(device or choose_device())
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32)
         model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
         for tower, method in (("text", "get_text_features"), ("image", "get_image_features")):
@@ -309,7 +309,7 @@ class ClipScorer:
             return pooled / pooled.norm(dim=-1, keepdim=True)
 
 
-def cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+def compute_cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the cosine of each pair of unit vectors, (n, dim) both: float32 (n,), -1 to 1, or NaN."""
     return np.clip(np.einsum("nd,nd->n", images, texts), -1, 1)
 
@@ -321,7 +321,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(ids) :]
 
 
-def default_device() -> str:
+def choose_device() -> str:
     """Return the best device that torch can use: cuda, mps or cpu."""
     import torch
 

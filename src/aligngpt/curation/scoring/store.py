@@ -131,11 +131,11 @@ def is_valid(values: pa.Array) -> np.ndarray:
 
 
 def sample_failures(parts: Iterable[Path], limit: int = 5) -> Failures:
-    """Return `id`, `image` and `error` of the first failed rows of each `error_kind`, in the order of the pairs."""
+    """Return `id`, `image` and `error` of the first failed rows of each `normalize_reason`, in the order of the pairs."""
     failures: Failures = {}
     for batch in (batch for part in parts for batch in iter_part(part, ("id", "image", "error"))):
         for row in batch.filter(batch["error"].is_valid()).to_pylist():
-            kind = error_kind(row["error"])
+            kind = normalize_reason(row["error"])
             rows = failures.setdefault(kind, []) if kind in failures or len(failures) < _MAX_REASONS else []
             if len(rows) < limit:
                 rows.append(row)
@@ -156,12 +156,12 @@ def count_rows(parts: Iterable[Path]) -> ScoreCounts:
         failed += failures
         scored += len(batch) - failures
         truncated += pc.sum(batch["text_truncated"]).as_py() or 0
-        for reason, count in Counter(map(error_kind, batch["error"].drop_null().to_pylist())).items():
+        for reason, count in Counter(map(normalize_reason, batch["error"].drop_null().to_pylist())).items():
             errors[reason if reason in errors or len(errors) < _MAX_REASONS else OTHER_REASONS] += count
     return ScoreCounts(scored=scored, failed=failed, truncated=truncated, errors=dict(errors.most_common()))
 
 
-def error_kind(reason: str) -> str:
+def normalize_reason(reason: str) -> str:
     """Return a reason with its numbers written as N."""
     return _NUMBER.sub("N", reason)
 
