@@ -264,9 +264,9 @@ def test_an_unknown_benchmark_is_answered_with_every_name() -> None:
 
 
 def test_an_interval_without_width_is_a_dash(folder: Path) -> None:
-    done = invoke(
-        "eval", "compare", folder / "first.jsonl", folder / "first.jsonl", "--benchmark", "gqa", "--labels", folder
-    )
+    same = folder / "same.jsonl"
+    same.write_bytes((folder / "first.jsonl").read_bytes())
+    done = invoke("eval", "compare", folder / "first.jsonl", same, "--benchmark", "gqa", "--labels", folder)
     assert done.exit_code == 0, done.output
     assert re.search(r"95% CI +│ - ", done.stdout) and "0.00 to 0.00" not in done.stdout
 
