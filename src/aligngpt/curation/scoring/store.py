@@ -131,7 +131,7 @@ def is_valid(values: pa.Array) -> np.ndarray:
 
 
 def sample_failures(parts: Iterable[Path], limit: int = 5) -> Failures:
-    """Return `id`, `image` and `error` of the first failed rows of each normalized reason, in the order of the pairs."""
+    """Return `id`, `image` and `error` of the first failed rows by normalized reason, in the order of the pairs."""
     failures: Failures = {}
     for batch in (batch for part in parts for batch in iter_part(part, ("id", "image", "error"))):
         for row in batch.filter(batch["error"].is_valid()).to_pylist():
