@@ -215,7 +215,7 @@ def test_the_model_folder_answers(stage2: Path) -> None:
 def test_the_result_of_a_finished_run_is_returned(
     world: World, stage1: Path, stage2: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "aligngpt.training.stages"):
+    with caplog.at_level(logging.INFO, "aligngpt.utils.output_dir"):
         first = pretrain(stage1_config(), **world.stage1_inputs, output=stage1)
     assert caplog.messages == [f"complete: {stage1}; nothing to do"]
     assert first == TrainResult.read(stage1)

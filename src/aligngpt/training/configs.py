@@ -62,7 +62,7 @@ class PretrainConfig(StageConfig):
         default=None,
         ge=MIN_LEVELS,
         le=MAX_LEVELS,
-        description="Number of levels N, set by `aligngpt level --num-levels`; none: that of --levels, else 8.",
+        description="Number of levels N, set by `--num-levels` of aligngpt level; none: that of --levels, else 8.",
     )
     image_aspect_ratio: Literal["pad", "square"] = Field(
         default="square", description="square: resize and crop; pad: first pad to a square."
