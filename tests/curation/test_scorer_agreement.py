@@ -34,8 +34,8 @@ def test_levels_and_pairs_are_those_of_the_ranks(tmp_path: Path) -> None:
     assert result.close == pytest.approx((np.abs(a - b) <= 1).mean(), abs=0.01)
     assert result.matrix.sum() == len(both) and result.matrix.sum(axis=1) == pytest.approx(len(both) / 8, abs=3)
     existing = [index for index, score in enumerate(table["clip_score"].to_pylist()) if score is not None]
-    assert existing[int(np.argmax(x - y))] in result.first_higher
-    assert existing[int(np.argmax(y - x))] in result.other_higher
+    assert existing[int(np.argmax(x - y))] in result.left_higher
+    assert existing[int(np.argmax(y - x))] in result.right_higher
 
 
 def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_large_inputs_are_sampled_as_for_the_manifest(tmp_path: Path, monkeypatc
     monkeypatch.setattr("aligngpt.curation.scorer_agreement.MAX_PAIRS", 600)
     result = compared(tmp_path / "scores", both([(index / 2_000, abs(index - 999) / 2_000) for index in range(2_000)]))
     assert (result.pairs, result.every, result.matrix.sum()) == (500, 4, 500)
-    assert result.other_higher[0] == 0 and all(row % 4 == 0 for row in (*result.first_higher, *result.other_higher))
+    assert result.right_higher[0] == 0 and all(row % 4 == 0 for row in (*result.left_higher, *result.right_higher))
     assert np.trace(result.matrix) / 500 == pytest.approx(result.equal_levels, abs=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_the_second_scorer_can_come_first(tmp_path: Path) -> None:
     one, other = compared(tmp_path / "a", table), compared(tmp_path / "b", table, "clip_score_clip-b")
     assert other.column == "clip_score" and other.spearman == one.spearman
     assert np.array_equal(other.matrix, one.matrix.T)
-    assert set(other.first_higher) == set(one.other_higher)
+    assert set(other.left_higher) == set(one.right_higher)
 
 
 def both(pairs: list[tuple[float | None, float | None]]) -> Any:
@@ -69,10 +69,10 @@ def both(pairs: list[tuple[float | None, float | None]]) -> Any:
 
 def test_the_same_order_on_another_scale_agrees_in_all(tmp_path: Path) -> None:
     result = compared(tmp_path / "same", both([(index / 100, index / 1_000 - 0.5) for index in range(80)]))
-    assert (result.spearman, result.equal_levels, result.close, result.first_higher) == (1, 1, 1, ())
+    assert (result.spearman, result.equal_levels, result.close, result.left_higher) == (1, 1, 1, ())
     result = compared(tmp_path / "reverse", both([(index / 100, -index / 1_000) for index in range(80)]))
     assert (result.spearman, result.equal_levels) == (-1, 0)
-    assert result.first_higher[0] == 79 and result.other_higher[0] == 0
+    assert result.left_higher[0] == 79 and result.right_higher[0] == 0
 
 
 def test_scorers_that_cannot_be_compared(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class AgreementDetails:
         spearman: Rank correlation, as in the manifest.
         equal_levels: Fraction of pairs with equal levels, as in the manifest.
         matrix: int64 (8, 8), pairs by level of the first scorer (row) and of the other (column), levels equally full.
-        first_higher: Rows that the first scorer ranks highest above the other, by difference of rank.
-        other_higher: The reverse.
+        left_higher: Rows that the left scorer ranks highest above the right one, by difference of rank.
+        right_higher: The reverse.
     """
 
     column: str
@@ -42,8 +42,8 @@ class AgreementDetails:
     spearman: float | None
     equal_levels: float
     matrix: np.ndarray
-    first_higher: tuple[int, ...]
-    other_higher: tuple[int, ...]
+    left_higher: tuple[int, ...]
+    right_higher: tuple[int, ...]
 
     @property
     def close(self) -> float:

@@ -145,7 +145,7 @@ def estimate_seconds_left(
             return seconds
         name = min(running, key=lambda name: running[name])
         elapsed = running.pop(name)
-        running = {other: left - elapsed for other, left in running.items()}
+        running = {step_name: left - elapsed for step_name, left in running.items()}
         seconds += elapsed
         done.add(name)
 

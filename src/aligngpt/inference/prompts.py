@@ -41,7 +41,7 @@ def build_user_turn(text: str, num_images: int, *, placeholders: bool = True) ->
     Args:
         text: The question.
         num_images: Number of images of this turn.
-        placeholders: Whether `<image>` in `text` may stand for an image. Where it may not, or its number is not
+        placeholders: Whether `<image>` in `text` may be an image. Where it may not, or its number is not
             `num_images`, it is encoded as ordinary words.
     """
     if placeholders and num_images and text.count(IMAGE_TOKEN) == num_images:

@@ -95,7 +95,7 @@ class MockFiles:
         candidates = list(_OPTIONS[question.kind])
         self.rng.shuffle(candidates)
         for option in candidates:
-            if not any(option in other or other in option for other in options):
+            if not any(option in chosen or chosen in option for chosen in options):
                 options.append(option)
         options = options[: len(_LETTERS)]
         self.rng.shuffle(options)

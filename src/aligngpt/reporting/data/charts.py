@@ -108,7 +108,7 @@ def draw_lengths_by_level(scanned: ScoreStatistics) -> Chart:
 
 
 @apply_style
-def draw_level_agreement(name: str, other: str, result: AgreementDetails, index: int) -> Chart:
+def draw_level_agreement(left: str, right: str, result: AgreementDetails, index: int) -> Chart:
     """Draw how the pairs of each level by one scorer spread over the levels by another one."""
     percents = 100 * result.matrix / np.maximum(1, result.matrix.sum(axis=1, keepdims=True))
     figure, axes = make_canvas(330, grid=None)
@@ -116,13 +116,13 @@ def draw_level_agreement(name: str, other: str, result: AgreementDetails, index:
     levels = [str(level) for level in range(1, NUM_LEVELS + 1)]
     axes.set_xticks(np.arange(NUM_LEVELS) + 0.5, levels)
     axes.set_yticks(np.arange(NUM_LEVELS) + 0.5, levels)
-    axes.set_xlabel(f"Level by {other[:40]}")
-    axes.set_ylabel(f"Level by {name[:40]}")
+    axes.set_xlabel(f"Level by {right[:40]}")
+    axes.set_ylabel(f"Level by {left[:40]}")
     rows = tuple((level, *(f"{value:.1f}" for value in row)) for level, row in zip(levels, percents, strict=True))
     diagonal = ", ".join(f"level {level} {value:.0f}" for level, value in zip(levels, percents.diagonal(), strict=True))
     alt = (
-        f"Levels by {name} and by {other} of {format_count(result.pairs, 'pair')}, in percent of each row; on the "
+        f"Levels by {left} and by {right} of {format_count(result.pairs, 'pair')}, in percent of each row; on the "
         f"diagonal {diagonal}."
     )
-    table = Table((f"{name} \\ {other}", *levels), rows)
+    table = Table((f"{left} \\ {right}", *levels), rows)
     return Chart("Levels by both scorers (% of each row)", alt, to_svg(figure, f"agreement{index}", alt), table)

@@ -198,20 +198,19 @@ def describe_repeated_captions(reuse: RepeatedCaptions) -> list[str]:
     return sentences
 
 
-def describe_agreement(name: str, other: str, result: AgreementDetails) -> list[str]:
+def describe_agreement(left: str, right: str, result: AgreementDetails) -> list[str]:
     """Describe how far two scorers agree."""
     if result.spearman is None:
-        return [f"{name} and {other} cannot be compared by rank: one of them gives every pair the same score."]
+        return [f"{left} and {right} cannot be compared by rank: one of them gives every pair the same score."]
     pairs = format_count(result.pairs, "pair") + (f" (one in {result.every})" if result.every > 1 else "")
     strength = (
         "strongly" if result.spearman >= 0.8 else "moderately" if result.spearman >= 0.5
         else "weakly" if result.spearman > 0.2 else "hardly at all"
     )  # fmt: skip
     return [
-        f"{name} and {other} agree {strength}: Spearman correlation {format_decimal(result.spearman)} over "
-        f"{pairs}. With "
-        f"{NUM_LEVELS} levels of equal size each, {format_percent(result.equal_levels)} of the pairs get the same "
-        f"level from both, {format_percent(result.close)} the same or an adjacent one."
+        f"{left} and {right} agree {strength}: Spearman correlation {format_decimal(result.spearman)} over "
+        f"{pairs}. With {NUM_LEVELS} levels of equal size each, {format_percent(result.equal_levels)} of the "
+        f"pairs get the same level from both, {format_percent(result.close)} the same or an adjacent one."
     ]
 
 

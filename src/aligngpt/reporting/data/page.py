@@ -165,7 +165,7 @@ def _select_rows(scanned: ScoreStatistics, compared: tuple[AgreementDetails, ...
     groups = (*duplicates.images.groups, *duplicates.captions.groups)
     rows.update(*scanned.examples, *(reason.rows for reason in scanned.reasons), *(group.rows for group in groups))
     rows.update(row for _, *pair in (*scanned.boundary_rows, *duplicates.near.pairs) for row in pair if row >= 0)
-    rows.update(*(result.first_higher for result in compared), *(result.other_higher for result in compared))
+    rows.update(*(result.left_higher for result in compared), *(result.right_higher for result in compared))
     return rows
 
 
@@ -384,12 +384,12 @@ def _make_scorers(facts: DataFacts) -> Section:
         content=facts.content(strips=strips),
     )
     for index, result in enumerate(facts.agreements):
-        name, other = facts.scorer, facts.scorers[result.column]
-        section.insights.extend(insights.describe_agreement(name, other, result))
+        left, right = facts.scorer, facts.scorers[result.column]
+        section.insights.extend(insights.describe_agreement(left, right, result))
         if result.spearman is None:
             continue
-        section.charts.append(charts.draw_level_agreement(name, other, result, index))
-        for higher, lower, rows in ((name, other, result.first_higher), (other, name, result.other_higher)):
+        section.charts.append(charts.draw_level_agreement(left, right, result, index))
+        for higher, lower, rows in ((left, right, result.left_higher), (right, left, result.right_higher)):
             if rows:
                 strips.append(Gallery(f"Ranked much higher by {higher}", f"than by {lower}", facts.pairs(rows)))
     return section
