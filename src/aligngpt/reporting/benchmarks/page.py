@@ -150,8 +150,8 @@ def _make_reference(result: Result, model: paper_results.PaperModel) -> tuple[st
 
 def _make_paper_table(folder: BenchmarkFolder) -> Table:
     """Return Tables 1 and 2 of the paper with this model in the first row."""
-    scores = {name: score.score for name, score in folder.comparable.items()}
-    rows = [(folder.name, "", "", *(charts.format_score(scores.get(name)) for name in TITLES))] if scores else []
+    by_name = {name: score.score for name, score in folder.comparable.items()}
+    rows = [(folder.name, "", "", *(charts.format_score(by_name.get(name)) for name in TITLES))] if by_name else []
     for model in paper_results.PAPER_MODELS:
         scores = [charts.format_score(model.scores.get(name)) for name in TITLES]
         rows.append((model.name, model.language_model, str(model.resolution), *scores))
