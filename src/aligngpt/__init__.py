@@ -10,7 +10,7 @@ names of the options; one that takes several values is a plural, as `scorers` fo
 * Train: `pretrain` with `PretrainConfig`, `finetune` with `FinetuneConfig`
 * Use: `load`, `convert`, `generate`, `ChatSession`
 * Model classes: `AlignGPTForConditionalGeneration`, `AlignGPTProcessor`, `AlignGPTConfig`
-* Evaluate: `evaluate`, `judge_predictions` with `JudgeConfig`, `compare`
+* Evaluate: `evaluate` with `EvalConfig`, `judge_predictions` with `JudgeConfig`, `compare`
 * Report: `report_data`, `report_run`, `report_eval`
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aligngpt.evaluation.judge.config import JudgeConfig as JudgeConfig
     from aligngpt.evaluation.judge.judge import judge_predictions as judge_predictions
     from aligngpt.evaluation.run import evaluate as evaluate
+    from aligngpt.evaluation.types import EvalConfig as EvalConfig
     from aligngpt.inference.chat_session import ChatSession as ChatSession
     from aligngpt.inference.chat_session import generate as generate
     from aligngpt.modeling.checkpoints import load_model as load  # noqa: F401
@@ -51,6 +52,7 @@ _PUBLIC = {
     "AlignGPTProcessor": "aligngpt.modeling.processing",
     "ChatSession": "aligngpt.inference.chat_session",
     "ClipScorer": "aligngpt.curation.scoring.scorers",
+    "EvalConfig": "aligngpt.evaluation.types",
     "FinetuneConfig": "aligngpt.training.configs",
     "JudgeConfig": "aligngpt.evaluation.judge.config",
     "LevelBoundaries": "aligngpt.curation.levels",

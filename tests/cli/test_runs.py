@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,10 +109,10 @@ def test_several_tasks_in_the_order_of_the_tables(folder: Path, tmp_path: Path) 
     [
         (["--shard", "3/2"], 2, "'3/2' is not a shard"),
         (["--shard", "half"], 2, "'half' is not a shard"),
-        (["--batch-size", 0], 2, "0 is not in the range x>=1"),
+        (["--batch-size", 0], 2, "input should be greater than or equal to 1, got '0'"),
         (["--judge-url", "http://127.0.0.1:1/v1"], 2, "a judge needs both judge_url and judge_model"),
         (["--alignment", 9], 2, "a level from 1 to 4"),
-        (["--dtype", "int4"], 2, "'int4' is not one of"),
+        (["--dtype", "int4"], 2, "input should be 'float32', 'float16' or 'bfloat16', got 'int4'"),
     ],
 )
 def test_what_is_wrong_is_one_line(more: list[object], code: int, message: str, folder: Path, tmp_path: Path) -> None:
@@ -140,3 +142,21 @@ def test_mock_benchmarks_at_the_command_line(folder: Path, tmp_path: Path) -> No
     other = invoke("synthetic", "benchmarks", "--output", folder / "data", "--questions", 9)
     assert other.exit_code == 1 and "choose another --output" in other.stderr
     assert invoke("synthetic", "benchmarks", "--output", tmp_path / "few", "--questions", 5).exit_code == 2
+
+
+def test_a_run_is_repeated_from_its_config(folder: Path, tmp_path: Path) -> None:
+    options = arguments(folder, tmp_path / "out", "--limit", 1, "--batch-size", 3)
+    assert invoke("eval", "run", "--tasks", "pope", *options).exit_code == 0
+    options = arguments(folder, tmp_path / "again", "--config", tmp_path / "out")
+    assert invoke("eval", "run", "--tasks", "pope", *options).exit_code == 0
+    config = (tmp_path / "again" / "config.yaml").read_text(encoding="utf-8")
+    assert config == (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8")
+    assert "batch_size: 3\n" in config and "limit: 1\n" in config
+
+
+def test_an_unknown_benchmark_is_refused_without_torch(folder: Path, tmp_path: Path) -> None:
+    program = "import sys; from aligngpt.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    options = map(str, arguments(folder, tmp_path))
+    command = [sys.executable, "-c", program, "eval", "run", "--tasks", "popee", *options]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 2 and "did you mean 'pope'?" in failed.stderr

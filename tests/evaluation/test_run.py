@@ -17,7 +17,7 @@ from scipy.stats import entropy  # type: ignore[import-untyped]
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation.artifacts import BenchmarkScore
 from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.evaluation.run import evaluate
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import (
     EvalSettings,
@@ -27,6 +27,7 @@ from aligngpt.evaluation.tasks import (
     open_task,
     read_worker_files,
 )
+from aligngpt.evaluation.types import EvalConfig
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 from aligngpt.utils.io import write_json
 from aligngpt.utils.output_dir import exclusive_lock, shared_lock
@@ -79,7 +80,9 @@ def test_answers_are_llavas_lines(name: str, folder: Path) -> None:
 
 
 def test_what_is_asked_is_the_question_in_the_template(folder: Path) -> None:
-    task = open_task(BENCHMARKS["scienceqa"], EvalSettings(folder / "model", folder / "data", folder / "x"))
+    task = open_task(
+        BENCHMARKS["scienceqa"], EvalSettings(folder / "model", folder / "data", folder / "x", EvalConfig())
+    )
     processor = workers.load_model(folder / "model", device="cpu")[1]
     imaged, told = (workers.build_question_prompt(task, place, processor) for place in (0, 2))
     question = task.questions[0].prompt
@@ -178,10 +181,10 @@ def test_a_judge_marks(folder: Path, tmp_path: Path) -> None:
         return completion("8 4\nFine." if "Assistant 2" in request["messages"][-1]["content"] else "0.5")
 
     with JudgeServer(reply) as server:
-        judge = JudgeConfig(judge_model="judge", judge_url=server.url)
-        results = run(folder / "model", folder / "data", tmp_path, *JUDGED, judge=judge)
+        judge = EvalConfig(judge_model="judge", judge_url=server.url)
+        results = run(folder / "model", folder / "data", tmp_path, *JUDGED, config=judge)
         asked = len(server.requests)
-        again = run(folder / "model", folder / "data", tmp_path, *JUDGED, judge=judge)
+        again = run(folder / "model", folder / "data", tmp_path, *JUDGED, config=judge)
         assert len(server.requests) == asked > 12
     assert [row_of(results, name)["score"] for name in JUDGED] == [50, 50]
     assert again == results
@@ -197,7 +200,7 @@ def test_a_judge_that_fails_costs_no_answers(folder: Path, tmp_path: Path) -> No
             folder / "data",
             tmp_path,
             "mmvet",
-            judge=JudgeConfig(judge_model="judge", judge_url=server.url),
+            config=EvalConfig(judge_model="judge", judge_url=server.url),
         )
     (reason,) = row_of(results, "mmvet")["reasons"]
     assert "replies are missing" in reason
@@ -258,7 +261,7 @@ def test_other_data_another_template_and_another_model_are_refused(folder: Path,
     (tmp_path / "out" / "results.json").unlink()
     with pytest.raises(ValueError, match=r"model_hash is .* template_hash is"):
         run(other, data, tmp_path / "out", "pope", limit=2)
-    with pytest.raises(ValueError, match=r"holds results of another model \(model\)"):
+    with pytest.raises(ValueError, match=r"belongs to another run: model_hash is"):
         run(other, folder / "data", folder / "whole", "pope")
 
 
@@ -516,4 +519,4 @@ def test_another_kind_of_model(folder: Path, tmp_path: Path) -> None:
 )
 def test_impossible_settings(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EvalSettings(Path("m"), Path("d"), Path("o"), **options)
+        evaluate("m", data="d", output="o", **options)

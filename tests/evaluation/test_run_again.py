@@ -13,7 +13,7 @@ import pytest
 
 from aligngpt.evaluation import parallel as workers
 from aligngpt.evaluation import run as run_module
-from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.evaluation.types import EvalConfig
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 from tests.evaluation.judge.judge_server import JudgeServer, completion
 from tests.evaluation.mock_runs import content, lines, run, save_model
@@ -86,7 +86,7 @@ def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path
             folder / "data",
             tmp_path,
             "mmvet",
-            judge=JudgeConfig(judge_model="first", judge_url=server.url),
+            config=EvalConfig(judge_model="first", judge_url=server.url),
         )
     row = only_row(results)
     assert row["score"] == 50 and row["judge"]["model"] == "first" and row["judge"]["n_unreadable"] == 0
@@ -97,7 +97,7 @@ def test_the_score_names_its_judge_and_falls_with_another(folder: Path, tmp_path
             folder / "data",
             tmp_path,
             "mmvet",
-            judge=JudgeConfig(judge_model="second", judge_url=server.url),
+            config=EvalConfig(judge_model="second", judge_url=server.url),
         )
     row = only_row(results)
     assert (row["score"], row["judge"], row["failed"]) == (None, None, True)
@@ -173,7 +173,7 @@ def test_two_models_at_once_do_not_share_a_folder(
     answer = run_module.generate_predictions
 
     def meanwhile(*arguments: Any) -> None:
-        with pytest.raises(ValueError, match=r"holds results of another model \(model\)"):
+        with pytest.raises(ValueError, match=r"belongs to another run: model_hash is"):
             run(other, folder / "data", tmp_path / "out", "gqa")
         answer(*arguments)
 
@@ -184,7 +184,7 @@ def test_two_models_at_once_do_not_share_a_folder(
 
 def test_results_of_another_command(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"accuracy": 1}')
-    with pytest.raises(ValueError, match=r"results\.json: no schema_version.* not a file of eval run"):
+    with pytest.raises(ValueError, match=r"results\.json: no schema_version, expected 1"):
         run(folder / "model", folder / "data", tmp_path, "pope")
 
 

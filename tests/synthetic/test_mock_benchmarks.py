@@ -15,6 +15,7 @@ from aligngpt.data.images import load_image
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.tasks import EvalSettings, Task, open_task
+from aligngpt.evaluation.types import EvalConfig
 from aligngpt.synthetic import mock_benchmarks
 from aligngpt.synthetic.artifacts import MockBenchmarksInfo
 from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task_of(name: str, folder: Path) -> Task:
-    return open_task(BENCHMARKS[name], EvalSettings(Path("model"), folder, Path("out")))
+    return open_task(BENCHMARKS[name], EvalSettings(Path("model"), folder, Path("out"), EvalConfig()))
 
 
 def names() -> list[str]:

@@ -18,18 +18,18 @@ from aligngpt.cli.params import (
     FOLDER,
     NEW_FILE,
     NEW_FOLDER,
-    POSITIVE,
     SHARD,
+    TASKS,
     alignment_option,
     json_option,
     trained_option,
 )
-from aligngpt.modeling.settings import DTYPES
 
 if TYPE_CHECKING:
     from aligngpt.evaluation import artifacts
     from aligngpt.evaluation.benchmark import Benchmark
     from aligngpt.evaluation.judge.config import JudgeConfig
+    from aligngpt.evaluation.types import EvalConfig
 
 RUN_EXAMPLE = """
 aligngpt eval run --tasks pope,mme --model runs/model --data playground/data/eval --output runs/eval
@@ -54,6 +54,7 @@ aligngpt eval submission vizwiz --questions vizwiz/llava_test.jsonl --answers vi
     --output vizwiz/answers_upload/model.json
 """
 
+EVAL_PRESETS = "aligngpt.evaluation.types:EVAL_PRESETS"
 JUDGE_PRESETS = "aligngpt.evaluation.judge.config:JUDGE_PRESETS"
 _MAX_ROWS = 30  # values of a category in a table; JSON has them all
 _MAX_EXAMPLES = 48  # questions on the page of a comparison
@@ -79,41 +80,35 @@ def eval_group() -> None:
 # run -----------------------------------------------------------------------------------------------------------------
 
 
-@eval_group.command("run", cls=ConfigCommand, presets=JUDGE_PRESETS, example=RUN_EXAMPLE)
-@click.option("--tasks", metavar="NAME,...|all", required=True, help="Benchmarks; all runs those whose files exist.")
+@eval_group.command("run", cls=ConfigCommand, presets=EVAL_PRESETS, exclude=("alignment",), example=RUN_EXAMPLE)
+@click.option(
+    "--tasks", type=TASKS, metavar="NAME,...|all", required=True, help="Benchmarks; all runs those whose files exist."
+)
 @trained_option
 @click.option("--data", type=FOLDER, required=True, help="LLaVA's playground/data/eval, or a synthetic dataset.")
 @click.option("--output", type=NEW_FOLDER, required=True, help="Output folder; completed benchmarks are not run again.")
 @alignment_option
-@click.option("--batch-size", type=POSITIVE, default=16, help="Questions per batch.")
-@click.option("--num-workers", type=POSITIVE, help="Processes with a model each. [default: one per GPU]")
 @click.option("--shard", type=SHARD, help="Run shard i of n; run without --shard to merge. [default: all]")
-@click.option("--limit", type=POSITIVE, help="Run the first N questions, without a score. [default: all]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Type of the weights. [default: the model's own]")
 @json_option
-def run(tasks: str, output: Path, as_json: bool, config: JudgeConfig, **options: Any) -> None:
+def run(tasks: list[str], output: Path, as_json: bool, config: EvalConfig, alignment: Any, **arguments: Any) -> None:
     """Run benchmarks with a model and score its predictions.
 
     Interrupted runs resume. The output folder gets results.json, a page, and the predictions of each benchmark.
     """
     with logs_to_stderr():
-        from aligngpt.evaluation.run import run_benchmarks, select_benchmarks
-        from aligngpt.evaluation.tasks import EvalSettings
+        from aligngpt.evaluation.run import evaluate
 
-        benchmarks = select_benchmarks(tasks)
-        results = run_benchmarks(
-            benchmarks, EvalSettings(output=output, judge=config if config.judge_model else None, **options)
-        )
+        changes = {} if alignment is None else {"alignment": alignment}
+        results = evaluate(tasks=tasks, output=output, config=config, **arguments, **changes)
         page = _write_page(output)
-    names = {benchmark.name for benchmark in benchmarks}
-    rows = [row for row in results.benchmarks if row.benchmark in names]
+    rows = [row for row in results.benchmarks if row.benchmark in tasks]
     print_warnings(_warn_about_images(rows))
     if as_json:
         print_json(results.model_dump(mode="json") | {"report": page})
     else:
         _print_results(results, output, page)
     failures = [f"{row.benchmark}: {'; '.join(row.reasons)}; the predictions are kept" for row in rows if row.failed]
-    if failures and len(benchmarks) == 1:
+    if failures and len(tasks) == 1:
         raise click.ClickException(failures[0])
     print_warnings(failures)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.utils.models import find_model
-from aligngpt.utils.text import suggest
 
 if TYPE_CHECKING:
     from aligngpt.evaluation.benchmark import Benchmark
@@ -85,12 +84,15 @@ def _parse_shard(text: str) -> tuple[int, int]:
 
 
 def _parse_benchmark(name: str) -> Benchmark:
-    from aligngpt.evaluation.benchmarks import BENCHMARKS
+    from aligngpt.evaluation.benchmarks import get_benchmark
 
-    if name not in BENCHMARKS:
-        hint = suggest(name, BENCHMARKS) or f"; choose from {', '.join(BENCHMARKS)}"
-        raise ValueError(f"{name!r} is not a benchmark{hint}")
-    return BENCHMARKS[name]
+    return get_benchmark(name)
+
+
+def _parse_tasks(names: str) -> list[str]:
+    from aligngpt.evaluation.benchmarks import select_benchmarks
+
+    return [benchmark.name for benchmark in select_benchmarks(names)]
 
 
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -104,6 +106,7 @@ ALIGNMENT = Parsed("SETTING", _parse_alignment)
 LEVELS = Parsed("PATH", _parse_levels)
 SHARD = Parsed("I/N", _parse_shard)
 BENCHMARK = Parsed("NAME", _parse_benchmark)
+TASKS = Parsed("NAME,...|all", _parse_tasks)
 POSITIVE = click.IntRange(min=1)
 
 LEVELS_HELP = "Folder written by aligngpt level, or its levels.parquet"  # of every option that takes levels

@@ -298,6 +298,14 @@ class Comparison(Record):
     examples: list[DifferingSample] = Field(default=[], description="Some of them with question and image, for a page.")
     examples_note: str | None = Field(default=None, description="Why the examples have no question; null if they do.")
 
+    def __str__(self) -> str:
+        low, high = self.ci95
+        scores = ", ".join(f"{model.name} {model.score:.2f}" for model in (self.model, self.baseline))
+        return (
+            f"{self.title}, {self.metric}: {scores}, difference {self.difference:+.2f}, "
+            f"95% CI {low:.2f} to {high:.2f}, p = {self.p_value:.3g}"
+        )
+
 
 class SkippedComparison(Record):
     """A benchmark on which two models cannot be compared."""
@@ -305,3 +313,6 @@ class SkippedComparison(Record):
     benchmark: str = Field(description="Name of the benchmark.")
     title: str = Field(description="Title in tables.")
     reason: str = Field(description="Why.")
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.reason}"

@@ -7,7 +7,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def generate_predictions(
     Raises:
         ValueError: A worker failed, or another process writes to the same folder.
     """
-    num_workers = settings.num_workers or max(1, torch.cuda.device_count())
+    num_workers = settings.config.num_workers or max(1, torch.cuda.device_count())
     plans = [plan_work(states, settings, rank, num_workers) for rank in range(num_workers)]
     if num_workers > 1:
         _run_workers([plan for plan in plans if plan], settings, model, advance)
@@ -64,7 +64,7 @@ def plan_work(states: Sequence[TaskState], settings: EvalSettings, rank: int = 0
     shard, num_shards = settings.shard or (1, 1)
     plan = []
     for state in states:
-        assigned = state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards][rank::num_workers]
+        assigned = state.task.plan_batches(settings.config.batch_size)[shard - 1 :: num_shards][rank::num_workers]
         batches = [missing for batch in assigned if (missing := [index for index in batch if index in state.pending])]
         if batches:
             plan.append(Work(state.task.benchmark, batches, f"{shard}-of-{num_shards}.{rank}.jsonl"))
@@ -75,7 +75,7 @@ def _generate(
     work: Sequence[tuple[Task, Work]], settings: EvalSettings, info: ModelInfo, rank: int, advance: Advance
 ) -> None:
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    options = {} if settings.dtype is None else {"dtype": getattr(torch, settings.dtype)}
+    options = {} if settings.config.dtype is None else {"dtype": getattr(torch, settings.config.dtype)}
     model, processor = load_model(settings.model, device=device, **options)
     for task, item in work:
         with append_predictions(task.parts / item.part) as append:
@@ -95,7 +95,7 @@ def _predict(
     """Yield the predictions of each batch."""
     generation = GenerationSettings(
         max_new_tokens=task.benchmark.max_new_tokens,
-        alignment=settings.alignment,
+        alignment=settings.config.alignment,
         return_gate_weights=needs_gate(info.alignment),
     )
     prompts = ([build_question_prompt(task, index, processor) for index in batch] for batch in batches)
@@ -143,9 +143,8 @@ def _build_line(task: Task, index: int, completion: Completion, info: ModelInfo)
 def _run_workers(plans: Sequence[Sequence[Work]], settings: EvalSettings, model: ModelInfo, advance: Advance) -> None:
     context = torch.multiprocessing.get_context("spawn")
     messages = context.Queue()
-    without_judge = replace(settings, judge=None)
     workers = [
-        context.Process(target=_work, args=(plan, without_judge, model, rank, len(plans), messages), daemon=True)
+        context.Process(target=_work, args=(plan, settings, model, rank, len(plans), messages), daemon=True)
         for rank, plan in enumerate(plans)
     ]
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 from aligngpt.data.schema import json_type
 from aligngpt.evaluation.artifacts import Id
 from aligngpt.evaluation.types import Prediction, Predictions, Question
-from aligngpt.utils.io import parse_json, read_bytes
+from aligngpt.utils.io import decode_text, parse_json, parse_jsonl, read_bytes
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -51,17 +50,8 @@ def load(path: Path) -> bytes:
 
 
 def load_text(path: Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark.
-
-    Raises:
-        ValueError: If it is not UTF-8; the message names the line.
-    """
-    content = load(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 text; check that this is the right file") from None
+    """Read UTF-8 text; errors as `load` and `decode_text`."""
+    return decode_text(load(path), str(path))
 
 
 def load_json(path: Path) -> Any:
@@ -113,8 +103,9 @@ def load_records(path: Path) -> list[tuple[int, Record]]:
     if text.lstrip().startswith("["):
         values = list(enumerate(parse_json(text.encode(), str(path)), start=1))
     else:
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        values = [(number, _parse_line(line, path, number, number == lines[-1][0])) for number, line in lines]
+        if text.partition("\n")[0].strip() == "{":
+            raise ValueError(f"{path}: expected one JSON object per line or an array of them, got one object")
+        values = parse_jsonl(text, str(path))
     if not values:
         raise ValueError(f"{path}: no records; check that this is the right file and complete")
     for number, value in values:
@@ -122,19 +113,6 @@ def load_records(path: Path) -> list[tuple[int, Record]]:
             problem = f"expected an object, got {json_type(value)}"
             raise ValueError(f"{path}:{number}: {problem}; check that this is the right file")
     return values
-
-
-def _parse_line(line: str, path: Path, number: int, is_last: bool) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        if number == 1 and line.strip() == "{":
-            raise ValueError(f"{path}: expected one JSON object per line or an array of them, got one object") from None
-        hint = "; the last line is truncated" if is_last else ""
-        message = error.msg.removesuffix(" at")
-        raise ValueError(f"{path}:{number}: broken JSON: {message} at column {error.colno}{hint}") from None
-    except RecursionError:
-        raise ValueError(f"{path}:{number}: JSON nested too deeply to be read") from None
 
 
 def parse_records(

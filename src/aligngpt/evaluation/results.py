@@ -134,7 +134,7 @@ def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | N
     if task.benchmark.judge is None:
         return None
     path = _find_reviews_path(task)
-    if settings.judge is None:
+    if settings.config.judge is None:
         return None if path.is_file() else "not judged; pass --judge-url and --judge-model"
     from aligngpt.evaluation.judge.judge import judge_predictions
 
@@ -143,7 +143,7 @@ def _judge(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | N
         data=settings.data,
         answers=task.answers,
         output=path,
-        config=settings.judge,
+        config=settings.config.judge,
         show_progress=settings.show_progress,
     )
     return None
@@ -155,8 +155,8 @@ def _find_reviews_path(task: Task) -> Path:
 
 def _score(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | None:
     benchmark, path = task.benchmark, task.folder / BenchmarkScore.FILE
-    if settings.limit is not None:
-        return f"not scored: only the first {settings.limit} questions were run"
+    if settings.config.limit is not None:
+        return f"not scored: only the first {settings.config.limit} questions were run"
     answers = task.answers if benchmark.judge is None else _find_reviews_path(task)
     if not answers.is_file():
         path.unlink(missing_ok=True)
@@ -188,8 +188,8 @@ def _submit(task: Task, settings: EvalSettings, lines: Sequence[Line]) -> str | 
     benchmark = task.benchmark
     if benchmark.write_submission is None or benchmark.files.submission is None:
         return None
-    if settings.limit is not None:
-        return f"no submission: only the first {settings.limit} questions were run"
+    if settings.config.limit is not None:
+        return f"no submission: only the first {settings.config.limit} questions were run"
     path = task.folder / f"submission{Path(benchmark.files.submission).suffix}"
     name = benchmark.files.submission_questions
     questions = task.question_file if name is None else find(settings.data, name)

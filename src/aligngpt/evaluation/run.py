@@ -1,8 +1,8 @@
 """Run benchmarks with a model: generate predictions, score them, and collect the results.
 
-The output folder has `results.json` and a folder per benchmark: `run_config.json` (what makes the predictions what they
-are; never rewritten), `answers.jsonl` (the predictions), and files derived from them on every call: `score.json`,
-`gate_stats.json`, `submission.*`. A judge's reviews are kept in `reviews.*`. Interrupted runs resume.
+The output folder has `results.json`, `config.yaml` and a folder per benchmark: `run_config.json` (what makes the
+predictions what they are; never rewritten), `answers.jsonl` (the predictions), and files derived from them on every
+call: `score.json`, `gate_stats.json`, `submission.*`. A judge's reviews are in `reviews.*`. Interrupted runs resume.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aligngpt.evaluation.artifacts import BenchmarkResult, EvalResults, ModelInfo
 from aligngpt.evaluation.benchmark import Benchmark
-from aligngpt.evaluation.benchmarks import BENCHMARKS
-from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.evaluation.benchmarks import BENCHMARKS, select_benchmarks
 from aligngpt.evaluation.parallel import Advance, generate_predictions, plan_work
 from aligngpt.evaluation.results import finish_task
 from aligngpt.evaluation.tasks import (
@@ -29,12 +29,11 @@ from aligngpt.evaluation.tasks import (
     read_model_info,
     start_task,
 )
-from aligngpt.modeling.settings import Dtype
-from aligngpt.utils.errors import ArgumentError
+from aligngpt.evaluation.types import EvalConfig
+from aligngpt.utils.config import CONFIG_FILE, write_yaml
 from aligngpt.utils.io import versions
-from aligngpt.utils.output_dir import exclusive_lock
+from aligngpt.utils.output_dir import OutputDir, exclusive_lock
 from aligngpt.utils.progress import progress
-from aligngpt.utils.text import suggest
 
 _WAIT_SECONDS = 60.0  # for another call to write its rows
 _logger = logging.getLogger(__name__)
@@ -46,14 +45,10 @@ def evaluate(
     tasks: str | Sequence[str] = "all",
     data: str | Path,
     output: str | Path,
-    alignment: Any = None,
-    batch_size: int = 16,
-    num_workers: int | None = None,
+    config: EvalConfig | None = None,
     shard: tuple[int, int] | None = None,
-    limit: int | None = None,
-    dtype: Dtype | None = None,
-    judge: JudgeConfig | None = None,
     show_progress: bool = True,
+    **settings: Any,
 ) -> EvalResults:
     """Run benchmarks with a model; completed ones are not run again.
 
@@ -62,49 +57,19 @@ def evaluate(
         tasks: Names of benchmarks, as a list or separated by commas; `"all"` runs those whose files are in `data`.
         data: Folder of the benchmark files, LLaVA's `playground/data/eval`, or a synthetic dataset.
         output: Output folder.
-        alignment: Alignment setting: a name, a level from 1, or N weights; the model's own by default.
-        batch_size: Questions per batch.
-        num_workers: Processes with a model each; one per GPU by default.
+        config: Settings; the defaults of `EvalConfig` if omitted.
         shard: Shard (i, n) of this call, from 1; call without it to merge the shards.
-        limit: Only the first N questions, without a score.
-        dtype: Type of the weights; the model's own by default.
-        judge: Judge of LLaVA-Bench and MM-Vet.
         show_progress: Whether to show progress on standard error.
+        settings: Fields of `EvalConfig` that replace those of `config`, such as `alignment=3`.
 
     Raises:
         MissingData: Files of a benchmark are missing; of several benchmarks, all of them.
         ValueError: A name is unknown, a file is broken, or a folder belongs to another run.
     """
-    settings = EvalSettings(
-        model=model,
-        data=Path(data),
-        output=Path(output),
-        alignment=alignment,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        shard=shard,
-        limit=limit,
-        dtype=dtype,
-        judge=judge,
-        show_progress=show_progress,
+    config = replace(config or EvalConfig(), **settings)
+    return run_benchmarks(
+        select_benchmarks(tasks), EvalSettings(model, Path(data), Path(output), config, shard, show_progress)
     )
-    return run_benchmarks(select_benchmarks(tasks), settings)
-
-
-def select_benchmarks(tasks: str | Sequence[str]) -> list[Benchmark]:
-    """Return the benchmarks of these names, in the given order; `"all"` returns all of them.
-
-    Raises:
-        ValueError: A name is unknown; the message lists all names.
-    """
-    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
-    if names == ["all"]:
-        return list(BENCHMARKS.values())
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        hint = suggest(unknown[0], BENCHMARKS) or f"; choose from {', '.join(BENCHMARKS)}, or all"
-        raise ArgumentError(f"{unknown[0]!r} is not a benchmark{hint}")
-    return [BENCHMARKS[name] for name in dict.fromkeys(names)]
 
 
 def run_benchmarks(benchmarks: Sequence[Benchmark], settings: EvalSettings) -> EvalResults:
@@ -127,6 +92,7 @@ def run_benchmarks(benchmarks: Sequence[Benchmark], settings: EvalSettings) -> E
                 start_task(state, exclusive=settings.shard is None)
             if not rows:  # from now on the folder is this model's
                 _write_rows(settings.output, model, {})
+            write_yaml(settings.output / CONFIG_FILE, settings.config, "aligngpt eval run; settings of the last call")
         pending = [state for state in states if plan_work([state], settings)]
         for state in states:
             if state.is_complete and not state.pending:
@@ -168,17 +134,10 @@ def _read_rows(output: Path, model: ModelInfo) -> dict[str, BenchmarkResult]:
     Raises:
         ValueError: They are of another model, or the file is not one of `eval run`.
     """
-    path = output / EvalResults.FILE
-    if not path.is_file():
+    if not (output / EvalResults.FILE).is_file():
         return {}
-    try:
-        results = EvalResults.read(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; it is not a file of eval run: choose another --output or delete it") from None
-    if results.model_hash != model.model_hash:
-        raise ValueError(
-            f"{output} holds results of another model ({results.model}); choose another --output or delete this folder"
-        )
+    results = EvalResults.read(output)
+    OutputDir(output, {"model_hash": model.model_hash}, run_file=results.FILE, result_file=results.FILE).check()
     return {row.benchmark: row for row in results.benchmarks}
 
 
@@ -196,8 +155,8 @@ def _report_progress(states: Sequence[TaskState], settings: EvalSettings) -> Ite
     """Show the progress and the time left over all benchmarks."""
     titles = {state.task.benchmark.name: state.task.benchmark.title for state in states}
     shard, num_shards = settings.shard or (1, 1)
-    batches = [state.task.plan_batches(settings.batch_size)[shard - 1 :: num_shards] for state in states]
-    total = sum(len(batch) for own in batches for batch in own)
+    batches = [state.task.plan_batches(settings.config.batch_size)[shard - 1 :: num_shards] for state in states]
+    total = sum(len(batch) for planned in batches for batch in planned)
     left = sum(len(batch) for work in plan_work(states, settings) for batch in work.batches)
     with progress("loading the model", total, settings.show_progress, total - left) as advance:
         yield lambda name, count: advance(count, titles[name])

@@ -12,26 +12,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as config_dataclass
-
 from aligngpt.data.images import load_image
 from aligngpt.data.schema import BadImage, UnreadableImage
 from aligngpt.evaluation.artifacts import EvalRunConfig, ModelInfo
 from aligngpt.evaluation.benchmark import Benchmark
-from aligngpt.evaluation.judge.config import JudgeConfig
 from aligngpt.evaluation.readers import find
-from aligngpt.evaluation.types import Question
+from aligngpt.evaluation.types import EvalConfig, Question
 from aligngpt.inference.batch_generation import plan_batches
 from aligngpt.modeling.artifacts import Stage1Checkpoint
 from aligngpt.modeling.configuration import AlignGPTConfig
 from aligngpt.modeling.hub import resolve_model
 from aligngpt.modeling.processing import load_template, name_template
-from aligngpt.modeling.settings import Dtype, parse_setting
+from aligngpt.modeling.settings import parse_setting
 from aligngpt.modeling.tokens import MARK
 from aligngpt.synthetic.artifacts import DATASET_INFO
 from aligngpt.utils.constants import ALIGN_TOKEN
-from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json, versions
+from aligngpt.utils.io import file_size, fingerprint_file, hash_file, read_json, read_jsonl, versions
 from aligngpt.utils.models import name_model
 from aligngpt.utils.output_dir import OutputDir, shared_lock
 
@@ -47,21 +43,16 @@ class MissingData(FileNotFoundError):
     """Questions or images of a benchmark are missing; the message names the source."""
 
 
-@config_dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+@dataclass(frozen=True)
 class EvalSettings:
-    """How benchmarks are run."""
+    """The arguments of `evaluate`."""
 
-    model: str | Path = Field(description="Model folder, stage-1 checkpoint or hub name.")
-    data: Path = Field(description="Folder of the benchmark files, LLaVA's `playground/data/eval`.")
-    output: Path = Field(description="Output folder, with a folder per benchmark.")
-    alignment: Any = Field(default=None, description="Alignment setting; the model's own by default.")
-    batch_size: int = Field(default=16, ge=1, description="Questions per batch.")
-    num_workers: int | None = Field(default=None, ge=1, description="Processes with a model each; one per GPU.")
-    shard: tuple[int, int] | None = Field(default=None, description="Shard (i, n) of this call, from 1; None for all.")
-    limit: int | None = Field(default=None, ge=1, description="Only the first N questions, without a score.")
-    dtype: Dtype | None = Field(default=None, description="Type of the weights; the model's own by default.")
-    judge: JudgeConfig | None = Field(default=None, description="Judge of LLaVA-Bench and MM-Vet.")
-    show_progress: bool = Field(default=True, description="Show progress.")
+    model: str | Path
+    data: Path
+    output: Path
+    config: EvalConfig
+    shard: tuple[int, int] | None = None
+    show_progress: bool = True
 
     def __post_init__(self) -> None:
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
@@ -117,7 +108,7 @@ def open_task(benchmark: Benchmark, settings: EvalSettings) -> Task:
     path = find(settings.data, files.questions)
     if path is None:
         raise MissingData(f"{settings.data / files.questions}: no such file; {remedy}")
-    questions = tuple(benchmark.read_questions(path)[: settings.limit])
+    questions = tuple(benchmark.read_questions(path)[: settings.config.limit])
     for question in questions:
         _check_text(question, path)
     images = None if files.images is None else settings.data / files.images
@@ -172,16 +163,18 @@ def read_model_info(settings: EvalSettings) -> ModelInfo:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no chat template; pass a folder that aligngpt finetune or convert wrote")
         template = load_template(path)
-    alignment = parse_setting(default if settings.alignment is None else settings.alignment, levels)
+    alignment = parse_setting(default if settings.config.alignment is None else settings.config.alignment, levels)
     if not aligned and alignment != "none":
-        raise ValueError(f"{settings.model} was trained without alignment; omit --alignment {settings.alignment}")
+        raise ValueError(
+            f"{settings.model} was trained without alignment; omit --alignment {settings.config.alignment}"
+        )
     return ModelInfo(
         model=name_model(folder),
         model_hash=_fingerprint(folder),
         template=name_template(template) or "custom",
         template_hash=hashlib.sha256(template.encode()).hexdigest(),
         alignment=list(alignment) if isinstance(alignment, tuple) else alignment,
-        dtype=settings.dtype or str(dtype).removeprefix("torch."),
+        dtype=settings.config.dtype or str(dtype).removeprefix("torch."),
     )
 
 
@@ -288,8 +281,8 @@ class TaskState:
         """Read the predictions so far: the complete ones, replaced by later ones where an image was unreadable."""
         records = read_worker_files(self.task.parts, len(self.task.questions))
         if self.is_complete:
-            for index, line in enumerate(self.task.answers.read_text(encoding="utf-8").splitlines()):
-                complete = PredictionRecord(index, json.loads(line), 0.0)
+            for index, line in enumerate(read_jsonl(self.task.answers)):
+                complete = PredictionRecord(index, line, 0.0)
                 if index not in records or not complete.unreadable:
                     records[index] = complete
         self.records = records
@@ -303,7 +296,7 @@ def describe_task(task: Task, settings: EvalSettings, model: ModelInfo) -> TaskS
         **dict(model),
         benchmark=task.benchmark.name,
         generation={"do_sample": False, "num_beams": 1, "max_new_tokens": task.benchmark.max_new_tokens},
-        limit=settings.limit,
+        limit=settings.config.limit,
         data_hash=hash_file(task.question_file),
         data_note=read_json(info).get("note") if info.is_file() else None,
         image_sizes=sizes,
@@ -321,18 +314,15 @@ def start_task(state: TaskState, exclusive: bool) -> None:
     Raises:
         ValueError: The folder belongs to another run, or its images have changed.
     """
-    task, run_file = state.task, state.output.run_file
+    task, output = state.task, state.output
     has_predictions = state.is_complete or any(path.stat().st_size for path in task.parts.glob("*.jsonl"))
-    if exclusive and not has_predictions:
-        run_file.unlink(missing_ok=True)
+    reset = exclusive and not has_predictions
+    if reset:
         shutil.rmtree(task.parts, ignore_errors=True)
-    state.output.check()
+    output.start(reset=reset, **state.config.model_dump(mode="json", exclude=set(output.identity)))
     state.read()
     state.pending = frozenset(filter(state.is_pending, range(len(task.questions))))
-    if run_file.is_file():
-        _check_sizes(state, EvalRunConfig.read(run_file))
-    else:
-        state.config.write(run_file)
+    _check_sizes(state, EvalRunConfig.read(output.run_file))
 
 
 def _check_sizes(state: TaskState, existing: EvalRunConfig) -> None:

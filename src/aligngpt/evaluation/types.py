@@ -1,15 +1,45 @@
-"""Records of evaluation: questions, predictions, ground truth and scores."""
+"""Settings and records of evaluation: questions, predictions, ground truth and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as config_dataclass
 
 from aligngpt.data.schema import UnreadableImage
 from aligngpt.evaluation.artifacts import Id, PredictionCounts, SampleScore
+from aligngpt.evaluation.judge.config import JudgeConfig
+from aligngpt.modeling.settings import Dtype
+from aligngpt.utils.config import STRICT
 
 Protocol = Literal["official", "strict"]
+
+
+@config_dataclass(frozen=True, config=STRICT)
+class EvalConfig(JudgeConfig):
+    """How a model is evaluated, and by which judge where a benchmark needs one."""
+
+    alignment: Any = Field(
+        default=None, description="Alignment setting: a name, a level from 1, or N weights; none for the model's own."
+    )
+    batch_size: int = Field(default=16, ge=1, description="Questions per batch.")
+    num_workers: int | None = Field(
+        default=None, ge=1, description="Processes, each of which loads the model; none for one per GPU."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Run the first N questions, without a score.")
+    dtype: Dtype | None = Field(default=None, description="Type of the weights; none for the model's own.")
+
+    @property
+    def judge(self) -> JudgeConfig | None:
+        """The fields of the judge; None without a judge."""
+        values = {field.name: getattr(self, field.name) for field in fields(JudgeConfig)}
+        return JudgeConfig(**values) if self.judge_model else None
+
+
+EVAL_PRESETS = {"default": EvalConfig()}
 
 
 @dataclass(frozen=True)

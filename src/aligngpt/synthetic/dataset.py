@@ -10,7 +10,6 @@ dataset_info.json       settings
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from aligngpt.synthetic.scenes import (
     sample_scene,
     sample_scenes,
 )
-from aligngpt.utils.io import atomic_path, write_json, write_jsonl
+from aligngpt.utils.io import atomic_path, read_jsonl, write_json, write_jsonl
 from aligngpt.utils.output_dir import OutputDir
 from aligngpt.utils.progress import Advance, progress
 
@@ -144,8 +143,7 @@ def read_questions(data: str | Path) -> list[dict[str, Any]]:
     path = Path(data) / QUESTIONS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write the dataset with `aligngpt synthetic generate`")
-    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [record | {"objects": [SceneObject(**item) for item in record["objects"]]} for record in records]
+    return [record | {"objects": [SceneObject(**item) for item in record["objects"]]} for record in read_jsonl(path)]
 
 
 def _train_image(index: int) -> str:

@@ -112,6 +112,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return parse_json(read_bytes(path), str(path))
 
 
+def read_jsonl(path: str | os.PathLike[str]) -> list[Any]:
+    """Read one JSON value per line; errors as `read_bytes`, `decode_text` and `parse_jsonl`."""
+    return [value for _, value in parse_jsonl(decode_text(read_bytes(path), str(path)), str(path))]
+
+
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Read a whole file.
 
@@ -134,15 +139,46 @@ def parse_json(content: bytes, source: str) -> Any:
     Raises:
         ValueError: `content` is not UTF-8 or not JSON; the message is `source:line:column: reason`.
     """
+    text = decode_text(content, source)
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{source}:{line}: not UTF-8 text (byte {error.start}); store the file as UTF-8") from error
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source}:{error.lineno}:{error.colno}: broken JSON: {error.msg}") from error
     except RecursionError:
         raise ValueError(f"{source}: JSON nested too deeply to be read") from None
+
+
+def parse_jsonl(text: str, source: str) -> list[tuple[int, Any]]:
+    """Parse one JSON value per line and return each with its line, from 1; blank lines are skipped.
+
+    Raises:
+        ValueError: A line is not JSON; the message is `source:line: reason`.
+    """
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    values = []
+    for number, line in lines:
+        try:
+            values.append((number, json.loads(line)))
+        except json.JSONDecodeError as error:
+            hint = "; the last line is truncated" if number == lines[-1][0] else ""
+            message = error.msg.removesuffix(" at")
+            raise ValueError(f"{source}:{number}: broken JSON: {message} at column {error.colno}{hint}") from None
+        except RecursionError:
+            raise ValueError(f"{source}:{number}: JSON nested too deeply to be read") from None
+    return values
+
+
+def decode_text(content: bytes, source: str) -> str:
+    """Decode UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8; the message is `source:line: reason`.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{source}:{line}: not UTF-8 text (byte {error.start}); store the file as UTF-8") from None
 
 
 def file_size(path: Path) -> int:
