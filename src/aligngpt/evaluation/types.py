@@ -39,7 +39,7 @@ class EvalConfig(JudgeConfig):
         return JudgeConfig(**values) if self.judge_model else None
 
 
-EVAL_PRESETS = {"default": EvalConfig()}
+EVAL_PRESETS = {"default": EvalConfig}
 
 
 @dataclass(frozen=True)
