@@ -305,6 +305,13 @@ def test_loading_prints_nothing(trained: Path, tmp_path: Path, verb: str) -> Non
     assert "Loading weights" not in done.stderr and "LOAD REPORT" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_a_level_that_the_model_lacks_is_a_usage_error(model: Path, verb: str) -> None:
+    (model / "config.json").write_text('{"num_alignment_levels": 4}')
+    done = invoke(verb, "--model", model, "--alignment", "9", *(["--prompt", "a"] if verb == "generate" else []))
+    assert done.exit_code == 2 and "a level from 1 to 4" in done.stderr
+
+
 def test_an_empty_prompt_is_a_usage_error(model: Path) -> None:
     done = invoke("generate", "--model", model, "--prompt", " ")
     assert done.exit_code == 2

@@ -48,6 +48,7 @@ def generate(
     """Answer one prompt about images."""
     if not prompt.strip():
         raise click.BadParameter("the prompt is empty.", param_hint="'--prompt'")
+    _check_alignment(model, alignment)
     started = time.monotonic()
     with logs_to_stderr() if as_json else quiet_loading():
         with status(f"loading {model}"):
@@ -71,7 +72,17 @@ def generate(
 @temperature_option
 def chat(**arguments: Any) -> None:
     """Chat with a model about images in the terminal."""
+    _check_alignment(arguments["model"], arguments["alignment"])
     with quiet_loading():
         from aligngpt.serving.terminal import chat
 
         chat(**arguments)
+
+
+def _check_alignment(model: str | Path, alignment: Any) -> None:
+    """Check a setting for the number of levels of a local model, before torch is imported."""
+    if alignment is not None and isinstance(model, Path):
+        from aligngpt.modeling.hub import read_num_levels
+        from aligngpt.modeling.settings import parse_setting
+
+        parse_setting(alignment, read_num_levels(model))

@@ -28,7 +28,7 @@ class BackboneReference(Record):
 class Stage1Settings(Record):
     """Arguments of `from_backbones` that rebuild the model of stage 1."""
 
-    template: str = Field(description="Chat template for stage 2: a built-in name or a Jinja file.")
+    template: str = Field(description="Chat template for stage 2: a bundled name or a Jinja file.")
     num_alignment_levels: int = Field(description="Number of levels N, the rows of the alignment table.")
     image_aspect_ratio: Literal["pad", "square"] = Field(
         default="pad", description="Pad images to a square, or resize and crop."
@@ -72,7 +72,7 @@ class ConversionReport(RunArtifact):
     kind: Literal["complete", "stage 1"] = Field(description="Complete model, or projector and alignment table.")
     inputs: dict[str, Any] = Field(description="Fingerprints of the source; equal inputs are not converted again.")
     language_model: str = Field(description="Type of the language model, such as `llama`.")
-    template: str = Field(description="Name of the built-in chat template, or `custom`.")
+    template: str = Field(description="Name of the bundled chat template, or `custom`.")
     num_alignment_levels: int = Field(description="Number of levels N.")
     image_seq_length: int = Field(description="Tokens per image.")
     dtype: str = Field(description="Data type of the weights.")

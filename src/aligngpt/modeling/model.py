@@ -145,7 +145,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGenerationMixin, PreTrainedModel)
         Args:
             language_model: Any `AutoModelForCausalLM` with its tokenizer, see `hub.resolve_model`.
             vision_tower: A CLIP or SigLIP model, or its vision part, with its image processor.
-            template: Name of a built-in chat template, or a path to a Jinja file.
+            template: Name of a bundled chat template, or a path to a Jinja file.
             dtype: Type of all weights.
             attn_implementation: For example `"sdpa"`, `"eager"`, `"flex_attention"` or `"flash_attention_2"`.
             image_aspect_ratio: `"pad"` to a square, or `"square"`: resize and crop.

@@ -336,7 +336,7 @@ class AlignGPTProcessor(ProcessorMixin):
 
 
 def load_template(template: str | Path) -> str:
-    """Return the text of a chat template, by the name of a built-in one or the path of a Jinja file.
+    """Return the text of a chat template, by the name of a bundled one or the path of a Jinja file.
 
     Raises:
         ValueError: It is neither.
@@ -352,12 +352,12 @@ def load_template(template: str | Path) -> str:
 
 
 def list_templates() -> list[str]:
-    """Return the names of the built-in chat templates."""
+    """Return the names of the bundled chat templates."""
     return sorted(path.stem for path in TEMPLATES.glob("[!_]*.jinja"))
 
 
 def name_template(text: str) -> str | None:
-    """Return the name of the built-in chat template with this text, or `None`."""
+    """Return the name of the bundled chat template with this text, or `None`."""
     return next((name for name in list_templates() if load_template(name).strip() == text.strip()), None)
 
 

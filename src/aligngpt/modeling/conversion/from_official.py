@@ -90,7 +90,7 @@ def convert_official(
         output: The folder to write.
         vision_tower: The vision tower; required if the path in config.json does not exist here.
         language_model: The language model of a stage-1 file, or of a checkpoint without tokenizer.
-        template: Name of a built-in chat template, or a Jinja file; by default the one of an exported model, or that
+        template: Name of a bundled chat template, or a Jinja file; by default the one of an exported model, or that
             of the type of language model.
 
     Raises:
