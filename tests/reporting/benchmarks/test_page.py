@@ -226,7 +226,7 @@ def test_a_synthetic_benchmark_alone_has_bars(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("results.json", "[]", r"results\.json: no schema_version"),
-        ("results.json", '{"schema_version": 1}', r"results\.json: model: Field required"),
+        ("results.json", '{"schema_version": 1}', r"results\.json: versions: Field required"),
         ("results.json", "{", "results.json:1:2: broken JSON"),
         ("gqa/gate_stats.json", '{"schema_version": 1, "overall": 3}', r"gate_stats\.json: overall"),
         ("gqa/score.json", '{"score": 1}', r"score\.json: no schema_version"),
