@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from aligngpt import __version__
 from aligngpt.cli import cli
 from aligngpt.cli.base import Program, explain_error
-from aligngpt.cli.output import cell, logs_to_stderr, print_json, print_table, to_jsonable
+from aligngpt.cli.output import format_cell, logs_to_stderr, print_json, print_table, to_jsonable
 from aligngpt.cli.params import ALIGNMENT
 from aligngpt.data.schema import BadRecord, StrictDataError
 
@@ -408,7 +408,7 @@ def test_to_jsonable_leaves_numbers_and_truth_alone() -> None:
      (True, "True"), ("x", "x")],
 )  # fmt: skip
 def test_cells(value: Any, text: str) -> None:
-    assert cell(value) == text
+    assert format_cell(value) == text
 
 
 def test_tables_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def print_json(result: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table with numbers aligned to the right; see `cell`.
+    """Print a table with numbers aligned to the right; see `format_cell`.
 
     Args:
         title: Line above the table.
@@ -108,12 +108,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         is_numeric = all(isinstance(row[index], int | float | None) for row in rows)
         table.add_column(header, justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(cell, row))
+        table.add_row(*map(format_cell, row))
     console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(table)
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """Return the text of a table cell: a float with three digits, a missing value as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
@@ -124,7 +124,11 @@ def cell(value: Any) -> str:
 
 def format_interval(value: float, interval: Sequence[float] | None) -> str:
     """Return a value with its confidence interval, such as `0.812 (0.790 to 0.831)`."""
-    return cell(value) if interval is None else f"{cell(value)} ({cell(interval[0])} to {cell(interval[1])})"
+    return (
+        format_cell(value)
+        if interval is None
+        else f"{format_cell(value)} ({format_cell(interval[0])} to {format_cell(interval[1])})"
+    )
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

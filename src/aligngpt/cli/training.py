@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.output import cell, logs_to_stderr, print_json, print_next_step, print_table
+from aligngpt.cli.output import format_cell, logs_to_stderr, print_json, print_next_step, print_table
 from aligngpt.cli.params import (
     FOLDER,
     LEVELS,
@@ -90,7 +90,7 @@ def _print_training(result: TrainResult, output: Path, as_json: bool, is_complet
         print_json(result.model_dump(exclude={"schema_version"}))
         return
     if is_complete:
-        click.echo(f"final loss {cell(result.final_loss)} after {result.global_step:,} optimizer steps")
+        click.echo(f"final loss {format_cell(result.final_loss)} after {result.global_step:,} optimizer steps")
         return
     rows = {
         "optimizer steps": result.global_step,
