@@ -16,7 +16,7 @@ from typing import Any
 
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import missing_note, percent, score_targets
+from aligngpt.evaluation.matching import describe_missing, percent, score_targets
 from aligngpt.evaluation.scoring import score_files
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 
@@ -37,7 +37,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
 
     samples, counts = score_targets(targets, predictions, compare)
     accuracy = percent(samples)
-    notes = missing_note(counts, "both protocols do the same")
+    notes = describe_missing(counts, "both protocols do the same")
     return Score(accuracy, f"{accuracy:.1f}", samples, counts, {"accuracy": accuracy}, notes)
 
 

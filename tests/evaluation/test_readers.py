@@ -196,4 +196,4 @@ def test_collect_files_and_locate_file(tmp_path: Path) -> None:
         files.locate_file([tmp_path], ("x.json", "y.json"), "labels")
     with pytest.raises(ValueError, match="the labels are missing; pass --labels"):
         files.locate_file([], ("x.json",), "labels")
-    assert files.parent_folders([tmp_path, tmp_path / "c.txt"]) == [tmp_path, tmp_path]
+    assert files.list_folders([tmp_path, tmp_path / "c.txt"]) == [tmp_path, tmp_path]

@@ -15,7 +15,7 @@ from aligngpt.evaluation.artifacts import BenchmarkScore, PredictionCounts, Samp
 from aligngpt.evaluation.benchmark import Benchmark
 from aligngpt.evaluation.benchmarks import BENCHMARKS
 from aligngpt.evaluation.matching import match_predictions
-from aligngpt.evaluation.scoring import compute_metric, metric_interval, resample_metric, score_files
+from aligngpt.evaluation.scoring import compute_interval, compute_metric, resample_metric, score_files
 from aligngpt.evaluation.types import Prediction, Predictions
 from tests.evaluation.benchmark_files import answer_lines, scored, write_json
 
@@ -59,13 +59,13 @@ def test_headlines_of_strata() -> None:
 
 def test_an_interval_is_that_of_the_headline() -> None:
     many = samples([1.0, 0.0] * 200)
-    low, high = metric_interval(many, MEAN) or (0, 0)
+    low, high = compute_interval(many, MEAN) or (0, 0)
     assert high - low == pytest.approx(100 * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
     assert low < 50 < high
-    assert metric_interval([], MEAN) is None
-    assert metric_interval(samples([1.0, 1.0]), MEAN) is None  # no width
+    assert compute_interval([], MEAN) is None
+    assert compute_interval(samples([1.0, 1.0]), MEAN) is None  # no width
     # The sum of two strata varies as their variances add up.
-    low, high = metric_interval(samples([1.0, 0.0] * 200, "a") + samples([1.0, 0.0] * 200, "b", 400), SUM) or (0, 0)
+    low, high = compute_interval(samples([1.0, 0.0] * 200, "a") + samples([1.0, 0.0] * 200, "b", 400), SUM) or (0, 0)
     assert high - low == pytest.approx(200 * math.sqrt(2) * 2 * 1.96 * 0.5 / math.sqrt(400), rel=0.1)
 
 

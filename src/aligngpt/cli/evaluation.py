@@ -127,7 +127,8 @@ def _print_results(results: artifacts.EvalResults, output: Path, page: Path | No
     columns = ("benchmark", "metric", "score", "95% CI", "samples", "missing")
     complete = [row for row in results.benchmarks if row.n_questions is not None]
     rows = [
-        [row.title, row.metric, row.formatted, _interval(row.ci95), row.n_samples, row.n_missing] for row in complete
+        [row.title, row.metric, row.formatted, _format_interval(row.ci95), row.n_samples, row.n_missing]
+        for row in complete
     ]
     print_table(f"Benchmarks in {output}", columns, rows)
     for row in results.benchmarks:
@@ -181,9 +182,9 @@ def _print_score(benchmark: Benchmark, result: artifacts.BenchmarkScore) -> None
     other = "strict" if result.protocol == "official" else "official"
     rows: list[list[Any]] = [
         [benchmark.metric, result.formatted],
-        ["95% CI", _interval(result.ci95)],
+        ["95% CI", _format_interval(result.ci95)],
         ["samples", result.n_samples],
-        [f"{other} protocol", _digits(result.protocols[other])],
+        [f"{other} protocol", _format_number(result.protocols[other])],
         ["predictions", result.counts.n_predictions],
         ["missing", result.counts.n_missing],
         ["extra", result.counts.n_extra],
@@ -197,18 +198,19 @@ def _print_score(benchmark: Benchmark, result: artifacts.BenchmarkScore) -> None
         if 1 < len(groups) <= _MAX_ROWS:
             title = category.replace("_", " ")
             cells = [
-                [name, group.n_samples, _digits(group.score), _interval(group.ci95)] for name, group in groups.items()
+                [name, group.n_samples, _format_number(group.score), _format_interval(group.ci95)]
+                for name, group in groups.items()
             ]
             print_table(f"By {title}", (title, "samples", "score", "95% CI"), cells)
     _print_notes(result.notes)
 
 
-def _digits(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "-" if bounds is None or bounds[0] == bounds[1] else " to ".join(map(_digits, bounds))
+def _format_interval(bounds: Sequence[float] | None) -> str:
+    return "-" if bounds is None or bounds[0] == bounds[1] else " to ".join(map(_format_number, bounds))
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -277,10 +279,10 @@ def _print_comparison(result: artifacts.Comparison | artifacts.SkippedComparison
         return
     model, baseline = result.model, result.baseline
     rows: list[list[Any]] = [
-        [model.name, _digits(model.score)],
-        [baseline.name, _digits(baseline.score)],
+        [model.name, _format_number(model.score)],
+        [baseline.name, _format_number(baseline.score)],
         ["difference", f"{result.difference:+.2f}"],
-        ["95% CI", _interval(result.ci95)],
+        ["95% CI", _format_interval(result.ci95)],
         [f"p, exact {result.test} test", f"{result.p_value:.3g}"],
         ["samples", result.n_samples],
         [f"{model.name} better", model.n_better],

@@ -68,7 +68,7 @@ def group_samples(samples: Iterable[SampleScore], category: str) -> dict[str, li
     return groups
 
 
-def missing_note(counts: PredictionCounts, official_behavior: str) -> tuple[str, ...]:
+def describe_missing(counts: PredictionCounts, official_behavior: str) -> tuple[str, ...]:
     """Return a note about missing predictions and what the official scorer does with them; nothing if none is."""
     if not counts.n_missing:
         return ()
@@ -90,7 +90,7 @@ def percent_by_category(samples: Iterable[SampleScore], category: str) -> dict[s
     return {value: round(percent(group), 2) for value, group in sorted(group_samples(samples, category).items())}
 
 
-def predicted_texts(ids: Sequence[Id], predictions: Predictions) -> list[tuple[Id, str]]:
+def get_predicted_texts(ids: Sequence[Id], predictions: Predictions) -> list[tuple[Id, str]]:
     """Return each id with its predicted text for a submission, empty where it is missing."""
     matches, _ = match_predictions(ids, predictions)
     return [(name, matches[str(name)].text if str(name) in matches else "") for name in ids]

@@ -229,7 +229,7 @@ def require_labels(paths: Sequence[Path], description: str) -> None:
         raise ValueError(f"the {description} are missing; pass --labels")
 
 
-def parent_folders(paths: Sequence[Path]) -> list[Path]:
+def list_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the given folders, and the folders of given files."""
     return [path if path.is_dir() else path.parent for path in paths]
 

@@ -58,7 +58,7 @@ def score_files(
         protocol=protocol,
         score=_finite(score.value),
         formatted=score.formatted,
-        ci95=metric_interval(counted, benchmark),
+        ci95=compute_interval(counted, benchmark),
         n_samples=len(counted),
         counts=score.counts,
         protocols={name: _finite(values.get(name)) for name in ("official", "strict")},
@@ -85,7 +85,7 @@ def _finite(value: float | None) -> float | None:
 
 def compute_metric(samples: Sequence[SampleScore], benchmark: Benchmark) -> float:
     """Return the primary metric of samples, combined from their aggregation groups; NaN of no samples."""
-    ratios = [_ratio(group) for group in _aggregation_groups(samples)]
+    ratios = [_ratio(group) for group in _group_for_aggregation(samples)]
     combined = sum(ratios) if benchmark.combine == "sum" else sum(ratios) / len(ratios) if ratios else math.nan
     return benchmark.scale * combined
 
@@ -95,7 +95,7 @@ def _ratio(samples: Sequence[SampleScore]) -> float:
     return math.fsum(sample.terms[0] for sample in samples) / denominator if denominator else 0.0
 
 
-def _aggregation_groups(samples: Sequence[SampleScore]) -> list[list[SampleScore]]:
+def _group_for_aggregation(samples: Sequence[SampleScore]) -> list[list[SampleScore]]:
     groups: dict[str, list[SampleScore]] = {}
     for sample in samples:
         if sample.aggregation_group is not None:
@@ -110,7 +110,7 @@ def resample_metric(models: Sequence[Sequence[SampleScore]], benchmark: Benchmar
     """
     rng = np.random.default_rng(0)
     sums = [np.zeros(1)] * len(models)
-    groups = [_aggregation_groups(samples) for samples in models]
+    groups = [_group_for_aggregation(samples) for samples in models]
     for group in zip(*groups, strict=True):
         terms = [
             ([sample.terms[0] for sample in samples], [sample.terms[1] for sample in samples]) for samples in group
@@ -120,7 +120,7 @@ def resample_metric(models: Sequence[Sequence[SampleScore]], benchmark: Benchmar
     return [benchmark.scale * ratios / divisor for ratios in sums]
 
 
-def metric_interval(samples: Sequence[SampleScore], benchmark: Benchmark) -> Interval | None:
+def compute_interval(samples: Sequence[SampleScore], benchmark: Benchmark) -> Interval | None:
     """Return the 95% bootstrap interval of the primary metric; None if it is undefined or has no width."""
     if not samples:
         return None
@@ -146,4 +146,4 @@ def _score_group(samples: Sequence[SampleScore], benchmark: Benchmark) -> GroupS
     single = replace(benchmark, combine="mean")
     same = [replace(sample, aggregation_group="all") for sample in samples]
     score = _finite(compute_metric(same, single))
-    return GroupScore(score=score, ci95=metric_interval(same, single), n_samples=len(same))
+    return GroupScore(score=score, ci95=compute_interval(same, single), n_samples=len(same))

@@ -10,7 +10,7 @@ from typing import Any
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import group_samples, missing_note, percent, percent_by_category, score_targets
+from aligngpt.evaluation.matching import describe_missing, group_samples, percent, percent_by_category, score_targets
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 
 _QUESTIONS = ("testdev_balanced_questions.json", "*questions.json", "data/*questions.json")
@@ -80,7 +80,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
             for title, category in _DETAILED.items()
         },
     }
-    notes = missing_note(counts, "the official scorer stops with an error") if protocol == "official" else ()
+    notes = describe_missing(counts, "the official scorer stops with an error") if protocol == "official" else ()
     return Score(accuracy, f"{accuracy:.2f}", samples, counts, details, notes)
 
 

@@ -14,7 +14,7 @@ from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id, SampleScore
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.judge.judge import Judge, JudgedPrediction, JudgeRequest, JudgeRequests, match_for_judge
-from aligngpt.evaluation.matching import match_predictions, missing_note, predicted_texts
+from aligngpt.evaluation.matching import describe_missing, get_predicted_texts, match_predictions
 from aligngpt.evaluation.types import Prediction, Predictions, Protocol, Question, Score, Target
 from aligngpt.utils.io import write_json
 
@@ -106,7 +106,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     if not samples:
         raise ValueError(f"{predictions.source}: no score is readable; use another judge")
     totals, details = _summarize(samples, scores)
-    notes = missing_note(counts, "the official evaluator does the same")
+    notes = describe_missing(counts, "the official evaluator does the same")
     if unreadable:
         effect = "counted as 0, as in the official evaluator" if protocol == "official" else "skipped"
         notes += (f"questions with an unreadable score, {effect}: {', '.join(unreadable)}",)
@@ -141,7 +141,7 @@ def _round(value: Any) -> float:
 
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the file of the online evaluator: an object of `v1_<question id>` to prediction."""
-    rows = predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
+    rows = get_predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
     write_json(output, {f"{_PREFIX}{name}": text for name, text in rows})
 
 

@@ -47,7 +47,7 @@ def read_labels(paths: Sequence[Path]) -> PopeLabels:
     if not subsets:
         raise ValueError(f"{paths[0]}: no POPE labels; expected {' or '.join(_LABELS)}")
     if not questions:
-        folders = readers.parent_folders(paths)
+        folders = readers.list_folders(paths)
         files = readers.collect_files([*folders, *(folder.resolve().parent for folder in folders)], _QUESTIONS)
         questions = _read_questions(files[0]) if files else []
     questions = [question for question in questions if question.groups["subset"] in subsets]

@@ -43,7 +43,7 @@ def read_labels(paths: Sequence[Path]) -> list[Target]:
         load(path)
     for name in (_PROBLEMS, _SPLITS):
         if name not in contents:
-            load(readers.locate_file(readers.parent_folders(paths), (name,), name))
+            load(readers.locate_file(readers.list_folders(paths), (name,), name))
     problems = contents[_PROBLEMS]
     ids = [(str(name), problems) for name in contents[_SPLITS][_SPLIT]]
     return readers.parse_records(ids, _target, files[_PROBLEMS], "ScienceQA question")

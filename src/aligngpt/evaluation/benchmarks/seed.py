@@ -10,7 +10,7 @@ from typing import Any
 from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import group_samples, match_predictions, percent, predicted_texts, score_target
+from aligngpt.evaluation.matching import get_predicted_texts, group_samples, match_predictions, percent, score_target
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_jsonl
 
@@ -89,7 +89,7 @@ def _as_number(name: Id) -> Id:
 
 def write_submission(questions: Path, predictions: Predictions, output: Path) -> None:
     """Write the leaderboard's file: a line per question in the order of the label file, empty if it is missing."""
-    rows = predicted_texts([str(target.id) for target in read_labels([questions])], predictions)
+    rows = get_predicted_texts([str(target.id) for target in read_labels([questions])], predictions)
     write_jsonl(output, [{"question_id": name, "prediction": text} for name, text in rows])
 
 

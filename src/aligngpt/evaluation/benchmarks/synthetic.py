@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aligngpt.evaluation.artifacts import SampleScore
 from aligngpt.evaluation.benchmark import Benchmark, BenchmarkFiles
-from aligngpt.evaluation.matching import missing_note, percent, percent_by_category, score_targets
+from aligngpt.evaluation.matching import describe_missing, percent, percent_by_category, score_targets
 from aligngpt.evaluation.metrics import count_matches
 from aligngpt.evaluation.readers import locate_file
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
@@ -45,7 +45,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     ]
     accuracy = percent(samples)
     details = {"accuracy": accuracy, "accuracy_by_kind": percent_by_category(samples, "kind")}
-    notes = missing_note(counts, "both protocols do the same")
+    notes = describe_missing(counts, "both protocols do the same")
     return Score(accuracy, f"{accuracy:.2f}", [*samples, *objects], counts, details, notes)
 
 

@@ -11,7 +11,13 @@ from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES, Id
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.matching import match_predictions, missing_note, percent, percent_by_category, score_targets
+from aligngpt.evaluation.matching import (
+    describe_missing,
+    match_predictions,
+    percent,
+    percent_by_category,
+    score_targets,
+)
 from aligngpt.evaluation.types import Predictions, Protocol, Question, Score, Target
 from aligngpt.utils.io import write_json
 
@@ -36,7 +42,7 @@ def read_labels(paths: Sequence[Path]) -> VizWizLabels:
     readers.require_labels(paths, "VizWiz annotations")
     targets: list[Target] = []
     image_of: dict[str, str] = {}
-    files = readers.collect_files(readers.parent_folders(paths), _QUESTIONS)
+    files = readers.collect_files(readers.list_folders(paths), _QUESTIONS)
     for path in [*files, *readers.collect_files(paths, _ANNOTATIONS)]:
         records = readers.load_records(path)
         if "answers" in records[0][1]:
@@ -75,7 +81,7 @@ def score(labels: VizWizLabels, predictions: Predictions, protocol: Protocol) ->
         "per_answer_type": percent_by_category(samples, "answer_type"),
         "overall_unrounded": overall,
     }
-    notes = missing_note(counts, "the official scorer requires every prediction") if protocol == "official" else ()
+    notes = describe_missing(counts, "the official scorer requires every prediction") if protocol == "official" else ()
     return Score(overall, f"{overall:.2f}", samples, counts, details, notes)
 
 

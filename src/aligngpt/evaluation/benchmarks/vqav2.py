@@ -10,7 +10,13 @@ from aligngpt.evaluation import readers
 from aligngpt.evaluation.artifacts import TITLES
 from aligngpt.evaluation.benchmark import LLAVA_FILES, Benchmark, BenchmarkFiles
 from aligngpt.evaluation.benchmarks import vqa_normalization as vqa
-from aligngpt.evaluation.matching import missing_note, percent, percent_by_category, predicted_texts, score_targets
+from aligngpt.evaluation.matching import (
+    describe_missing,
+    get_predicted_texts,
+    percent,
+    percent_by_category,
+    score_targets,
+)
 from aligngpt.evaluation.types import Predictions, Protocol, Score, Target
 from aligngpt.utils.io import write_json
 
@@ -46,7 +52,7 @@ def score(targets: Sequence[Target], predictions: Predictions, protocol: Protoco
     }
     notes: tuple[str, ...] = ()
     if predictions.submission and protocol == "official":
-        notes = missing_note(counts, "the official loader rejects such a submission")
+        notes = describe_missing(counts, "the official loader rejects such a submission")
         if counts.n_extra:
             notes += ("the official loader rejects a submission with predictions for other questions",)
     return Score(overall, f"{overall:.2f}", samples, counts, details, notes)
@@ -57,7 +63,7 @@ def write_submission(questions: Path, predictions: Predictions, output: Path) ->
 
     The questions are those of the whole test set, which the server expects for every split.
     """
-    rows = predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
+    rows = get_predicted_texts([question.id for question in readers.read_questions(questions)], predictions)
     write_json(output, [{"question_id": name, "answer": vqa.normalize(text)} for name, text in rows])
 
 

@@ -292,12 +292,12 @@ def _summarize(
         ],
         scores={str(row.request.id): list(row.scores) for row in judged},
         notes=list(requests.notes),
-        usage=_usage(replies, config),
-        usage_this_call=_usage([reply for reply in replies if not reply.cached], config),
+        usage=_sum_usage(replies, config),
+        usage_this_call=_sum_usage([reply for reply in replies if not reply.cached], config),
     )
 
 
-def _usage(replies: Sequence[Reply], config: JudgeConfig) -> JudgeUsage:
+def _sum_usage(replies: Sequence[Reply], config: JudgeConfig) -> JudgeUsage:
     counted = [reply.record for reply in replies if reply.record["prompt_tokens"] is not None]
     prompt = sum(record["prompt_tokens"] for record in counted)
     completion = sum(record["completion_tokens"] or 0 for record in counted)
