@@ -10,7 +10,7 @@ import click
 
 from aligngpt.cli.base import Group
 from aligngpt.cli.config_options import ConfigCommand
-from aligngpt.cli.output import format_interval, logs_to_stderr, print_json, print_table
+from aligngpt.cli.output import format_interval, logs_to_stderr, print_json, print_next_step, print_table
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, POSITIVE, json_option, trained_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
 
@@ -151,7 +151,8 @@ def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: s
         return
     note = settings.pop("note")
     print_table(title, ("setting", "value"), settings.items())
-    click.echo(f"note: {note}\nNext: aligngpt {next_step}")
+    click.echo(f"note: {note}")
+    print_next_step(f"aligngpt {next_step}")
 
 
 def format_estimate(estimate: Estimate) -> str:
