@@ -85,7 +85,8 @@ def generate_dataset(output: Path, as_json: bool, **sizes: int) -> None:
 
     with logs_to_stderr():
         info = generate_dataset(output, **sizes)
-    next_step = f"score --data {output}/pretrain.json --images {output}/images --scorer synthetic-clip --output SCORES"
+    inputs = ("--data", output / "pretrain.json", "--images", output / "images")
+    next_step = ("score", *inputs, "--scorer", "synthetic-clip", "--output", "SCORES")
     _print_info(f"Synthetic dataset in {output}", info, next_step, as_json)
 
 
@@ -120,7 +121,7 @@ def write_benchmarks(output: Path, as_json: bool, **sizes: int) -> None:
     from aligngpt.synthetic.mock_benchmarks import write_mock_benchmarks
 
     info = write_mock_benchmarks(output, **sizes)
-    next_step = f"eval run --tasks all --model MODEL --data {output} --output RESULTS"
+    next_step = ("eval", "run", "--tasks", "all", "--model", "MODEL", "--data", output, "--output", "RESULTS")
     _print_info(f"Mock benchmarks in {output}", info, next_step, as_json)
 
 
@@ -144,7 +145,7 @@ def caption_images(output: Path, model: str | Path, data: Path, as_json: bool, *
     print_table(f"Captions in {output}", ("level", "precision", "recall"), rows)
 
 
-def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: str, as_json: bool) -> None:
+def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: Sequence[object], as_json: bool) -> None:
     settings = info.model_dump(exclude={"schema_version"})
     if as_json:
         print_json(settings)
@@ -152,7 +153,7 @@ def _print_info(title: str, info: DatasetInfo | MockBenchmarksInfo, next_step: s
     note = settings.pop("note")
     print_table(title, ("setting", "value"), settings.items())
     click.echo(f"note: {note}")
-    print_next_step(f"aligngpt {next_step}")
+    print_next_step(*next_step)
 
 
 def format_estimate(estimate: Estimate) -> str:
