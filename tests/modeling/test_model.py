@@ -346,5 +346,5 @@ def test_a_missing_backbone_is_found_before_the_hub_is_asked(tmp_path: Path, nam
 
 def test_a_language_model_is_no_vision_tower(tmp_path: Path):
     llm = tiny.save_language_model(tmp_path / "llm")
-    with pytest.raises(ValueError, match="is a llama model; pass a CLIP or SigLIP vision tower"):
+    with pytest.raises(ValueError, match="is a llama model; pass a CLIP or SigLIP model"):
         AlignGPTForConditionalGeneration.from_backbones(llm, llm)
