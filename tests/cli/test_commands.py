@@ -378,7 +378,7 @@ def test_run_ends_with_the_results_and_the_report(tmp_path: Path, monkeypatch: p
     assert calls[0]["output"] == tmp_path / "run"
     for text in (
         "87.50 (77.50 to 97.50)",
-        "adaptive minus none: 12.50 (5.00 to 20.00) points, p 0.0312",
+        "adaptive minus none: 12.50 (5.00 to 20.00) points, p 0.031",
         "1.500",
         "0.125",
         "1,234",

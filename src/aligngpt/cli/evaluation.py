@@ -24,6 +24,7 @@ from aligngpt.cli.params import (
     json_option,
     trained_option,
 )
+from aligngpt.utils.text import format_p_value
 
 if TYPE_CHECKING:
     from aligngpt.evaluation import artifacts
@@ -283,7 +284,7 @@ def _print_comparison(result: artifacts.Comparison | artifacts.SkippedComparison
         [baseline.name, _format_number(baseline.score)],
         ["difference", f"{result.difference:+.2f}"],
         ["95% CI", _format_interval(result.ci95)],
-        [f"p, exact {result.test} test", f"{result.p_value:.3g}"],
+        [f"p, exact {result.test} test", format_p_value(result.p_value)],
         ["samples", result.n_samples],
         [f"{model.name} better", model.n_better],
         [f"{baseline.name} better", baseline.n_better],

@@ -13,6 +13,7 @@ from aligngpt.cli.config_options import ConfigCommand
 from aligngpt.cli.output import format_interval, logs_to_stderr, print_json, print_next_step, print_table
 from aligngpt.cli.params import FOLDER, NEW_FOLDER, POSITIVE, json_option, trained_option
 from aligngpt.utils.models import BUNDLED_WEIGHTS
+from aligngpt.utils.text import format_p_value
 
 if TYPE_CHECKING:
     from aligngpt.experiments.artifacts import Estimate, Summary
@@ -178,7 +179,7 @@ def _print_summary(summary: Summary) -> None:
     if summary.adaptive_minus_none:
         difference = summary.adaptive_minus_none
         text = _format_points(difference.value, difference.ci95)
-        click.echo(f"adaptive minus none: {text} points, p {difference.p_value:.3g}; one training run each")
+        click.echo(f"adaptive minus none: {text} points, p {format_p_value(difference.p_value)}; one training run each")
     levels = zip(summary.captions_by_level, summary.stage1_loss_by_level, strict=True)
     by_level = [[level.level, loss, level.precision.value, level.recall.value] for level, loss in levels]
     print_table("By level", ("level", "stage-1 loss", "caption precision", "caption recall"), by_level)

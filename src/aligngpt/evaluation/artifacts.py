@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, field_serializer
 from pydantic.dataclasses import dataclass
 
 from aligngpt.utils.artifacts import Artifact, Record, RunArtifact
+from aligngpt.utils.text import format_p_value
 
 Id = int | str
 Interval = tuple[float, float]
@@ -303,7 +304,7 @@ class Comparison(Record):
         scores = ", ".join(f"{model.name} {model.score:.2f}" for model in (self.model, self.baseline))
         return (
             f"{self.title}, {self.metric}: {scores}, difference {self.difference:+.2f}, "
-            f"95% CI {low:.2f} to {high:.2f}, p = {self.p_value:.3g}"
+            f"95% CI {low:.2f} to {high:.2f}, p {format_p_value(self.p_value)}"
         )
 
 

@@ -80,11 +80,6 @@ def format_memory(megabytes: float) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
 
-def format_p_value(probability: float) -> str:
-    """Return `0.031`, or `under 0.001`."""
-    return "under 0.001" if probability < 0.001 else format_decimal(probability, 3)
-
-
 def format_count(number: int, noun: str) -> str:
     """Return `1 question` or `2 questions`."""
     return f"{format_integer(number)} {noun}{'' if number == 1 else 's'}"

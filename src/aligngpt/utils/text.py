@@ -20,6 +20,11 @@ def one_line(error: Exception | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def format_p_value(probability: float) -> str:
+    """Return `0.031`, or `< 0.001`, which rounding would turn into zero."""
+    return "< 0.001" if probability < 0.001 else f"{probability:.3f}"
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """Return `; did you mean NAME?` for the most similar choice, or nothing."""
     matches = difflib.get_close_matches(name, list(choices), n=1)

@@ -14,12 +14,12 @@ from aligngpt.reporting.formatting import (
     format_difference,
     format_integer,
     format_interval,
-    format_p_value,
     join_words,
     shorten,
 )
 from aligngpt.reporting.html import Card, Page, Section, write_page
 from aligngpt.reporting.images import embed_thumbnail
+from aligngpt.utils.text import format_p_value
 
 Compared = Sequence[Comparison | SkippedComparison]
 
@@ -88,7 +88,7 @@ def _make_cards(comparisons: Compared) -> list[Card]:
     return [
         *(Card(model.name, charts.format_score(model.score), row.metric) for model in (row.model, row.baseline)),
         Card("Difference", format_difference(row.difference), f"95% CI {format_interval(row.ci95)}"),
-        Card("Samples won", won, f"p = {format_p_value(row.p_value)}, {row.test} test"),
+        Card("Samples won", won, f"p {format_p_value(row.p_value)}, {row.test} test"),
     ]
 
 
